@@ -1,0 +1,1 @@
+"""Built-in backbones: `components` lists them, `presets` builds them."""

@@ -1,0 +1,1 @@
+"""The contracts that every other part stands on. Modules here import nothing else of `clouds`."""

@@ -1,0 +1,73 @@
+"""Every error that `clouds` raises on purpose. Messages name the thing, what was expected, what came, and the remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from clouds.core.plan import Problem
+
+
+class CloudsError(Exception):
+    """Base class: catching it catches everything that `clouds` raises on purpose."""
+
+
+class ComponentError(CloudsError):
+    """A component's declaration is wrong: its name, kind, factory or signature."""
+
+
+class UnknownComponentError(CloudsError):
+    """No component of this kind has this name."""
+
+
+class DuplicateComponentError(CloudsError):
+    """Two distributions offer a component of the same kind and name, and that name was asked for."""
+
+
+class PluginError(CloudsError):
+    """A plugin is broken and the catalog is strict (`CLOUDS_STRICT_PLUGINS=1`)."""
+
+
+class ConfigError(CloudsError):
+    """A recipe, an option or a configuration file holds a wrong key or value."""
+
+
+class DataError(CloudsError):
+    """An image, a label map or a dataset folder cannot be used as it is."""
+
+
+class WeightsError(CloudsError):
+    """Weights are missing, truncated, or do not belong to the module they are loaded into."""
+
+
+class NonFiniteError(CloudsError):
+    """A loss, cost or gradient is not finite; the message names the images it came from."""
+
+
+class PlanError(CloudsError):
+    """All faults of one plan at once.
+
+    `problems` holds them in the order: backbone, generator, refiner, head, prompter, then how the parts fit together.
+    """
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems: tuple[Problem, ...] = tuple(problems)
+        count = len(self.problems)
+        lines = [f"the plan has {count} problem{'s' if count != 1 else ''}:"]
+        lines += [f"  {number}. {problem}" for number, problem in enumerate(self.problems, start=1)]
+        super().__init__("\n".join(lines))
+
+
+class UntrainedHeadWarning(UserWarning):
+    """The head still has its initial random weights, so its predictions mean nothing."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return `"; did you mean 'x'?"` for the nearest known word, or the list of known words when none is near."""
+    words = sorted(set(known))
+    near = get_close_matches(word, words, n=1, cutoff=0.6)
+    if near:
+        return f"; did you mean {near[0]!r}?"
+    return f"; known: {', '.join(words)}" if words else "; none is known"

@@ -1,0 +1,81 @@
+"""Writing files so that a killed run never leaves one that a later run takes for complete."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from clouds.core.errors import DataError
+
+
+@contextmanager
+def atomic_file(path: str | os.PathLike[str]) -> Generator[Path]:
+    """Yield a temporary path beside `path`; on success it replaces `path`, on an error it is removed.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with atomic_file(Path(folder) / "a.txt") as temporary:
+    ...         _ = temporary.write_text("whole")
+    ...     (Path(folder) / "a.txt").read_text()
+    'whole'
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.stem}.{uuid.uuid4().hex[:8]}.tmp{target.suffix}")
+    try:
+        yield temporary
+        with open(temporary, "rb+") as stream:
+            os.fsync(stream.fileno())
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: str | os.PathLike[str], *, marker: str) -> Generator[Path]:
+    """Yield a temporary folder beside `path`; on success it takes the place of `path`.
+
+    An existing folder is replaced only when it is empty or holds `marker`, the file that shows that it is of the same
+    sort. Without that it is left alone.
+
+    Raises:
+        DataError: `path` exists and is something else.
+    """
+    target = Path(path)
+    if target.exists() and not (target.is_dir() and ((target / marker).is_file() or not any(target.iterdir()))):
+        raise DataError(f"{target} exists and has no {marker}; choose another folder, or remove it")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    token = uuid.uuid4().hex[:8]
+    temporary, old = target.with_name(f".{target.name}.{token}.tmp"), target.with_name(f".{target.name}.{token}.old")
+    temporary.mkdir()
+    try:
+        yield temporary
+        if target.exists():
+            os.replace(target, old)
+        os.replace(temporary, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text file (UTF-8) in one piece."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def inside(root: str | os.PathLike[str], name: str) -> Path:
+    """Return `root / name`, refusing names that lead out of `root`.
+
+    Raises:
+        DataError: the name is absolute or climbs out of the folder.
+    """
+    base = Path(root).resolve()
+    path = (base / name).resolve()
+    if not path.is_relative_to(base):
+        raise DataError(f"{name!r} leads out of {base}; names must stay inside their folder")
+    return path

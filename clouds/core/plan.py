@@ -1,0 +1,295 @@
+"""Plans: what would be composed, checked in full before anything heavy is imported."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from attrs import field, frozen
+from packaging.requirements import Requirement
+
+from clouds.core.catalog import Catalog
+from clouds.core.component import Component, Kind
+from clouds.core.errors import CloudsError, ConfigError, PlanError, WeightsError, did_you_mean
+from clouds.core.labels import LabelSpace
+from clouds.core.schema import read_schema, to_json_value
+
+FORMAT = 1
+_ORDER = (Kind.BACKBONE, Kind.GENERATOR, Kind.REFINER, Kind.HEAD, Kind.PROMPTER)
+_DTYPES = ("float32", "bfloat16", "float16")
+
+
+@frozen
+class Problem:
+    """One fault of a plan.
+
+    Attributes:
+        part: which argument of `compose` it is about.
+        message: what is wrong, with expected and actual.
+        remedy: what to type or change, when there is one.
+    """
+
+    part: str
+    message: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.part}: {self.message}" + (f" -> {self.remedy}" if self.remedy else "")
+
+
+def _to_strings(value: Any) -> tuple[str, ...]:
+    return tuple(sorted(str(item) for item in value))
+
+
+@frozen(kw_only=True)
+class Part:
+    """One component of a plan with all its options, defaults included, as plain JSON values.
+
+    `ready` names the class of a module that the user built; such a part has no name, and a plan with it can only be
+    carried out by passing the module again.
+    """
+
+    kind: Kind = field(converter=Kind)
+    name: str = ""
+    options: dict[str, Any] = field(factory=dict)
+    distribution: str = ""
+    version: str = ""
+    provides: tuple[str, ...] = field(default=(), converter=_to_strings)
+    needs: tuple[str, ...] = field(default=(), converter=_to_strings)
+    ready: str = ""
+
+    def __str__(self) -> str:
+        if self.ready:
+            return f"{self.kind}: ready module {self.ready}"
+        options = ", ".join(f"{key}={value!r}" for key, value in self.options.items())
+        return f"{self.kind}: {self.name}({options})  [{self.distribution} {self.version}".rstrip() + "]"
+
+    @property
+    def qualified_name(self) -> str:
+        """`dist::name`, so that a saved plan finds the same component again."""
+        return f"{self.distribution}::{self.name}"
+
+
+@frozen(kw_only=True)
+class Plan:
+    """A checked composition. A plan that exists can be built: faults are raised when it is made.
+
+    Attributes:
+        parts: `Part` by kind (`plan.parts["head"]`); kinds that are not used are absent.
+        labels: the label space to predict.
+        pretrained: whether parts load published weights unless their options say otherwise.
+        device: `"auto"`, `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`.
+        dtype: None (float32) or the name of the autocast type.
+    """
+
+    parts: dict[Kind, Part]
+    labels: LabelSpace
+    pretrained: bool = True
+    device: str = "auto"
+    dtype: str | None = None
+
+    def __str__(self) -> str:
+        lines = [f"labels: {self.labels.name} ({len(self.labels)} classes)"]
+        lines += [str(part) for part in self.parts.values()]
+        lines.append(f"pretrained: {self.pretrained}, device: {self.device}, dtype: {self.dtype or 'float32'}")
+        return "\n".join(lines)
+
+    def to_json(self) -> str:
+        """The plan as JSON text; `Plan.from_json` is the way back."""
+        parts = [
+            {
+                "kind": part.kind.value,
+                "name": part.name,
+                "options": part.options,
+                "distribution": part.distribution,
+                "version": part.version,
+                "provides": list(part.provides),
+                "needs": list(part.needs),
+                "ready": part.ready,
+            }
+            for part in self.parts.values()
+        ]
+        document = {
+            "format": FORMAT,
+            "labels": self.labels.to_dict(),
+            "pretrained": self.pretrained,
+            "device": self.device,
+            "dtype": self.dtype,
+            "parts": parts,
+        }
+        return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """Read a plan that `to_json` wrote. Raises `WeightsError` when the text is something else."""
+        try:
+            document = json.loads(text)
+            if document["format"] != FORMAT:
+                raise WeightsError(f"plan has format {document['format']!r}; this version reads {FORMAT}")
+            parts = [Part(**fields) for fields in document["parts"]]
+            return cls(
+                parts={part.kind: part for part in parts},
+                labels=LabelSpace(**document["labels"]),
+                pretrained=document["pretrained"],
+                device=document["device"],
+                dtype=document["dtype"],
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise WeightsError(f"this is not a plan: {type(error).__name__}: {error}") from error
+
+
+def make_plan(
+    *,
+    backbone: object,
+    head: object,
+    generator: object = None,
+    refiner: object = None,
+    prompter: object = None,
+    labels: str | LabelSpace = "cityscapes",
+    pretrained: bool = True,
+    device: object = "auto",
+    dtype: object = None,
+    catalog: Catalog | None = None,
+) -> Plan:
+    """Check what `compose` would build, without importing torch or building anything.
+
+    Raises:
+        PlanError: with every fault: unknown names, wrong options, missing distributions, parts that do not fit,
+            label spaces that the head cannot serve.
+    """
+    catalog = catalog or Catalog.from_environment()
+    asked = {"backbone": backbone, "generator": generator, "refiner": refiner, "head": head, "prompter": prompter}
+    problems: list[Problem] = []
+    parts: dict[Kind, Part] = {}
+    for kind in _ORDER:
+        value = asked[kind.value]
+        if value is None and kind in (Kind.BACKBONE, Kind.HEAD):
+            problems.append(Problem(kind, "is None, but every pipeline has one", f"clouds list {kind}"))
+        elif value is not None:
+            part, faults = plan_part(kind, value, pretrained=pretrained, catalog=catalog)
+            problems += faults
+            if part is not None:
+                parts[kind] = part
+    space = _plan_labels(labels, problems)
+    plan = Plan(
+        parts=parts,
+        labels=space or LabelSpace.named("cityscapes"),
+        pretrained=pretrained,
+        device=_plan_device(device, problems),
+        dtype=_plan_dtype(dtype, problems),
+    )
+    problems += _misfits(plan)
+    problems += catalog.check_plan(plan) if space is not None else []
+    if problems:
+        raise PlanError(problems)
+    return plan
+
+
+def plan_part(kind: Kind, value: object, *, pretrained: bool, catalog: Catalog) -> tuple[Part | None, list[Problem]]:
+    """Check one argument of `compose`: a name, `{"name": ..., **options}` or a ready module.
+
+    The part is None when its component was not found; otherwise it comes with the faults of its options.
+    """
+    if not isinstance(value, (str, Mapping)):
+        return _ready_part(kind, value)
+    options: dict[str, Any] = {"name": value} if isinstance(value, str) else {str(k): v for k, v in value.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    name = options.pop("name", None)
+    if not isinstance(name, str):
+        return None, [Problem(kind, f"a mapping needs a 'name', got keys {sorted(options)}", f"clouds list {kind}")]
+    try:
+        entry = catalog.entry(kind, name)
+        schema = read_schema(entry.component)
+    except CloudsError as error:
+        return None, [Problem(kind, str(error))]
+    faults = [Problem(kind, f"{name}: {fault}") for fault in schema.faults(options)]
+    faults += _missing(kind, entry.component)
+    values: dict[str, Any] = {}
+    for key, item in schema.complete(options, pretrained=pretrained).items():
+        try:
+            values[key] = to_json_value(item)
+        except TypeError as error:
+            faults.append(Problem(kind, f"{name}: option {key!r}: {error}", f"pass a ready module as {kind}="))
+    component = entry.component
+    return (
+        Part(
+            kind=kind,
+            name=component.name,
+            options=values,
+            distribution=entry.distribution,
+            version=entry.version,
+            provides=component.provides,
+            needs=component.needs,
+        ),
+        faults,
+    )
+
+
+def _ready_part(kind: Kind, value: object) -> tuple[Part | None, list[Problem]]:
+    from clouds.core.interfaces import INTERFACES, capabilities  # the caller has torch loaded already
+
+    wanted = INTERFACES[kind]
+    if not isinstance(value, wanted):
+        message = f"expected a name, a mapping with 'name', or a {wanted.__name__}; got {type(value).__name__}"
+        return None, [Problem(kind, message, f"clouds list {kind}")]
+    ready = f"{type(value).__module__}:{type(value).__qualname__}"
+    return Part(kind=kind, ready=ready, provides=capabilities(value)), []
+
+
+def _missing(kind: Kind, component: Component) -> list[Problem]:
+    problems: list[Problem] = []
+    for text, command in component.requires.items():
+        requirement = Requirement(text)
+        try:
+            found = version(requirement.name)
+        except PackageNotFoundError:
+            problems.append(Problem(kind, f"{component.name}: needs {text}, which is not installed", command))
+            continue
+        if not requirement.specifier.contains(found, prereleases=True):
+            problems.append(Problem(kind, f"{component.name}: needs {text}, but {found} is installed", command))
+    return problems
+
+
+def _misfits(plan: Plan) -> list[Problem]:
+    backbone, head = plan.parts.get(Kind.BACKBONE), plan.parts.get(Kind.HEAD)
+    if backbone is None or head is None:
+        return []
+    lacking = sorted(set(head.needs) - set(backbone.provides))
+    if not lacking:
+        return []
+    offered = ", ".join(backbone.provides) or "nothing"
+    message = (
+        f"{head.name or head.ready} needs {', '.join(lacking)} from the backbone, "
+        f"but {backbone.name or backbone.ready} provides {offered}"
+    )
+    return [Problem(Kind.HEAD, message, "choose another backbone or head")]
+
+
+def _plan_labels(labels: object, problems: list[Problem]) -> LabelSpace | None:
+    if isinstance(labels, LabelSpace):
+        return labels
+    try:
+        if not isinstance(labels, str):
+            raise ConfigError(f"expected a name or a LabelSpace, got {type(labels).__name__}")
+        return LabelSpace.named(labels)
+    except ConfigError as error:
+        problems.append(Problem("labels", str(error), "LabelSpace.from_names([...]) makes your own"))
+        return None
+
+
+def _plan_device(device: object, problems: list[Problem]) -> str:
+    text = str(device)
+    name, colon, index = text.partition(":")
+    if name not in ("auto", "cpu", "cuda", "mps") or (colon and not (name == "cuda" and index.isdecimal())):
+        problems.append(Problem("device", f"unknown device {text!r}; expected auto, cpu, cuda, cuda:N or mps"))
+    return text
+
+
+def _plan_dtype(dtype: object, problems: list[Problem]) -> str | None:
+    if dtype is None:
+        return None
+    text = str(dtype).removeprefix("torch.")
+    if text not in _DTYPES:
+        problems.append(Problem("dtype", f"unknown dtype {text!r}{did_you_mean(text, _DTYPES)}"))
+    return None if text == "float32" else text

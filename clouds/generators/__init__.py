@@ -1,0 +1,1 @@
+"""Built-in generators: `components` lists them, `presets` builds them."""

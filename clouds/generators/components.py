@@ -1,0 +1,40 @@
+"""The built-in generators and prompters, as the catalog sees them."""
+
+from __future__ import annotations
+
+from clouds.core.component import Component, Kind
+from clouds.core.hookspecs import hookimpl
+
+
+@hookimpl
+def clouds_generators() -> list[Component]:
+    return [
+        Component(
+            name="procedural",
+            kind=Kind.GENERATOR,
+            factory="clouds.generators.presets:procedural",
+            summary="draws street scenes from prompts, with exact labels; no weights",
+            source="clouds",
+            licence="Apache-2.0",
+        )
+    ]
+
+
+@hookimpl
+def clouds_prompters() -> list[Component]:
+    return [
+        Component(
+            name="grammar",
+            kind=Kind.PROMPTER,
+            factory="clouds.generators.presets:grammar",
+            summary="street-scene sentences from a small grammar: place, objects, time of day, weather",
+            source="clouds; the sentence form follows CLOUDS (CVPR 2024), section 3.1",
+        ),
+        Component(
+            name="file",
+            kind=Kind.PROMPTER,
+            factory="clouds.generators.presets:file",
+            summary="one prompt per line of a text file",
+            source="clouds",
+        ),
+    ]

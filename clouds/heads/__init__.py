@@ -1,0 +1,1 @@
+"""Built-in heads: `components` lists them, `presets` builds them."""

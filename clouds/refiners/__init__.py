@@ -1,0 +1,1 @@
+"""Built-in refiners: `components` lists them, `presets` builds them."""
