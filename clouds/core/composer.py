@@ -1,0 +1,190 @@
+"""From a plan to a pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from attrs import evolve
+from torch import nn
+
+from clouds.core.catalog import Catalog
+from clouds.core.checkpoint import MARKER, read_checkpoint
+from clouds.core.component import FeatureSpec, Kind
+from clouds.core.errors import CloudsError, ComponentError, ConfigError, PlanError
+from clouds.core.interfaces import INTERFACES
+from clouds.core.labels import CITYSCAPES, LabelSpace
+from clouds.core.pipeline import Pipeline
+from clouds.core.plan import Part, Plan, make_plan, plan_part
+from clouds.core.schema import read_schema
+
+_TRAINING_ONLY = (Kind.GENERATOR, Kind.REFINER, Kind.PROMPTER)
+
+
+def compose(
+    *,
+    backbone: object,
+    head: object,
+    generator: object = None,
+    refiner: object = None,
+    prompter: object = None,
+    labels: str | LabelSpace = "cityscapes",
+    pretrained: bool = True,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype | None = None,
+    catalog: Catalog | None = None,
+) -> Pipeline:
+    """Assemble a pipeline from components.
+
+    Args:
+        backbone, head, generator, refiner, prompter: a name of the catalog, `{"name": ..., **options}`, or a ready
+            module. Generator, refiner and prompter are optional.
+        labels: a built-in label space or any `LabelSpace`.
+        pretrained: load published weights; False gives random ones and downloads nothing.
+        device: `"auto"` takes CUDA, then Apple's GPU, then the CPU.
+        dtype: autocast type of the forward pass, or None for float32.
+        catalog: where names are looked up; None takes built-ins and installed plugins.
+
+    Raises:
+        PlanError: with every fault at once, before anything heavy is imported or built.
+    """
+    catalog = catalog or Catalog.from_environment()
+    asked = {"backbone": backbone, "generator": generator, "refiner": refiner, "head": head, "prompter": prompter}
+    plan = make_plan(**asked, labels=labels, pretrained=pretrained, device=device, dtype=dtype, catalog=catalog)
+    ready = {Kind(kind): module for kind, module in asked.items() if module is not None}
+    parts = _build(plan, list(plan.parts), ready, catalog)
+    return Pipeline(
+        plan=plan,
+        backbone=parts[Kind.BACKBONE],
+        head=parts[Kind.HEAD],
+        device=pick_device(plan.device),
+        helpers={kind: parts[kind] for kind in _TRAINING_ONLY if kind in parts},
+    )
+
+
+def load(
+    path: str | Path,
+    *,
+    device: str | torch.device = "auto",
+    catalog: Catalog | None = None,
+    ready: Mapping[str, object] | None = None,
+) -> Pipeline:
+    """Load a pipeline that `Pipeline.save` wrote.
+
+    Weights come from the folder alone. Generator, refiner and prompter, which only make training data, are built from
+    the plan when they are first asked for.
+
+    Args:
+        path: the folder.
+        device: see `compose`.
+        catalog: see `compose`.
+        ready: modules by kind, for parts that were ready modules when the pipeline was composed.
+
+    Raises:
+        WeightsError: a file is missing, damaged, or does not fit the plan.
+        PlanError: a component of the plan is not installed.
+    """
+    catalog = catalog or Catalog.from_environment()
+    modules = {Kind(kind): module for kind, module in (ready or {}).items()}
+    checkpoint = read_checkpoint(path)
+    plan = checkpoint.plan
+    for kind, part in plan.parts.items():
+        if part.ready and kind not in modules and kind not in _TRAINING_ONLY:
+            raise ConfigError(
+                f"{Path(path) / MARKER}: the {kind} was a ready module ({part.ready}); "
+                f"pass it again: clouds.load(path, ready={{{kind.value!r}: module}})"
+            )
+    parts = _build(_without_downloads(plan), [Kind.BACKBONE, Kind.HEAD], modules, catalog)
+    checkpoint.restore(parts[Kind.BACKBONE], parts[Kind.HEAD])
+    pipeline = Pipeline(
+        plan=plan,
+        backbone=parts[Kind.BACKBONE],
+        head=parts[Kind.HEAD],
+        device=pick_device(str(device)),
+        helpers={kind: modules[kind] for kind in _TRAINING_ONLY if kind in modules},
+        deferred={
+            kind: lambda kind=kind: _build(plan, [kind], modules, catalog)[kind]
+            for kind in _TRAINING_ONLY
+            if kind in plan.parts and kind not in modules
+        },
+    )
+    pipeline.trained = checkpoint.trained
+    return pipeline
+
+
+def build_part(
+    kind: Kind | str,
+    value: object,
+    *,
+    features: Mapping[str, FeatureSpec] | None = None,
+    labels: LabelSpace = CITYSCAPES,
+    pretrained: bool = True,
+    catalog: Catalog | None = None,
+) -> Any:
+    """Build one component on its own: a generator without a pipeline, or a head for given feature specs.
+
+    Raises:
+        PlanError: with every fault of the name and its options.
+    """
+    kind, catalog = Kind(kind), catalog or Catalog.from_environment()
+    part, problems = plan_part(kind, value, pretrained=pretrained, catalog=catalog)
+    if problems or part is None:
+        raise PlanError(problems)
+    return value if part.ready else _instantiate(part, features=features, labels=labels, catalog=catalog)
+
+
+def pick_device(device: str) -> torch.device:
+    """Turn `"auto"` into the best device there is. Raises `ConfigError` when a named one is not available."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    chosen = torch.device(device)
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"device {device!r} asked for, but torch sees {torch.cuda.device_count()} CUDA devices")
+    if chosen.type == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError("device 'mps' asked for, but torch does not see one")
+    return chosen
+
+
+def _build(plan: Plan, kinds: list[Kind], ready: Mapping[Kind, object], catalog: Catalog) -> dict[Kind, Any]:
+    """Build parts of a plan; the head comes last because it is made for the backbone's features."""
+    built: dict[Kind, Any] = {}
+    for kind in sorted(kinds, key=lambda kind: kind == Kind.HEAD):
+        part = plan.parts[kind]
+        if part.ready:
+            built[kind] = ready[kind]
+            continue
+        backbone = built.get(Kind.BACKBONE)
+        features = None if backbone is None else backbone.features
+        built[kind] = _instantiate(part, features=features, labels=plan.labels, catalog=catalog)
+    return built
+
+
+def _instantiate(
+    part: Part, *, features: Mapping[str, FeatureSpec] | None, labels: LabelSpace, catalog: Catalog
+) -> nn.Module | object:
+    try:
+        component = catalog.find(part.kind, part.qualified_name)
+    except CloudsError as error:
+        raise PlanError(plan_part(part.kind, part.name, pretrained=False, catalog=catalog)[1]) from error
+    schema = read_schema(component)
+    offered = {"features": features, "labels": labels}
+    given = {name: offered[name] for name in schema.given}
+    module = schema.factory(**given, **component.options, **part.options)
+    interface = INTERFACES[part.kind]
+    if not isinstance(module, interface):
+        raise ComponentError(
+            f"{part.kind} {part.name!r}: factory {component.factory!r} returned {type(module).__name__}; "
+            f"expected a clouds.{interface.__name__}"
+        )
+    return module
+
+
+def _without_downloads(plan: Plan) -> Plan:
+    """The same plan with random initial weights, which the checkpoint's replace."""
+    parts = {
+        kind: evolve(part, options={**part.options, "pretrained": False}) if "pretrained" in part.options else part
+        for kind, part in plan.parts.items()
+    }
+    return evolve(plan, parts=parts)

@@ -1,0 +1,259 @@
+"""A composed pipeline and its predictions."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from attrs import frozen
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional
+
+from clouds.core.checkpoint import save_checkpoint
+from clouds.core.component import Kind
+from clouds.core.errors import DataError, UntrainedHeadWarning
+from clouds.core.images import read_image, to_rgb
+from clouds.core.interfaces import SIZE_DIVISOR, Backbone, Generator, Head, HeadOutput, Prompter, Refiner
+from clouds.core.labels import LabelSpace
+from clouds.core.plan import Plan
+from clouds.core.windows import sliding_windows
+
+ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray | Tensor
+_OVERLAP = 256  # pixels; half of it is the least context that a pixel of a window's core has
+
+
+@frozen(eq=False, kw_only=True)
+class Prediction:
+    """The segmentation of one image, at the image's own size.
+
+    Attributes:
+        labels: uint8 "h w", train ids.
+        image: uint8 "h w 3", RGB: what was segmented.
+        label_space: what the train ids mean.
+    """
+
+    labels: UInt8[np.ndarray, "h w"]
+    image: UInt8[np.ndarray, "h w 3"]
+    label_space: LabelSpace
+    _scores: Callable[[], np.ndarray]
+
+    def scores(self) -> Float[np.ndarray, "k h w"]:
+        """Class scores, float32 "k h w": sum over queries of P(class | query) x P(mask). Computed on every call."""
+        return self._scores()
+
+    def overlay(self, *, opacity: float = 0.5) -> Image.Image:
+        """The image with the palette's colours over it; `opacity` in 0..1."""
+        palette = np.zeros((256, 3), np.float32)
+        palette[: len(self.label_space)] = self.label_space.palette
+        blend = self.image * (1 - opacity) + palette[self.labels] * opacity
+        return Image.fromarray(np.clip(blend.round(), 0, 255).astype(np.uint8))
+
+
+class Pipeline:
+    """Backbone and head, with the generator, refiner and prompter that make their training data.
+
+    Made by `clouds.compose` and `clouds.load`. `trained` says whether the head was trained; whoever trains it in a
+    loop of their own sets it.
+    """
+
+    def __init__(
+        self,
+        *,
+        plan: Plan,
+        backbone: Backbone,
+        head: Head,
+        device: torch.device,
+        helpers: Mapping[Kind, object] | None = None,
+        deferred: Mapping[Kind, Callable[[], object]] | None = None,
+    ) -> None:
+        self.plan = plan
+        self.device = device
+        self.backbone = backbone.to(device)
+        self.head = head.to(device)
+        self.trained = False
+        self._warned = False
+        self._deferred = dict(deferred or {})
+        self._helpers: dict[Kind, Any] = {kind: _place(part, device) for kind, part in (helpers or {}).items()}
+
+    @property
+    def labels(self) -> LabelSpace:
+        """The label space of every prediction."""
+        return self.plan.labels
+
+    @property
+    def generator(self) -> Generator | None:
+        """Makes pictures from prompts, or None."""
+        return self._helper(Kind.GENERATOR)
+
+    @property
+    def refiner(self) -> Refiner | None:
+        """Improves the teacher's label maps, or None."""
+        return self._helper(Kind.REFINER)
+
+    @property
+    def prompter(self) -> Prompter | None:
+        """Writes prompts, or None."""
+        return self._helper(Kind.PROMPTER)
+
+    def forward(self, images: Sequence[UInt8[Tensor, "3 _ _"]]) -> HeadOutput:
+        """Masks and classes of images of any sizes: padded bottom and right with the backbone's mean to a multiple
+        of 32 of the largest. The outputs are at a quarter of that network size."""
+        with self.autocast():
+            return self.head(self.backbone(self.pad(images)))
+
+    def autocast(self) -> torch.autocast:
+        """The context of every forward pass: reduced precision when the plan asks for it."""
+        dtype = getattr(torch, self.plan.dtype) if self.plan.dtype else None
+        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
+
+    def pad(self, images: Sequence[UInt8[Tensor, "3 _ _"]]) -> Float[Tensor, "b 3 h w"]:
+        """One float batch (0..255), padded bottom and right with the backbone's mean, which normalises to 0."""
+        height = _round_up(max(image.shape[1] for image in images))
+        width = _round_up(max(image.shape[2] for image in images))
+        batch = self.backbone.mean.expand(len(images), 3, height, width).clone()
+        for slot, image in zip(batch, images, strict=True):
+            slot[:, : image.shape[1], : image.shape[2]] = image
+        return batch
+
+    def predict(self, image: ImageLike, *, short_side: int | None = None, window: int = 2048) -> Prediction:
+        """Segment one image, at its own size.
+
+        Args:
+            image: path, PIL image, uint8 array "h w 3" or uint8 tensor "3 h w" (RGB).
+            short_side: resize the short side to this many pixels before the network; None keeps the image's size.
+            window: images of more than window x window pixels are segmented in overlapping windows of that side.
+
+        Raises:
+            DataError: the image cannot be read or has another form.
+        """
+        self._warn_untrained()
+        pixels = to_pixels(image)
+        resized = _resize_short_side(pixels, short_side)
+        if resized.shape[0] * resized.shape[1] <= window**2:
+            labels, scores = self._segment(resized, pixels.shape[:2])
+        else:
+            labels, scores = self._segment_windows(resized, pixels.shape[:2], window)
+        return Prediction(labels=labels, image=pixels, label_space=self.labels, scores=scores)
+
+    def save(self, path: str | Path) -> None:
+        """Write plan and weights to a folder, in one piece; an earlier pipeline at that place is replaced.
+
+        Raises:
+            DataError: the folder exists and holds something else.
+        """
+        save_checkpoint(path, plan=self.plan, backbone=self.backbone, head=self.head, trained=self.trained)
+
+    def _segment(self, pixels: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, Callable[[], np.ndarray]]:
+        with torch.inference_mode(), _evaluating(self.backbone, self.head):
+            output = self.forward([_to_tensor(pixels, self.device)])
+            labels = self.head.segment(output.image(0), pixels.shape[:2], size)
+        return labels.cpu().numpy(), lambda: self._scores(output, pixels.shape[:2], size)
+
+    @torch.inference_mode()
+    def _scores(self, output: HeadOutput, valid_size: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+        return self.head.segment(output.image(0), valid_size, size, scores=True).float().cpu().numpy()
+
+    def _segment_windows(
+        self, pixels: np.ndarray, size: tuple[int, int], side: int
+    ) -> tuple[np.ndarray, Callable[[], np.ndarray]]:
+        """Windows are segmented one after the other; scores are made again when asked for, to bound the memory."""
+        height, width = pixels.shape[:2]
+        labels = np.empty((height, width), np.uint8)
+        for window in sliding_windows(height, width, side=side, overlap=min(_OVERLAP, side // 4)):
+            seen = pixels[window.seen]
+            labels[window.core] = self._segment(seen, seen.shape[:2])[0][window.core_in_seen]
+
+        def scores() -> np.ndarray:
+            full = np.empty((len(self.labels), height, width), np.float32)
+            for window in sliding_windows(height, width, side=side, overlap=min(_OVERLAP, side // 4)):
+                seen = pixels[window.seen]
+                full[:, *window.core] = self._segment(seen, seen.shape[:2])[1]()[:, *window.core_in_seen]
+            return full if (height, width) == size else _resize_scores(full, size)
+
+        return labels if (height, width) == size else _resize_labels(labels, size), scores
+
+    def _warn_untrained(self) -> None:
+        if not (self.trained or self._warned):
+            self._warned = True
+            warnings.warn(
+                f"the head {type(self.head).__name__} has not been trained: its predictions mean nothing "
+                "(clouds.train trains it; after a loop of your own set pipeline.trained = True)",
+                UntrainedHeadWarning,
+                stacklevel=3,
+            )
+
+    def _helper(self, kind: Kind) -> Any:
+        if kind in self._deferred:
+            self._helpers[kind] = _place(self._deferred[kind](), self.device)
+            del self._deferred[kind]
+        return self._helpers.get(kind)
+
+
+def to_pixels(image: ImageLike) -> UInt8[np.ndarray, "h w 3"]:
+    """Bring every accepted form of an image to a uint8 array "h w 3", RGB. Raises `DataError` for other forms."""
+    if isinstance(image, (str, os.PathLike)):
+        return read_image(image)
+    if isinstance(image, Image.Image):
+        return to_rgb(image)
+    if isinstance(image, Tensor):
+        pixels, wanted = image.detach().cpu().numpy(), "uint8 tensor of shape 3 x h x w"
+        fits = pixels.ndim == 3 and pixels.shape[0] == 3
+        pixels = np.moveaxis(pixels, 0, -1) if fits else pixels
+    else:
+        pixels, wanted = np.asarray(image), "uint8 array of shape h x w x 3"
+        fits = pixels.ndim == 3 and pixels.shape[2] == 3
+    if not fits or pixels.dtype != np.uint8 or pixels.size == 0:
+        raise DataError(f"image: expected a non-empty {wanted}, got {pixels.dtype} of shape {tuple(image.shape)}")
+    return pixels
+
+
+def _place(part: object, device: torch.device) -> object:
+    return part.to(device) if isinstance(part, nn.Module) else part
+
+
+def _round_up(length: int) -> int:
+    return -(-length // SIZE_DIVISOR) * SIZE_DIVISOR
+
+
+def _to_tensor(pixels: np.ndarray, device: torch.device) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(pixels)).to(device).permute(2, 0, 1)
+
+
+def _resize_short_side(pixels: np.ndarray, short_side: int | None) -> np.ndarray:
+    height, width = pixels.shape[:2]
+    if short_side is None or min(height, width) == short_side:
+        return pixels
+    if short_side < 1:
+        raise DataError(f"short_side is {short_side}; expected at least 1 pixel")
+    scale = short_side / min(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
+
+
+def _resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    return np.asarray(Image.fromarray(labels).resize((size[1], size[0]), Image.Resampling.NEAREST))
+
+
+def _resize_scores(scores: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    return functional.interpolate(torch.from_numpy(scores)[None], size=size, mode="bilinear")[0].numpy()
+
+
+@contextmanager
+def _evaluating(*modules: nn.Module) -> Iterator[None]:
+    """Eval mode for the block, then back to what each module was in."""
+    were = [(part, part.training) for module in modules for part in module.modules()]
+    for module in modules:
+        module.eval()
+    try:
+        yield
+    finally:
+        for part, training in were:
+            part.training = training

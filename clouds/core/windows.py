@@ -1,0 +1,54 @@
+"""Sliding windows over images that are too large to be segmented in one piece."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from attrs import frozen
+
+
+@frozen
+class Window:
+    """A part of an image: what the model sees, and the core of it that it answers for.
+
+    Attributes:
+        seen: rows and columns of the image that go into the model.
+        core: rows and columns of the image that take their labels from this window; cores tile the image.
+    """
+
+    seen: tuple[slice, slice]
+    core: tuple[slice, slice]
+
+    @property
+    def core_in_seen(self) -> tuple[slice, slice]:
+        """The core in coordinates of the window."""
+        rows, columns = (
+            slice(core.start - seen.start, core.stop - seen.start)
+            for core, seen in zip(self.core, self.seen, strict=True)
+        )
+        return rows, columns
+
+
+def sliding_windows(height: int, width: int, *, side: int, overlap: int) -> Iterator[Window]:
+    """Cover an image with windows of at most `side` x `side`, which overlap by at least `overlap` pixels.
+
+    Each pixel belongs to the core of one window, and is at least `overlap // 2` away from that window's edge unless
+    the edge is the image's.
+
+    >>> [window.core[1] for window in sliding_windows(4, 10, side=6, overlap=2)]
+    [slice(0, 5, None), slice(5, 10, None)]
+    """
+    for rows in _spans(height, side, overlap):
+        for columns in _spans(width, side, overlap):
+            yield Window(seen=(rows[0], columns[0]), core=(rows[1], columns[1]))
+
+
+def _spans(length: int, side: int, overlap: int) -> list[tuple[slice, slice]]:
+    count = 1 if length <= side else -(-(length - overlap) // (side - overlap))
+    starts = [round(index * (length - side) / (count - 1)) for index in range(count)] if count > 1 else [0]
+    stops = [min(start + side, length) for start in starts]
+    cuts = [0, *((stop + start) // 2 for stop, start in zip(stops[:-1], starts[1:], strict=True)), length]
+    return [
+        (slice(start, stop), slice(low, high))
+        for start, stop, low, high in zip(starts, stops, cuts[:-1], cuts[1:], strict=True)
+    ]

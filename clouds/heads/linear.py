@@ -1,0 +1,84 @@
+"""The linear head: lateral projections, summed, and a 3x3 classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from clouds.core.component import FeatureSpec
+from clouds.core.errors import NonFiniteError
+from clouds.core.interfaces import Features, Head, HeadOutput, Targets, TextClassifier
+from clouds.heads.layers import ChannelNorm
+from clouds.heads.semantic import segment
+
+_CERTAIN = 100.0  # exp(-100) is 0 in float32: query i is class i, and nothing else
+
+
+@final
+class LinearHead(Head):
+    """Each class is one query whose class is known; P(mask) is the softmax over classes.
+
+    Args:
+        features: channels and strides of res2..res5.
+        classes: number of classes k.
+        width: channels of the summed map.
+    """
+
+    def __init__(self, features: Mapping[str, FeatureSpec], *, classes: int, width: int) -> None:
+        super().__init__()
+        self.laterals = nn.ModuleDict(
+            {
+                level: nn.Sequential(ChannelNorm(spec.channels), nn.Conv2d(spec.channels, width, 1))
+                for level, spec in features.items()
+            }
+        )
+        self.norm = ChannelNorm(width)
+        self.classify = nn.Conv2d(width, classes, 3, padding=1)
+        self.stride = features["res2"].stride
+
+    def forward(self, features: Features, classifier: TextClassifier | None = None) -> HeadOutput:
+        size = features.res2.shape[-2:]
+        summed = sum(
+            functional.interpolate(lateral(features.levels()[level]), size=size, mode="bilinear", align_corners=False)
+            for level, lateral in self.laterals.items()
+        )
+        mask_logits = self.classify(functional.gelu(self.norm(summed)))
+        batch, classes = mask_logits.shape[:2]
+        known = torch.full((classes, classes + 1), -_CERTAIN, device=mask_logits.device, dtype=mask_logits.dtype)
+        known.fill_diagonal_(0.0)
+        return HeadOutput(class_logits=known.expand(batch, -1, -1), mask_logits=mask_logits)
+
+    def loss(
+        self,
+        output: HeadOutput,
+        targets: Sequence[Targets],
+        *,
+        points: Float[Tensor, "b p 2"] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> dict[str, Tensor]:
+        """Mean cross entropy over labelled pixels; pixels of no class, or of two, do not count."""
+        size = targets[0].valid.shape
+        logits = functional.interpolate(output.mask_logits.float(), size=size, mode="bilinear", align_corners=False)
+        maps = torch.stack([target.to_label_map() for target in targets]).to(logits.device).long()
+        per_pixel = functional.cross_entropy(logits, maps, ignore_index=255, reduction="none")
+        bad = [index for index, one in enumerate(per_pixel) if not one.isfinite().all()]
+        if bad:
+            raise NonFiniteError(f"cross entropy is not finite for images {bad} of the batch; check the features")
+        return {"cross_entropy": per_pixel.sum() / (maps != 255).sum().clamp(min=1)}
+
+    def segment(
+        self, output: HeadOutput, valid_size: tuple[int, int], size: tuple[int, int], *, scores: bool = False
+    ) -> Tensor:
+        return segment(
+            output.mask_logits[0],
+            lambda logits: logits.softmax(0),
+            stride=self.stride,
+            valid_size=valid_size,
+            size=size,
+            scores=scores,
+        )

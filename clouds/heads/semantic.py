@@ -1,0 +1,76 @@
+"""From low-resolution maps to a segmentation, strip by strip, so that no [queries x H x W] tensor exists at full size.
+
+Order of work, as published: upsample the maps to the network size, turn them into class scores there, crop to the valid
+size, resize the scores to the size of the answer, argmax.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+_STRIP = 1 << 21  # elements of one upsampled strip: 8 MB in float32, which stays in the cache
+
+
+def segment(
+    maps: Float[Tensor, "q h w"],
+    to_scores: Callable[[Tensor], Tensor],
+    *,
+    stride: int,
+    valid_size: tuple[int, int],
+    size: tuple[int, int],
+    scores: bool,
+) -> Tensor:
+    """Class scores or labels of one image.
+
+    Args:
+        maps: logits at 1/stride of the network size.
+        to_scores: turns upsampled logits "q y x" into class scores "k y x", pixel by pixel.
+        stride: network pixels per map pixel.
+        valid_size: (height, width) of the image within the network input.
+        size: (height, width) of the answer.
+        scores: return scores instead of labels.
+
+    Returns:
+        float32 "k h w" scores or uint8 "h w" labels.
+    """
+    network_size = (maps.shape[1] * stride, maps.shape[2] * stride)
+
+    def at_network(start: int, stop: int) -> Tensor:
+        return to_scores(resized_rows(maps, network_size, start, stop))[..., : valid_size[1]].float()
+
+    if size == valid_size:
+        return _strips(at_network, size, len(maps), network_size[1], scores=scores)
+    whole = _strips(at_network, valid_size, len(maps), network_size[1], scores=True)
+    return _strips(
+        lambda start, stop: resized_rows(whole, size, start, stop), size, len(whole), size[1], scores=scores
+    )
+
+
+def resized_rows(maps: Float[Tensor, "c h w"], size: tuple[int, int], start: int, stop: int) -> Tensor:
+    """Rows start..stop of the bilinear resize (align_corners=False) of `maps` to `size`, without the other rows.
+
+    Bilinear interpolation is separable: rows are interpolated here, columns by torch.
+    """
+    height = maps.shape[1]
+    rows = torch.arange(start, stop, device=maps.device, dtype=torch.float32)
+    source = ((rows + 0.5) * (height / size[0]) - 0.5).clamp(0, height - 1)
+    low = source.floor().long()
+    high = (low + 1).clamp(max=height - 1)
+    weight = (source - low).to(maps.dtype)[:, None]
+    strip = torch.lerp(maps[:, low], maps[:, high], weight)
+    return functional.interpolate(strip[None], size=(stop - start, size[1]), mode="bilinear", align_corners=False)[0]
+
+
+def _strips(
+    compute: Callable[[int, int], Tensor], size: tuple[int, int], channels: int, width: int, *, scores: bool
+) -> Tensor:
+    step = max(1, _STRIP // (channels * width))
+    strips = (compute(start, min(start + step, size[0])) for start in range(0, size[0], step))
+    if scores:
+        return torch.cat(list(strips), dim=1)
+    return torch.cat([strip.argmax(0).to(torch.uint8) for strip in strips])

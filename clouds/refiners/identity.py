@@ -1,0 +1,30 @@
+"""The refiner that changes nothing: the control of every experiment with refiners."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import final
+
+import numpy as np
+from jaxtyping import UInt8
+from torch import Tensor
+
+from clouds.core.interfaces import Prepared, Refiner, Targets
+
+
+@final
+class IdentityRefiner(Refiner):
+    """Targets are the teacher's label maps."""
+
+    def prepare(self, images: Sequence[UInt8[Tensor, "3 _ _"]]) -> list[Prepared]:
+        return [Prepared() for _ in images]
+
+    def refine(
+        self,
+        images: Sequence[UInt8[Tensor, "3 _ _"]],
+        label_maps: Sequence[UInt8[Tensor, "_ _"]],
+        *,
+        rngs: Sequence[np.random.Generator | np.random.RandomState],
+        prepared: Sequence[Prepared] | None = None,
+    ) -> list[Targets]:
+        return [Targets.from_label_map(label_map) for label_map in label_maps]

@@ -1,0 +1,117 @@
+"""Colour regions vote over the label map, so that its boundaries follow the image's.
+
+Regions are superpixels after Achanta et al., "SLIC Superpixels Compared to State-of-the-Art Superpixel Methods", PAMI
+2012: k-means in colour and position, each pixel choosing among the nine cells around it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import final
+
+import kornia
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from clouds.core.interfaces import Prepared, Refiner, Targets
+
+_IGNORE = 255
+
+
+@final
+class RegionRefiner(Refiner):
+    """Each region takes the class that most of its pixels have.
+
+    Args:
+        cell: side of the grid cells that regions start from, in pixels.
+        compactness: weight of position against colour.
+        rounds: rounds of the clustering.
+        agreement: share of a region that its winning class must have; below it the region keeps its labels.
+    """
+
+    def __init__(self, *, cell: int, compactness: float, rounds: int, agreement: float) -> None:
+        self.cell = cell
+        self.compactness = compactness
+        self.rounds = rounds
+        self.agreement = agreement
+
+    def prepare(self, images: Sequence[UInt8[Tensor, "3 _ _"]]) -> list[Prepared]:
+        return [
+            Prepared(tensors={"regions": superpixels(image, self.cell, self.compactness, self.rounds)})
+            for image in images
+        ]
+
+    def refine(
+        self,
+        images: Sequence[UInt8[Tensor, "3 _ _"]],
+        label_maps: Sequence[UInt8[Tensor, "_ _"]],
+        *,
+        rngs: Sequence[np.random.Generator | np.random.RandomState],
+        prepared: Sequence[Prepared] | None = None,
+    ) -> list[Targets]:
+        prepared = self.prepare(images) if prepared is None else prepared
+        return [
+            Targets.from_label_map(vote(label_map, one.tensors["regions"], self.agreement))
+            for label_map, one in zip(label_maps, prepared, strict=True)
+        ]
+
+
+def superpixels(
+    image: UInt8[Tensor, "3 h w"], cell: int, compactness: float, rounds: int
+) -> Int[Tensor, "h w"]:
+    """Region number of each pixel.
+
+    Args:
+        image: RGB.
+        cell: side of the starting cells; an image smaller than it is one region.
+        compactness: a distance of one cell weighs as much as `compactness` x 100 units of Lab colour.
+        rounds: rounds of k-means.
+    """
+    height, width = image.shape[1:]
+    rows, columns = max(1, round(height / cell)), max(1, round(width / cell))
+    lab = kornia.color.rgb_to_lab(image[None].float() / 255)[0]
+    y = (torch.arange(height, device=image.device) + 0.5) * (rows / height)
+    x = (torch.arange(width, device=image.device) + 0.5) * (columns / width)
+    position = torch.stack(torch.meshgrid(y, x, indexing="ij")) * (100 * compactness)
+    pixels = torch.cat((lab, position)).flatten(1).T
+    home_row, home_column = (axis.long() for axis in torch.meshgrid(y, x, indexing="ij"))
+    candidates = _neighbours(home_row.flatten(), home_column.flatten(), rows, columns)
+    regions = candidates[:, 4]
+    for _ in range(rounds):
+        centers = _means(pixels, regions, rows * columns)
+        distance = (pixels[:, None] - centers[candidates]).square().sum(-1)
+        regions = candidates.gather(1, distance.argmin(1, keepdim=True))[:, 0]
+    return regions.view(height, width).int()
+
+
+def vote(label_map: UInt8[Tensor, "h w"], regions: Int[Tensor, "h w"], agreement: float) -> UInt8[Tensor, "h w"]:
+    """Give each region the class of most of its labelled pixels; regions that do not agree keep their labels."""
+    classes, indices = label_map.unique(return_inverse=True)
+    count = int(regions.max()) + 1
+    votes = torch.zeros(count * len(classes), device=label_map.device)
+    votes.index_add_(0, regions.flatten().long() * len(classes) + indices.flatten(), torch.ones_like(indices.flatten(), dtype=votes.dtype))
+    votes = votes.view(count, len(classes))
+    share = votes / votes.sum(1, keepdim=True).clamp(min=1)
+    best = share.masked_fill(classes == _IGNORE, -1.0).max(1)
+    winner = classes[best.indices]
+    agreed = best.values >= agreement
+    flat = regions.long()
+    return torch.where(agreed[flat], winner[flat], label_map)
+
+
+def _neighbours(row: Tensor, column: Tensor, rows: int, columns: int) -> Int[Tensor, "n 9"]:
+    """Numbers of the 3x3 cells around each pixel's own; at the border the nearest existing ones repeat."""
+    around = [
+        (row + dy).clamp(0, rows - 1) * columns + (column + dx).clamp(0, columns - 1)
+        for dy in (-1, 0, 1)
+        for dx in (-1, 0, 1)
+    ]
+    return torch.stack(around, dim=1)
+
+
+def _means(pixels: Float[Tensor, "n c"], regions: Int[Tensor, "n"], count: int) -> Float[Tensor, "r c"]:
+    sums = pixels.new_zeros(count, pixels.shape[1]).index_add_(0, regions, pixels)
+    sizes = torch.bincount(regions, minlength=count).clamp(min=1)
+    return sums / sizes[:, None]
