@@ -1,0 +1,110 @@
+"""Configuration files: TOML into typed records, with errors that name the file and the path of the wrong key."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import cattrs
+
+from clouds.core.errors import ConfigError
+from clouds.core.schema import accepts
+
+T = TypeVar("T")
+
+
+def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a TOML file. Raises `ConfigError` naming the file (and line) when it is missing or malformed."""
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as TOML: {error}") from error
+
+
+def structure(document: Mapping[str, Any], record: type[T], *, source: str) -> T:
+    """Turn plain values into an attrs record; unknown keys and values of another type are errors.
+
+    Raises:
+        ConfigError: one line per fault, with the path of the key from `$`, and `source` in front.
+    """
+    try:
+        return _converter().structure(document, record)
+    except Exception as error:  # noqa: BLE001 - whatever a converter raises is a fault of the document
+        faults = "; ".join(cattrs.transform_error(error))
+        raise ConfigError(f"{source}: {faults}") from error
+
+
+def parse_assignment(text: str) -> tuple[list[str], Any]:
+    """Parse `a.b=value`; the value is read as TOML, and as a plain string when it is not TOML.
+
+    >>> parse_assignment("model.head.queries=20")
+    (['model', 'head', 'queries'], 20)
+    >>> parse_assignment("data.source=folder:/photos:train")
+    (['data', 'source'], 'folder:/photos:train')
+    """
+    key, equals, value = text.partition("=")
+    path = key.strip().split(".")
+    if not equals or not all(path):
+        raise ConfigError(f"{text!r} is not an assignment; write it as a.b=value")
+    try:
+        return path, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return path, value
+
+
+def override(document: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
+    """Return a copy of a document with `a.b=value` assignments carried out, in order.
+
+    A component given by name (`head = "linear"`) becomes a table when an option of it is set.
+    """
+    changed = _copy(document)
+    for text in assignments:
+        path, value = parse_assignment(text)
+        table = changed
+        for key in path[:-1]:
+            inner = table.get(key, {})
+            inner = {"name": inner} if isinstance(inner, str) else inner
+            if not isinstance(inner, dict):
+                raise ConfigError(f"{text!r}: {key!r} is a value, not a table")
+            table[key] = inner
+            table = cast("dict[str, Any]", inner)
+        table[path[-1]] = value
+    return changed
+
+
+def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `base` with `changes` laid over it, table by table; other values are replaced whole."""
+    merged = _copy(base)
+    for key, value in changes.items():
+        below = merged.get(key)
+        if isinstance(below, dict) and isinstance(value, Mapping):
+            merged[key] = merge(cast("dict[str, Any]", below), cast("Mapping[str, Any]", value))
+        else:
+            merged[key] = value
+    return merged
+
+
+def _copy(document: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: _copy(cast("Mapping[str, Any]", value)) if isinstance(value, Mapping) else value
+        for key, value in document.items()
+    }
+
+
+def _converter() -> cattrs.Converter:
+    """A converter that refuses unknown keys and converts no value silently ("5" is not an int)."""
+    converter = cattrs.Converter(forbid_extra_keys=True)
+
+    def strict(value: Any, kind: Any) -> Any:
+        if not accepts(kind, value):
+            raise TypeError(f"{value!r} is not of type {getattr(kind, '__name__', kind)}")
+        return kind(value)
+
+    for kind in (int, float, str, bool):
+        converter.register_structure_hook(kind, strict)
+    return converter
