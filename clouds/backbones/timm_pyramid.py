@@ -25,7 +25,7 @@ def build_trunk(model: str, *, pretrained: bool, **arguments: Any) -> tuple[nn.M
     """
     if not timm.is_model(model):
         raise ConfigError(f"timm has no model {model!r}{did_you_mean(model, timm.list_models())}")
-    probe = timm.create_model(model, features_only=True, pretrained=False, **arguments)
+    probe: Any = timm.create_model(model, features_only=True, pretrained=False, **arguments)
     reductions: list[int] = probe.feature_info.reduction()
     if not set(STRIDES) <= set(reductions):
         raise ConfigError(
@@ -33,9 +33,7 @@ def build_trunk(model: str, *, pretrained: bool, **arguments: Any) -> tuple[nn.M
         )
     indices = [len(reductions) - 1 - reductions[::-1].index(stride) for stride in STRIDES]
     try:
-        trunk = timm.create_model(
-            model, features_only=True, out_indices=indices, pretrained=pretrained, **arguments
-        )
+        trunk: Any = timm.create_model(model, features_only=True, out_indices=indices, pretrained=pretrained, **arguments)
     except (OSError, RuntimeError, LocalEntryNotFoundError, HfHubHTTPError) as error:
         raise WeightsError(
             f"weights of timm model {model!r} could not be loaded ({type(error).__name__}: {error}); "
@@ -63,4 +61,3 @@ class TimmPyramid(Backbone):
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Features:
         res2, res3, res4, res5 = self.trunk(self.normalize(images))
         return Features(res2=res2, res3=res3, res4=res4, res5=res5)
-

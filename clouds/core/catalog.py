@@ -148,7 +148,9 @@ class Catalog:
         matches = [entry for entry in self._entries[kind] if _answers(entry.component, plain)]
         matches = matches or self._resolve(kind, plain)
         if distribution:
-            matches = [entry for entry in matches if canonicalize_name(entry.distribution) == canonicalize_name(distribution)]
+            matches = [
+                entry for entry in matches if canonicalize_name(entry.distribution) == canonicalize_name(distribution)
+            ]
         if len(matches) > 1:
             owners = " and ".join(f"{entry.distribution} {entry.version}".strip() for entry in matches)
             raise DuplicateComponentError(

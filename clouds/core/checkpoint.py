@@ -1,5 +1,8 @@
 """Saved pipelines: a folder with the plan as JSON and one safetensors file per module. No pickle."""
 
+# pyright: reportUnknownVariableType=false
+# (torch and safetensors are typed in parts only)
+
 from __future__ import annotations
 
 from pathlib import Path

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from importlib import import_module
-from typing import Any
+from typing import Any, cast
 
 from attrs import field, frozen
 from packaging.requirements import InvalidRequirement, Requirement
@@ -53,7 +53,7 @@ def _to_kind(value: str | Kind) -> Kind:
 def _to_requirements(value: Mapping[str, str] | Iterable[str]) -> dict[str, str]:
     """Accept requirement strings, or a mapping from requirement to the command that brings it."""
     if isinstance(value, Mapping):
-        return {str(requirement): str(command) for requirement, command in value.items()}
+        return dict(cast("Mapping[str, str]", value))
     return {requirement: f"pip install '{requirement}'" for requirement in value}
 
 
@@ -97,7 +97,7 @@ class Component:
     source: str = ""
     licence: str = ""
     aliases: tuple[str, ...] = field(default=(), converter=_to_tuple)
-    requires: dict[str, str] = field(factory=dict, converter=_to_requirements)
+    requires: dict[str, str] = field(factory=dict[str, str], converter=_to_requirements)
     provides: frozenset[str] = field(default=frozenset(), converter=_to_frozenset)
     needs: frozenset[str] = field(default=frozenset(), converter=_to_frozenset)
     options: dict[str, Any] = field(factory=_empty)
@@ -132,7 +132,7 @@ class Component:
         module_name, _, attribute = self.factory.partition(":")
         try:
             module = import_module(module_name)
-        except Exception as error:  # noqa: BLE001 - a plugin's module may raise anything; the cause is kept
+        except Exception as error:  # a plugin's module may raise anything; the cause is kept
             raise ComponentError(
                 f"{self.kind} {self.name!r}: importing {module_name!r} failed: {type(error).__name__}: {error}"
             ) from error

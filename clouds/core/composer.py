@@ -86,7 +86,7 @@ def load(
         WeightsError: a file is missing, damaged, or does not fit the plan.
         PlanError: a component of the plan is not installed.
     """
-    catalog = catalog or Catalog.from_environment()
+    found = catalog or Catalog.from_environment()
     modules = {Kind(kind): module for kind, module in (ready or {}).items()}
     checkpoint = read_checkpoint(path)
     plan = checkpoint.plan
@@ -96,7 +96,7 @@ def load(
                 f"{Path(path) / MARKER}: the {kind} was a ready module ({part.ready}); "
                 f"pass it again: clouds.load(path, ready={{{kind.value!r}: module}})"
             )
-    parts = _build(_without_downloads(plan), [Kind.BACKBONE, Kind.HEAD], modules, catalog)
+    parts = _build(_without_downloads(plan), [Kind.BACKBONE, Kind.HEAD], modules, found)
     checkpoint.restore(parts[Kind.BACKBONE], parts[Kind.HEAD])
     pipeline = Pipeline(
         plan=plan,
@@ -105,7 +105,7 @@ def load(
         device=pick_device(str(device)),
         helpers={kind: modules[kind] for kind in _TRAINING_ONLY if kind in modules},
         deferred={
-            kind: lambda kind=kind: _build(plan, [kind], modules, catalog)[kind]
+            kind: lambda kind=kind: _build(plan, [kind], modules, found)[kind]
             for kind in _TRAINING_ONLY
             if kind in plan.parts and kind not in modules
         },

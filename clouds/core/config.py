@@ -34,8 +34,8 @@ def structure(document: Mapping[str, Any], record: type[T], *, source: str) -> T
     """
     try:
         return _converter().structure(document, record)
-    except Exception as error:  # noqa: BLE001 - whatever a converter raises is a fault of the document
-        faults = "; ".join(cattrs.transform_error(error))
+    except Exception as error:  # whatever a converter raises is a fault of the document
+        faults = "; ".join(cattrs.transform_error(error, format_exception=_describe))
         raise ConfigError(f"{source}: {faults}") from error
 
 
@@ -87,6 +87,10 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
         else:
             merged[key] = value
     return merged
+
+
+def _describe(error: BaseException, kind: type | None) -> str:
+    return str(error) if isinstance(error, TypeError) else cattrs.v.format_exception(error, kind)
 
 
 def _copy(document: Mapping[str, Any]) -> dict[str, Any]:

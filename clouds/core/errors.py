@@ -1,4 +1,4 @@
-"""Every error that `clouds` raises on purpose. Messages name the thing, what was expected, what came, and the remedy."""
+"""Every error that `clouds` raises on purpose: messages name the thing, the expected, the actual, and the remedy."""
 
 from __future__ import annotations
 

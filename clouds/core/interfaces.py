@@ -4,11 +4,14 @@ Axis letters: b images, h and w pixels of the padded network input, q queries (m
 Images are RGB; uint8 outside models, float 0..255 at a backbone's door. Label maps hold train ids, 255 is "ignore".
 """
 
+# pyright: reportUnknownMemberType=false
+# (torch and safetensors are typed in parts only)
+
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
@@ -56,8 +59,8 @@ class TextClassifier:
     """
 
     embeddings: Float[Tensor, "n d"]
-    class_of: Int[Tensor, "n"]
-    seen: Bool[Tensor, "k"]
+    class_of: Int[Tensor, " n"]
+    seen: Bool[Tensor, " k"]
     logit_scale: float
     pooler: MaskPooler | None = None
 
@@ -92,7 +95,7 @@ class Targets:
         valid: pixels that count; ignored and padded ones do not.
     """
 
-    labels: Int[Tensor, "n"]
+    labels: Int[Tensor, " n"]
     masks: Bool[Tensor, "n h w"]
     valid: Bool[Tensor, "h w"]
 
@@ -103,17 +106,17 @@ class Targets:
         >>> Targets.from_label_map(torch.tensor([[0, 3], [255, 3]], dtype=torch.uint8)).labels
         tensor([0, 3])
         """
-        labels = torch.unique(label_map)
-        labels = labels[labels != ignore].long()
+        found = cast("Tensor", torch.unique(label_map))
+        labels = found[found != ignore].long()
         return cls(labels=labels, masks=label_map[None].long() == labels[:, None, None], valid=label_map != ignore)
 
     def to_label_map(self, *, ignore: int = 255) -> UInt8[Tensor, "h w"]:
         """One class per pixel; pixels of no mask, of masks of two classes, or not valid are `ignore`."""
-        classes = torch.unique(self.labels)
+        classes = cast("list[int]", torch.unique(self.labels).tolist())
         shape = self.valid.shape
         label_map = torch.full(shape, ignore, dtype=torch.uint8, device=self.valid.device)
         claims = torch.zeros(shape, dtype=torch.int32, device=self.valid.device)
-        for value in classes.tolist():
+        for value in classes:
             inside = self.masks[self.labels == value].any(0)
             label_map[inside] = value
             claims += inside
@@ -172,7 +175,7 @@ class GeneratedImage:
 class Prepared:
     """What a refiner computed from one image alone, as named tensors, so that it can be cached."""
 
-    tensors: dict[str, Tensor] = field(factory=dict)
+    tensors: dict[str, Tensor] = field(factory=dict[str, Tensor])
 
 
 class Backbone(nn.Module, ABC):
@@ -339,7 +342,7 @@ INTERFACES: dict[Kind, type[Any]] = {
 
 def capabilities(module: object) -> frozenset[str]:
     """What a built module provides, in the words of `Component.provides`."""
-    found = set(LEVELS) if isinstance(module, Backbone) else set[str]()
+    found = set[str](LEVELS) if isinstance(module, Backbone) else set[str]()
     if isinstance(module, TextEncoder):
         found.add("text-encoder")
     if isinstance(module, MaskPooler):

@@ -1,17 +1,21 @@
 """A composed pipeline and its predictions."""
 
+# pyright: reportUnknownMemberType=false
+# (torch and safetensors are typed in parts only)
+
 from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Generator as GeneratorOf
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from attrs import frozen
+from attrs import field, frozen
 from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor, nn
@@ -38,16 +42,17 @@ class Prediction:
         labels: uint8 "h w", train ids.
         image: uint8 "h w 3", RGB: what was segmented.
         label_space: what the train ids mean.
+        compute_scores: makes the answer of `scores`.
     """
 
     labels: UInt8[np.ndarray, "h w"]
     image: UInt8[np.ndarray, "h w 3"]
     label_space: LabelSpace
-    _scores: Callable[[], np.ndarray]
+    compute_scores: Callable[[], np.ndarray] = field(repr=False)
 
     def scores(self) -> Float[np.ndarray, "k h w"]:
         """Class scores, float32 "k h w": sum over queries of P(class | query) x P(mask). Computed on every call."""
-        return self._scores()
+        return self.compute_scores()
 
     def overlay(self, *, opacity: float = 0.5) -> Image.Image:
         """The image with the palette's colours over it; `opacity` in 0..1."""
@@ -141,7 +146,7 @@ class Pipeline:
             labels, scores = self._segment(resized, pixels.shape[:2])
         else:
             labels, scores = self._segment_windows(resized, pixels.shape[:2], window)
-        return Prediction(labels=labels, image=pixels, label_space=self.labels, scores=scores)
+        return Prediction(labels=labels, image=pixels, label_space=self.labels, compute_scores=scores)
 
     def save(self, path: str | Path) -> None:
         """Write plan and weights to a folder, in one piece; an earlier pipeline at that place is replaced.
@@ -203,16 +208,11 @@ def to_pixels(image: ImageLike) -> UInt8[np.ndarray, "h w 3"]:
         return read_image(image)
     if isinstance(image, Image.Image):
         return to_rgb(image)
-    if isinstance(image, Tensor):
-        pixels, wanted = image.detach().cpu().numpy(), "uint8 tensor of shape 3 x h x w"
-        fits = pixels.ndim == 3 and pixels.shape[0] == 3
-        pixels = np.moveaxis(pixels, 0, -1) if fits else pixels
-    else:
-        pixels, wanted = np.asarray(image), "uint8 array of shape h x w x 3"
-        fits = pixels.ndim == 3 and pixels.shape[2] == 3
-    if not fits or pixels.dtype != np.uint8 or pixels.size == 0:
-        raise DataError(f"image: expected a non-empty {wanted}, got {pixels.dtype} of shape {tuple(image.shape)}")
-    return pixels
+    channel_axis, wanted = (0, "tensor of shape 3 x h x w") if isinstance(image, Tensor) else (2, "array h x w x 3")
+    pixels = image.detach().cpu().numpy() if isinstance(image, Tensor) else np.asarray(image)
+    if pixels.ndim != 3 or pixels.shape[channel_axis] != 3 or pixels.dtype != np.uint8 or pixels.size == 0:
+        raise DataError(f"image: expected a non-empty uint8 {wanted}, got {pixels.dtype} of shape {pixels.shape}")
+    return np.moveaxis(pixels, channel_axis, -1)
 
 
 def _place(part: object, device: torch.device) -> object:
@@ -247,7 +247,7 @@ def _resize_scores(scores: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 @contextmanager
-def _evaluating(*modules: nn.Module) -> Iterator[None]:
+def _evaluating(*modules: nn.Module) -> GeneratorOf[None]:
     """Eval mode for the block, then back to what each module was in."""
     were = [(part, part.training) for module in modules for part in module.modules()]
     for module in modules:

@@ -53,7 +53,7 @@ class Part:
 
     kind: Kind = field(converter=Kind)
     name: str = ""
-    options: dict[str, Any] = field(factory=dict)
+    options: dict[str, Any] = field(factory=dict[str, Any])
     distribution: str = ""
     version: str = ""
     provides: tuple[str, ...] = field(default=(), converter=_to_strings)

@@ -7,6 +7,7 @@ import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike, fspath
+from pathlib import PurePath
 from typing import Any, Literal, cast
 
 from attrs import frozen
@@ -83,7 +84,7 @@ def read_schema(component: Component) -> Schema:
     if not callable(factory):
         raise ComponentError(f"{label} is not callable, but {type(factory).__name__}")
     parameters = dict(inspect.signature(factory).parameters)
-    for name, parameter in parameters.items():
+    for parameter in parameters.values():
         if parameter.kind not in _FIXED_SHAPE:
             raise ComponentError(
                 f"{label} has a wrong signature: {parameter} ({parameter.kind.description}) hides the options; "
@@ -126,7 +127,7 @@ def accepts(hint: Any, value: Any) -> bool:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
-    if isinstance(hint, type) and issubclass(hint, PathLike):
+    if isinstance(hint, type) and issubclass(hint, PurePath):
         return isinstance(value, (str, PathLike))
     if hint in (str, bool):
         return isinstance(value, hint)
@@ -146,7 +147,9 @@ def _accepts_sequence(origin: Any, arguments: tuple[Any, ...], value: Any) -> bo
     items = cast("Sequence[Any]", value)
     if origin is not tuple or arguments[-1:] == (Ellipsis,):
         return all(accepts(arguments[0], item) for item in items)
-    return len(items) == len(arguments) and all(accepts(hint, item) for hint, item in zip(arguments, items, strict=True))
+    return len(items) == len(arguments) and all(
+        accepts(hint, item) for hint, item in zip(arguments, items, strict=True)
+    )
 
 
 def to_json_value(value: Any) -> Any:
@@ -166,7 +169,9 @@ def _types(factory: Callable[..., Any], label: str) -> dict[str, Any]:
     """Evaluate the annotations of the parameters; the return annotation may name what is not imported."""
     target = factory.__init__ if inspect.isclass(factory) else factory
     holder = types.SimpleNamespace(
-        __annotations__={k: v for k, v in getattr(target, "__annotations__", {}).items() if k not in ("return", "features")}
+        __annotations__={
+            k: v for k, v in getattr(target, "__annotations__", {}).items() if k not in ("return", "features")
+        }
     )
     try:
         return typing.get_type_hints(holder, globalns=getattr(target, "__globals__", {}))

@@ -1,10 +1,14 @@
 """Reading weights safely and putting them into modules with a full account of what does not fit."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# (torch and safetensors are typed in parts only)
+
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, cast
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
@@ -23,7 +27,8 @@ def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], d
     if not Path(path).is_file():
         raise WeightsError(f"{path}: no such weight file")
     try:
-        with safe_open(os.fspath(path), framework="pt") as file:
+        with safe_open(os.fspath(path), framework="pt") as opened:
+            file = cast("Any", opened)
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path}: not a whole safetensors file ({error})") from error

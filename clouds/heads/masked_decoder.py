@@ -106,5 +106,5 @@ def _positions(level: Float[Tensor, "b c h w"]) -> Float[Tensor, "n c"]:
     return sine_position(height, width, channels, level.device).flatten(1).T
 
 
-def _resize(features: Float[Tensor, "b c h w"], size: tuple[int, int]) -> Tensor:
+def _resize(features: Float[Tensor, "b c h w"], size: torch.Size) -> Tensor:
     return functional.interpolate(features, size=size, mode="bilinear", align_corners=False)

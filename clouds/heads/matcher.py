@@ -14,10 +14,10 @@ from clouds.core.errors import NonFiniteError
 
 def matching_cost(
     class_logits: Float[Tensor, "q k1"],
-    labels: Int[Tensor, "n"],
+    labels: Int[Tensor, " n"],
     mask_values: Float[Tensor, "q p"],
     target_values: Float[Tensor, "n p"],
-    valid: Float[Tensor, "p"],
+    valid: Float[Tensor, " p"],
     weights: tuple[float, float, float],
 ) -> Float[Tensor, "q n"]:
     """Cost of giving target n to query q: class, mask and dice terms (Mask2Former, section 3.3).

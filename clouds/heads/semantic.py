@@ -46,9 +46,7 @@ def segment(
     if size == valid_size:
         return _strips(at_network, size, len(maps), network_size[1], scores=scores)
     whole = _strips(at_network, valid_size, len(maps), network_size[1], scores=True)
-    return _strips(
-        lambda start, stop: resized_rows(whole, size, start, stop), size, len(whole), size[1], scores=scores
-    )
+    return _strips(lambda start, stop: resized_rows(whole, size, start, stop), size, len(whole), size[1], scores=scores)
 
 
 def resized_rows(maps: Float[Tensor, "c h w"], size: tuple[int, int], start: int, stop: int) -> Tensor:

@@ -1,1 +1,1 @@
-"""."""
+"""Recipes: TOML files that hold what a training run needs, as data."""

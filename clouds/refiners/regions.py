@@ -58,9 +58,7 @@ class RegionRefiner(Refiner):
         ]
 
 
-def superpixels(
-    image: UInt8[Tensor, "3 h w"], cell: int, compactness: float, rounds: int
-) -> Int[Tensor, "h w"]:
+def superpixels(image: UInt8[Tensor, "3 h w"], cell: int, compactness: float, rounds: int) -> Int[Tensor, "h w"]:
     """Region number of each pixel.
 
     Args:
@@ -91,7 +89,11 @@ def vote(label_map: UInt8[Tensor, "h w"], regions: Int[Tensor, "h w"], agreement
     classes, indices = label_map.unique(return_inverse=True)
     count = int(regions.max()) + 1
     votes = torch.zeros(count * len(classes), device=label_map.device)
-    votes.index_add_(0, regions.flatten().long() * len(classes) + indices.flatten(), torch.ones_like(indices.flatten(), dtype=votes.dtype))
+    votes.index_add_(
+        0,
+        regions.flatten().long() * len(classes) + indices.flatten(),
+        torch.ones_like(indices.flatten(), dtype=votes.dtype),
+    )
     votes = votes.view(count, len(classes))
     share = votes / votes.sum(1, keepdim=True).clamp(min=1)
     best = share.masked_fill(classes == _IGNORE, -1.0).max(1)
@@ -111,7 +113,7 @@ def _neighbours(row: Tensor, column: Tensor, rows: int, columns: int) -> Int[Ten
     return torch.stack(around, dim=1)
 
 
-def _means(pixels: Float[Tensor, "n c"], regions: Int[Tensor, "n"], count: int) -> Float[Tensor, "r c"]:
+def _means(pixels: Float[Tensor, "n c"], regions: Int[Tensor, " n"], count: int) -> Float[Tensor, "r c"]:
     sums = pixels.new_zeros(count, pixels.shape[1]).index_add_(0, regions, pixels)
     sizes = torch.bincount(regions, minlength=count).clamp(min=1)
     return sums / sizes[:, None]

@@ -1,0 +1,142 @@
+"""Recipes as typed records. Nothing here imports torch."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+from attrs import asdict, field, frozen
+
+from clouds.core.config import merge, override, read_toml, structure
+from clouds.core.errors import ConfigError, did_you_mean
+
+Phase = Literal["warmup", "joint"]
+
+
+@frozen(kw_only=True)
+class DataConfig:
+    """What is trained on, and how it is cropped.
+
+    Attributes:
+        source: SPECs of labelled datasets.
+        source_factors: repeats per epoch of an image of each source; empty means 1 for all.
+        generated: folder of a generated dataset, or empty.
+        generated_factor: repeats per epoch of a generated image.
+        crop: (height, width) in pixels, multiples of 32.
+        scale: range of the random resize before the crop.
+        flip: mirror half of the samples.
+        distortion: distort colours of source images; the student's view of generated images always is.
+        workers: processes that read images; 0 reads in the training process.
+    """
+
+    source: tuple[str, ...] = ()
+    source_factors: tuple[float, ...] = ()
+    generated: str = ""
+    generated_factor: float = 1.0
+    crop: tuple[int, int] = (320, 640)
+    scale: tuple[float, float] = (0.5, 2.0)
+    flip: bool = True
+    distortion: bool = True
+    workers: int = 0
+
+    def __attrs_post_init__(self) -> None:
+        if any(side < 32 or side % 32 for side in self.crop):
+            raise ConfigError(f"data.crop is {list(self.crop)}; both sides must be multiples of 32")
+        if self.source_factors and len(self.source_factors) != len(self.source):
+            raise ConfigError(
+                f"data.source_factors has {len(self.source_factors)} values for {len(self.source)} sources"
+            )
+        low, high = self.scale
+        if not 0 < low <= high:
+            raise ConfigError(f"data.scale is {list(self.scale)}; expected 0 < low <= high")
+
+
+@frozen(kw_only=True)
+class OptimizerConfig:
+    """AdamW. `clip_norm` bounds the norm of the full model's gradient; `schedule` "poly" decays with power 0.9."""
+
+    lr: float = 1e-4
+    weight_decay: float = 0.05
+    clip_norm: float = 0.01
+    schedule: Literal["constant", "poly"] = "constant"
+
+
+@frozen(kw_only=True)
+class PhaseConfig:
+    """One phase of training: optimizer steps and images per step."""
+
+    steps: int
+    batch_size: int
+
+    def __attrs_post_init__(self) -> None:
+        if self.steps < 0 or self.batch_size < 1:
+            raise ConfigError(f"a phase needs steps >= 0 and batch_size >= 1, got {self.steps} and {self.batch_size}")
+
+
+@frozen(kw_only=True)
+class TeacherConfig:
+    """Exponential moving average: teacher = decay x teacher + (1 - decay) x student, every `every` steps."""
+
+    decay: float = 0.999
+    every: int = 100
+
+    def __attrs_post_init__(self) -> None:
+        if not 0 <= self.decay <= 1 or self.every < 1:
+            raise ConfigError(f"teacher needs decay in 0..1 and every >= 1, got {self.decay} and {self.every}")
+
+
+@frozen(kw_only=True)
+class Recipe:
+    """Everything that a training run needs. `model` holds arguments of `clouds.compose`."""
+
+    model: dict[str, Any] = field(factory=dict)
+    data: DataConfig = field(factory=DataConfig)
+    optimizer: OptimizerConfig = field(factory=OptimizerConfig)
+    warmup: PhaseConfig
+    joint: PhaseConfig
+    teacher: TeacherConfig = field(factory=TeacherConfig)
+    seed: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as a TOML or JSON file holds them."""
+        return asdict(self)
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with the library."""
+    return sorted(
+        path.name.removesuffix(".toml") for path in files("clouds.recipes").iterdir() if path.name.endswith(".toml")
+    )
+
+
+def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Load a recipe by name, or from a TOML file, and lay `a.b=value` assignments over it.
+
+    Raises:
+        ConfigError: no such recipe (with the nearest name), or a wrong key or value (with its path).
+    """
+    document = override(_resolve(name), overrides)
+    data = document.get("data")
+    if isinstance(data, dict) and isinstance(data.get("source"), str):
+        data["source"] = [data["source"]]  # one SPEC may be given without brackets
+    return structure(document, Recipe, source=f"recipe {name}")
+
+
+def _resolve(name: str | Path) -> dict[str, Any]:
+    """The document of a recipe with everything that it extends below it."""
+    document = _read(name)
+    base = document.pop("extends", None)
+    return document if base is None else merge(_resolve(base), document)
+
+
+def _read(name: str | Path) -> dict[str, Any]:
+    if str(name).endswith(".toml"):
+        return read_toml(name)
+    if str(name) not in recipe_names():
+        raise ConfigError(
+            f"unknown recipe {str(name)!r}{did_you_mean(str(name), recipe_names())}, or give a .toml file"
+        )
+    return tomllib.loads(files("clouds.recipes").joinpath(f"{name}.toml").read_text(encoding="utf-8"))

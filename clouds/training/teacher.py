@@ -1,0 +1,57 @@
+"""The EMA teacher: a copy of what is trained, outside the student."""
+
+from __future__ import annotations
+
+import copy
+from typing import TypeVar
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor, nn
+
+from clouds.core.interfaces import Features
+from clouds.core.pipeline import Pipeline
+
+_Module = TypeVar("_Module", bound=nn.Module)
+
+
+class Teacher:
+    """Exponential moving average of every trainable parameter of a pipeline.
+
+    A frozen backbone is shared with the student; a trainable one is part of the teacher.
+
+    Args:
+        student: the pipeline that is trained.
+        decay: weight of the teacher's own parameters in an update, 0..1.
+    """
+
+    def __init__(self, student: Pipeline, *, decay: float) -> None:
+        self.decay = decay
+        self._student = student
+        trained = any(parameter.requires_grad for parameter in student.backbone.parameters())
+        self.backbone = _frozen_copy(student.backbone) if trained else student.backbone
+        self.head = _frozen_copy(student.head)
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """teacher = decay x teacher + (1 - decay) x student, for parameters; buffers are taken over."""
+        for own, student in ((self.backbone, self._student.backbone), (self.head, self._student.head)):
+            if own is student:
+                continue
+            for parameter, now in zip(own.parameters(), student.parameters(), strict=True):
+                parameter.lerp_(now, 1 - self.decay)
+            for buffer, now in zip(own.buffers(), student.buffers(), strict=True):
+                buffer.copy_(now)
+
+    @torch.no_grad()
+    def label_maps(self, images: list[UInt8[Tensor, "3 h w"]]) -> list[UInt8[Tensor, "h w"]]:
+        """Label maps of clean views: the class of the highest score at every pixel, never "ignore" (as published)."""
+        with self._student.autocast():
+            features: Features = self.backbone(self._student.pad(images))
+            output = self.head(features)
+        sizes = [(image.shape[1], image.shape[2]) for image in images]
+        return [self.head.segment(output.image(index), size, size) for index, size in enumerate(sizes)]
+
+
+def _frozen_copy(module: _Module) -> _Module:
+    return copy.deepcopy(module).requires_grad_(False).eval()
