@@ -1,0 +1,218 @@
+"""Label encodings: what the pixel values of label files mean, as train ids of a label space."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import cached_property
+
+import numpy as np
+from attrs import frozen
+from jaxtyping import Int, UInt8
+
+from clouds.core.errors import ConfigError, DataError, did_you_mean
+from clouds.core.labels import LabelSpace
+
+IGNORE = "ignore"
+IGNORE_ID = 255  # in every label map in memory; files may use another value
+ENCODINGS = ("trainIds", "ids", "color")
+_COLOR = re.compile(r"(\d{1,3}),\s*(\d{1,3}),\s*(\d{1,3})")
+_BLACK = 0
+_SHOWN = 8
+_REMEDY = (
+    'say in dataset.toml what they mean: [labels] encoding = "trainIds", "ids" or "color", '
+    'or [labels.mapping] with lines such as {example} = "ignore"'
+)
+
+
+@frozen(eq=False, kw_only=True)
+class LabelEncoding:
+    """A code book between the pixel values of label files and train ids.
+
+    Attributes:
+        name: "trainIds", "ids", "color" or "mapping".
+        labels: the label space of the train ids.
+        colored: codes are RGB colours, packed as 0xRRGGBB; otherwise they are grey values 0..255.
+        codes: the train id of every code that may occur. `encode` writes the first code of a train id.
+    """
+
+    name: str
+    labels: LabelSpace
+    colored: bool
+    codes: dict[int, int]
+
+    def __attrs_post_init__(self) -> None:
+        limit = 0xFFFFFF if self.colored else 255
+        wrong = [code for code in self.codes if not 0 <= code <= limit]
+        if wrong:
+            raise ConfigError(
+                f"label encoding {self.name!r}: value {wrong[0]} is not in 0..{limit}, as 8-bit files need"
+            )
+
+    def decode(self, pixels: UInt8[np.ndarray, "h w *rgb"], *, name: str = "label map") -> UInt8[np.ndarray, "h w"]:
+        """Turn the pixels of a label file ("h w", or RGB "h w 3" when `colored`) into train ids.
+
+        Raises:
+            DataError: a value has no meaning; the message has `name`, the values and how many pixels they cover.
+        """
+        train_ids = self._lookup(self._pack(pixels, name))
+        if train_ids.size and train_ids.min() < 0:
+            unknown = self.unknown(pixels, name=name)
+            shown = ", ".join(f"{code} ({count} pixels)" for code, count in list(unknown.items())[:_SHOWN])
+            more = f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
+            example = f'"{next(iter(unknown))}"'
+            raise DataError(
+                f"{name}: label values {shown}{more} mean nothing in encoding {self.name!r} of label space "
+                f"{self.labels.name!r} ({len(self.labels)} classes); {_REMEDY.format(example=example)}"
+            )
+        return train_ids.astype(np.uint8)
+
+    def encode(self, train_ids: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w *rgb"]:
+        """Turn train ids into the pixels of a label file: "h w", or RGB "h w 3" when `colored`.
+
+        Raises:
+            DataError: a train id has no code in this encoding.
+        """
+        used = np.flatnonzero(np.bincount(train_ids.ravel(), minlength=256))
+        lacking = [int(value) for value in used if int(value) not in self._code_of]
+        if lacking:
+            raise DataError(
+                f"label map: train ids {lacking} have no value in encoding {self.name!r}; add them to its mapping"
+            )
+        table = np.zeros(256, np.uint32)
+        table[list(self._code_of)] = list(self._code_of.values())
+        packed = table[train_ids]
+        if not self.colored:
+            return packed.astype(np.uint8)
+        return np.stack([packed >> 16, packed >> 8 & 255, packed & 255], axis=-1).astype(np.uint8)
+
+    def unknown(self, pixels: UInt8[np.ndarray, "h w *rgb"], *, name: str = "label map") -> dict[str, int]:
+        """Values that have no meaning, as `[labels.mapping]` writes them, with the number of their pixels."""
+        packed = self._pack(pixels, name)
+        codes, counts = np.unique(packed[self._lookup(packed) < 0], return_counts=True)
+        return {self._text(int(code)): int(count) for code, count in zip(codes, counts, strict=True)}
+
+    @cached_property
+    def _code_of(self) -> dict[int, int]:
+        return {train_id: code for code, train_id in reversed(self.codes.items())}
+
+    @cached_property
+    def _sorted(self) -> tuple[np.ndarray, np.ndarray]:
+        codes = np.array(sorted(self.codes), np.uint32)
+        return codes, np.array([self.codes[int(code)] for code in codes], np.int16)
+
+    @cached_property
+    def _grey_table(self) -> np.ndarray:
+        table = np.full(256, -1, np.int16)
+        table[list(self.codes)] = list(self.codes.values())
+        return table
+
+    def _lookup(self, packed: np.ndarray) -> Int[np.ndarray, "h w"]:
+        """Train ids, -1 where a code is unknown."""
+        if not self.colored:
+            return self._grey_table[packed]
+        codes, train_ids = self._sorted
+        place = np.minimum(np.searchsorted(codes, packed), len(codes) - 1)
+        return np.where(codes[place] == packed, train_ids[place], np.int16(-1))
+
+    def _pack(self, pixels: np.ndarray, name: str) -> np.ndarray:
+        wanted = "RGB of shape (h, w, 3)" if self.colored else "one channel of shape (h, w)"
+        if pixels.dtype != np.uint8 or pixels.ndim != 2 + self.colored or (self.colored and pixels.shape[2] != 3):
+            raise DataError(
+                f"{name}: encoding {self.name!r} expects 8-bit labels, {wanted}; "
+                f"got {pixels.dtype} of shape {pixels.shape}"
+            )
+        if not self.colored:
+            return pixels
+        red, green, blue = (pixels[..., channel].astype(np.uint32) for channel in range(3))
+        return red << 16 | green << 8 | blue
+
+    def _text(self, code: int) -> str:
+        return f"{code >> 16},{code >> 8 & 255},{code & 255}" if self.colored else str(code)
+
+
+def label_encoding(
+    labels: LabelSpace, name: str | None = None, mapping: Mapping[str, str | int] | None = None
+) -> LabelEncoding:
+    """Make the encoding that a `dataset.toml` asks for.
+
+    Args:
+        labels: the label space.
+        name: "trainIds" (the default without a mapping), "ids" (raw ids of the label space) or "color" (its palette).
+        mapping: from grey values ("7") or colours ("128,64,128") to class names, train ids or "ignore". It extends
+            the encoding `name`, or stands alone.
+
+    The value 255 (in colour: black) means "ignore" unless it was given another meaning. Train ids in memory are
+    0..k-1, and 255 for "ignore".
+
+    >>> label_encoding(LabelSpace.from_names(["road", "sky"]), "ids").codes
+    {0: 0, 1: 1, 255: 255}
+
+    Raises:
+        ConfigError: unknown encoding or class, a malformed value, or classes of one colour.
+    """
+    if name is not None and name not in ENCODINGS:
+        raise ConfigError(f"labels.encoding: unknown encoding {name!r}{did_you_mean(name, ENCODINGS)}")
+    extra = {_code(key): _train_id(labels, f"labels.mapping.{key}", value) for key, value in (mapping or {}).items()}
+    kinds = {colored for colored, _ in extra} | ({name == "color"} if name or not extra else set())
+    if len(kinds) > 1:
+        raise ConfigError(
+            "labels.mapping mixes grey values and colours (or does not fit labels.encoding); use one form"
+        )
+    colored = kinds.pop()
+    codes = {} if extra and name is None else _built_in_codes(labels, name or "trainIds")
+    codes.update({code: train_id for (_, code), train_id in extra.items()})
+    codes.setdefault(_BLACK if colored else 255, IGNORE_ID)
+    return LabelEncoding(name=name or ("mapping" if extra else "trainIds"), labels=labels, colored=colored, codes=codes)
+
+
+def fold_table(labels: LabelSpace, fold: Mapping[str, str]) -> np.ndarray | None:
+    """A lookup (uint8, 256 entries) from predicted to folded train ids, for datasets with coarser classes, or None.
+
+    Raises:
+        ConfigError: a name is not a class of the label space.
+    """
+    if not fold:
+        return None
+    table = np.arange(256, dtype=np.uint8)
+    for source, target in fold.items():
+        table[_train_id(labels, "fold", source)] = _train_id(labels, f"fold.{source}", target)
+    return table
+
+
+def _built_in_codes(labels: LabelSpace, name: str) -> dict[int, int]:
+    if name == "trainIds":
+        return {**{train_id: train_id for train_id in range(len(labels))}, labels.ignore: IGNORE_ID}
+    if name == "ids":
+        return {raw: train_id for train_id, raw in enumerate(labels.ids)}
+    codes: dict[int, int] = {}
+    for train_id, (red, green, blue) in enumerate(labels.palette):
+        other = codes.setdefault(red << 16 | green << 8 | blue, train_id)
+        if other != train_id:
+            raise ConfigError(
+                f"label space {labels.name!r}: {labels.names[other]!r} and {labels.names[train_id]!r} have the same "
+                f'colour {red},{green},{blue}, so labels.encoding = "color" cannot tell them apart'
+            )
+    return codes
+
+
+def _code(text: str) -> tuple[bool, int]:
+    color = _COLOR.fullmatch(text)
+    if color:
+        red, green, blue = (int(part) for part in color.groups())
+        if max(red, green, blue) <= 255:
+            return True, red << 16 | green << 8 | blue
+    elif text.isdecimal() and int(text) <= 255:
+        return False, int(text)
+    raise ConfigError(f'labels.mapping: {text!r} is neither a value 0..255 ("7") nor a colour ("128,64,128")')
+
+
+def _train_id(labels: LabelSpace, key: str, value: str | int) -> int:
+    if value in (IGNORE, IGNORE_ID):
+        return IGNORE_ID
+    if isinstance(value, str) and value in labels.names:
+        return labels.index(value)
+    if isinstance(value, int) and 0 <= value < len(labels):
+        return value
+    hint = did_you_mean(value, labels.names) if isinstance(value, str) else f"; train ids are 0..{len(labels) - 1}"
+    raise ConfigError(f"{key}: {value!r} is no class of label space {labels.name!r}{hint}")

@@ -1,0 +1,64 @@
+"""Weighted mixing of datasets, as the published repeat-factor sampler does it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import count
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from clouds.core.errors import ConfigError
+
+
+class Draw(NamedTuple):
+    """One sample of an endless stream: `position` counts from 0 over all epochs and keys the sample's randomness."""
+
+    epoch: int
+    dataset: int
+    index: int
+    position: int
+
+
+def mixed_order(lengths: Sequence[int], factors: Sequence[float], *, seed: int, epoch: int) -> Int[np.ndarray, "n 2"]:
+    """The order of one epoch over several datasets: rows of (dataset, index).
+
+    Every record of dataset d occurs floor(f_d) times, and once more with probability f_d - floor(f_d): a coin per
+    record and epoch. Then all are shuffled. The same seed and epoch give the same order.
+
+    Raises:
+        ConfigError: lengths and factors differ in number or are negative, or no record would ever be drawn.
+    """
+    _check(lengths, factors)
+    rng = np.random.default_rng((seed, epoch))
+    parts: list[np.ndarray] = []
+    for dataset, (length, factor) in enumerate(zip(lengths, factors, strict=True)):
+        whole = math.floor(factor)
+        repeats = whole + (rng.random(length) < factor - whole)
+        index = np.repeat(np.arange(length), repeats)
+        parts.append(np.stack([np.full_like(index, dataset), index], axis=1))
+    return rng.permutation(np.concatenate(parts))
+
+
+def endless(lengths: Sequence[int], factors: Sequence[float], seed: int) -> Iterator[Draw]:
+    """Epoch after epoch of `mixed_order`, for ever. `itertools.islice(..., n, None)` goes on after n samples.
+
+    Raises:
+        ConfigError: as `mixed_order`.
+    """
+    position = count()
+    for epoch in count():
+        for dataset, index in mixed_order(lengths, factors, seed=seed, epoch=epoch).tolist():
+            yield Draw(epoch, dataset, index, next(position))
+
+
+def _check(lengths: Sequence[int], factors: Sequence[float]) -> None:
+    if len(lengths) != len(factors):
+        raise ConfigError(f"mixing: {len(factors)} repeat factors for {len(lengths)} datasets; give one for each")
+    wrong = [value for value in (*lengths, *factors) if not (value >= 0 and math.isfinite(value))]
+    if wrong:
+        raise ConfigError(f"mixing: lengths and repeat factors must be finite and not negative, got {wrong[0]}")
+    if not sum(length * factor for length, factor in zip(lengths, factors, strict=True)):
+        raise ConfigError(f"mixing: lengths {list(lengths)} with repeat factors {list(factors)} give no sample at all")

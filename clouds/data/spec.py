@@ -1,0 +1,54 @@
+"""Dataset specs: `KIND:PATH[:SPLIT]`, the one way to name a dataset in recipes, calls and commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from attrs import frozen
+
+from clouds.core.errors import ConfigError, did_you_mean
+
+# What lies under PATH, by kind.
+KINDS = {"folder": "images/<split>/NAME.(jpg|jpeg|png) and labels/<split>/NAME.png"}
+
+
+@frozen
+class Spec:
+    """A parsed dataset spec.
+
+    Attributes:
+        kind: one of `KINDS`.
+        path: the dataset's root folder.
+        split: subset of the dataset, or None when the spec leaves it open.
+    """
+
+    kind: str
+    path: Path
+    split: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.path}" + (f":{self.split}" if self.split else "")
+
+
+def parse_spec(text: str) -> Spec:
+    """Read a spec `KIND:PATH[:SPLIT]`; what follows the last colon is a split unless it holds a slash.
+
+    >>> parse_spec("folder:photos/town:val").split
+    'val'
+
+    Raises:
+        ConfigError: the kind is unknown, or a part is missing or empty.
+    """
+    kind, colon, rest = text.partition(":")
+    if not colon:
+        raise ConfigError(
+            f"dataset spec {text!r} names no kind; expected KIND:PATH[:SPLIT], for example 'folder:{text}'"
+        )
+    if kind not in KINDS:
+        raise ConfigError(f"dataset spec {text!r}: unknown kind {kind!r}{did_you_mean(kind, KINDS)}")
+    path, colon, split = rest.rpartition(":")
+    if not colon or "/" in split:
+        path, split = rest, None
+    if not path or split == "":
+        raise ConfigError(f"dataset spec {text!r} has an empty part; expected {kind}:PATH[:SPLIT]")
+    return Spec(kind=kind, path=Path(path).expanduser(), split=split)

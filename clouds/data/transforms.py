@@ -1,0 +1,203 @@
+"""Training views of images and label maps, uint8 arrays. All randomness comes from the generator that is passed in.
+
+Geometry and colours are drawn as small records and then applied, so that a draw can be repeated and tested.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from attrs import field, frozen
+from jaxtyping import UInt8
+from PIL import Image
+
+from clouds.core.errors import ConfigError
+from clouds.data.encodings import IGNORE_ID
+
+_BRIGHTNESS = 32.0  # added, of 255
+_CONTRAST = _SATURATION = (0.5, 1.5)  # factors
+_HUE = 36.0  # degrees; the published 18 counts steps of two degrees
+
+
+def _to_size(value: Sequence[int]) -> tuple[int, int]:
+    height, width = value
+    return int(height), int(width)
+
+
+def _to_range(value: Sequence[float]) -> tuple[float, float]:
+    low, high = value
+    return float(low), float(high)
+
+
+@frozen(kw_only=True)
+class Augmentation:
+    """How training views are made.
+
+    Attributes:
+        crop: (height, width) of every view, in pixels.
+        scale: range of the factor on the image's own size, drawn uniformly.
+        flip: mirror half of the views left to right.
+        distortion: distort colours.
+    """
+
+    crop: tuple[int, int] = field(converter=_to_size)
+    scale: tuple[float, float] = field(default=(0.5, 2.0), converter=_to_range)
+    flip: bool = True
+    distortion: bool = True
+
+    def __attrs_post_init__(self) -> None:
+        low, high = self.scale
+        if min(self.crop) < 1:
+            raise ConfigError(f"augmentation: crop={self.crop} must be at least 1x1 (height, width)")
+        if not 0 < low <= high < math.inf:
+            raise ConfigError(f"augmentation: scale={self.scale} must be a range (low, high) with 0 < low <= high")
+
+
+@frozen(kw_only=True)
+class Geometry:
+    """A drawn crop.
+
+    Attributes:
+        size: (height, width) that the whole image is resized to.
+        offset: (top, left) of the crop in the resized image.
+        flip: mirror left to right, last.
+    """
+
+    size: tuple[int, int]
+    offset: tuple[int, int]
+    flip: bool
+
+
+@frozen(kw_only=True)
+class Distortion:
+    """Drawn colour changes; the defaults change nothing.
+
+    Attributes:
+        brightness: added to every channel, of 255.
+        contrast: factor on every channel.
+        saturation: factor on the saturation (HSV).
+        hue: added to the hue (HSV), in degrees.
+        contrast_first: contrast before saturation and hue, or after them.
+    """
+
+    brightness: float = 0.0
+    contrast: float = 1.0
+    saturation: float = 1.0
+    hue: float = 0.0
+    contrast_first: bool = True
+
+
+def augment(
+    image: UInt8[np.ndarray, "h w 3"],
+    label: UInt8[np.ndarray, "h w"],
+    rng: np.random.Generator,
+    settings: Augmentation,
+) -> tuple[UInt8[np.ndarray, "hc wc 3"], UInt8[np.ndarray, "hc wc"]]:
+    """A training view of the size `settings.crop`: resize, crop, pad, distort, flip.
+
+    What the crop lacks is padded at the bottom and the right, with 0 in the image and 255 in the label map.
+    """
+    geometry = draw_geometry(label.shape, rng, settings)
+    view = resize_crop(image, geometry, settings.crop, fill=0, resample=Image.Resampling.BILINEAR)
+    target = resize_crop(label, geometry, settings.crop, fill=IGNORE_ID, resample=Image.Resampling.NEAREST)
+    if settings.distortion:
+        view = distort(view, draw_distortion(rng))
+    return _flip(view, geometry.flip), _flip(target, geometry.flip)
+
+
+def generated_views(
+    image: UInt8[np.ndarray, "h w 3"], rng: np.random.Generator, settings: Augmentation
+) -> tuple[UInt8[np.ndarray, "hc wc 3"], UInt8[np.ndarray, "hc wc 3"]]:
+    """The clean view of a generated image for the teacher, and the same view with distorted colours for the student.
+
+    As published the image keeps its scale and is only flipped. One that is larger than `settings.crop` is cropped,
+    a smaller one is padded with 0 at the bottom and the right (`rows < h` and `columns < w` are the image).
+    """
+    size = (image.shape[0], image.shape[1])
+    flip = settings.flip and rng.random() < 0.5
+    geometry = Geometry(size=size, offset=_draw_offset(size, rng, settings.crop), flip=False)
+    clean = resize_crop(_flip(image, flip), geometry, settings.crop, fill=0, resample=Image.Resampling.BILINEAR)
+    return clean, distort(clean, draw_distortion(rng)) if settings.distortion else clean.copy()
+
+
+def draw_geometry(shape: tuple[int, ...], rng: np.random.Generator, settings: Augmentation) -> Geometry:
+    """Draw scale, crop offsets (rows and columns independently) and flip for an image of shape (h, w, ...)."""
+    scale = rng.uniform(*settings.scale)
+    size = max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
+    offset = _draw_offset(size, rng, settings.crop)
+    return Geometry(size=size, offset=offset, flip=settings.flip and rng.random() < 0.5)
+
+
+def resize_crop(
+    pixels: UInt8[np.ndarray, "h w *c"],
+    geometry: Geometry,
+    crop: tuple[int, int],
+    *,
+    fill: int,
+    resample: Image.Resampling,
+) -> UInt8[np.ndarray, "hc wc *c"]:
+    """Resize to `geometry.size`, crop at `geometry.offset`, pad with `fill`; `geometry.flip` is left to the caller.
+
+    Only the part that is kept is resized; its pixels are those of the whole resized image.
+    """
+    (height, width), (top, left) = geometry.size, geometry.offset
+    rows, columns = min(crop[0], height - top), min(crop[1], width - left)
+    y, x = pixels.shape[0] / height, pixels.shape[1] / width
+    right, bottom = min((left + columns) * x, pixels.shape[1]), min((top + rows) * y, pixels.shape[0])
+    part = Image.fromarray(pixels).resize((columns, rows), resample, box=(left * x, top * y, right, bottom))
+    view = np.full((*crop, *pixels.shape[2:]), fill, np.uint8)
+    view[:rows, :columns] = np.asarray(part)
+    return view
+
+
+def draw_distortion(rng: np.random.Generator) -> Distortion:
+    """Draw colour changes with the published ranges; each is made with probability 1/2, in one of two orders.
+
+    Source: Liu et al., "SSD: Single Shot MultiBox Detector", ECCV 2016, as used by Mask2Former and CLOUDS.
+    """
+
+    def maybe(low: float, high: float, default: float) -> float:
+        return rng.uniform(low, high) if rng.random() < 0.5 else default
+
+    return Distortion(
+        brightness=maybe(-_BRIGHTNESS, _BRIGHTNESS, 0.0),
+        contrast=maybe(*_CONTRAST, 1.0),
+        saturation=maybe(*_SATURATION, 1.0),
+        hue=maybe(-_HUE, _HUE, 0.0),
+        contrast_first=rng.random() < 0.5,
+    )
+
+
+def distort(image: UInt8[np.ndarray, "h w 3"], distortion: Distortion) -> UInt8[np.ndarray, "h w 3"]:
+    """Apply colour changes: brightness, then contrast and HSV in the drawn order. Values are cut off at 0 and 255."""
+    levels = np.arange(256)
+    contrast = _to_level(levels * distortion.contrast)
+    first = _to_level(levels + distortion.brightness)
+    picture = Image.fromarray(image).point(_lookup(contrast[first] if distortion.contrast_first else first))
+    if distortion.saturation != 1 or distortion.hue != 0:
+        hue = (levels + round(distortion.hue / 360 * 256)) % 256
+        saturation = _to_level(levels * distortion.saturation)
+        picture = picture.convert("HSV").point(_lookup(hue, saturation, levels)).convert("RGB")
+    if not distortion.contrast_first:
+        picture = picture.point(_lookup(contrast))
+    return np.array(picture)
+
+
+def _draw_offset(size: tuple[int, int], rng: np.random.Generator, crop: tuple[int, int]) -> tuple[int, int]:
+    top, left = (int(rng.integers(max(0, full - part) + 1)) for full, part in zip(size, crop, strict=True))
+    return top, left
+
+
+def _flip(pixels: np.ndarray, flip: bool) -> np.ndarray:
+    return np.ascontiguousarray(pixels[:, ::-1]) if flip else pixels
+
+
+def _to_level(values: np.ndarray) -> np.ndarray:
+    return np.clip(values, 0, 255).astype(np.uint8)
+
+
+def _lookup(*tables: np.ndarray) -> list[int]:
+    """One table for each of three channels, or one for all of them."""
+    return np.concatenate(tables * (3 // len(tables))).tolist()
