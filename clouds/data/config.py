@@ -11,15 +11,14 @@ terrain = "ignore"
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
+from typing import Any
 
-import cattrs
 import numpy as np
-from attrs import field, fields, frozen
-from cattrs.strategies import configure_union_passthrough
+from attrs import field, frozen
 
-from clouds.core.errors import ConfigError, did_you_mean
+from clouds.core.config import read_toml, structure
+from clouds.core.errors import ConfigError
 from clouds.core.labels import LabelSpace
 from clouds.data.encodings import LabelEncoding, fold_table, label_encoding
 
@@ -31,7 +30,7 @@ class LabelSettings:
     """Table `[labels]`: arguments of `clouds.data.encodings.label_encoding`."""
 
     encoding: str | None = None
-    mapping: dict[str, str | int] = field(factory=dict)
+    mapping: dict[str, Any] = field(factory=dict)
 
 
 @frozen(kw_only=True)
@@ -55,35 +54,10 @@ def read_dataset_config(path: Path | None, labels: LabelSpace) -> tuple[LabelEnc
     """
     if path is None:
         return label_encoding(labels), None
-    config = _structure(path, _load(path))
+    config = structure(read_toml(path), DatasetConfig, source=str(path))
     try:
         encoding = label_encoding(labels, config.labels.encoding, config.labels.mapping)
         fold = fold_table(labels, config.fold)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     return encoding, fold
-
-
-def _load(path: Path) -> dict[str, object]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not a TOML file: {error}") from error
-
-
-def _structure(path: Path, table: dict[str, object]) -> DatasetConfig:
-    converter = cattrs.Converter(forbid_extra_keys=True)
-    configure_union_passthrough(str | int, converter)
-    try:
-        return converter.structure(table, DatasetConfig)
-    except cattrs.BaseValidationError as error:
-        raise ConfigError(f"{path}: {'; '.join(cattrs.transform_error(error, '', _describe))}") from error
-
-
-def _describe(error: BaseException, kind: type | None) -> str:
-    if isinstance(error, cattrs.ForbiddenExtraKeysError):
-        known = [one.name for one in fields(error.cl)]
-        return ", ".join(f"unknown key {key!r}{did_you_mean(key, known)}" for key in sorted(error.extra_fields))
-    return cattrs.v.format_exception(error, kind)

@@ -207,12 +207,15 @@ def _code(text: str) -> tuple[bool, int]:
     raise ConfigError(f'labels.mapping: {text!r} is neither a value 0..255 ("7") nor a colour ("128,64,128")')
 
 
-def _train_id(labels: LabelSpace, key: str, value: str | int) -> int:
-    if value in (IGNORE, IGNORE_ID):
+def _train_id(labels: LabelSpace, key: str, value: object) -> int:
+    if value == IGNORE or (type(value) is int and value == IGNORE_ID):
         return IGNORE_ID
-    if isinstance(value, str) and value in labels.names:
-        return labels.index(value)
-    if isinstance(value, int) and 0 <= value < len(labels):
+    if value in labels.names:
+        return labels.names.index(value)
+    if type(value) is int and 0 <= value < len(labels):
         return value
-    hint = did_you_mean(value, labels.names) if isinstance(value, str) else f"; train ids are 0..{len(labels) - 1}"
-    raise ConfigError(f"{key}: {value!r} is no class of label space {labels.name!r}{hint}")
+    hint = did_you_mean(value, (*labels.names, IGNORE)) if isinstance(value, str) else ""
+    raise ConfigError(
+        f"{key}: {value!r} is neither a class of label space {labels.name!r}, nor a train id 0..{len(labels) - 1}, "
+        f"nor {IGNORE!r}{hint}"
+    )
