@@ -59,7 +59,9 @@ def read_checkpoint(folder: str | Path) -> Checkpoint:
     folder = Path(folder)
     marker = folder / MARKER
     if not marker.is_file():
-        raise WeightsError(f"{folder}: no saved pipeline here ({MARKER} is missing)")
+        below = sorted(str(path.parent) for path in folder.glob(f"*/{MARKER}"))
+        hint = f"; saved pipelines lie in {', '.join(below)}" if below else ""
+        raise WeightsError(f"{folder}: no saved pipeline here ({MARKER} is missing){hint}")
     try:
         plan = Plan.from_json(marker.read_text(encoding="utf-8"))
     except (WeightsError, UnicodeDecodeError) as error:

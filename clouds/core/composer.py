@@ -171,7 +171,7 @@ def _instantiate(
     schema = read_schema(component)
     offered = {"features": features, "labels": labels}
     given = {name: offered[name] for name in schema.given}
-    module = schema.factory(**given, **component.options, **part.options)
+    module = schema.factory(**given, **component.options, **schema.arguments(part.options))
     interface = INTERFACES[part.kind]
     if not isinstance(module, interface):
         raise ComponentError(

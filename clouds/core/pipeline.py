@@ -224,7 +224,7 @@ def _round_up(length: int) -> int:
 
 
 def _to_tensor(pixels: np.ndarray, device: torch.device) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(pixels)).to(device).permute(2, 0, 1)
+    return torch.from_numpy(np.array(pixels, order="C")).to(device).permute(2, 0, 1)  # arrays may be read-only
 
 
 def _resize_short_side(pixels: np.ndarray, short_side: int | None) -> np.ndarray:

@@ -8,6 +8,7 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike, fspath
 from pathlib import PurePath
+from pathlib import PurePath
 from typing import Any, Literal, cast
 
 from attrs import frozen
@@ -71,6 +72,11 @@ class Schema:
         if "pretrained" in self.options:
             values["pretrained"] = pretrained
         return {**values, **options}
+
+    def arguments(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Options as plain JSON values, turned into what the factory's annotations say: lists to tuples, strings to
+        paths."""
+        return {name: from_json_value(self.types.get(name, Any), value) for name, value in options.items()}
 
 
 def read_schema(component: Component) -> Schema:
@@ -165,9 +171,31 @@ def to_json_value(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} is not a plain value")
 
 
+def from_json_value(hint: Any, value: Any) -> Any:
+    """Turn a plain value that `accepts` into one of the annotated type.
+
+    >>> from_json_value(tuple[int, ...], [1, 2])
+    (1, 2)
+    """
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return from_json_value(next((one for one in arguments if accepts(one, value)), Any), value)
+    if isinstance(hint, type) and issubclass(hint, PurePath):
+        return hint(value)
+    if origin is tuple and arguments[-1:] == (Ellipsis,):
+        return tuple(from_json_value(arguments[0], item) for item in value)
+    if origin is tuple:
+        return tuple(from_json_value(one, item) for one, item in zip(arguments, value, strict=True))
+    if origin in (list, Sequence):
+        return [from_json_value(arguments[0], item) for item in value]
+    if origin in (dict, Mapping):
+        return {from_json_value(arguments[0], key): from_json_value(arguments[1], item) for key, item in value.items()}
+    return value
+
+
 def _types(factory: Callable[..., Any], label: str) -> dict[str, Any]:
     """Evaluate the annotations of the parameters; the return annotation may name what is not imported."""
-    target = factory.__init__ if inspect.isclass(factory) else factory
+    target = inspect.unwrap(factory.__init__ if inspect.isclass(factory) else factory)  # a decorator has other globals
     holder = types.SimpleNamespace(
         __annotations__={
             k: v for k, v in getattr(target, "__annotations__", {}).items() if k not in ("return", "features")

@@ -16,7 +16,7 @@ from clouds.core.interfaces import Features, Head, HeadOutput, Targets, TextClas
 from clouds.heads.layers import ChannelNorm
 from clouds.heads.semantic import segment
 
-_CERTAIN = 100.0  # exp(-100) is 0 in float32: query i is class i, and nothing else
+_CERTAIN = 200.0  # exp(-200) is 0 in float32: query i is class i, and nothing else
 
 
 @final

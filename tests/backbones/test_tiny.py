@@ -1,0 +1,94 @@
+import numpy as np
+import pytest
+import torch
+
+import clouds
+from clouds.core.composer import build_part
+from clouds.core.errors import ConfigError, WeightsError
+
+SMALL = {"name": "tiny", "dims": [8, 16, 24, 32], "depths": [1, 1, 1, 1]}
+
+
+def test_frozen_means_eval_mode_for_ever_and_no_gradient() -> None:
+    backbone = build_part("backbone", SMALL)
+    assert backbone.train() is backbone
+    assert not any(module.training for module in backbone.modules())
+    features = backbone(torch.rand(1, 3, 64, 64) * 255)
+    assert not features.res2.requires_grad
+
+
+def test_trainable_trains_the_trunk_and_never_the_text_tower() -> None:
+    backbone = build_part("backbone", {**SMALL, "trainable": True}).train()
+    backbone(torch.rand(1, 3, 64, 64) * 255).res5.sum().backward()
+    trained = {name.split(".")[0] for name, parameter in backbone.named_parameters() if parameter.requires_grad}
+    assert trained == {"trunk"}
+    assert not backbone.text.training
+    assert backbone.trunk.training
+
+
+def test_pooling_is_the_mean_under_the_mask() -> None:
+    backbone = build_part("backbone", SMALL)
+    dense = torch.randn(1, 32, 4, 6)
+    masks = torch.full((1, 2, 4, 6), -1.0)
+    masks[0, 0, 1, 2:4] = 1.0
+    pooled = backbone.pool(dense, masks)
+    expected = backbone.projection(dense[0, :, 1, 2:4].mean(1))
+    torch.testing.assert_close(pooled[0, 0], expected)
+    torch.testing.assert_close(pooled[0, 1], backbone.projection.bias)  # an empty mask pools nothing
+
+
+def test_texts_are_embedded_one_by_one_and_order_matters() -> None:
+    backbone = build_part("backbone", SMALL)
+    both = backbone.embed_text(["a red car", "car red a"])
+    # float32 with sums of 32 terms: a few ulp of values around 1 when the batch size changes
+    torch.testing.assert_close(both[:1], backbone.embed_text(["a red car"]), rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(both[0], both[1], atol=1e-3)
+
+
+def test_timm_models_are_found_by_pattern_and_pretrained_reaches_them() -> None:
+    component = clouds.catalog().find("backbone", "timm:resnet18")
+    assert component.options == {"model": "resnet18"}
+    backbone = build_part("backbone", "timm:resnet18", pretrained=False)
+    features = backbone(torch.rand(1, 3, 64, 96) * 255)
+    assert [tuple(level.shape[1:]) for level in features.levels().values()] == [
+        (64, 16, 24),
+        (128, 8, 12),
+        (256, 4, 6),
+        (512, 2, 3),
+    ]
+    np.testing.assert_allclose(backbone.mean.flatten(), np.array([0.485, 0.456, 0.406]) * 255, rtol=1e-6)
+
+
+def test_unknown_timm_models_have_a_nearest_name() -> None:
+    with pytest.raises(ConfigError, match=r"timm has no model 'resnet118'; did you mean 'resnet\w+'"):
+        build_part("backbone", "timm:resnet118", pretrained=False)
+
+
+def test_timm_models_without_a_pyramid_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"feature maps at strides \[.*\]; expected \[4, 8, 16, 32\]"):
+        build_part("backbone", "timm:vit_tiny_patch16_224", pretrained=False)
+
+
+def test_weights_that_cannot_be_had_say_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    import timm
+
+    real = timm.create_model
+
+    def offline(*arguments: object, pretrained: bool = False, **options: object) -> object:
+        if pretrained:
+            raise OSError("no route to host")
+        return real(*arguments, pretrained=False, **options)
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(WeightsError, match=r"could not be loaded .*no route to host.*pretrained=False"):
+        build_part("backbone", "timm:resnet18", pretrained=True)
+
+
+def test_strides_are_part_of_the_contract() -> None:
+    from clouds.core.interfaces import Backbone
+
+    class Wrong(Backbone):
+        def forward(self, images: torch.Tensor) -> clouds.Features: ...
+
+    with pytest.raises(ConfigError, match=r"Wrong: feature strides are \{'res2': 8\}; expected"):
+        Wrong(features={"res2": clouds.FeatureSpec(channels=1, stride=8)}, mean=(0, 0, 0), std=(1, 1, 1))

@@ -1,0 +1,132 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import clouds
+from clouds.core.errors import ConfigError, DataError, PlanError, WeightsError
+from clouds.core.interfaces import Backbone, Features
+
+TINY = {"name": "tiny", "dims": [8, 16, 24, 32], "depths": [1, 1, 1, 1]}
+IMAGE = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+
+
+@pytest.fixture
+def pipeline() -> clouds.Pipeline:
+    made = clouds.compose(backbone=TINY, head="linear", refiner="regions", prompter="grammar", device="cpu")
+    made.trained = True
+    return made
+
+
+def test_a_loaded_pipeline_is_the_saved_one(pipeline: clouds.Pipeline, tmp_path: Path) -> None:
+    pipeline.save(tmp_path / "out")
+    loaded = clouds.load(tmp_path / "out", device="cpu")
+    assert loaded.plan == pipeline.plan
+    assert loaded.trained
+    assert (loaded.predict(IMAGE).scores() == pipeline.predict(IMAGE).scores()).all()
+    assert type(loaded.refiner) is type(pipeline.refiner)
+    assert type(loaded.prompter) is type(pipeline.prompter)
+    assert loaded.generator is None
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "backbone.safetensors",
+        "head.safetensors",
+        "plan.json",
+    ]
+
+
+def test_custom_label_spaces_survive(tmp_path: Path) -> None:
+    labels = clouds.LabelSpace.from_names(["ground", "sky"], synonyms=[["soil", "floor"], ["air"]])
+    pipeline = clouds.compose(backbone=TINY, head="linear", labels=labels, device="cpu")
+    pipeline.trained = True
+    pipeline.save(tmp_path / "out")
+    assert clouds.load(tmp_path / "out").labels == labels
+
+
+def test_saving_again_replaces_and_leaves_no_temporary_file(pipeline: clouds.Pipeline, tmp_path: Path) -> None:
+    pipeline.save(tmp_path / "out")
+    pipeline.save(tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_folder_with_something_else_is_not_touched(pipeline: clouds.Pipeline, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(DataError, match=r"exists and has no plan\.json"):
+        pipeline.save(tmp_path)
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"no saved pipeline here \(plan\.json is missing\)"):
+        clouds.load(tmp_path)
+
+
+def test_a_run_folder_says_where_its_pipelines_are(pipeline: clouds.Pipeline, tmp_path: Path) -> None:
+    pipeline.save(tmp_path / "run" / "warmup")
+    with pytest.raises(WeightsError, match=r"saved pipelines lie in .*warmup"):
+        clouds.load(tmp_path / "run")
+
+
+def test_truncated_weights_are_named(pipeline: clouds.Pipeline, tmp_path: Path) -> None:
+    pipeline.save(tmp_path / "out")
+    path = tmp_path / "out" / "backbone.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(WeightsError, match=r"backbone\.safetensors: not a whole safetensors file"):
+        clouds.load(tmp_path / "out")
+
+
+def test_a_missing_weight_file_is_named(pipeline: clouds.Pipeline, tmp_path: Path) -> None:
+    pipeline.save(tmp_path / "out")
+    (tmp_path / "out" / "backbone.safetensors").unlink()
+    with pytest.raises(WeightsError, match=r"backbone\.safetensors: no such weight file"):
+        clouds.load(tmp_path / "out")
+
+
+def test_weights_of_another_model_are_refused_with_their_keys(pipeline: clouds.Pipeline, tmp_path: Path) -> None:
+    pipeline.save(tmp_path / "out")
+    plan = tmp_path / "out" / "plan.json"
+    plan.write_text(plan.read_text().replace('"width": 128', '"width": 64'))
+    with pytest.raises(WeightsError, match=r"does not fit LinearHead: .*wrong shapes: .*expected \(64,"):
+        clouds.load(tmp_path / "out")
+
+
+@pytest.mark.parametrize("text", ["{}", "[1]", "nonsense", '{"format": 99}'])
+def test_a_damaged_plan_is_named(pipeline: clouds.Pipeline, tmp_path: Path, text: str) -> None:
+    pipeline.save(tmp_path / "out")
+    (tmp_path / "out" / "plan.json").write_text(text)
+    with pytest.raises(WeightsError, match=r"plan\.json: (this is not a plan|plan has format)"):
+        clouds.load(tmp_path / "out")
+
+
+def test_a_plan_with_an_uninstalled_component_says_so(pipeline: clouds.Pipeline, tmp_path: Path) -> None:
+    pipeline.save(tmp_path / "out")
+    path = tmp_path / "out" / "plan.json"
+    document = json.loads(path.read_text())
+    document["parts"][0].update(name="gone", distribution="some-plugin")
+    path.write_text(json.dumps(document))
+    with pytest.raises(PlanError, match="unknown backbone 'some-plugin::gone'"):
+        clouds.load(tmp_path / "out")
+
+
+class Ready(Backbone):
+    """A module that no catalog knows."""
+
+    def __init__(self) -> None:
+        specs = {f"res{i + 2}": clouds.FeatureSpec(channels=3, stride=4 * 2**i) for i in range(4)}
+        super().__init__(features=specs, mean=(0, 0, 0), std=(255, 255, 255))
+        self.gain = torch.nn.Parameter(torch.rand(1))
+
+    def forward(self, images: torch.Tensor) -> Features:
+        maps = [torch.nn.functional.avg_pool2d(self.normalize(images) * self.gain, 4 * 2**i) for i in range(4)]
+        return Features(res2=maps[0], res3=maps[1], res4=maps[2], res5=maps[3])
+
+
+def test_ready_modules_are_passed_again(tmp_path: Path) -> None:
+    pipeline = clouds.compose(backbone=Ready(), head="linear", device="cpu")
+    pipeline.trained = True
+    pipeline.save(tmp_path / "out")
+    with pytest.raises(ConfigError, match=r"the backbone was a ready module .*Ready\); pass it again"):
+        clouds.load(tmp_path / "out")
+    loaded = clouds.load(tmp_path / "out", ready={"backbone": Ready()})
+    assert (loaded.predict(IMAGE).scores() == pipeline.predict(IMAGE).scores()).all()

@@ -1,0 +1,184 @@
+from itertools import permutations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional
+
+import clouds
+from clouds.core.composer import build_part
+from clouds.core.errors import NonFiniteError
+from clouds.core.interfaces import Features, HeadOutput, Targets
+from clouds.heads.criterion import Criterion, Weights
+from clouds.heads.matcher import assign, matching_cost
+from clouds.heads.points import sample, uncertain, uniform
+
+SPECS = {f"res{i + 2}": clouds.FeatureSpec(channels=8 * (i + 1), stride=4 * 2**i) for i in range(4)}
+SMALL = {"name": "mask2former", "queries": 20, "width": 16, "layers": 4, "heads": 2, "feedforward": 32, "points": 200}
+WEIGHTS = Weights(class_=2.0, mask=5.0, dice=5.0, no_object=0.1)
+
+
+def features(batch: int = 2, height: int = 64, width: int = 96) -> Features:
+    maps = [torch.randn(batch, 8 * (i + 1), height // (4 * 2**i), width // (4 * 2**i)) for i in range(4)]
+    return Features(res2=maps[0], res3=maps[1], res4=maps[2], res5=maps[3])
+
+
+def targets(batch: int = 2, height: int = 64, width: int = 96) -> list[Targets]:
+    return [Targets.from_label_map(torch.randint(0, 4, (height, width), dtype=torch.uint8)) for _ in range(batch)]
+
+
+def test_intermediate_masks_are_made_in_training_only_and_the_result_is_the_same() -> None:
+    head = build_part("head", SMALL, features=SPECS)
+    inputs = features()
+    training = head.train()(inputs)
+    evaluation = head.eval()(inputs)
+    assert len(training.auxiliary) == 4
+    assert evaluation.auxiliary == ()
+    torch.testing.assert_close(training.mask_logits, evaluation.mask_logits, rtol=0, atol=0)
+
+
+def test_attention_masks_equal_resized_mask_logits() -> None:
+    """Interpolation is linear: masks of resized features are resized masks (to float32 rounding of 16-term sums)."""
+    embed, maps = torch.randn(1, 5, 16), torch.randn(1, 16, 32, 48)
+    resized = functional.interpolate(maps, size=(8, 12), mode="bilinear", align_corners=False)
+    direct = functional.interpolate(
+        torch.einsum("bqc,bchw->bqhw", embed, maps), size=(8, 12), mode="bilinear", align_corners=False
+    )
+    torch.testing.assert_close(torch.einsum("bqc,bchw->bqhw", embed, resized), direct, rtol=0, atol=2e-5)
+
+
+def test_a_query_with_an_empty_mask_attends_everywhere() -> None:
+    from clouds.heads.masked_decoder import _open
+
+    logits = torch.tensor([[[-1.0, -2.0], [-1.0, 0.0]]])
+    assert _open(logits)[0, 0].tolist() == [[True, True], [False, True]]
+
+
+@given(queries=st.integers(3, 5), count=st.integers(0, 3), seed=st.integers(0, 999))
+def test_assignment_is_the_cheapest(queries: int, count: int, seed: int) -> None:
+    cost = torch.randn(queries, count, generator=torch.Generator().manual_seed(seed))
+    rows, columns = assign(cost, image=0)
+    best = min(sum(cost[q, t].item() for t, q in enumerate(p)) for p in permutations(range(queries), count))
+    np.testing.assert_allclose(cost[rows, columns].sum().item(), best, rtol=1e-5, atol=1e-6)
+
+
+def test_costs_that_are_not_finite_name_the_image() -> None:
+    with pytest.raises(NonFiniteError, match="matching cost of image 3 of the batch is not finite"):
+        assign(torch.tensor([[float("nan")]]), image=3)
+
+
+def test_matching_cost_equals_the_written_formula() -> None:
+    """Binary cross entropy and dice written out per pair, float64; the vectorised form sums 30 float32 terms."""
+    classes, masks = torch.randn(3, 5), torch.randn(3, 30)
+    wanted, valid = (torch.rand(2, 30) > 0.5).float(), (torch.rand(30) > 0.3).float()
+    labels = torch.tensor([4, 1])
+    cost = matching_cost(classes, labels, masks, wanted, valid, (2.0, 5.0, 5.0))
+    for q in range(3):
+        for t in range(2):
+            keep = valid.bool()
+            x, y = masks[q, keep].double(), wanted[t, keep].double()
+            bce = functional.binary_cross_entropy_with_logits(x, y)
+            dice = 1 - (2 * (x.sigmoid() * y).sum() + 1) / (x.sigmoid().sum() + y.sum() + 1)
+            expected = -2 * classes[q].double().softmax(-1)[labels[t]] + 5 * bce + 5 * dice
+            np.testing.assert_allclose(cost[q, t].item(), expected.item(), rtol=1e-5)
+
+
+def output(batch: int, queries: int = 6, classes: int = 4, height: int = 16, width: int = 24) -> HeadOutput:
+    return HeadOutput(
+        class_logits=torch.randn(batch, queries, classes + 1, requires_grad=True),
+        mask_logits=torch.randn(batch, queries, height, width, requires_grad=True),
+    )
+
+
+def test_perfect_masks_cost_nothing() -> None:
+    label_map = torch.randint(0, 4, (64, 96), dtype=torch.uint8)
+    label_map = label_map[::16, ::16].repeat_interleave(16, 0).repeat_interleave(16, 1)
+    target = Targets.from_label_map(label_map)
+    masks = functional.interpolate(target.masks[None].float(), scale_factor=0.25)[0] * 200 - 100
+    logits = torch.full((1, len(target.labels), 5), -100.0)
+    logits[0, torch.arange(len(target.labels)), target.labels] = 100.0
+    corners = torch.rand(1, 500, 2)
+    centers = (torch.floor(corners * torch.tensor([6.0, 4.0])) + 0.5) / torch.tensor([6.0, 4.0])
+    terms = Criterion(weights=WEIGHTS, points=500)(
+        HeadOutput(class_logits=logits, mask_logits=masks[None]), [target], points=centers
+    )
+    assert {name: round(term.item(), 4) for name, term in terms.items()} == {"class": 0, "mask": 0, "dice": 0}
+
+
+def test_ignored_pixels_do_not_count() -> None:
+    """Whatever a mask says inside the ignored half, the loss is the same (points are fixed, so exactly the same)."""
+    label_map = torch.randint(0, 4, (64, 96), dtype=torch.uint8)
+    label_map[:, 40:] = 255
+    target = Targets.from_label_map(label_map)
+    made, points = output(1), torch.rand(1, 300, 2)
+    changed = made.mask_logits.detach().clone()
+    changed[..., 12:] += 3.0 * torch.randn_like(changed[..., 12:])
+    criterion = Criterion(weights=WEIGHTS, points=300)
+    before = criterion(made, [target], points=points)
+    after = criterion(HeadOutput(class_logits=made.class_logits, mask_logits=changed), [target], points=points)
+    assert {n: t.item() for n, t in before.items()} == {n: t.item() for n, t in after.items()}
+
+
+def test_an_image_without_labels_still_trains_the_classes() -> None:
+    nothing = Targets.from_label_map(torch.full((64, 96), 255, dtype=torch.uint8))
+    made = output(1)
+    terms = Criterion(weights=WEIGHTS, points=50)(made, [nothing])
+    assert terms["mask"].item() == terms["dice"].item() == 0
+    sum(terms.values()).backward()
+    assert made.class_logits.grad.abs().sum() > 0
+
+
+def test_losses_that_are_not_finite_are_named() -> None:
+    made = output(1)
+    broken = HeadOutput(class_logits=made.class_logits, mask_logits=made.mask_logits.detach().clone())
+    nothing = Targets.from_label_map(torch.full((64, 96), 255, dtype=torch.uint8))
+    broken.mask_logits[0, 0] = float("inf")
+    with pytest.raises(NonFiniteError, match=r"loss terms \['mask', 'dice'\] are not finite"):
+        Criterion(weights=WEIGHTS, points=50)(broken, [nothing])
+
+
+def test_the_loss_is_repeatable_with_a_generator() -> None:
+    head = build_part("head", SMALL, features=SPECS).train()
+    made, wanted = head(features()), targets()
+    first, second = (head.loss(made, wanted, generator=torch.Generator().manual_seed(5)) for _ in range(2))
+    assert {n: t.item() for n, t in first.items()} == {n: t.item() for n, t in second.items()}
+    assert len(first) == 3 * 5
+
+
+def test_uncertain_points_lie_where_logits_are_small() -> None:
+    ramp = torch.linspace(-10, 10, 64).expand(3, 64, 64).contiguous()  # zero in the middle column
+    generator = torch.Generator().manual_seed(0)
+    points = uncertain(ramp, 400, generator)
+    assert points.shape == (3, 400, 2)
+    near = (points[..., 0] - 0.5).abs()
+    assert near.mean() < (uniform(3, 400, ramp, generator)[..., 0] - 0.5).abs().mean()
+
+
+def test_sampling_at_pixel_centres_gives_the_pixels() -> None:
+    maps = torch.randn(1, 2, 4, 5)
+    y, x = torch.meshgrid((torch.arange(4) + 0.5) / 4, (torch.arange(5) + 0.5) / 5, indexing="ij")
+    values = sample(maps, torch.stack((x, y), -1).reshape(1, -1, 2))
+    torch.testing.assert_close(values, maps.flatten(2), rtol=0, atol=1e-5)  # grid arithmetic in float32
+
+
+@pytest.mark.parametrize("name", ["linear", SMALL])
+def test_a_few_steps_fit_one_image(name: object) -> None:
+    """The head, its loss and its merge belong together: after fitting one image the segmentation is that image's."""
+    torch.manual_seed(0)
+    head = build_part("head", name, features=SPECS).train()
+    label_map = torch.zeros(64, 96, dtype=torch.uint8)
+    label_map[:, 48:] = 3
+    label_map[40:] = 7
+    inputs, wanted = features(1), [Targets.from_label_map(label_map)]
+    optimizer = torch.optim.AdamW(head.parameters(), lr=3e-3)
+    for step in range(150):
+        loss = torch.stack(
+            list(head.loss(head(inputs), wanted, generator=torch.Generator().manual_seed(step)).values())
+        ).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    segmentation = head.eval().segment(head(inputs).image(0), (64, 96), (64, 96))
+    assert (segmentation == label_map).float().mean() > 0.95
