@@ -1,1 +1,1 @@
-"""."""
+"""Evaluation: confusion matrices, protocols, and reports per domain as text, JSON and HTML."""

@@ -1,0 +1,197 @@
+"""Self-contained HTML pages: tables, figures and grids of pictures. No page ever loads anything from a network."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Iterable, Sequence
+from html import escape
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+from attrs import field, frozen
+from jaxtyping import UInt8
+from PIL import Image
+
+from clouds.core.labels import LabelSpace
+from clouds.data.encodings import IGNORE_ID
+
+Cell = str | int | float | None
+_UNLABELLED = (24, 24, 27)
+# Distinguishable in this order with common forms of colour blindness, and readable on light and dark pages.
+SERIES = ("#4c78a8", "#f58518", "#54a24b", "#e45756", "#72b7b2", "#b279a2", "#d4a72c", "#9d755d")
+_POLICY = "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+
+
+@frozen
+class Fragment:
+    """A piece of HTML; `plotly` says that it needs the plotly script."""
+
+    html: str
+    plotly: bool = False
+
+
+def _to_tuple(value: Iterable[Fragment]) -> tuple[Fragment, ...]:
+    return tuple(value)
+
+
+@frozen(kw_only=True)
+class Section:
+    """A headed part of a page; `note` is a sentence under the heading."""
+
+    title: str
+    content: tuple[Fragment, ...] = field(converter=_to_tuple)
+    note: str = ""
+
+
+@frozen(eq=False)
+class Picture:
+    """A picture for a grid.
+
+    Attributes:
+        pixels: uint8 "h w 3", RGB.
+        caption: shown below; may be empty.
+        lossless: PNG with sharp pixels, for label maps; photographs become JPEG.
+    """
+
+    pixels: UInt8[np.ndarray, "h w 3"]
+    caption: str = ""
+    lossless: bool = False
+
+
+def page(title: str, sections: Iterable[Section], *, subtitle: str = "") -> str:
+    """A whole HTML document, readable in light and dark surroundings; plotly.js is inlined once when it is needed."""
+    parts = list(sections)
+    script = ""
+    if any(fragment.plotly for section in parts for fragment in section.content):
+        from plotly.offline import get_plotlyjs
+
+        script = f"<script>{get_plotlyjs()}</script>"
+    style = files("clouds.evaluation").joinpath("page.css").read_text(encoding="utf-8")
+    body = "".join(_section(section) for section in parts)
+    lead = f'<p class="lead">{escape(subtitle)}</p>' if subtitle else ""
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<style>{style}</style>{script}</head>"
+        f"<body><main><header><h1>{escape(title)}</h1>{lead}</header>{body}</main></body></html>\n"
+    )
+
+
+def text(words: str) -> Fragment:
+    """A paragraph."""
+    return Fragment(f"<p>{escape(words)}</p>")
+
+
+def cards(figures: Sequence[tuple[str, Cell]]) -> Fragment:
+    """Headline figures: (what, value)."""
+    inner = "".join(
+        f'<div class="card"><span class="value">{escape(number(value))}</span>'
+        f'<span class="what">{escape(what)}</span></div>'
+        for what, value in figures
+    )
+    return Fragment(f'<div class="cards">{inner}</div>')
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[Cell]], *, bars: bool = False, footer: int = 0) -> Fragment:
+    """A table; the first column is the heading of each row.
+
+    Args:
+        header: one title per column.
+        rows: numbers get one decimal, None becomes a dash.
+        bars: show numbers as percentages with bars behind them.
+        footer: this many last rows are summaries.
+    """
+    head = "".join(f'<th scope="col">{escape(one)}</th>' for one in header)
+    lines = [_row(row, bars=bars) for row in rows]
+    cut = len(lines) - footer
+    foot = f"<tfoot>{''.join(lines[cut:])}</tfoot>" if footer else ""
+    return Fragment(
+        f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(lines[:cut])}</tbody>{foot}</table></div>"
+    )
+
+
+def figure(plot: Any, *, name: str) -> Fragment:
+    """A plotly figure; `name` is unique on the page."""
+    plot.update_layout(
+        template="none",
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"family": "inherit", "size": 13},
+        margin={"l": 48, "r": 12, "t": 16, "b": 40},
+    )
+    inner = plot.to_html(
+        full_html=False,
+        include_plotlyjs=False,
+        div_id=f"figure-{name}",
+        config={"displayModeBar": False, "responsive": True},
+    )
+    return Fragment(f'<div class="figure">{inner}</div>', plotly=True)
+
+
+def picture_grid(columns: Sequence[str], rows: Sequence[Sequence[Picture | None]]) -> Fragment:
+    """Pictures in rows under labelled columns; None leaves a place empty."""
+    head = "".join(f"<div class='column'>{escape(one)}</div>" for one in columns)
+    body = "".join(_picture(picture, column) for row in rows for picture, column in zip(row, columns, strict=True))
+    return Fragment(f'<div class="pictures" style="--columns:{len(columns)}">{head}{body}</div>')
+
+
+def legend(labels: LabelSpace, present: Iterable[int] | None = None) -> Fragment:
+    """The class colours by name; `present` limits them to some train ids."""
+    ids = range(len(labels)) if present is None else sorted(set(present) - {IGNORE_ID})
+    entries = [(labels.names[i], labels.palette[i]) for i in ids] + [("not labelled", _UNLABELLED)]
+    inner = "".join(
+        f'<span class="key"><i style="background:rgb({r},{g},{b})"></i>{escape(name)}</span>'
+        for name, (r, g, b) in entries
+    )
+    return Fragment(f'<div class="legend">{inner}</div>')
+
+
+def colorize(label_map: UInt8[np.ndarray, "h w"], labels: LabelSpace, *, caption: str = "") -> Picture:
+    """A label map in the palette's colours; 255 is nearly black."""
+    palette = np.full((256, 3), _UNLABELLED, np.uint8)
+    palette[: len(labels)] = labels.palette
+    return Picture(palette[label_map], caption, lossless=True)
+
+
+def number(value: Cell) -> str:
+    """Text of a cell: one decimal for floats, a dash for None and for what is not finite."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return "–"
+    return f"{value:.1f}" if isinstance(value, float) else str(value)
+
+
+def _section(section: Section) -> str:
+    note = f'<p class="note">{escape(section.note)}</p>' if section.note else ""
+    return f"<section><h2>{escape(section.title)}</h2>{note}{''.join(one.html for one in section.content)}</section>"
+
+
+def _row(row: Sequence[Cell], *, bars: bool) -> str:
+    first, *others = row
+    return f'<tr><th scope="row">{escape(number(first))}</th>{"".join(_cell(one, bars=bars) for one in others)}</tr>'
+
+
+def _cell(value: Cell, *, bars: bool) -> str:
+    kind = "word" if isinstance(value, str) else "number"
+    bar = f' style="--share:{value:.1f}%"' if bars and isinstance(value, float) and math.isfinite(value) else ""
+    return f'<td class="{kind}"{bar}>{escape(number(value))}</td>'
+
+
+def _picture(picture: Picture | None, column: str) -> str:
+    if picture is None:
+        return "<figure></figure>"
+    caption = f"<figcaption>{escape(picture.caption)}</figcaption>" if picture.caption else ""
+    kind = ' class="sharp"' if picture.lossless else ""
+    alternative = escape(f"{column} {picture.caption}".strip())
+    return f'<figure><img{kind} src="{_data_uri(picture)}" alt="{alternative}" loading="lazy">{caption}</figure>'
+
+
+def _data_uri(picture: Picture) -> str:
+    buffer = io.BytesIO()
+    kind, options = ("png", {"optimize": True}) if picture.lossless else ("jpeg", {"quality": 88})
+    Image.fromarray(picture.pixels).save(buffer, kind, **options)
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
