@@ -1,0 +1,146 @@
+"""Contract checks for components by name, and for all components of a distribution."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from packaging.utils import canonicalize_name
+from torch import Tensor, nn
+
+from clouds.core.catalog import GROUP, Catalog, Entry
+from clouds.core.component import FeatureSpec, Kind
+from clouds.core.composer import build_part
+from clouds.core.interfaces import LEVELS, Backbone, Head, capabilities
+from clouds.core.weights import load_weights
+from clouds.testing.backbone import check_backbone
+from clouds.testing.component import check_component
+from clouds.testing.contract import in_evaluation, require
+from clouds.testing.generator import check_generator
+from clouds.testing.head import check_head, random_features
+from clouds.testing.prompter import check_prompter
+from clouds.testing.refiner import check_refiner
+
+FEATURES = {name: FeatureSpec(channels=8 * (i + 1), stride=4 * 2**i) for i, name in enumerate(LEVELS)}
+
+
+def check_by_name(
+    kind: Kind | str, name: str, *, options: Mapping[str, Any] | None = None, catalog: Catalog | None = None
+) -> None:
+    """Check a component of the catalog: its declaration, and what it builds with random weights.
+
+    Args:
+        kind: a `Kind` or its string.
+        name: what `compose` would take.
+        options: for factories that require some.
+        catalog: None takes built-ins and installed plugins.
+
+    Raises:
+        ContractError: a clause is broken.
+        CloudsError: the name is unknown, or the component cannot be built.
+    """
+    kind, catalog = Kind(kind), catalog or Catalog.from_environment()
+    component = catalog.find(kind, name)
+    check_component(component)
+
+    def build() -> Any:
+        return build_part(kind, {"name": name, **(options or {})}, features=FEATURES, pretrained=False, catalog=catalog)
+
+    built = build()
+    if kind == Kind.BACKBONE:
+        check_backbone(built)
+        _check_provides(f"{kind} {name!r}", component.provides, built)
+        _check_rebuilt(built, build(), _backbone_answer)
+    elif kind == Kind.HEAD:
+        check_head(built, FEATURES)
+        _check_rebuilt(built, build(), _head_answer)
+    elif kind == Kind.GENERATOR:
+        check_generator(built)
+    elif kind == Kind.REFINER:
+        check_refiner(built)
+    else:
+        check_prompter(built)
+
+
+def component_tests(
+    distribution: str,
+    *,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    catalog: Catalog | None = None,
+) -> Callable[..., None]:
+    """Make a pytest test with one case per component of an installed distribution.
+
+    ```python
+    from clouds.testing import component_tests
+
+    test_contract = component_tests("my-distribution")
+    ```
+
+    Args:
+        distribution: the name that `pip` knows.
+        options: for factories that require some, by `"kind:name"`: `{"prompter:file": {"path": "prompts.txt"}}`.
+        catalog: None takes built-ins and installed plugins.
+
+    Raises:
+        ContractError: the distribution offers no component, or a plugin of it is broken.
+    """
+    import pytest
+
+    catalog = catalog or Catalog.from_environment()
+    mine = canonicalize_name(distribution)
+    broken = [str(plugin) for plugin in catalog.broken if canonicalize_name(plugin.distribution) == mine]
+    require(not broken, distribution, "every plugin must load", got="; ".join(broken), remedy="see `clouds doctor`")
+    entries = [e for kind in Kind for e in catalog.entries(kind) if canonicalize_name(e.distribution) == mine]
+    require(
+        bool(entries),
+        distribution,
+        "a plugin must offer components",
+        got="none",
+        remedy=f"install it (pip install -e .) and declare [project.entry-points.{GROUP}] in its pyproject.toml",
+    )
+    ids = [f"{entry.component.kind}:{entry.component.name}" for entry in entries]
+
+    @pytest.mark.parametrize("entry", entries, ids=ids)
+    def test_contract(entry: Entry) -> None:
+        component = entry.component
+        chosen = (options or {}).get(f"{component.kind}:{component.name}")
+        check_by_name(component.kind, entry.qualified_name, options=chosen, catalog=catalog)
+
+    return test_contract
+
+
+def _check_provides(who: str, declared: frozenset[str], backbone: object) -> None:
+    found = capabilities(backbone)
+    require(
+        declared == found,
+        who,
+        f"`provides=` must be what the built backbone can do, {sorted(found)}",
+        got=sorted(declared),
+        remedy="correct `provides=`, or derive the class from TextEncoder or MaskPooler",
+    )
+
+
+def _check_rebuilt(first: nn.Module, second: nn.Module, answer: Callable[[Any], list[Tensor]]) -> None:
+    """What `clouds.load` does: build again, load the weights, and get the same answer."""
+    load_weights(second, first.state_dict(), source="state_dict of the first instance")
+    with torch.no_grad():
+        pairs = zip(answer(in_evaluation(first)), answer(in_evaluation(second)), strict=True)
+        same = all(torch.equal(one, other) for one, other in pairs)
+    require(
+        same,
+        first,
+        "a second instance with the weights of the first must give the same answer, as after clouds.load",
+        got="another answer",
+        remedy="keep everything random in parameters and persistent buffers",
+    )
+
+
+def _backbone_answer(backbone: Backbone) -> list[Tensor]:
+    images = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 255
+    return list(backbone(images).levels().values())
+
+
+def _head_answer(head: Head) -> list[Tensor]:
+    output = head(random_features(FEATURES, batch=1, height=32, width=32))
+    return [output.class_logits, output.mask_logits]

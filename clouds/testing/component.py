@@ -1,0 +1,118 @@
+"""The contract of a declaration: what `clouds list`, `info` and `plan` need without importing torch."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from inspect import Parameter
+
+from clouds.core.component import Component, Kind
+from clouds.core.errors import ComponentError
+from clouds.core.schema import Schema, accepts, read_schema, to_json_value
+from clouds.testing.contract import ContractError, require, violation
+
+_PYRAMID = {"res2", "res3", "res4", "res5"}
+_IMPORT = "import importlib, sys; importlib.import_module(sys.argv[1]); sys.exit(3 if 'torch' in sys.modules else 0)"
+
+
+def check_component(component: Component) -> None:
+    """Check what a plugin declares, without building it.
+
+    The summary is one line; a backbone provides the whole pyramid; only heads need and only backbones provide; the
+    factory's module imports, in a fresh interpreter, without torch; every option is a keyword with a type, and its
+    default is a plain value of that type, because a plan is saved as JSON.
+
+    Raises:
+        ContractError: a clause is broken.
+    """
+    who = f"{component.kind} {component.name!r}"
+    summary = component.summary
+    require(
+        bool(summary.strip()) and "\n" not in summary,
+        who,
+        "the summary must be one line of text",
+        got=repr(summary),
+        remedy="say what it is in `summary=`; `clouds list` shows it",
+    )
+    _check_capabilities(component, who)
+    _check_import(component, who)
+    try:
+        schema = read_schema(component)
+    except ComponentError as error:
+        raise ContractError(str(error)) from error
+    for name, parameter in schema.options.items():
+        _check_option(schema, name, parameter, who)
+
+
+def _check_capabilities(component: Component, who: str) -> None:
+    lacking = sorted(_PYRAMID - component.provides) if component.kind == Kind.BACKBONE else []
+    require(
+        not lacking,
+        who,
+        "a backbone provides res2, res3, res4 and res5",
+        got=f"provides without {lacking}",
+        remedy="list them in `provides=`; heads that need them refuse the backbone otherwise",
+    )
+    provided = frozenset[str]() if component.kind == Kind.BACKBONE else component.provides
+    needed = frozenset[str]() if component.kind == Kind.HEAD else component.needs
+    require(
+        not provided | needed,
+        who,
+        "only backbones provide capabilities, and only heads need them",
+        got=sorted(provided | needed),
+        remedy="remove `provides=` or `needs=`",
+    )
+
+
+def _check_import(component: Component, who: str) -> None:
+    module = component.factory.partition(":")[0]
+    child = subprocess.run(
+        [sys.executable, "-P", "-c", _IMPORT, module],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    require(
+        child.returncode in (0, 3),
+        who,
+        f"module {module!r} must import in a fresh interpreter",
+        got=child.stderr.strip().rpartition("\n")[2],
+        remedy=f"try: python -c 'import {module}'",
+    )
+    require(
+        child.returncode == 0,
+        who,
+        f"importing {module!r} must not import torch, or `clouds list` takes seconds",
+        got="torch in sys.modules",
+        remedy="put the factory into a module of its own, and import heavy things inside the function",
+    )
+
+
+def _check_option(schema: Schema, name: str, parameter: Parameter, who: str) -> None:
+    require(
+        name in schema.types,
+        who,
+        f"option {name!r} must have a type annotation, which plans are checked against",
+        got=str(parameter),
+        remedy=f"write `{name}: int = ...`",
+    )
+    if parameter.default is Parameter.empty:
+        return
+    require(
+        accepts(schema.types[name], parameter.default),
+        who,
+        f"the default of option {name!r} must be of its type",
+        got=str(parameter),
+        remedy="correct the annotation or the default",
+    )
+    try:
+        to_json_value(parameter.default)
+    except TypeError as error:
+        raise violation(
+            who,
+            f"the default of option {name!r} must be a plain value, because a plan is JSON",
+            got=error,
+            remedy="take a name or None, and build the object inside the factory",
+        ) from error

@@ -1,0 +1,96 @@
+"""The contract of generators."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from clouds.core.interfaces import GeneratedImage, GenerationRequest, Generator
+from clouds.testing.contract import require, require_instance, violation
+
+_REQUESTS = (
+    GenerationRequest(prompt="a photo of a street with cars, by day", seed=0, size=(64, 96), steps=2),
+    GenerationRequest(prompt="a photo of a street with cars, by day", seed=1, size=(64, 96), steps=2),
+    GenerationRequest(prompt="a photo of houses in the fog, at night", seed=0, size=(96, 64), steps=2),
+)
+# A diffusion model's float results differ in the last bits with the batch (sums in another order), and may then round
+# to the neighbouring one of 256 levels.
+_LEVELS = 1
+
+
+def check_generator(generator: Generator, *, requests: Sequence[GenerationRequest] = _REQUESTS) -> None:
+    """Check a built generator on a few small requests.
+
+    One uint8 RGB picture of the asked size per request, in order; labels, if any, of the same size; the same request
+    gives the same picture, alone or in a batch (within one grey level); another seed gives another picture; no
+    request gives nothing.
+
+    Args:
+        generator: the generator.
+        requests: at least two, the first two with equal prompts and sizes and different seeds.
+
+    Raises:
+        ContractError: a clause is broken.
+    """
+    require_instance(generator, Generator, "generator")
+    nothing = list(generator.generate(iter(())))
+    require(
+        not nothing, generator, "no request must give no picture", got=f"{len(nothing)}", remedy="loop over requests"
+    )
+    made = list(generator.generate(iter(requests)))
+    require(
+        [image.request for image in made] == list(requests),
+        generator,
+        "generate must yield one GeneratedImage per request, in order, with its request",
+        got=[image.request for image in made],
+        remedy="yield GeneratedImage(request=request, ...) in the order of the requests",
+    )
+    for image in made:
+        _check_image(generator, image)
+    _check_same(generator, made, list(generator.generate(requests)), "generated again", levels=0)
+    alone = [image for request in requests for image in generator.generate([request])]
+    _check_same(generator, made, alone, "generated alone", levels=_LEVELS)
+    require(
+        not np.array_equal(made[0].image, made[1].image),
+        generator,
+        "requests that differ only in their seed must give different pictures",
+        got="equal pictures",
+        remedy="draw the noise from `request.seed`",
+    )
+
+
+def _check_image(generator: Generator, image: GeneratedImage) -> None:
+    height, width = image.request.size
+    arrays: list[tuple[str, object, tuple[int, ...]]] = [("image", image.image, (height, width, 3))]
+    if image.labels is not None:
+        arrays.append(("labels", image.labels, (height, width)))
+    for name, array, shape in arrays:
+        if not isinstance(array, np.ndarray):
+            raise violation(
+                generator, f"{name} must be a numpy array", got=type(array).__name__, remedy="convert it, RGB, uint8"
+            )
+        require(
+            array.shape == shape and array.dtype == np.uint8,
+            generator,
+            f"{name} of a request of size {image.request.size} must be uint8 of shape {shape}",
+            got=f"{array.dtype} of shape {array.shape}",
+            remedy="sizes are (height, width); give exactly the size that was asked for",
+        )
+
+
+def _check_same(
+    generator: Generator, first: Sequence[GeneratedImage], second: Sequence[GeneratedImage], how: str, *, levels: int
+) -> None:
+    for one, other in zip(first, second, strict=True):
+        difference = int(np.abs(one.image.astype(int) - other.image.astype(int)).max())
+        same_labels = (one.labels is None and other.labels is None) or (
+            one.labels is not None and other.labels is not None and np.array_equal(one.labels, other.labels)
+        )
+        require(
+            difference <= levels and same_labels,
+            generator,
+            f"a request must give the same picture and labels when {how}, within {levels} grey levels",
+            got=f"a difference of {difference} levels, labels {'equal' if same_labels else 'different'}",
+            remedy="draw from a random source made from `request.seed`, never from global state or one per batch",
+        )

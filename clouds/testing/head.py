@@ -1,0 +1,149 @@
+"""The contract of heads: shapes, loss, and what `segment` answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from attrs import evolve
+
+from clouds.core.component import FeatureSpec
+from clouds.core.interfaces import Features, Head, HeadOutput, TextClassifier
+from clouds.core.labels import CITYSCAPES, LabelSpace
+from clouds.testing.contract import (
+    BATCH_TOLERANCE,
+    check_module,
+    in_evaluation,
+    largest_difference,
+    require,
+    require_instance,
+    require_tensor,
+    violation,
+)
+from clouds.testing.head_loss import check_loss
+
+_HEIGHT, _WIDTH = 64, 96
+# Labels and scores may come from the same sums in another order, so a label whose score is this close to the best one
+# is a tie: a few float32 roundings of a sum of up to some hundred products.
+_TIE = 1e-5
+
+
+def check_head(
+    head: Head,
+    features: Mapping[str, FeatureSpec],
+    *,
+    labels: LabelSpace = CITYSCAPES,
+    classifier: TextClassifier | None = None,
+) -> None:
+    """Check a built head, on a copy, with random features of 64 x 96 images.
+
+    Output shapes; independence of the batch; a loss of finite scalars with gradients for usual, empty and ignored
+    targets, which random points make only through the generator, and which ignored pixels do not touch; `segment` for
+    any size, whose labels are the best of its scores; weights survive safetensors.
+
+    Args:
+        head: the head.
+        features: what it was built for.
+        labels: what it was built for.
+        classifier: for heads that classify by text.
+
+    Raises:
+        ContractError: a clause is broken.
+    """
+    require_instance(head, Head, "head")
+    tested = in_evaluation(head)
+    check_module(in_evaluation(head))
+    images = random_features(features, batch=2, height=_HEIGHT, width=_WIDTH)
+    output = tested(images, classifier)
+    _check_output(tested, output, len(labels))
+    _check_independence(tested, images, output, classifier)
+    check_loss(tested, output, (_HEIGHT, _WIDTH), len(labels))
+    with torch.no_grad():
+        one = tested(images, classifier).image(0)
+        for valid_size, size in (((_HEIGHT, _WIDTH), (_HEIGHT, _WIDTH)), ((50, 70), (33, 141)), ((1, 1), (1, 1))):
+            _check_segment(tested, one, valid_size, size, len(labels))
+        _check_padding(tested, one)
+
+
+def random_features(specs: Mapping[str, FeatureSpec], *, batch: int, height: int, width: int) -> Features:
+    """Normal features of a batch of `height` x `width` images."""
+    random = torch.Generator().manual_seed(0)
+    return Features(
+        **{
+            name: torch.randn(batch, spec.channels, height // spec.stride, width // spec.stride, generator=random)
+            for name, spec in specs.items()
+        }
+    )
+
+
+def _check_output(head: Head, output: object, classes: int) -> None:
+    if not isinstance(output, HeadOutput):
+        raise violation(
+            head, "forward must return clouds.HeadOutput", got=type(output).__name__, remedy="wrap the predictions"
+        )
+    queries = output.class_logits.shape[1]
+    for one in (output, *output.auxiliary):
+        require_tensor(one.class_logits, head, 'class_logits "b q k+1"', shape=(2, queries, classes + 1))
+        shape = (2, queries, _HEIGHT // 4, _WIDTH // 4)
+        require_tensor(one.mask_logits, head, 'mask_logits "b q h/4 w/4"', shape=shape)
+
+
+def _check_independence(head: Head, images: Features, output: HeadOutput, classifier: TextClassifier | None) -> None:
+    with torch.no_grad():
+        alone = head(Features(**{name: level[1:] for name, level in images.levels().items()}), classifier)
+    for name in ("class_logits", "mask_logits"):
+        difference = largest_difference(getattr(output.image(1), name), getattr(alone, name))
+        require(
+            difference <= BATCH_TOLERANCE,
+            head,
+            f"{name} of an image must not depend on the batch, within {BATCH_TOLERANCE} relative, in eval mode",
+            got=f"{difference:.3g}",
+            remedy="look for reductions over the batch axis, and for random choices",
+        )
+
+
+def _check_segment(head: Head, one: HeadOutput, valid: tuple[int, int], size: tuple[int, int], classes: int) -> None:
+    labels = head.segment(one, valid, size)
+    scores = head.segment(one, valid, size, scores=True)
+    where = f"segment from {valid[0]} x {valid[1]} to {size[0]} x {size[1]}"
+    require_tensor(labels, head, f"{where}: labels", shape=size, dtype=torch.uint8)
+    require_tensor(scores, head, f"{where}: scores", shape=(classes, *size))
+    require(
+        int(labels.max()) < classes,
+        head,
+        f"{where}: labels must be train ids below {classes}",
+        got=int(labels.max()),
+        remedy='leave the "no object" class out of the maximum',
+    )
+    require(
+        bool((scores >= 0).all()),
+        head,
+        f"{where}: scores are sums of products of probabilities, so at least 0",
+        got=float(scores.min()),
+        remedy="merge probabilities, not logits",
+    )
+    chosen = scores.gather(0, labels.long()[None])[0]
+    missed = float((scores.amax(0) - chosen).max())
+    require(
+        missed <= _TIE * float(scores.max()),
+        head,
+        f"{where}: each pixel's label must be the class of its best score",
+        got=f"a label whose score is {missed:.3g} below the best",
+        remedy="take the maximum of the very scores, after resizing",
+    )
+
+
+def _check_padding(head: Head, one: HeadOutput) -> None:
+    """Interpolation reaches one cell of 4 pixels beyond the valid part; what lies further out must not matter."""
+    valid, size = (32, 48), (40, 60)
+    rows, columns = valid[0] // 4 + 2, valid[1] // 4 + 2
+    changed = one.mask_logits.clone()
+    changed[..., rows:, :], changed[..., columns:] = 9, 9
+    same = torch.equal(head.segment(one, valid, size), head.segment(evolve(one, mask_logits=changed), valid, size))
+    require(
+        same,
+        head,
+        "segment must not look at the padding",
+        got="labels that change with mask logits outside valid_size",
+        remedy="crop to valid_size before resizing to size",
+    )

@@ -1,0 +1,139 @@
+"""The contract of `Head.loss`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from attrs import evolve
+from torch import Tensor
+
+from clouds.core.interfaces import Head, HeadOutput, Targets
+from clouds.testing.contract import require, require_tensor, violation
+
+_GUARD = 16  # pixels; a mask compared at a quarter of its size, or at interpolated points, reaches less far
+
+
+def check_loss(head: Head, output: HeadOutput, size: tuple[int, int], classes: int) -> None:
+    """Check the loss of a batch of two.
+
+    Args:
+        head: in eval mode, so that nothing but the points is random.
+        output: of a batch of two, with gradients.
+        size: (height, width) of the network's input.
+        classes: size of the label space.
+    """
+    maps = torch.randint(0, classes, (2, size[0] // 16, size[1] // 16), generator=torch.Generator().manual_seed(1))
+    label_maps = maps.repeat_interleave(16, 1).repeat_interleave(16, 2).to(torch.uint8)
+    label_maps[1, :, 32:] = 0  # fewer masks than the first image
+    usual = [Targets.from_label_map(label_map) for label_map in label_maps]
+    ignored = torch.full(size, 255, dtype=torch.uint8)
+    empty = evolve(Targets.from_label_map(ignored), valid=torch.ones(size, dtype=torch.bool))
+    overlapping = evolve(usual[0], masks=usual[0].masks | usual[0].masks.roll(24, dims=-1))
+    cases = {
+        "two images with different numbers of masks": usual,
+        "an image whose masks overlap": [overlapping, usual[1]],
+        "an image without masks": [usual[0], empty],
+        "no image with a mask": [empty, empty],
+        "an image that is ignored altogether": [usual[0], Targets.from_label_map(ignored)],
+        "nothing but ignored pixels": [Targets.from_label_map(ignored)] * 2,
+    }
+    for name, targets in cases.items():
+        _check_terms(head, _loss(head, output, targets), name)
+    _check_gradients(head, output, usual)
+    _check_randomness(head, output, usual)
+    _check_ignored(head, output, label_maps)
+
+
+def _loss(head: Head, output: HeadOutput, targets: Sequence[Targets]) -> dict[str, Tensor]:
+    return head.loss(output, targets, generator=torch.Generator().manual_seed(2))
+
+
+def _total(terms: dict[str, Tensor]) -> Tensor:
+    return torch.stack(list(terms.values())).sum()
+
+
+def _check_terms(head: Head, terms: object, case: str) -> None:
+    if not (isinstance(terms, dict) and terms and all(isinstance(name, str) for name in terms)):
+        raise violation(
+            head,
+            f"the loss of {case} must be a dict of named terms, at least one",
+            got=repr(terms),
+            remedy='return {"name": scalar, ...}',
+        )
+    for name, term in terms.items():
+        require_tensor(term, head, f"loss term {name!r} of {case}", shape=())
+
+
+def _check_gradients(head: Head, output: HeadOutput, targets: Sequence[Targets]) -> None:
+    total = _total(_loss(head, output, targets))
+    require(
+        total.requires_grad,
+        head,
+        "the loss must be differentiable",
+        got="requires_grad=False",
+        remedy="do not detach the output, and do not compute the loss under no_grad",
+    )
+    parameters = {name: p for name, p in head.named_parameters() if p.requires_grad}
+    found = torch.autograd.grad(total, list(parameters.values()), retain_graph=True, allow_unused=True)
+    gradients = {name: g for name, g in zip(parameters, found, strict=True) if g is not None}
+    bad = [name for name, gradient in gradients.items() if not torch.isfinite(gradient).all()]
+    require(not bad, head, "gradients must be finite", got=f"nan or inf for {bad[:5]}", remedy="compute in log space")
+    moved = any(bool(gradient.any()) for gradient in gradients.values())
+    require(
+        moved,
+        head,
+        "the loss must have a gradient for the parameters of the head",
+        got="none, or only zeros",
+        remedy="compute the terms from the output",
+    )
+
+
+def _check_randomness(head: Head, output: HeadOutput, targets: Sequence[Targets]) -> None:
+    first, second = (_loss(head, output, targets) for _ in range(2))
+    same = first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+    require(
+        same,
+        head,
+        "the same output, targets and generator seed must give the same loss",
+        got="two different losses",
+        remedy="draw from `generator`, never from global state",
+    )
+    points = torch.rand(len(targets), 50, 2, generator=torch.Generator().manual_seed(3))
+    given = [_total(head.loss(output, targets, points=points)) for _ in range(2)]
+    require(
+        torch.equal(*given),
+        head,
+        "the loss at given `points` must need no random choice",
+        got="two different losses",
+        remedy="compare masks at `points` when they are given",
+    )
+
+
+def _check_ignored(head: Head, output: HeadOutput, label_maps: Tensor) -> None:
+    """The right half is ignored: neither what targets say there nor what was predicted there may matter."""
+    middle = label_maps.shape[-1] // 2
+    targets = [Targets.from_label_map(label_map) for label_map in label_maps]
+    for target in targets:
+        target.valid[:, middle:] = False
+    changed = [evolve(target, masks=target.masks.clone()) for target in targets]
+    for target in changed:
+        target.masks[..., middle + _GUARD :] ^= True
+    leaf = evolve(output, mask_logits=output.mask_logits.detach().requires_grad_(), auxiliary=())
+    total, other = _total(_loss(head, leaf, targets)), _total(_loss(head, leaf, changed))
+    require(
+        torch.equal(total, other),
+        head,
+        "targets at ignored pixels must not influence the loss",
+        got=f"{float(total.detach()):.7g} and {float(other.detach()):.7g}",
+        remedy="leave pixels out that `Targets.valid` excludes, in costs as in the loss",
+    )
+    (gradient,) = torch.autograd.grad(total, [leaf.mask_logits], allow_unused=True)
+    outside = torch.zeros(()) if gradient is None else gradient[..., (middle + _GUARD) // 4 :].abs().max()
+    require(
+        float(outside) == 0,
+        head,
+        "predictions at ignored pixels must have no gradient: they are neither inside nor outside of a mask",
+        got=f"up to {float(outside):.3g}",
+        remedy="weight each pixel or point by `Targets.valid`",
+    )

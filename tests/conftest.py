@@ -1,0 +1,54 @@
+"""What holds for every test: shapes are checked at run time, slow and GPU tests run only where they can."""
+
+from __future__ import annotations
+
+import os
+import sys
+from types import ModuleType
+from typing import Any, Self
+
+import jaxtyping
+import pytest
+from beartype import BeartypeConf, FrozenDict, beartype
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")  # read when torch is first imported, and by processes that tests start
+
+# The hook wants a type checker that it can import by name. An int may stand for a float, as PEP 484 says; `Self` is
+# left alone because the hook decorates methods one by one, where beartype cannot know the class.
+_checker = ModuleType("clouds_type_checker")
+_checker.check = beartype(  # pyright: ignore[reportAttributeAccessIssue]
+    conf=BeartypeConf(is_pep484_tower=True, hint_overrides=FrozenDict({Self: Any}))
+)
+sys.modules[_checker.__name__] = _checker
+jaxtyping.install_import_hook("clouds", f"{_checker.__name__}.check")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run the tests marked slow, too (`-m slow`: only these)")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--slow"):
+        return
+    slow = [item for item in items if "slow" in item.keywords]
+    items[:] = [item for item in items if "slow" not in item.keywords]
+    config.hook.pytest_deselected(items=slow)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") is None:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        if os.environ.get("CLOUDS_REQUIRE_GPU") == "1":
+            pytest.fail("CLOUDS_REQUIRE_GPU=1, but torch sees no CUDA device")
+        pytest.skip("needs a CUDA device")
+
+
+@pytest.fixture
+def unchecked_types() -> Any:
+    """Switch the run-time type checks off, to see how `clouds` itself answers a value of a wrong type."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
