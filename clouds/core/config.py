@@ -89,7 +89,7 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
     return merged
 
 
-def _describe(error: BaseException, kind: type | None) -> str:
+def _describe(error: BaseException, kind: Any) -> str:
     return str(error) if isinstance(error, TypeError) else cattrs.v.format_exception(error, kind)
 
 
