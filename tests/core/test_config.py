@@ -52,7 +52,7 @@ def test_toml_faults_name_the_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["nothing", "=3", "a..b=3"])
 def test_assignments_have_a_form(text: str) -> None:
-    with pytest.raises(ConfigError, match="is not an assignment; write it as a.b=value"):
+    with pytest.raises(ConfigError, match=r"is not an assignment; write it as a\.b=value"):
         parse_assignment(text)
 
 

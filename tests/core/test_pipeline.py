@@ -40,7 +40,12 @@ def test_predictions_have_the_images_size(pipeline: clouds.Pipeline, size: tuple
 def test_every_form_of_an_image_gives_the_same(pipeline: clouds.Pipeline, tmp_path: Path) -> None:
     pixels = random_image(40, 50)
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    forms = [tmp_path / "a.png", str(tmp_path / "a.png"), Image.fromarray(pixels), torch.tensor(pixels).permute(2, 0, 1)]
+    forms = [
+        tmp_path / "a.png",
+        str(tmp_path / "a.png"),
+        Image.fromarray(pixels),
+        torch.tensor(pixels).permute(2, 0, 1),
+    ]
     expected = pipeline.predict(pixels).labels
     for form in forms:
         assert (pipeline.predict(form).labels == expected).all()

@@ -18,7 +18,7 @@ def test_cores_tile_the_image_and_keep_their_context(height: int, width: int, si
         ):
             assert seen.stop - seen.start <= side
             assert core.stop - core.start == inner.stop - inner.start > 0
-            assert 0 <= inner.start
+            assert inner.start >= 0
             assert inner.stop <= seen.stop - seen.start
             assert core.start == 0 or core.start - seen.start >= overlap // 2
             assert core.stop == length or seen.stop - core.stop >= overlap // 2
