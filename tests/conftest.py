@@ -11,7 +11,9 @@ import jaxtyping
 import pytest
 from beartype import BeartypeConf, FrozenDict, beartype
 
-os.environ.setdefault("OMP_NUM_THREADS", "2")  # read when torch is first imported, and by processes that tests start
+# Read when torch is first imported, and by the processes that tests start. Models here are so small that a second
+# thread gains little, and on a machine that is busy otherwise threads that wait for each other cost a factor of 7.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # The hook wants a type checker that it can import by name. An int may stand for a float, as PEP 484 says; `Self` is
 # left alone because the hook decorates methods one by one, where beartype cannot know the class.

@@ -70,6 +70,7 @@ def require_tensor(
 
 def largest_difference(a: Tensor, b: Tensor) -> float:
     """Largest absolute difference, relative to the largest absolute value of either (0 when both are 0)."""
+    a, b = a.detach(), b.detach()
     if a.numel() == 0:
         return 0.0
     scale = max(float(a.abs().max()), float(b.abs().max()))
@@ -78,11 +79,16 @@ def largest_difference(a: Tensor, b: Tensor) -> float:
 
 def in_evaluation(module: ModuleT) -> ModuleT:
     """A copy in eval mode, so that a check leaves the author's module as it was."""
-    return copy.deepcopy(module).eval()
+    other = copy.deepcopy(module)
+    other.eval()
+    return other
 
 
 def check_module(module: nn.Module) -> None:
-    """Check that `train` returns the module, and that its weights survive what `Pipeline.save` does to them."""
+    """Check that `train` returns the module, and that its weights survive what `Pipeline.save` does to them.
+
+    Leaves the module in eval mode.
+    """
     for mode in (True, False):
         answer = module.train(mode)
         require(answer is module, module, "train(mode) must return the module itself", got=answer, remedy="return self")

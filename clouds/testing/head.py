@@ -52,7 +52,7 @@ def check_head(
     """
     require_instance(head, Head, "head")
     tested = in_evaluation(head)
-    check_module(in_evaluation(head))
+    check_module(tested)
     images = random_features(features, batch=2, height=_HEIGHT, width=_WIDTH)
     output = tested(images, classifier)
     _check_output(tested, output, len(labels))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from attrs import evolve
@@ -45,7 +46,7 @@ def check_loss(head: Head, output: HeadOutput, size: tuple[int, int], classes: i
     _check_ignored(head, output, label_maps)
 
 
-def _loss(head: Head, output: HeadOutput, targets: Sequence[Targets]) -> dict[str, Tensor]:
+def _loss(head: Head, output: HeadOutput, targets: Sequence[Targets]) -> Any:
     return head.loss(output, targets, generator=torch.Generator().manual_seed(2))
 
 
