@@ -8,7 +8,6 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike, fspath
 from pathlib import PurePath
-from pathlib import PurePath
 from typing import Any, Literal, cast
 
 from attrs import frozen
