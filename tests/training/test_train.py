@@ -1,0 +1,142 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import clouds
+from clouds.core.errors import ConfigError, DataError
+from clouds.core.images import write_png
+from clouds.data.folder import open_dataset
+from clouds.data.transforms import Augmentation
+from clouds.training.recipe import load_recipe
+from clouds.training.samples import SampleReader, batches
+from clouds.training.train import train
+
+TINY = {"name": "tiny", "dims": [8, 16, 24, 32], "depths": [1, 1, 1, 1], "trainable": True}
+SETTINGS = Augmentation(crop=(32, 64))
+RECIPE = load_recipe(
+    "folder", ["data.crop=[32,64]", "warmup.steps=4", "warmup.batch_size=2", "joint.steps=3", "joint.batch_size=3"]
+)
+
+
+class Noise(clouds.Generator):
+    """Pictures that depend on the seed alone."""
+
+    def generate(self, requests):
+        for request in requests:
+            pixels = np.random.default_rng(request.seed).integers(0, 256, (*request.size, 3), np.uint8)
+            yield clouds.GeneratedImage(request=request, image=pixels)
+
+
+def compose(**parts: object) -> clouds.Pipeline:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return clouds.compose(backbone=TINY, head={"name": "linear", "width": 8}, device="cpu", **parts)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> str:
+    """Pictures whose left half is dark road and right half bright sky."""
+    rng = np.random.default_rng(0)
+    for index in range(5):
+        labels = np.zeros((40, 70), np.uint8)
+        labels[:, 35:] = 10
+        image = np.where(labels[..., None] == 10, 220, 40) + rng.integers(-20, 20, (40, 70, 3))
+        write_png(tmp_path / "data" / "images" / "train" / f"{index}.png", image.astype(np.uint8))
+        write_png(tmp_path / "data" / "labels" / "train" / f"{index}.png", labels)
+    return f"folder:{tmp_path / 'data'}"
+
+
+@pytest.fixture
+def generated(tmp_path: Path) -> Path:
+    pipeline = compose(generator=Noise())
+    return clouds.generate(pipeline, 4, out=tmp_path / "generated", prompts=["noise"], size=(32, 64)).folder
+
+
+def weights(pipeline: clouds.Pipeline) -> dict[str, torch.Tensor]:
+    return {**pipeline.backbone.state_dict(), **{f"head.{k}": v for k, v in pipeline.head.state_dict().items()}}
+
+
+def test_both_phases_run_and_leave_everything_behind(source: str, generated: Path, tmp_path: Path) -> None:
+    pipeline = compose(refiner="regions")
+    seen: list[tuple[str, int, int]] = []
+    run = train(
+        pipeline,
+        source=source,
+        generated=generated,
+        recipe=RECIPE,
+        out=tmp_path / "run",
+        on_step=lambda phase, step, steps, numbers: seen.append((phase, step, steps)),
+    )
+    assert seen == [("warmup", i, 4) for i in range(1, 5)] + [("joint", i, 3) for i in range(1, 4)]
+    lines = [json.loads(line) for line in run.log.read_text().splitlines()]
+    assert [(line["phase"], line["step"]) for line in lines] == [(phase, step) for phase, step, _ in seen]
+    assert run.steps == 7
+    assert run.loss == lines[-1]["loss"]
+    assert pipeline.trained
+    assert clouds.load(run.checkpoint).trained
+    assert clouds.load(run.out / "warmup").trained
+    assert json.loads((run.out / "recipe.json").read_text())["data"]["source"] == [source]
+
+
+def test_training_is_repeatable_bit_by_bit(source: str, generated: Path, tmp_path: Path) -> None:
+    runs = []
+    for name in ("a", "b"):
+        pipeline = compose(refiner="regions")
+        train(pipeline, source=source, generated=generated, recipe=RECIPE, out=tmp_path / name)
+        runs.append(weights(pipeline))
+    assert all(torch.equal(runs[0][key], runs[1][key]) for key in runs[0])
+
+
+def test_the_control_makes_the_same_steps_without_generated_images(source: str, tmp_path: Path) -> None:
+    pipeline = compose()
+    before = weights(pipeline)
+    before = {key: value.clone() for key, value in before.items()}
+    run = train(pipeline, source=source, recipe=RECIPE, out=tmp_path / "run", phase="joint")
+    assert run.steps == 3
+    assert run.checkpoint == tmp_path / "run" / "joint"
+    assert any(not torch.equal(before[key], value) for key, value in weights(pipeline).items())
+
+
+def test_training_learns(source: str, tmp_path: Path) -> None:
+    pipeline = compose()
+    recipe = load_recipe("folder", ["data.crop=[32,64]", "warmup.steps=60", "warmup.batch_size=4"])
+    train(pipeline, source=source, recipe=recipe, out=tmp_path / "run")
+    report = clouds.evaluate(pipeline, [source])
+    assert report.miou is not None
+    assert report.miou > 80
+
+
+def test_without_a_source_there_is_nothing_to_train_on(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no source to train on; give source=SPEC"):
+        train(compose(), recipe=RECIPE, out=tmp_path / "run")
+
+
+def test_a_frozen_backbone_stays_as_it_was(source: str, tmp_path: Path) -> None:
+    pipeline = clouds.compose(backbone={**TINY, "trainable": False}, head="linear", device="cpu")
+    before = {key: value.clone() for key, value in pipeline.backbone.state_dict().items()}
+    train(pipeline, source=source, recipe=RECIPE, out=tmp_path / "run")
+    assert all(torch.equal(before[key], value) for key, value in pipeline.backbone.state_dict().items())
+
+
+def test_samples_do_not_depend_on_workers_or_batches(source: str, generated: Path) -> None:
+    dataset = open_dataset(source, clouds.LabelSpace.named("cityscapes"))
+    pictures = sorted((generated / "images").iterdir())
+
+    def stream(batch_size: int, steps: int, workers: int) -> list[torch.Tensor]:
+        reader = SampleReader([dataset], pictures, SETTINGS, seed=3)
+        made = batches(reader, factors=[1.0, 1.0], batch_size=batch_size, steps=steps, workers=workers)
+        return [sample.image for batch in made for sample in batch]
+
+    expected = stream(2, 6, 0)
+    for other in (stream(3, 4, 0), stream(2, 6, 2)):
+        assert all(torch.equal(one, two) for one, two in zip(expected, other, strict=True))
+
+
+def test_sets_without_a_share_are_refused(source: str) -> None:
+    dataset = open_dataset(source, clouds.LabelSpace.named("cityscapes"))
+    reader = SampleReader([dataset], [], SETTINGS, seed=3)
+    with pytest.raises(DataError, match=r"nothing to train on: sets of \[5\] images with factors \[0\.0\]"):
+        list(batches(reader, factors=[0.0], batch_size=2, steps=1, workers=0))
