@@ -1,0 +1,69 @@
+"""The `clouds` command: its subcommands, exit codes and error messages."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError, Parameter
+
+from clouds import __version__
+from clouds.cli import catalog_commands, data_commands, doctor, model_commands
+from clouds.core.errors import CloudsError
+
+_HELP = """Domain-generalized semantic segmentation by collaborating foundation models.
+
+`clouds demo` shows the whole method in minutes; `clouds COMMAND --help` explains one command.
+"""
+_EPILOGUE = "Exit codes: 0 done, 1 failed, 2 wrong use. CLOUDS_TRACEBACK=1 shows where an error came from."
+
+
+def build_app() -> App:
+    """All commands, in the order in which a newcomer meets them."""
+    plain = Parameter(negative=())  # no --no-x and --empty-x twins
+    app = App(name="clouds", help=_HELP, help_epilogue=_EPILOGUE, version=__version__, default_parameter=plain)
+    commands = {
+        "demo": model_commands.demo,
+        "list": catalog_commands.list_components,
+        "info": catalog_commands.info,
+        "doctor": doctor.doctor,
+        "plan": model_commands.plan,
+        "train": model_commands.train,
+        "evaluate": model_commands.evaluate,
+        "predict": model_commands.predict,
+        "prompts": data_commands.prompts,
+        "generate": data_commands.generate,
+    }
+    for order, (name, function) in enumerate(commands.items()):
+        app.command(function, name=name, sort_key=order)
+    datasets = App(name="datasets", help="Look after labelled datasets.", sort_key=len(commands))
+    datasets.command(data_commands.check, name="check")
+    app.command(datasets)
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code: 0 done, 1 failed, 2 wrong use, 130 interrupted.
+
+    Args:
+        arguments: what follows the program's name; None takes it from the process.
+    """
+    try:
+        tokens = list(sys.argv[1:] if arguments is None else arguments)
+        command, bound, _ = build_app().parse_args(tokens, exit_on_error=False, print_error=False)
+        return command(*bound.args, **bound.kwargs) or 0
+    except CycloptsError as error:
+        return _fail(error, code=2)
+    except (CloudsError, OSError) as error:
+        return _fail(error, code=1)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return 130
+
+
+def _fail(error: Exception, *, code: int) -> int:
+    if os.environ.get("CLOUDS_TRACEBACK") == "1":
+        raise error
+    sys.stderr.write(f"error: {error}\n")
+    return code

@@ -1,0 +1,164 @@
+"""`clouds doctor`: the environment, every component, every broken plugin, and a verdict."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections.abc import Sequence
+from contextlib import suppress
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from attrs import asdict
+
+from clouds import __version__
+from clouds.cli.options import AsJson
+from clouds.cli.output import write, write_json, write_table
+from clouds.core.catalog import BUILT_IN, Catalog, Entry
+from clouds.core.component import Kind
+from clouds.core.errors import CloudsError, ComponentError, PlanError
+from clouds.core.plan import make_plan
+from clouds.core.schema import read_schema
+
+_NEEDED = ("torch", "torchvision")
+_REMEDIES = {
+    "torch": "pip install torch torchvision",
+    "torchvision": "install torch and torchvision of one release together",
+    "triton": "only for GPU kernels; comes with torch on Linux",
+    "xformers": "only for faster attention on CUDA; pip install 'clouds-dgss[gpu]'",
+}
+_GIB = 2**30
+
+
+def doctor(*, as_json: AsJson = False) -> int:
+    """Look for everything that is broken: libraries, components, plugins. Exit code 1 when something is."""
+    catalog = Catalog.from_environment()
+    libraries = {name: _library(name) for name in _REMEDIES}
+    components = [_component(entry) for kind in Kind for entry in catalog.entries(kind)]
+    _call_other_hooks(catalog)
+    troubles = [f"{name}: {state['error']}" for name, state in libraries.items() if state["error"]]
+    troubles += [f"{c['distribution']} {c['version']}: {c['error']}" for c in components if c["error"]]
+    troubles += [f"plugin of {broken}" for broken in catalog.broken]
+    troubles += [text for kind in Kind for text in _duplicates(catalog.entries(kind))]
+    count = len(troubles)
+    verdict = f"{count} thing{'s' if count > 1 else ''} broken, the rest works" if count else "nothing is broken"
+    document = {
+        "healthy": not troubles,
+        "verdict": verdict,
+        "machine": _machine(),
+        "libraries": libraries,
+        "components": components,
+        "broken": [asdict(broken) for broken in catalog.broken],
+        "troubles": troubles,
+    }
+    if as_json:
+        write_json(document)
+    else:
+        _print(document)
+    return 1 if troubles else 0
+
+
+def _print(document: dict[str, Any]) -> None:
+    rows = list(document["machine"].items())
+    for name, state in document["libraries"].items():
+        rows.append((name, state["version"] or state["absent"] or f"broken: {state['error']}"))
+    write_table(("environment", ""), rows)
+    write("")
+    components = document["components"]
+    states = [
+        (c["kind"], c["name"], f"{c['distribution']} {c['version']}", "broken" if c["error"] else "ok")
+        for c in components
+    ]
+    write_table(("kind", "name", "distribution", "state"), states)
+    write("")
+    for trouble in document["troubles"]:
+        write(f"broken: {trouble}")
+    write(f"verdict: {document['verdict']}")
+
+
+def _library(name: str) -> dict[str, str | None]:
+    """Version of a library, or why it is absent, or why it cannot be imported."""
+    try:
+        found = version(name)
+    except PackageNotFoundError:
+        absent = f"not installed ({_REMEDIES[name]})"
+        return {"version": None, "absent": absent, "error": absent if name in _NEEDED else None}
+    try:
+        import_module(name)
+    except Exception as error:  # noqa: BLE001 - a library that does not fit another may raise anything at import
+        reason = f"{found} cannot be imported: {type(error).__name__}: {error} ({_REMEDIES[name]})"
+        return {"version": None, "absent": None, "error": reason}
+    return {"version": found, "absent": None, "error": None}
+
+
+def _component(entry: Entry) -> dict[str, str | None]:
+    """Whether the factory of a component can be imported and has a signature that fits."""
+    component = entry.component
+    row = {
+        "kind": component.kind,
+        "name": component.name,
+        "distribution": entry.distribution,
+        "version": entry.version,
+    }
+    try:
+        read_schema(component)
+    except ComponentError as error:
+        return {**row, "error": str(error)}
+    return {**row, "error": None}
+
+
+def _call_other_hooks(catalog: Catalog) -> None:
+    """Call the hooks that discovery does not, so that the catalog learns which plugins fail in them."""
+    with suppress(CloudsError):  # nobody has such a model
+        catalog.find(Kind.BACKBONE, "doctor:no-such-model")
+    with suppress(PlanError):  # a plugin may object to a plan; failing is another matter, and recorded
+        make_plan(backbone=f"{BUILT_IN}::tiny", head=f"{BUILT_IN}::linear", pretrained=False, catalog=catalog)
+
+
+def _duplicates(entries: Sequence[Entry]) -> list[str]:
+    """One sentence for each name that several components of a kind answer to."""
+    owners: dict[str, list[Entry]] = {}
+    for entry in entries:
+        for name in {entry.component.name, *entry.component.aliases}:
+            owners.setdefault(name, []).append(entry)
+    return [
+        f"{found[0].component.kind} {name!r} is offered twice: "
+        + " and ".join(f"{entry.distribution} {entry.version} ({entry.qualified_name})" for entry in found)
+        for name, found in sorted(owners.items())
+        if len(found) > 1
+    ]
+
+
+def _machine() -> dict[str, str]:
+    found = {"clouds": __version__, "python": platform.python_version(), "platform": platform.platform()}
+    found["processors"] = str(os.cpu_count())
+    found["memory"] = _memory()
+    found["cuda"] = _cuda()
+    disk = shutil.disk_usage(Path.cwd())
+    found["disk"] = f"{disk.free / _GIB:.1f} GiB free of {disk.total / _GIB:.1f} GiB at {Path.cwd()}"
+    return found
+
+
+def _memory() -> str:
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / _GIB
+    meminfo = Path("/proc/meminfo")
+    if not meminfo.exists():  # macOS has no count of what is available
+        return f"{total:.1f} GiB"
+    fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+    available = int(fields["MemAvailable"].split()[0]) * 1024 / _GIB
+    return f"{available:.1f} GiB available of {total:.1f} GiB"
+
+
+def _cuda() -> str:
+    try:
+        import torch
+    except (ImportError, OSError):  # reported with the libraries
+        return "unknown without torch"
+    built = f"torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "torch is built without CUDA"
+    if not torch.cuda.is_available():
+        return f"no device ({built})"
+    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return f"{', '.join(names)} ({built})"

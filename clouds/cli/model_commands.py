@@ -1,0 +1,203 @@
+"""`clouds plan`, `train`, `evaluate`, `predict`, `demo`. Heavy imports wait for the command to run."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from clouds.cli.options import AsJson, Assignments, DatasetConfig, Device
+from clouds.cli.output import progress, write, write_json, write_table
+from clouds.core.errors import ConfigError, DataError, did_you_mean
+from clouds.core.plan import make_plan
+from clouds.training.recipe import Phase, Recipe, load_recipe
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+
+def plan(recipe: str, *, assignments: Assignments = (), as_json: AsJson = False) -> None:
+    """Check what a recipe would build, without building anything.
+
+    Args:
+        recipe: a recipe's name, or a TOML file.
+    """
+    made = make_plan(**_model(load_recipe(recipe, assignments), recipe))
+    write(made.to_json() if as_json else str(made))
+
+
+def train(
+    recipe: str,
+    *,
+    out: Path,
+    assignments: Assignments = (),
+    phase: Phase | None = None,
+    init: Path | None = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train on a labelled source, then on generated images if there are any.
+
+    Args:
+        recipe: a recipe's name, or a TOML file.
+        out: folder for the log, the resolved recipe, and a saved pipeline per phase.
+        phase: warmup or joint alone; both when left out.
+        init: a saved pipeline to go on from, for example the warm-up's for the joint phase, in place of a new model.
+    """
+    import torch
+
+    from clouds.core.composer import compose, load
+    from clouds.training.train import train as run_training
+
+    settings = load_recipe(recipe, assignments)
+    if init is None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.seed)  # initial weights depend on the recipe's seed alone
+            pipeline = compose(**_model(settings, recipe))
+    else:
+        pipeline = load(init)
+    with progress() as shown:
+        run = run_training(pipeline, recipe=settings, out=out, phase=phase, on_step=_step_display(shown))
+    if as_json:
+        write_json({"checkpoint": run.checkpoint, "log": run.log, "steps": run.steps, "loss": run.loss})
+    else:
+        write(f"{run.steps} steps, last loss {run.loss:.3f}; trained pipeline in {run.checkpoint}")
+
+
+def evaluate(
+    checkpoint: Path,
+    *,
+    data: Annotated[list[str], Parameter(consume_multiple=True)],
+    protocol: Literal["native", "published"] = "native",
+    dataset_config: DatasetConfig = None,
+    as_json: Annotated[Path | None, Parameter(name="--json")] = None,
+    report: Path | None = None,
+    device: Device = "auto",
+) -> None:
+    """Measure a saved pipeline on labelled datasets, one domain each.
+
+    Args:
+        checkpoint: folder of a saved pipeline.
+        data: KIND:PATH[:SPLIT], one or more.
+        protocol: native scores at the label's size, published at a short side of 1024.
+        as_json: file for all figures; - prints them, and no table.
+        report: folder for report.html and report.json.
+    """
+    from clouds.core.composer import load
+    from clouds.core.files import write_text
+    from clouds.evaluation.evaluate import evaluate as run_evaluation
+
+    pipeline = load(checkpoint, device=device)
+    result = run_evaluation(pipeline, data, protocol=protocol, configs=dataset_config, progress=True)
+    on_screen = str(as_json) == "-"
+    write(result.to_json() if on_screen else result.to_text())
+    if as_json and not on_screen:
+        write_text(as_json, result.to_json() + "\n")
+    if report:
+        write_text(report / "report.json", result.to_json() + "\n")
+        write_text(report / "report.html", result.to_html())
+
+
+def predict(
+    checkpoint: Path,
+    images: list[Path],
+    *,
+    out: Path = Path("predictions"),
+    short_side: int | None = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Segment pictures: labels/NAME.png holds train ids, overlays/NAME.png shows them.
+
+    Args:
+        checkpoint: folder of a saved pipeline.
+        images: pictures of any size.
+        out: folder for the results.
+        short_side: resize the short side to this many pixels first; the results keep the picture's own size.
+    """
+    import numpy as np
+
+    from clouds.core.composer import load
+    from clouds.core.images import write_png
+
+    if not images:
+        raise DataError("no picture given; name at least one")
+    places = _places(images, out)
+    pipeline = load(checkpoint, device=device)
+    with progress() as shown:
+        for image, (labels, overlay) in shown.track(places.items(), description="predict"):
+            prediction = pipeline.predict(image, short_side=short_side)
+            write_png(labels, prediction.labels)
+            write_png(overlay, np.asarray(prediction.overlay()))
+    if as_json:
+        write_json([{"image": i, "labels": labels, "overlay": overlay} for i, (labels, overlay) in places.items()])
+    else:
+        write(f"{len(places)} label maps and overlays in {out}")
+
+
+def demo(*, out: Path = Path("demo"), seed: int = 0, steps: int | None = None, as_json: AsJson = False) -> None:
+    """Run the complete method on built-in data, on a CPU in minutes, and write an HTML report.
+
+    Args:
+        out: folder for data, models and the report.
+        seed: of every random choice.
+        steps: optimizer steps of each arm, half of them warm-up; the recipe's when left out.
+    """
+    from clouds.demo.run import run_demo
+
+    with progress() as shown:
+        result = run_demo(out, seed=seed, steps=steps, on_step=_step_display(shown), say=shown.console.print)
+    if as_json:
+        write(result.to_json())
+        return
+    rows = [(name, _percent(before), _percent(after)) for name, before, after in result.table()]
+    write_table(("mIoU in percent", "source only", "CLOUDS"), rows)
+    write(f"{result.steps} optimizer steps each, seed {result.seed}, {result.seconds:.0f} s; report: {result.report}")
+
+
+def _step_display(shown: Progress) -> Callable[[Phase, int, int, dict[str, float]], None]:
+    """A callback for training that draws one bar per phase."""
+    tasks: dict[Phase, TaskID] = {}
+
+    def on_step(phase: Phase, step: int, steps: int, numbers: dict[str, float]) -> None:
+        if phase not in tasks:
+            tasks[phase] = shown.add_task(phase, total=steps)
+        shown.update(tasks[phase], completed=step, description=f"{phase}, loss {numbers['loss']:.3f}")
+
+    return on_step
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+def _model(recipe: Recipe, source: str) -> dict[str, Any]:
+    """The arguments of `compose` that a recipe holds; what is missing is the plan's to report."""
+    known = set(inspect.signature(make_plan).parameters) - {"catalog"}
+    for key in recipe.model:
+        if key not in known:
+            raise ConfigError(f"recipe {source}: model.{key} is unknown{did_you_mean(key, known)}")
+    return {"backbone": None, "head": None, **recipe.model}
+
+
+def _places(images: Sequence[Path], out: Path) -> dict[Path, tuple[Path, Path]]:
+    """Where the label map and the overlay of each picture go.
+
+    Raises:
+        DataError: two pictures would share a file, or a result would replace a picture.
+    """
+    places = {image: (out / "labels" / f"{image.stem}.png", out / "overlays" / f"{image.stem}.png") for image in images}
+    owners: dict[Path, Path] = {}
+    inputs = {image.resolve() for image in places}
+    for image, files in places.items():
+        if files[0] in owners:
+            raise DataError(
+                f"{image} and {owners[files[0]]} have one name; predict them into different folders (--out)"
+            )
+        owners[files[0]] = image
+        for file in files:
+            if file.resolve() in inputs:
+                raise DataError(f"{file} is one of the pictures and would be overwritten; choose another --out")
+    return places

@@ -1,0 +1,36 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter, Token
+
+from clouds.core.component import Kind
+
+
+def _to_kind(_: Any, tokens: Sequence[Token]) -> Kind:
+    """Read `backbone` or `backbones`; folders and hooks have the "s", keywords have not."""
+    try:
+        return Kind(tokens[0].value.removesuffix("s"))
+    except ValueError:
+        raise ValueError(f"unknown kind {tokens[0].value!r}; expected one of {', '.join(Kind)}") from None
+
+
+AnyKind = Annotated[Kind, Parameter(converter=_to_kind, show_choices=False)]
+AsJson = Annotated[bool, Parameter(name="--json", help="Print JSON alone.", show_default=False)]
+Assignments = Annotated[
+    tuple[str, ...],
+    Parameter(
+        name="--set",
+        show_default=False,
+        help="a.b=value, as often as needed; the value is read as TOML, else as plain text.",
+    ),
+]
+Device = Annotated[str, Parameter(help="auto, cpu, cuda, cuda:N or mps.")]
+DatasetConfig = Annotated[
+    Path | None,
+    Parameter(name="--dataset-config", help="A dataset.toml in place of the dataset's own."),
+]

@@ -1,0 +1,46 @@
+"""What commands write: results on standard output, progress on standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+_UNLIMITED = 10_000  # columns; a table that goes into a file or a pipe is not folded
+
+
+def write(text: str) -> None:
+    """Write text and a line end to standard output."""
+    sys.stdout.write(text + "\n")
+
+
+def write_json(document: Any) -> None:
+    """Write a document as JSON; what JSON has no type for (a path, say) becomes its text."""
+    write(json.dumps(document, indent=2, ensure_ascii=False, default=str))
+
+
+def write_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Write a table, folded to the width of the terminal when there is one."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*header, box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else _UNLIMITED, highlight=False, markup=False).print(table)
+
+
+@contextmanager
+def progress() -> Generator[Progress]:
+    """A progress display on standard error, shown only on a terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as shown:
+        yield shown
