@@ -1,0 +1,1 @@
+"""Benchmarks: `python -m benchmarks` appends tidy rows to `benchmarks/results/` and prints them."""

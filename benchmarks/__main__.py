@@ -1,0 +1,31 @@
+"""Run benchmarks: all, or those named on the command line."""
+
+from __future__ import annotations
+
+import sys
+
+from benchmarks import predict, refiners
+from benchmarks.rows import append
+
+BENCHMARKS = {"predict": predict.run, "refiners": refiners.run}
+
+
+def main(names: list[str]) -> int:
+    """Run the named benchmarks (all by default) and print their rows."""
+    unknown = sorted(set(names) - set(BENCHMARKS))
+    if unknown:
+        print(f"unknown benchmark {unknown[0]!r}; known: {', '.join(BENCHMARKS)}", file=sys.stderr)
+        return 2
+    for name in names or BENCHMARKS:
+        rows = BENCHMARKS[name]()
+        for one in rows:
+            print(
+                f"{one['benchmark']:<10} {one['provider']:<24} {one['metric']:<28} "
+                f"{one['p50']:>10.4f} {one['unit']}  [{one['p20']:.4f} .. {one['p80']:.4f}]"
+            )
+        print(f"-> {append(name, rows)}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

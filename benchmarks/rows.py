@@ -1,0 +1,74 @@
+"""Tidy rows: one measurement each, with everything needed to compare it years later."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def row(benchmark: str, provider: str, metric: str, unit: str, values: Sequence[float], **facts: Any) -> dict[str, Any]:
+    """One row: the 20th, 50th and 80th percentile of repeated measurements, what was measured, and where."""
+    low, middle, high = (float(np.percentile(values, share)) for share in (20, 50, 80))
+    return {
+        "benchmark": benchmark,
+        "provider": provider,
+        "metric": metric,
+        "unit": unit,
+        "p20": round(low, 5),
+        "p50": round(middle, 5),
+        "p80": round(high, 5),
+        "repeats": len(values),
+        **facts,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
+        "threads": torch.get_num_threads(),
+        "torch": version("torch"),
+        "triton": _version("triton"),
+        "python": platform.python_version(),
+        "commit": _commit(),
+    }
+
+
+def seconds(run: Callable[[], object], *, repeats: int) -> list[float]:
+    """Wall-clock seconds of each repeat, after one warm-up."""
+    run()
+    times: list[float] = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        run()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return times
+
+
+def append(name: str, rows: Sequence[dict[str, Any]]) -> Path:
+    """Append rows to `results/<name>.jsonl`; earlier rows are never changed."""
+    path = RESULTS / f"{name}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a", encoding="utf-8") as lines:
+        lines.writelines(json.dumps(one) + "\n" for one in rows)
+    return path
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str:
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    done = subprocess.run(git, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"

@@ -1,0 +1,66 @@
+"""The whole method in a few steps: everything that `clouds demo` leaves behind, and that the comparison is fair."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+import clouds
+from clouds.demo.domains import UNSEEN
+from clouds.demo.run import DemoResult, run_demo
+
+STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> DemoResult:
+    return run_demo(tmp_path_factory.mktemp("demo"), seed=1, steps=STEPS)
+
+
+def test_the_table_has_every_unseen_domain_and_the_mean(demo: DemoResult) -> None:
+    table = demo.table()
+    assert len(table) == len(UNSEEN) + 1
+    assert table[-1][0] == "mean"
+    for column in (1, 2):
+        values = [row[column] for row in table[:-1]]
+        assert all(value is not None and 0 <= value <= 100 for value in values)
+        assert table[-1][column] == pytest.approx(sum(values) / len(values))
+
+
+def test_both_arms_make_the_same_number_of_optimizer_steps(demo: DemoResult) -> None:
+    logs = {
+        arm: [json.loads(line) for line in (demo.out / arm / "log.jsonl").read_text().splitlines()]
+        for arm in ("source-only", "clouds")
+    }
+    assert len(logs["source-only"]) == len(logs["clouds"]) == STEPS // 2
+    assert demo.steps == STEPS
+    recipes = {arm: json.loads((demo.out / arm / "recipe.json").read_text()) for arm in logs}
+    assert recipes["source-only"]["data"]["generated"] == ""
+    assert recipes["clouds"]["data"]["generated"]
+    for recipe in recipes.values():
+        recipe["data"]["generated"] = None
+    assert recipes["source-only"] == recipes["clouds"]
+
+
+def test_the_json_is_the_table(demo: DemoResult) -> None:
+    document = json.loads((demo.out / "result.json").read_text())
+    assert {name: (d["source_only"], d["clouds"]) for name, d in document["domains"].items()} == {
+        name: (before, after) for name, before, after in demo.table()
+    }
+
+
+def test_the_report_is_one_file_with_pictures(demo: DemoResult) -> None:
+    page = demo.report.read_text(encoding="utf-8")
+    assert page.count("data:image/jpeg") >= len(UNSEEN)
+    assert page.count("data:image/png") >= 3 * len(UNSEEN)
+    assert not re.findall(r'(?:src|href)="(?!data:|#)[^"]+"', page)
+    for words in ("source only", "CLOUDS", "refined", "exact", *UNSEEN):
+        assert words in page
+
+
+def test_saved_arms_load_and_predict(demo: DemoResult) -> None:
+    picture = next((demo.out / "domains").glob(f"{UNSEEN[0]}*/images/*/*.png"))
+    for arm in ("source-only", "clouds"):
+        pipeline = clouds.load(demo.out / arm / "joint")
+        assert pipeline.predict(picture).labels.shape == (96, 192)
