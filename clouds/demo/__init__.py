@@ -1,0 +1,1 @@
+"""The demo: the whole CLOUDS method on drawn street scenes, in minutes on a CPU."""
