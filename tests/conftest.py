@@ -7,6 +7,7 @@ import sys
 from types import ModuleType
 from typing import Any, Self
 
+import hypothesis
 import jaxtyping
 import pytest
 from beartype import BeartypeConf, FrozenDict, beartype
@@ -23,6 +24,9 @@ _checker.check = beartype(  # pyright: ignore[reportAttributeAccessIssue]
 )
 sys.modules[_checker.__name__] = _checker
 jaxtyping.install_import_hook("clouds", f"{_checker.__name__}.check")
+
+hypothesis.settings.register_profile("clouds", deadline=None)  # a busy machine makes no test wrong
+hypothesis.settings.load_profile("clouds")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -39,7 +39,7 @@ class BrokenPlugin:
     error: str
 
     def __str__(self) -> str:
-        return f"{self.distribution} {self.version}, plugin {self.name!r}: {self.error}"
+        return f"{self.distribution} {self.version}".rstrip() + f", plugin {self.name!r}: {self.error}"
 
 
 @frozen(kw_only=True)
@@ -112,7 +112,7 @@ class Catalog:
         wanted = os.environ.get("CLOUDS_PLUGINS")
         return cls(
             {f"{BUILT_IN}:{name}": import_module(f"clouds.{name}.components") for name in _BUILT_IN_MODULES},
-            installed=entry_points(group=GROUP),
+            installed=tuple(entry_points(group=GROUP)),
             only=None if wanted is None else [part.strip() for part in wanted.split(",") if part.strip()],
             strict=os.environ.get("CLOUDS_STRICT_PLUGINS") == "1",
         )
@@ -163,13 +163,22 @@ class Catalog:
 
     def check_plan(self, plan: Plan) -> list[Problem]:
         """Ask every plugin for problems of a plan."""
-        return [problem for _, problems in self._call("clouds_check_plan", plan=plan) for problem in problems]
+        from clouds.core.plan import Problem  # plans are made from catalogs
+
+        found: list[Problem] = []
+        for owner, problems in self._call("clouds_check_plan", plan=plan):
+            for problem in problems:
+                if isinstance(problem, Problem):
+                    found.append(problem)
+                else:
+                    self._fail(owner, PluginError(f"clouds_check_plan returned {problem!r}; expected a clouds.Problem"))
+        return found
 
     # -- discovery ---------------------------------------------------------------------------------------------------
 
     def _load_installed(self, installed: Iterable[EntryPoint], only: Iterable[str] | None) -> None:
         wanted = None if only is None else {_canonical(part) for part in only}
-        found: set[str] = set()
+        found = {canonicalize_name(owner.distribution) for owner, _ in self._plugins}
         for point in sorted(installed, key=_owner):
             distribution, name, version = _owner(point)
             keys = {canonicalize_name(distribution), _canonical(f"{distribution}:{name}")}
@@ -185,12 +194,14 @@ class Catalog:
         try:
             plugin = load()
             self._manager.register(plugin, name=f"{owner.distribution}:{owner.name}")
-        except Exception as error:  # noqa: BLE001 - importing a plugin may raise anything; it is recorded, not hidden
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - importing a plugin may raise anything; it is recorded
             self._fail(owner, error)
             return
         try:
             self._manager.check_pending()
-        except pluggy.PluginValidationError as error:
+            if not self._manager.get_hookcallers(plugin):
+                raise PluginError("implements no hook; decorate its functions with @clouds.hookimpl")
+        except (pluggy.PluginValidationError, PluginError) as error:
             self._manager.unregister(plugin)
             self._fail(owner, error)
             return
@@ -216,28 +227,37 @@ class Catalog:
             yield owner, items
 
     def _collect(self, kind: Kind) -> list[Entry]:
-        entries = [
-            Entry(component=component, distribution=owner.distribution, version=owner.version)
-            for owner, components in self._call(kind.hook)
-            for component in components
-            if self._is_component(owner, kind, component)
-        ]
-        return sorted(entries, key=lambda entry: (entry.component.name, entry.distribution))
+        entries: dict[str, Entry] = {}
+        for owner, components in self._call(kind.hook):
+            for component in components:
+                if not self._is_component(owner, kind.hook, kind, component):
+                    continue
+                entry = Entry(component=component, distribution=owner.distribution, version=owner.version)
+                if entries.setdefault(entry.qualified_name, entry) is not entry:
+                    self._fail(
+                        owner, PluginError(f"its distribution offers {kind} {component.name!r} twice; rename one")
+                    )
+        return sorted(entries.values(), key=lambda entry: (entry.component.name, entry.distribution))
 
-    def _is_component(self, owner: _Plugin, kind: Kind, value: object) -> bool:
+    def _is_component(self, owner: _Plugin, hook: str, kind: Kind, value: object) -> bool:
         if isinstance(value, Component) and value.kind == kind:
             return True
         what = f"a {value.kind}" if isinstance(value, Component) else type(value).__name__
-        self._fail(owner, PluginError(f"{kind.hook} returned {value!r} ({what}); expected a Component of kind {kind}"))
+        self._fail(owner, PluginError(f"{hook} returned {value!r} ({what}); expected a Component of kind {kind}"))
         return False
 
     def _resolve(self, kind: Kind, name: str) -> list[Entry]:
-        return [
-            Entry(component=component, distribution=owner.distribution, version=owner.version)
-            for owner, components in self._call("clouds_resolve", kind=kind, name=name)
-            for component in components
-            if self._is_component(owner, kind, component)
-        ]
+        entries: list[Entry] = []
+        for owner, components in self._call("clouds_resolve", kind=kind, name=name):
+            for component in components:
+                if not self._is_component(owner, "clouds_resolve", kind, component):
+                    continue
+                if component.name == name:
+                    entries.append(Entry(component=component, distribution=owner.distribution, version=owner.version))
+                else:
+                    message = f"clouds_resolve answered {component.name!r} when asked for {name!r}; expected that name"
+                    self._fail(owner, PluginError(message))
+        return entries
 
     def _unknown(self, kind: Kind, name: str) -> str:
         text = f"unknown {kind} {name!r}{did_you_mean(name, self.names(kind))}"

@@ -29,6 +29,10 @@ class Kind(StrEnum):
     HEAD = "head"
     PROMPTER = "prompter"
 
+    @classmethod
+    def _missing_(cls, value: object) -> Kind:
+        raise ComponentError(f"unknown kind {value!r}; expected one of {', '.join(cls)}")
+
     @property
     def hook(self) -> str:
         """Name of the hook that returns components of this kind, e.g. `clouds_backbones`."""
@@ -43,25 +47,18 @@ class FeatureSpec:
     stride: int
 
 
-def _to_kind(value: str | Kind) -> Kind:
-    try:
-        return Kind(value)
-    except ValueError:
-        raise ComponentError(f"unknown kind {value!r}; expected one of {', '.join(Kind)}") from None
-
-
-def _to_requirements(value: Mapping[str, str] | Iterable[str]) -> dict[str, str]:
-    """Accept requirement strings, or a mapping from requirement to the command that brings it."""
+def _to_requirements(value: str | Mapping[str, str] | Iterable[str]) -> dict[str, str]:
+    """Accept one requirement string, several, or a mapping from requirement to the command that brings it."""
     if isinstance(value, Mapping):
         return dict(cast("Mapping[str, str]", value))
-    return {requirement: f"pip install '{requirement}'" for requirement in value}
+    return {requirement: f"pip install '{requirement}'" for requirement in _to_tuple(value)}
 
 
 def _to_tuple(value: str | Iterable[str]) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else tuple(value)
 
 
-def _to_frozenset(value: Iterable[str]) -> frozenset[str]:
+def _to_frozenset(value: str | Iterable[str]) -> frozenset[str]:
     return frozenset(_to_tuple(value))
 
 
@@ -91,7 +88,7 @@ class Component:
     """
 
     name: str = field()
-    kind: Kind = field(converter=_to_kind)
+    kind: Kind = field(converter=Kind)
     factory: str = field()
     summary: str
     source: str = ""

@@ -57,9 +57,9 @@ def atomic_folder(path: str | os.PathLike[str], *, marker: str) -> Generator[Pat
         if target.exists():
             os.replace(target, old)
         os.replace(temporary, target)
+        shutil.rmtree(old, ignore_errors=True)  # only now: an interrupt before this line must not lose both
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -75,6 +75,8 @@ def inside(root: str | os.PathLike[str], name: str) -> Path:
         DataError: the name is absolute or climbs out of the folder.
     """
     base = Path(root).resolve()
+    if "\0" in name:
+        raise DataError(f"{name!r} has a null character; names in {base} must not")
     path = (base / name).resolve()
     if not path.is_relative_to(base):
         raise DataError(f"{name!r} leads out of {base}; names must stay inside their folder")

@@ -23,7 +23,11 @@ def _to_synonyms(value: Iterable[Iterable[str]]) -> tuple[tuple[str, ...], ...]:
 
 
 def _to_palette(value: Iterable[Sequence[int]]) -> tuple[Color, ...]:
-    return tuple((int(r), int(g), int(b)) for r, g, b in value)
+    colors = [tuple(color) for color in value]
+    wrong = [color for color in colors if len(color) != 3]
+    if wrong:
+        raise ConfigError(f"palette: {wrong[0]} is not a colour; expected (red, green, blue)")
+    return tuple((int(r), int(g), int(b)) for r, g, b in colors)
 
 
 def _to_ids(value: Iterable[int]) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 
 from clouds.core.catalog import Catalog
 from clouds.core.component import Component, Kind
-from clouds.core.errors import CloudsError, ConfigError, PlanError, WeightsError, did_you_mean
+from clouds.core.errors import CloudsError, ComponentError, ConfigError, PlanError, WeightsError, did_you_mean
 from clouds.core.labels import LabelSpace
 from clouds.core.schema import read_schema, to_json_value
 
@@ -136,7 +136,7 @@ class Plan:
                 device=document["device"],
                 dtype=document["dtype"],
             )
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, ComponentError, ConfigError) as error:
             raise WeightsError(f"this is not a plan: {type(error).__name__}: {error}") from error
 
 

@@ -88,7 +88,12 @@ def read_schema(component: Component) -> Schema:
     label = f"{component.kind} {component.name!r}: factory {component.factory!r}"
     if not callable(factory):
         raise ComponentError(f"{label} is not callable, but {type(factory).__name__}")
-    parameters = dict(inspect.signature(factory).parameters)
+    try:
+        parameters = dict(inspect.signature(factory).parameters)
+    except ValueError as error:
+        raise ComponentError(
+            f"{label} has no readable signature: {error}; write a function with keyword options"
+        ) from None
     for parameter in parameters.values():
         if parameter.kind not in _FIXED_SHAPE:
             raise ComponentError(

@@ -1,0 +1,276 @@
+"""Plans: every fault at once, JSON and back, and no torch."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import clouds
+from clouds.core.catalog import Catalog
+from clouds.core.component import Component, Kind
+from clouds.core.errors import PlanError, WeightsError
+from clouds.core.labels import CITYSCAPES, LabelSpace
+from clouds.core.plan import Part, Plan, Problem, make_plan
+
+PYRAMID = ("res2", "res3", "res4", "res5")
+
+
+class Vocabulary:
+    """Something that JSON has no word for."""
+
+
+def backbone(*, width: int = 8, pretrained: bool = True, taps: tuple[int, ...] = (1, 2)) -> None: ...
+def head(features: Any, labels: LabelSpace, *, queries: int = 100, words: Any = None) -> None: ...
+def prompter(*, path: str) -> None: ...
+
+
+def component(kind: str, name: str, function: Callable[..., Any], **fields: Any) -> Component:
+    factory = f"{__name__}:{function.__name__}"
+    return Component(kind=kind, name=name, factory=factory, summary="a test", **fields)
+
+
+class Plugin:
+    @clouds.hookimpl
+    def clouds_backbones(self) -> list[Component]:
+        needs = {
+            "surely-not-installed>=2": "pip install 'surely-not-installed[gpu]'",
+            "attrs<1": "pip install 'attrs<1'",
+        }
+        return [
+            component("backbone", "plain", backbone, provides=PYRAMID),
+            component("backbone", "speaking", backbone, provides=(*PYRAMID, "text-encoder")),
+            component("backbone", "heavy", backbone, provides=PYRAMID, requires=needs),
+            component("backbone", "light", backbone, provides=PYRAMID, requires=["attrs", "cattrs>=1"]),
+        ]
+
+    @clouds.hookimpl
+    def clouds_heads(self) -> list[Component]:
+        return [
+            component("head", "masks", head, needs=PYRAMID),
+            component("head", "texts", head, needs=("res2", "text-encoder")),
+        ]
+
+    @clouds.hookimpl
+    def clouds_prompters(self) -> list[Component]:
+        return [component("prompter", "lines", prompter)]
+
+
+CATALOG = Catalog({"dist": Plugin()})
+GOOD = {"backbone": "plain", "head": "masks", "catalog": CATALOG}
+
+
+def problems(**arguments: Any) -> list[str]:
+    with pytest.raises(PlanError) as caught:
+        make_plan(**{**GOOD, **arguments})
+    assert str(caught.value).count("\n") >= len(caught.value.problems)
+    return [str(problem) for problem in caught.value.problems]
+
+
+def test_a_plan_holds_every_option_with_its_effective_value() -> None:
+    plan = make_plan(**GOOD, pretrained=False, prompter={"name": "dist::lines", "path": "a.txt"})
+    assert list(plan.parts) == [Kind.BACKBONE, Kind.HEAD, Kind.PROMPTER]
+    assert plan.parts[Kind.BACKBONE].options == {"width": 8, "pretrained": False, "taps": [1, 2]}
+    assert plan.parts[Kind.PROMPTER].options == {"path": "a.txt"}
+    assert plan.parts[Kind.HEAD].qualified_name == "dist::masks"
+    own = make_plan(**{**GOOD, "backbone": {"name": "plain", "pretrained": True}}, pretrained=False)
+    assert own.parts[Kind.BACKBONE].options["pretrained"] is True
+
+
+def test_a_plan_reads_well() -> None:
+    text = str(make_plan(**GOOD, device="cpu", dtype="torch.bfloat16"))
+    assert text == (
+        "labels: cityscapes (19 classes)\n"
+        "backbone: plain(width=8, pretrained=True, taps=[1, 2])  [dist]\n"
+        "head: masks(queries=100, words=None)  [dist]\n"
+        "pretrained: True, device: cpu, dtype: bfloat16"
+    )
+
+
+def test_three_faults_are_reported_together() -> None:
+    found = problems(backbone={"name": "plane"}, head={"name": "masks", "querys": 3}, labels="citiscapes")
+    assert found == [
+        "backbone: unknown backbone 'plane'; did you mean 'plain'?",
+        "head: masks: unknown option 'querys'; did you mean 'queries'?; "
+        "the signature is masks(*, queries: int = 100, words: Any = None)",
+        "labels: unknown label space 'citiscapes'; did you mean 'cityscapes'? "
+        "-> LabelSpace.from_names([...]) makes your own",
+    ]
+
+
+def test_the_error_numbers_its_problems() -> None:
+    with pytest.raises(PlanError, match=r"^the plan has 2 problems:\n  1. device: .*\n  2. dtype: "):
+        make_plan(**GOOD, device="gpu", dtype="half")
+    with pytest.raises(PlanError, match=r"^the plan has 1 problem:\n  1. device: "):
+        make_plan(**GOOD, device="gpu")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"backbone": None}, "backbone: is None, but every pipeline has one -> clouds list backbone"),
+        ({"head": None}, "head: is None, but every pipeline has one -> clouds list head"),
+        ({"head": {"queries": 3}}, "head: a mapping needs a 'name', got keys ['queries'] -> clouds list head"),
+        (
+            {"refiner": 3},
+            "refiner: expected a name, a mapping with 'name', or a Refiner; got int -> clouds list refiner",
+        ),
+        (
+            {"head": {"name": "masks", "queries": "many"}},
+            "head: masks: option queries='many' is not of type int; "
+            "the signature is masks(*, queries: int = 100, words: Any = None)",
+        ),
+        ({"prompter": "lines"}, "prompter: lines: option 'path' is required; the signature is lines(*, path: str)"),
+        (
+            {"head": {"name": "masks", "words": Vocabulary()}},
+            "head: masks: option 'words': Vocabulary is not a plain value -> pass a ready module as head=",
+        ),
+        (
+            {"head": "texts"},
+            "head: texts needs text-encoder from the backbone, but plain provides res2, res3, res4, res5 "
+            "-> choose another backbone or head",
+        ),
+        ({"device": "cuda:first"}, "device: unknown device 'cuda:first'; expected auto, cpu, cuda, cuda:N or mps"),
+        ({"dtype": "float61"}, "dtype: unknown dtype 'float61'; did you mean 'float16'?"),
+    ],
+)
+def test_each_fault_has_its_message(arguments: dict[str, Any], message: str) -> None:
+    assert problems(**arguments) == [message]
+
+
+@pytest.mark.usefixtures("unchecked_types")
+def test_labels_of_another_type_are_a_fault() -> None:
+    assert problems(labels=19) == [
+        "labels: expected a name or a LabelSpace, got int -> LabelSpace.from_names([...]) makes your own"
+    ]
+
+
+def test_missing_distributions_come_with_the_command() -> None:
+    missing, old = problems(backbone="heavy")
+    assert missing == (
+        "backbone: heavy: needs surely-not-installed>=2, which is not installed "
+        "-> pip install 'surely-not-installed[gpu]'"
+    )
+    assert old.startswith("backbone: heavy: needs attrs<1, but 2")
+    assert old.endswith(" is installed -> pip install 'attrs<1'")
+    assert make_plan(**{**GOOD, "backbone": "light"}).parts[Kind.BACKBONE].name == "light"
+
+
+def test_parts_that_fit_make_a_plan() -> None:
+    assert make_plan(backbone="speaking", head="texts", catalog=CATALOG).parts[Kind.HEAD].needs == (
+        "res2",
+        "text-encoder",
+    )
+
+
+def test_plugins_may_find_problems() -> None:
+    module = ModuleType("checker")
+    module.clouds_check_plan = clouds.hookimpl(  # pyright: ignore[reportAttributeAccessIssue]
+        lambda plan: [Problem(Kind.HEAD, f"at most 2 classes, not {len(plan.labels)}")]
+    )
+    strict = Catalog({"dist": Plugin(), "checker": module})
+    assert problems(catalog=strict) == ["head: at most 2 classes, not 19"]
+
+
+def test_a_label_space_that_the_head_cannot_serve_is_a_problem() -> None:
+    many = LabelSpace.from_names([f"class {i}" for i in range(101)], name="many")
+    with pytest.raises(PlanError, match="mask2former has 100 queries, but label space 'many' has 101 classes -> set q"):
+        clouds.plan(backbone="tiny", head="mask2former", labels=many)
+    clouds.plan(backbone="tiny", head={"name": "mask2former", "queries": 101}, labels=many)
+
+
+def test_ready_modules_are_checked_by_what_they_can_do() -> None:
+    from clouds.core.interfaces import Backbone, FeatureSpec, TextEncoder
+
+    class Ready(Backbone, TextEncoder):
+        def __init__(self) -> None:
+            specs = {f"res{i}": FeatureSpec(channels=1, stride=2**i) for i in range(2, 6)}
+            super().__init__(features=specs, mean=(0, 0, 0), std=(1, 1, 1))
+
+        def forward(self, images: Any) -> Any: ...
+        def embed_text(self, texts: Any) -> Any: ...
+
+    plan = make_plan(backbone=Ready(), head="texts", catalog=CATALOG)
+    assert plan.parts[Kind.BACKBONE].ready.endswith("Ready")
+    assert str(plan.parts[Kind.BACKBONE]).startswith("backbone: ready module test_plan:")
+
+
+# -- JSON --------------------------------------------------------------------------------------------------------------
+
+words = st.text(min_size=1, max_size=8)
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@st.composite
+def parts(draw: st.DrawFn) -> Part:
+    return Part(
+        kind=draw(st.sampled_from(Kind)),
+        name=draw(words),
+        options=draw(st.dictionaries(words, plain, max_size=4)),
+        distribution=draw(words),
+        version=draw(words),
+        provides=draw(st.sets(st.sampled_from(PYRAMID))),
+        needs=draw(st.sets(st.sampled_from(PYRAMID))),
+        ready=draw(st.just("") | words),
+    )
+
+
+@st.composite
+def label_spaces(draw: st.DrawFn) -> LabelSpace:
+    names = draw(st.lists(words, min_size=1, max_size=6, unique=True))
+    count = len(names)
+    return LabelSpace.from_names(
+        names,
+        name=draw(words),
+        synonyms=draw(st.lists(st.lists(words, min_size=1, max_size=3), min_size=count, max_size=count)),
+        ids=draw(st.lists(st.integers(-1, 300), min_size=count, max_size=count, unique=True)),
+        ignore=draw(st.integers(count, 255)),
+    )
+
+
+@given(st.lists(parts(), max_size=5), label_spaces(), st.booleans(), st.sampled_from([None, "bfloat16"]))
+def test_a_plan_survives_json(some: list[Part], labels: LabelSpace, pretrained: bool, dtype: str | None) -> None:
+    plan = Plan(parts={part.kind: part for part in some}, labels=labels, pretrained=pretrained, dtype=dtype)
+    assert Plan.from_json(plan.to_json()) == plan
+
+
+def damaged(**changes: Any) -> str:
+    document = json.loads(make_plan(**GOOD).to_json())
+    return json.dumps({**document, **changes})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("nonsense", "this is not a plan: JSONDecodeError"),
+        ("[]", "this is not a plan: TypeError"),
+        ("{}", "this is not a plan: KeyError: 'format'"),
+        (damaged(format=99), "plan has format 99; this version reads 1"),
+        (damaged(parts=[{"kind": "hat"}]), "this is not a plan: ComponentError: unknown kind 'hat'"),
+        (damaged(parts=[{"hat": 1}]), "this is not a plan: TypeError"),
+        (damaged(labels={**CITYSCAPES.to_dict(), "names": []}), "this is not a plan: ConfigError: label space"),
+    ],
+)
+def test_what_is_not_a_plan_is_refused(text: str, message: str) -> None:
+    with pytest.raises(WeightsError, match=message):
+        Plan.from_json(text)
+
+
+def test_planning_imports_no_torch() -> None:
+    program = (
+        "import sys, clouds\n"
+        "print(clouds.plan(backbone='tiny', head='mask2former', labels='cityscapes'))\n"
+        "try: clouds.plan(backbone='tyny', head={'name': 'linear', 'widht': 3}, device='gpu')\n"
+        "except clouds.PlanError as error: assert len(error.problems) == 3, error\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
