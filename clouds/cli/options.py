@@ -13,10 +13,10 @@ from clouds.core.component import Kind
 
 def _to_kind(_: Any, tokens: Sequence[Token]) -> Kind:
     """Read `backbone` or `backbones`; folders and hooks have the "s", keywords have not."""
-    try:
-        return Kind(tokens[0].value.removesuffix("s"))
-    except ValueError:
-        raise ValueError(f"unknown kind {tokens[0].value!r}; expected one of {', '.join(Kind)}") from None
+    word = tokens[0].value.removesuffix("s")
+    if word not in list(Kind):
+        raise ValueError(f"unknown kind {tokens[0].value!r}; expected one of {', '.join(Kind)}")
+    return Kind(word)
 
 
 AnyKind = Annotated[Kind, Parameter(converter=_to_kind, show_choices=False)]

@@ -1,0 +1,111 @@
+"""Exit codes, error messages and imports, which are the same for every command."""
+
+import subprocess
+import sys
+
+import pytest
+from cli_helpers import Run
+
+import clouds
+from clouds.cli import catalog_commands
+from clouds.cli.app import main
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+def test_help_names_every_command(run: Run, arguments: list[str]) -> None:
+    outcome = run(*arguments)
+    assert (outcome.code, outcome.err) == (0, "")
+    commands = "demo list info doctor plan train evaluate predict prompts generate datasets"
+    assert all(f"\n│ {command} " in outcome.out for command in commands.split())
+    assert "Exit codes: 0 done, 1 failed, 2 wrong use" in outcome.out
+
+
+def test_version(run: Run) -> None:
+    assert run("--version").out == f"{clouds.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["lst"], ['Unknown command "lst"', 'Did you mean "list"?']),
+        (["datasets", "chekc"], ["chekc", "check"]),
+        (["list", "--jsn"], ["--jsn", "--json"]),
+        (["list", "wheels"], ["unknown kind 'wheels'", "expected one of backbone, generator"]),
+        (["list", "heads", "surplus"], ["surplus"]),
+        (["info"], ["requires an argument"]),
+        (["generate", "--n", "3"], ["--generator"]),
+        (["prompts", "--n", "three", "--out", "x"], ["--n", "three"]),
+        (
+            ["generate", "--generator", "g", "--n", "1", "--out", "x", "--prompts", "f", "--prompter", "p"],
+            ["--prompter"],
+        ),
+        (["train", "folder", "--out", "x", "--phase", "later"], ["later", "warmup", "joint"]),
+        (["evaluate", "x", "--data", "folder:y", "--protocol", "own"], ["own", "native", "published"]),
+        (["predict", "checkpoint"], ["--images requires an argument"]),
+    ],
+)
+def test_wrong_use_exits_with_2_and_says_what_is_wrong(run: Run, arguments: list[str], words: list[str]) -> None:
+    outcome = run(*arguments)
+    assert outcome.code == 2
+    assert outcome.out == ""
+    assert outcome.err.startswith("error: ")
+    assert all(word in outcome.err for word in words), outcome.err
+
+
+def test_a_failure_exits_with_1_and_one_line(run: Run) -> None:
+    outcome = run("info", "tinny")
+    assert (outcome.code, outcome.out) == (1, "")
+    assert outcome.err == "error: unknown component 'tinny'; did you mean 'tiny'?\n"
+
+
+def test_a_failure_shows_where_it_came_from_when_asked(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLOUDS_TRACEBACK", "1")
+    with pytest.raises(clouds.UnknownComponentError, match="tinny"):
+        run("info", "tinny")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+        (PermissionError(13, "Permission denied", "/root/x"), 1, "error: [Errno 13] Permission denied: '/root/x'\n"),
+    ],
+)
+def test_interruptions_and_the_system_have_their_codes(
+    run: Run, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, message: str
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(catalog_commands, "write_table", fail)
+    outcome = run("list")
+    assert (outcome.code, outcome.err) == (code, message)
+
+
+def test_mistakes_of_ours_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(catalog_commands, "write_table", fail)
+    with pytest.raises(ZeroDivisionError):
+        main(["list"])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["list", "--json"], ["list", "backbones"], ["info", "tiny"], ["plan", "folder"], ["info", "tinny"]],
+)
+def test_looking_around_does_not_import_torch(arguments: list[str]) -> None:
+    code = f"import sys; from clouds.cli.app import main; main({arguments!r}); sys.exit(10 * ('torch' in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("arguments", "code"), [(["list"], 0), (["info", "tinny"], 1), (["lst"], 2)])
+def test_the_installed_program_returns_the_exit_code(arguments: list[str], code: int) -> None:
+    call = "from importlib.metadata import entry_points as e; import sys; " + (
+        "[p] = e(group='console_scripts', name='clouds'); sys.exit(p.load()())"
+    )
+    done = subprocess.run([sys.executable, "-c", call, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert ("Traceback" in done.stderr) is False

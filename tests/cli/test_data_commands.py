@@ -1,0 +1,151 @@
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cli_helpers import Run, assert_one_line
+from PIL import Image
+
+import clouds
+from clouds.core.catalog import Catalog
+from clouds.core.images import write_png
+from clouds.synthesis.manifest import open_generated
+
+
+class TestPrompts:
+    def test_it_writes_one_prompt_per_line(self, run: Run, tmp_path: Path) -> None:
+        outcome = run("prompts", "--n", 5, "--out", tmp_path / "prompts.txt")
+        assert (outcome.code, outcome.out) == (0, f"5 prompts in {tmp_path / 'prompts.txt'}\n")
+        assert len(set((tmp_path / "prompts.txt").read_text().splitlines())) == 5
+
+    def test_prompts_depend_on_the_seed_alone(self, run: Run, tmp_path: Path) -> None:
+        for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+            run("prompts", "--n", 5, "--out", tmp_path / name, "--seed", seed)
+        a, b, c = ((tmp_path / name).read_text() for name in "abc")
+        assert a == b != c
+
+    def test_options_of_the_prompter_are_set(self, run: Run, tmp_path: Path) -> None:
+        (tmp_path / "mine.txt").write_text("a\nb\n")
+        path = f"path={tmp_path / 'mine.txt'}"
+        assert run("prompts", "--prompter", "file", "--set", path, "--n", 2, "--out", tmp_path / "out").code == 0
+        assert (tmp_path / "out").read_text() == "a\nb\n"
+
+    def test_a_failure_writes_nothing(self, run: Run, tmp_path: Path) -> None:
+        outcome = run("prompts", "--n", 2, "--out", tmp_path / "out", "--prompter", "gramar")
+        assert outcome.code == 1
+        assert "unknown prompter 'gramar'; did you mean 'grammar'?" in outcome.err
+        assert list(tmp_path.iterdir()) == []
+
+
+class TestGenerate:
+    SMALL = ("--generator", "procedural", "--size", 32, 48)
+
+    def test_it_makes_a_dataset_from_a_prompt_file(self, run: Run, tmp_path: Path) -> None:
+        prompts, out = tmp_path / "prompts.txt", tmp_path / "set"
+        prompts.write_text("A photo of a street in daylight.\nA photo of a street at night.\n")
+        outcome = run("generate", *self.SMALL, "--prompts", prompts, "--n", 3, "--out", out, "--keep-labels")
+        assert (outcome.code, outcome.out, outcome.err) == (0, f"3 images with labels in {out}\n", "")
+        made = open_generated(out)
+        assert [row.prompt_index for row in made.rows] == [0, 1, 0]
+        assert made.rows[0].generator.name == "procedural"
+        assert made.labels is not None
+
+    def test_it_goes_on_and_says_so_as_json(self, run: Run, tmp_path: Path) -> None:
+        call = ("generate", *self.SMALL, "--prompter", "grammar", "--n", 3, "--out", tmp_path / "set", "--json")
+        first = run(*call)
+        manifest = (tmp_path / "set" / "manifest.jsonl").read_bytes()
+        assert run(*call) == first
+        assert json.loads(first.out) == {"folder": str(tmp_path / "set"), "images": 3, "labels": False, "prompts": 3}
+        assert (tmp_path / "set" / "manifest.jsonl").read_bytes() == manifest
+
+    def test_another_request_is_refused_in_one_line(self, run: Run, tmp_path: Path) -> None:
+        call = ("generate", *self.SMALL, "--n", 1, "--out", tmp_path / "set")
+        assert run(*call).code == 0
+        assert_one_line(run(*call, "--seed", 5), "seed 0, now 5", "or another folder")
+
+    def test_faults_of_the_generator_come_at_once(self, run: Run, tmp_path: Path) -> None:
+        outcome = run("generate", "--generator", "procedural", "--set", "x=1", "--n", 1, "--out", tmp_path / "set")
+        assert outcome.code == 1
+        assert "generator: procedural: unknown option 'x'" in outcome.err
+        assert not (tmp_path / "set").exists()
+
+    def test_modules_go_to_the_device(self, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        from clouds.generators import components
+
+        catalog = Catalog({"clouds-dgss:generators": components, "placed": Placed})
+        monkeypatch.setattr(Catalog, "from_environment", lambda: catalog)
+        outcome = run("generate", "--generator", "placed", "--n", 1, "--out", tmp_path / "set", "--device", "cuda:99")
+        assert_one_line(outcome, "device 'cuda:99' asked for, but torch sees")
+        outcome = run("generate", "--generator", "placed", "--n", 1, "--out", tmp_path / "set", "--size", 8, 8)
+        assert outcome.code == 0, outcome.err
+
+
+class Placed:
+    """A plugin with a generator that is a module."""
+
+    @staticmethod
+    @clouds.hookimpl
+    def clouds_generators() -> list[clouds.Component]:
+        return [clouds.Component(name="placed", kind="generator", factory=f"{__name__}:placed", summary="grey")]
+
+
+def placed() -> clouds.Generator:
+    from torch import nn
+
+    class Grey(nn.Module, clouds.Generator):
+        def generate(self, requests: Iterable[clouds.GenerationRequest]) -> Iterator[clouds.GeneratedImage]:
+            for request in requests:
+                yield clouds.GeneratedImage(request=request, image=np.full((*request.size, 3), 128, np.uint8))
+
+    return Grey()
+
+
+class TestDatasetsCheck:
+    def test_a_sound_dataset(self, run: Run, photos: Path) -> None:
+        outcome = run("datasets", "check", f"folder:{photos}")
+        assert (outcome.code, outcome.err) == (0, "")
+        assert "road" in outcome.out
+        assert outcome.out.endswith("photos:val: 2 images, 0 faults\n")
+        document = json.loads(run("datasets", "check", f"folder:{photos}:val", "--json").out)
+        assert document["ok"] is True
+        assert document["pixels"]["ignore"] == 2 * 50
+
+    def test_all_faults_are_found(self, run: Run, photos: Path) -> None:
+        (photos / "labels" / "val" / "a.png").unlink()
+        (photos / "images" / "val" / "b.png").write_text("hello")
+        outcome = run("datasets", "check", f"folder:{photos}", "--json")
+        assert outcome.code == 1
+        assert {fault["kind"] for fault in json.loads(outcome.out)["faults"]} == {"missing label", "image"}
+
+    def test_another_encoding_comes_with_a_config(self, run: Run, photos: Path, tmp_path: Path) -> None:
+        for path in (photos / "labels" / "val").iterdir():
+            write_png(path, np.full((40, 50), 26, np.uint8))  # the Cityscapes id of "car"
+        assert run("datasets", "check", f"folder:{photos}").code == 1
+        (tmp_path / "ids.toml").write_text('[labels]\nencoding = "ids"\n')
+        outcome = run("datasets", "check", f"folder:{photos}", "--dataset-config", tmp_path / "ids.toml", "--json")
+        assert json.loads(outcome.out)["pixels"]["car"] == 2 * 40 * 50
+
+    @pytest.mark.parametrize("shape", [(4, 5, 4), (4, 5), (1, 1, 3)])
+    def test_unusual_pictures_are_sound(self, run: Run, tmp_path: Path, shape: tuple[int, ...]) -> None:
+        folder = tmp_path / "odd"
+        write_png(folder / "labels" / "val" / "a.png", np.zeros(shape[:2], np.uint8))
+        (folder / "images" / "val").mkdir(parents=True)
+        Image.fromarray(np.zeros(shape, np.uint8)).save(folder / "images" / "val" / "a.png")
+        assert run("datasets", "check", f"folder:{folder}").code == 0
+
+    @pytest.mark.parametrize(
+        ("spec", "words"),
+        [
+            ("folder:{}/nowhere", ["nowhere", "images/<split>"]),
+            ("folder:{}/empty", ["empty/images/val", "holds no image"]),
+            ("folder:{}/photos:train", ["has no split 'train'", "val"]),
+            ("foldr:{}/photos", ["unknown kind 'foldr'; did you mean 'folder'?"]),
+            ("{}/photos", ["names no kind"]),
+        ],
+    )
+    def test_what_is_no_dataset_is_named(
+        self, run: Run, photos: Path, tmp_path: Path, spec: str, words: list[str]
+    ) -> None:
+        (tmp_path / "empty" / "images" / "val").mkdir(parents=True)
+        assert_one_line(run("datasets", "check", spec.format(tmp_path)), *words)

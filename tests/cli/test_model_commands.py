@@ -1,0 +1,320 @@
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cli_helpers import Outcome, Run, assert_one_line
+from PIL import Image
+
+import clouds
+from clouds.cli import model_commands
+from clouds.core.labels import CITYSCAPES
+
+RNG = np.random.default_rng(0)
+PIXELS = RNG.integers(0, 256, (40, 50, 3), np.uint8)
+
+
+class TestPlan:
+    def test_it_prints_the_parts(self, run: Run) -> None:
+        outcome = run("plan", "folder", "--set", "model.head.width=32")
+        assert outcome.code == 0
+        assert "head: linear(width=32)" in outcome.out
+
+    def test_json_is_a_plan(self, run: Run) -> None:
+        text = run("plan", "folder", "--json").out
+        assert clouds.Plan.from_json(text).parts[clouds.Kind.BACKBONE].name == "tiny"
+
+    def test_all_problems_come_at_once(self, run: Run) -> None:
+        outcome = run("plan", "folder", "--set", "model.head=liner", "--set", "model.backbone.dims=wide")
+        assert (outcome.code, outcome.out) == (1, "")
+        assert "error: the plan has 2 problems:" in outcome.err
+        assert "unknown head 'liner'; did you mean 'linear'?" in outcome.err
+        assert "dims='wide' is not of type" in outcome.err
+
+    def test_a_wrong_key_of_the_model_is_named(self, run: Run) -> None:
+        outcome = run("plan", "folder", "--set", "model.bakcbone=tiny")
+        assert_one_line(outcome, "recipe folder: model.bakcbone is unknown; did you mean 'backbone'?")
+
+    def test_a_model_without_parts_is_a_problem_of_the_plan(self, run: Run, tmp_path: Path) -> None:
+        recipe = tmp_path / "empty.toml"
+        recipe.write_text("[warmup]\nsteps = 1\nbatch_size = 1\n[joint]\nsteps = 1\nbatch_size = 1\n")
+        outcome = run("plan", recipe)
+        assert outcome.code == 1
+        assert "backbone: is None, but every pipeline has one -> clouds list backbone" in outcome.err
+
+    def test_an_unknown_recipe_is_named(self, run: Run) -> None:
+        assert_one_line(run("plan", "foldr"), "unknown recipe 'foldr'; did you mean 'folder'?")
+
+
+SMALL = """
+extends = "folder"
+[model]
+backbone = { name = "tiny", trainable = true, dims = [8, 16, 24, 32], depths = [1, 1, 1, 1] }
+head = { name = "linear", width = 16 }
+[data]
+crop = [32, 32]
+[warmup]
+steps = 2
+batch_size = 1
+[joint]
+steps = 1
+batch_size = 2
+"""
+
+
+class TestTrain:
+    @pytest.fixture
+    def recipe(self, tmp_path: Path) -> Path:
+        path = tmp_path / "small.toml"
+        path.write_text(SMALL)
+        return path
+
+    def train(self, run: Run, recipe: Path, photos: Path, out: Path, *more: object) -> Outcome:
+        source = f"data.source=folder:{photos}"
+        return run("train", recipe, "--set", source, "--set", "model.device=cpu", "--out", out, *more)
+
+    def test_a_trained_pipeline_can_be_loaded(self, run: Run, recipe: Path, photos: Path, tmp_path: Path) -> None:
+        outcome = self.train(run, recipe, photos, tmp_path / "run", "--json")
+        assert outcome.code == 0, outcome.err
+        document = json.loads(outcome.out)
+        assert document["steps"] == 2
+        assert clouds.load(document["checkpoint"]).trained
+
+    def test_two_runs_of_one_seed_are_equal(self, run: Run, recipe: Path, photos: Path, tmp_path: Path) -> None:
+        losses = [
+            json.loads(self.train(run, recipe, photos, tmp_path / name, "--json").out)["loss"] for name in ("a", "b")
+        ]
+        assert losses[0] == losses[1]
+        other = json.loads(self.train(run, recipe, photos, tmp_path / "c", "--json", "--set", "seed=1").out)["loss"]
+        assert other != losses[0]
+
+    def test_a_phase_goes_on_from_a_saved_pipeline(
+        self, run: Run, recipe: Path, photos: Path, tmp_path: Path, checkpoint: Path
+    ) -> None:
+        outcome = self.train(run, recipe, photos, tmp_path / "run", "--phase", "joint", "--init", checkpoint)
+        assert outcome.code == 0, outcome.err
+        assert outcome.out.startswith("1 steps, last loss ")
+        assert (tmp_path / "run" / "joint" / "plan.json").is_file()
+
+    def test_a_recipe_without_source_is_refused(self, run: Run, tmp_path: Path) -> None:
+        assert_one_line(run("train", "folder", "--out", tmp_path / "run"), "no source to train on")
+        assert not (tmp_path / "run").exists()
+
+
+class TestEvaluate:
+    def test_it_writes_table_json_and_report(self, run: Run, checkpoint: Path, photos: Path, tmp_path: Path) -> None:
+        figures, report = tmp_path / "figures.json", tmp_path / "report"
+        outcome = run("evaluate", checkpoint, "--data", f"folder:{photos}", "--json", figures, "--report", report)
+        assert outcome.code == 0, outcome.err
+        assert "photos:val" in outcome.out
+        assert "native" in outcome.out
+        document = json.loads(figures.read_text())
+        assert set(document["per_domain"]) == {"photos:val"}
+        assert json.loads((report / "report.json").read_text()) == document
+        assert "<html" in (report / "report.html").read_text()
+
+    def test_a_dash_prints_json_alone(self, run: Run, checkpoint: Path, photos: Path) -> None:
+        outcome = run("evaluate", checkpoint, "--data", f"folder:{photos}:val", "--json", "-")
+        assert json.loads(outcome.out)["protocol"] == "native"
+
+    def test_several_datasets_make_several_domains(
+        self, run: Run, checkpoint: Path, photos: Path, tmp_path: Path
+    ) -> None:
+        shutil.copytree(photos, tmp_path / "more")
+        specs = [f"folder:{photos}", f"folder:{tmp_path / 'more'}"]
+        together = run("evaluate", checkpoint, "--data", *specs, "--json", "-")
+        repeated = run("evaluate", checkpoint, "--data", specs[0], "--data", specs[1], "--json", "-")
+        assert list(json.loads(together.out)["per_domain"]) == ["photos:val", "more:val"]
+        assert repeated == together
+
+    def test_a_dataset_config_folds_predictions(self, run: Run, checkpoint: Path, photos: Path, tmp_path: Path) -> None:
+        config = tmp_path / "fold.toml"
+        config.write_text("[fold]\n" + "".join(f'"{name}" = "road"\n' for name in CITYSCAPES.names[1:]))
+        outcome = run("evaluate", checkpoint, "--data", f"folder:{photos}", "--dataset-config", config, "--json", "-")
+        result = json.loads(outcome.out)["domains"]["photos:val"]
+        assert result["iou"]["road"] > 0  # every prediction is road now, and a third of the pixels is
+        assert result["iou"]["sidewalk"] == 0
+
+    def test_a_folder_without_pipeline_is_named(self, run: Run, photos: Path, tmp_path: Path) -> None:
+        outcome = run("evaluate", tmp_path, "--data", f"folder:{photos}")
+        assert_one_line(outcome, str(tmp_path), "no saved pipeline here")
+
+
+def damage(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:60])
+
+
+DAMAGES: dict[str, tuple[str, Callable[[Path], object]]] = {
+    "image is no picture": ("images/val/b.png", lambda path: path.write_text("hello")),
+    "image is truncated": ("images/val/b.png", damage),
+    "image has 16 bits": ("images/val/b.png", lambda p: Image.fromarray(np.zeros((40, 50), np.uint16)).save(p)),
+    "image has another size": ("images/val/b.png", lambda path: Image.fromarray(PIXELS[:30]).save(path)),
+    "label is missing": ("images/val/b.png", lambda path: Path(str(path).replace("images", "labels")).unlink()),
+    "label is truncated": ("labels/val/b.png", damage),
+    "label has an unknown id": ("labels/val/b.png", lambda p: Image.fromarray(np.full((40, 50), 77, np.uint8)).save(p)),
+    "label has 16 bits": ("labels/val/b.png", lambda p: Image.fromarray(np.zeros((40, 50), np.uint16)).save(p)),
+    "label has colours": ("labels/val/b.png", lambda path: Image.fromarray(PIXELS).save(path)),
+}
+
+
+@pytest.mark.parametrize("fault", DAMAGES)
+class TestDamagedDataset:
+    """Every fault of a dataset: exit code 1, the file named, nothing written."""
+
+    def test_evaluate_names_the_file(
+        self, run: Run, checkpoint: Path, photos: Path, tmp_path: Path, fault: str
+    ) -> None:
+        name, spoil = DAMAGES[fault]
+        spoil(photos / name)
+        figures, report = tmp_path / "figures.json", tmp_path / "report"
+        outcome = run("evaluate", checkpoint, "--data", f"folder:{photos}", "--json", figures, "--report", report)
+        assert_one_line(outcome, str(photos / name))
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["photos"]
+
+    def test_datasets_check_names_the_file(self, run: Run, photos: Path, fault: str) -> None:
+        name, spoil = DAMAGES[fault]
+        spoil(photos / name)
+        outcome = run("datasets", "check", f"folder:{photos}")
+        assert (outcome.code, outcome.err) == (1, "")
+        (line,) = [line for line in outcome.out.splitlines() if line.startswith("fault: ")]
+        assert str(photos / name) in line
+        assert outcome.out.endswith("photos:val: 2 images, 1 faults\n")
+
+
+class TestPredict:
+    def test_results_keep_name_and_size(self, run: Run, checkpoint: Path, tmp_path: Path) -> None:
+        picture = tmp_path / "street.jpg"
+        Image.fromarray(PIXELS).save(picture)
+        before = picture.read_bytes()
+        outcome = run("predict", checkpoint, picture, "--out", tmp_path / "out", "--json")
+        assert outcome.code == 0, outcome.err
+        (document,) = json.loads(outcome.out)
+        assert document["image"] == str(picture)
+        with Image.open(tmp_path / "out" / "labels" / "street.png") as labels:
+            assert (labels.mode, labels.size) == ("L", (50, 40))
+            assert np.asarray(labels).max() < 19
+        with Image.open(document["overlay"]) as overlay:
+            assert (overlay.mode, overlay.size) == ("RGB", (50, 40))
+        assert picture.read_bytes() == before
+
+    @pytest.mark.parametrize(
+        "picture",
+        [
+            Image.fromarray(RNG.integers(0, 256, (20, 30, 4), np.uint8), "RGBA"),
+            Image.fromarray(PIXELS).convert("L"),
+            Image.fromarray(PIXELS).convert("P"),
+            Image.fromarray(PIXELS[:1, :1]),
+            Image.fromarray(PIXELS[:1]),
+        ],
+        ids=["RGBA", "greyscale", "palette", "1x1", "1 row"],
+    )
+    def test_unusual_pictures_just_work(self, run: Run, checkpoint: Path, tmp_path: Path, picture: Image.Image) -> None:
+        picture.save(tmp_path / "odd.png")
+        outcome = run("predict", checkpoint, tmp_path / "odd.png", "--out", tmp_path / "out")
+        assert (outcome.code, outcome.err) == (0, "")
+        with Image.open(tmp_path / "out" / "labels" / "odd.png") as labels:
+            assert labels.size == picture.size
+
+    def test_a_short_side_keeps_the_size_of_the_results(self, run: Run, checkpoint: Path, tmp_path: Path) -> None:
+        Image.fromarray(PIXELS).save(tmp_path / "a.png")
+        run("predict", checkpoint, tmp_path / "a.png", "--out", tmp_path / "out", "--short-side", 64)
+        with Image.open(tmp_path / "out" / "labels" / "a.png") as labels:
+            assert labels.size == (50, 40)
+
+    @pytest.mark.parametrize(
+        ("content", "word"),
+        [
+            (None, "no such file"),
+            (b"hello", "not a picture"),
+            (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "not a picture"),
+            ("truncated", "truncated"),
+            ("16 bit", "more than 8 bits"),
+            ("folder", "cannot be read"),
+        ],
+    )
+    def test_bad_pictures_are_named_and_nothing_is_written(
+        self, run: Run, checkpoint: Path, tmp_path: Path, content: bytes | str | None, word: str
+    ) -> None:
+        picture = tmp_path / "bad.png"
+        if isinstance(content, bytes):
+            picture.write_bytes(content)
+        elif content == "truncated":
+            Image.fromarray(PIXELS).save(picture)
+            picture.write_bytes(picture.read_bytes()[:1000])
+        elif content == "16 bit":
+            Image.fromarray(np.zeros((4, 4), np.uint16)).save(picture)
+        elif content == "folder":
+            picture.mkdir()
+        outcome = run("predict", checkpoint, picture, "--out", tmp_path / "out")
+        assert_one_line(outcome, str(picture), word)
+        assert not (tmp_path / "out").exists()
+
+    def test_pictures_of_one_name_are_refused(self, run: Run, checkpoint: Path, tmp_path: Path) -> None:
+        outcome = run("predict", checkpoint, tmp_path / "x" / "a.png", tmp_path / "y" / "a.jpg")
+        assert_one_line(outcome, "x/a.png and", "y/a.jpg would both be labels/a.png; predict them one by one")
+
+    def test_a_picture_is_never_overwritten(self, run: Run, checkpoint: Path, tmp_path: Path) -> None:
+        picture = tmp_path / "labels" / "a.png"
+        picture.parent.mkdir()
+        Image.fromarray(PIXELS).save(picture)
+        before = picture.read_bytes()
+        outcome = run("predict", checkpoint, picture, "--out", tmp_path)
+        assert_one_line(outcome, str(picture), "is one of the pictures and would be overwritten; choose another --out")
+        assert picture.read_bytes() == before
+
+    def test_an_untrained_head_warns(self, tmp_path: Path, checkpoint: Path) -> None:
+        pipeline = clouds.load(checkpoint)
+        pipeline.trained = False
+        pipeline.save(tmp_path / "raw")
+        Image.fromarray(PIXELS).save(tmp_path / "a.png")
+        call = [sys.executable, "-c", "from clouds.cli.app import main; raise SystemExit(main())", "predict"]
+        files = [str(tmp_path / "raw"), str(tmp_path / "a.png"), "--out", str(tmp_path / "out")]
+        done = subprocess.run([*call, *files], capture_output=True, text=True, check=False)
+        assert done.returncode == 0
+        assert "UntrainedHeadWarning: the head LinearHead has not been trained" in done.stderr
+        assert done.stdout == f"1 label maps and overlays in {tmp_path / 'out'}\n"
+
+
+def test_the_demo_prints_its_table(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    run_module = pytest.importorskip("clouds.demo.run")
+
+    class Result:
+        steps, seed, seconds, report = 20, 3, 1.5, tmp_path / "report.html"
+
+        def table(self) -> list[tuple[str, float | None, float | None]]:
+            return [("fog", 31.25, None)]
+
+        def to_json(self) -> str:
+            return '{"seed": 3}\n'
+
+    def run_demo(out: Path, *, seed: int, steps: int, on_step: Callable[..., None], say: Callable[..., None]) -> Result:
+        assert (out, seed, steps) == (tmp_path, 3, 20)
+        say("drawing")
+        on_step("warmup", 1, 10, {"loss": 2.0})
+        return Result()
+
+    monkeypatch.setattr(run_module, "run_demo", run_demo)
+    outcome = run("demo", "--out", tmp_path, "--seed", 3, "--steps", 20)
+    assert outcome.code == 0
+    assert "fog" in outcome.out
+    assert "31.2" in outcome.out
+    assert "20 optimizer steps each, seed 3, 2 s; report: " in outcome.out
+    assert outcome.err == "drawing\n"
+    outcome = run("demo", "--out", tmp_path, "--seed", 3, "--steps", 20, "--json")
+    assert json.loads(outcome.out) == {"seed": 3}
+
+
+def test_the_step_display_has_one_bar_per_phase() -> None:
+    from rich.progress import Progress
+
+    with Progress(disable=True) as shown:
+        on_step = model_commands._step_display(shown)
+        on_step("warmup", 1, 2, {"loss": 2.0})
+        on_step("warmup", 2, 2, {"loss": 1.5})
+        on_step("joint", 1, 3, {"loss": 1.0})
+        bars = [(task.description, task.completed, task.total) for task in shown.tasks]
+    assert bars == [("warmup, loss 1.500", 2, 2), ("joint, loss 1.000", 1, 3)]
