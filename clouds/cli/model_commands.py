@@ -82,7 +82,7 @@ def evaluate(
         checkpoint: folder of a saved pipeline.
         data: KIND:PATH[:SPLIT], one or more.
         protocol: native scores at the label's size, published at a short side of 1024.
-        as_json: file for all figures; - prints them, and no table.
+        as_json: file for all figures.
         report: folder for report.html and report.json.
     """
     from clouds.core.composer import load
@@ -91,9 +91,8 @@ def evaluate(
 
     pipeline = load(checkpoint, device=device)
     result = run_evaluation(pipeline, data, protocol=protocol, configs=dataset_config, progress=True)
-    on_screen = str(as_json) == "-"
-    write(result.to_json() if on_screen else result.to_text())
-    if as_json and not on_screen:
+    write(result.to_text())
+    if as_json:
         write_text(as_json, result.to_json() + "\n")
     if report:
         write_text(report / "report.json", result.to_json() + "\n")
@@ -109,7 +108,7 @@ def predict(
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Segment pictures: labels/NAME.png holds train ids, overlays/NAME.png shows them.
+    """Segment pictures: NAME.png holds train ids, NAME_overlay.png shows them on the picture.
 
     Args:
         checkpoint: folder of a saved pipeline.
@@ -188,16 +187,14 @@ def _places(images: Sequence[Path], out: Path) -> dict[Path, tuple[Path, Path]]:
     Raises:
         DataError: two pictures would share a file, or a result would replace a picture.
     """
-    places = {image: (out / "labels" / f"{image.stem}.png", out / "overlays" / f"{image.stem}.png") for image in images}
-    owners: dict[Path, Path] = {}
+    places = {image: (out / f"{image.stem}.png", out / f"{image.stem}_overlay.png") for image in images}
     inputs = {image.resolve() for image in places}
+    owners: dict[Path, Path] = {}
     for image, files in places.items():
-        if files[0] in owners:
-            raise DataError(
-                f"{image} and {owners[files[0]]} have one name; predict them into different folders (--out)"
-            )
-        owners[files[0]] = image
         for file in files:
+            if file in owners:
+                raise DataError(f"results of {owners[file]} and {image} would both be {file}; predict them one by one")
             if file.resolve() in inputs:
                 raise DataError(f"{file} is one of the pictures and would be overwritten; choose another --out")
+            owners[file] = image
     return places

@@ -117,25 +117,23 @@ class TestEvaluate:
         assert json.loads((report / "report.json").read_text()) == document
         assert "<html" in (report / "report.html").read_text()
 
-    def test_a_dash_prints_json_alone(self, run: Run, checkpoint: Path, photos: Path) -> None:
-        outcome = run("evaluate", checkpoint, "--data", f"folder:{photos}:val", "--json", "-")
-        assert json.loads(outcome.out)["protocol"] == "native"
-
     def test_several_datasets_make_several_domains(
         self, run: Run, checkpoint: Path, photos: Path, tmp_path: Path
     ) -> None:
         shutil.copytree(photos, tmp_path / "more")
         specs = [f"folder:{photos}", f"folder:{tmp_path / 'more'}"]
-        together = run("evaluate", checkpoint, "--data", *specs, "--json", "-")
-        repeated = run("evaluate", checkpoint, "--data", specs[0], "--data", specs[1], "--json", "-")
-        assert list(json.loads(together.out)["per_domain"]) == ["photos:val", "more:val"]
+        together = run("evaluate", checkpoint, "--data", *specs, "--json", tmp_path / "figures.json")
+        repeated = run("evaluate", checkpoint, "--data", specs[0], "--data", specs[1])
+        figures = json.loads((tmp_path / "figures.json").read_text())
+        assert list(figures["per_domain"]) == ["photos:val", "more:val"]
         assert repeated == together
 
     def test_a_dataset_config_folds_predictions(self, run: Run, checkpoint: Path, photos: Path, tmp_path: Path) -> None:
         config = tmp_path / "fold.toml"
         config.write_text("[fold]\n" + "".join(f'"{name}" = "road"\n' for name in CITYSCAPES.names[1:]))
-        outcome = run("evaluate", checkpoint, "--data", f"folder:{photos}", "--dataset-config", config, "--json", "-")
-        result = json.loads(outcome.out)["domains"]["photos:val"]
+        figures = tmp_path / "figures.json"
+        run("evaluate", checkpoint, "--data", f"folder:{photos}", "--dataset-config", config, "--json", figures)
+        result = json.loads(figures.read_text())["domains"]["photos:val"]
         assert result["iou"]["road"] > 0  # every prediction is road now, and a third of the pixels is
         assert result["iou"]["sidewalk"] == 0
 
@@ -194,7 +192,7 @@ class TestPredict:
         assert outcome.code == 0, outcome.err
         (document,) = json.loads(outcome.out)
         assert document["image"] == str(picture)
-        with Image.open(tmp_path / "out" / "labels" / "street.png") as labels:
+        with Image.open(tmp_path / "out" / "street.png") as labels:
             assert (labels.mode, labels.size) == ("L", (50, 40))
             assert np.asarray(labels).max() < 19
         with Image.open(document["overlay"]) as overlay:
@@ -216,13 +214,13 @@ class TestPredict:
         picture.save(tmp_path / "odd.png")
         outcome = run("predict", checkpoint, tmp_path / "odd.png", "--out", tmp_path / "out")
         assert (outcome.code, outcome.err) == (0, "")
-        with Image.open(tmp_path / "out" / "labels" / "odd.png") as labels:
+        with Image.open(tmp_path / "out" / "odd.png") as labels:
             assert labels.size == picture.size
 
     def test_a_short_side_keeps_the_size_of_the_results(self, run: Run, checkpoint: Path, tmp_path: Path) -> None:
         Image.fromarray(PIXELS).save(tmp_path / "a.png")
         run("predict", checkpoint, tmp_path / "a.png", "--out", tmp_path / "out", "--short-side", 64)
-        with Image.open(tmp_path / "out" / "labels" / "a.png") as labels:
+        with Image.open(tmp_path / "out" / "a.png") as labels:
             assert labels.size == (50, 40)
 
     @pytest.mark.parametrize(
@@ -230,7 +228,7 @@ class TestPredict:
         [
             (None, "no such file"),
             (b"hello", "not a picture"),
-            (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "not a picture"),
+            (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "truncated"),
             ("truncated", "truncated"),
             ("16 bit", "more than 8 bits"),
             ("folder", "cannot be read"),
@@ -255,11 +253,12 @@ class TestPredict:
 
     def test_pictures_of_one_name_are_refused(self, run: Run, checkpoint: Path, tmp_path: Path) -> None:
         outcome = run("predict", checkpoint, tmp_path / "x" / "a.png", tmp_path / "y" / "a.jpg")
-        assert_one_line(outcome, "x/a.png and", "y/a.jpg would both be labels/a.png; predict them one by one")
+        assert_one_line(outcome, "x/a.png and", "y/a.jpg would both be predictions/a.png; predict them one by one")
+        outcome = run("predict", checkpoint, tmp_path / "a.png", tmp_path / "a_overlay.png")
+        assert_one_line(outcome, "a.png and", "would both be predictions/a_overlay.png")
 
     def test_a_picture_is_never_overwritten(self, run: Run, checkpoint: Path, tmp_path: Path) -> None:
-        picture = tmp_path / "labels" / "a.png"
-        picture.parent.mkdir()
+        picture = tmp_path / "a.png"
         Image.fromarray(PIXELS).save(picture)
         before = picture.read_bytes()
         outcome = run("predict", checkpoint, picture, "--out", tmp_path)
