@@ -14,7 +14,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from clouds.core.errors import ComponentError
 
 _KEBAB = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
-_PATTERNED = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*:\S+")
+_PATTERNED = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*:(?!\S*::)[^\s:]\S*")  # "::" is between distribution and name
 _FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 CAPABILITIES = frozenset({"text-encoder", "mask-pooler", "res2", "res3", "res4", "res5"})
