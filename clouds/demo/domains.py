@@ -1,0 +1,41 @@
+"""The demo's datasets: the labelled source and the unseen test domains, as `folder:` datasets."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from pathlib import Path
+
+from clouds.core.errors import ConfigError, did_you_mean
+from clouds.core.images import write_png
+from clouds.demo.engine import engine_style
+from clouds.demo.unseen.kit import unseen_styles
+from clouds.generators.street.render import render
+
+SOURCE = "game-engine"
+UNSEEN = ("lamplit-night", "valley-mist", "wet-lens", "snow-drifts")
+
+
+def write_domain(name: str, out: Path, *, count: int, size: tuple[int, int], seed: int) -> None:
+    """Write a domain as `out/images/<split>` and `out/labels/<split>`; the source is "train", the others are "val".
+
+    Picture i depends on the domain, the seed and i alone. Labels are Cityscapes train ids.
+
+    Args:
+        name: `SOURCE` or one of `UNSEEN`.
+        out: folder of the dataset.
+        count: number of pictures.
+        size: (height, width) in pixels.
+        seed: 0 or more.
+
+    Raises:
+        ConfigError: there is no such domain.
+    """
+    styles = {SOURCE: engine_style(), **unseen_styles()}
+    if name not in styles:
+        raise ConfigError(f"the demo has no domain {name!r}{did_you_mean(name, styles)}")
+    split = "train" if name == SOURCE else "val"
+    key = int.from_bytes(blake2b(name.encode(), digest_size=8).digest())
+    for index in range(count):
+        picture = render(styles[name], size, (key, seed, index))
+        write_png(out / "images" / split / f"{index:04}.png", picture.image)
+        write_png(out / "labels" / split / f"{index:04}.png", picture.labels)

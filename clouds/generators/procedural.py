@@ -1,0 +1,70 @@
+"""The procedural generator: street scenes from prompts, with exact labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from hashlib import blake2b
+from typing import final
+
+import numpy as np
+from attrs import evolve
+
+from clouds.core.interfaces import GeneratedImage, GenerationRequest, Generator
+from clouds.generators.prompt_words import MOVING, Scene, read_prompt
+from clouds.generators.promptable.kit import KIT
+from clouds.generators.promptable.textures import CHOICES
+from clouds.generators.street.records import Layout, Style
+from clouds.generators.street.render import render
+
+
+@final
+class ProceduralGenerator(Generator):
+    """Draws what a prompt names; what it leaves open is drawn at random from the request's seed and prompt.
+
+    `steps` and `guidance` of a request mean nothing here. Labels are Cityscapes train ids.
+    """
+
+    def generate(self, requests: Iterable[GenerationRequest]) -> Iterator[GeneratedImage]:
+        for request in requests:
+            key = (request.seed, int.from_bytes(blake2b(request.prompt.encode(), digest_size=8).digest()))
+            style = choose_style(read_prompt(request.prompt), np.random.default_rng(key))
+            picture = render(style, request.size, key)
+            yield GeneratedImage(request=request, image=picture.image, labels=picture.labels)
+
+
+def choose_style(scene: Scene, rng: np.random.Generator) -> Style:
+    """A style of the promptable kit that shows the scene."""
+    light, weather, layout, sensor = (
+        asked or rng.choice(names)
+        for asked, names in (
+            (scene.light, sorted(KIT.lights)),
+            (scene.weather, sorted(KIT.weathers)),
+            (scene.layout, sorted(KIT.layouts)),
+            (None, sorted(KIT.sensors)),
+        )
+    )
+    style = KIT.style(
+        layout=str(layout),
+        palette="wide",
+        textures=CHOICES,
+        facades=sorted(KIT.facades),
+        weather=str(weather),
+        light=str(light),
+        sensor=str(sensor),
+    )
+    return evolve(style, layout=_populate(style.layout, scene))
+
+
+def _populate(layout: Layout, scene: Scene) -> Layout:
+    """The layout with the objects that the scene asks for."""
+    objects = dict(layout.objects)
+    for name in MOVING:
+        low, high = objects.get(name, (0, 0))
+        if scene.empty:
+            objects[name] = (0, 0)
+        elif scene.busy and high:
+            objects[name] = (low + 1, 2 * high)
+    for name, least in scene.objects.items():
+        high = objects.get(name, (0, 0))[1]
+        objects[name] = (least, max(high, least + 1))
+    return evolve(layout, objects=objects)
