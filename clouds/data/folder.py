@@ -63,12 +63,7 @@ class Dataset:
             DataError: a file is missing, damaged or of the wrong form, or their sizes differ.
         """
         image, label = self.read_image(index), self.read_label(index)
-        if image.shape[:2] != label.shape:
-            item = self.items[index]
-            raise DataError(
-                f"{item.image} is {_size(image)}, but its label {item.label} is {_size(label)} (height x width); "
-                "they must be of one size"
-            )
+        check_sizes(self.items[index], image, label)
         return image, label
 
     def read_image(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
@@ -77,14 +72,10 @@ class Dataset:
 
     def read_label(self, index: int) -> UInt8[np.ndarray, "h w"]:
         """The label map: train ids, 255 = ignore. Raises `DataError` naming the file."""
-        path = self._label_path(index)
-        return self.encoding.decode(read_label_pixels(path, self.encoding), name=str(path))
-
-    def _label_path(self, index: int) -> Path:
         item = self.items[index]
         if item.label is None:
             raise DataError(f"{item.image}: has no label file")
-        return item.label
+        return self.encoding.decode(read_label_pixels(item.label, self.encoding), name=str(item.label))
 
 
 def open_dataset(
@@ -140,9 +131,18 @@ def read_label_pixels(path: Path, encoding: LabelEncoding) -> UInt8[np.ndarray, 
     return to_rgb(image, name=str(path)) if encoding.colored else np.array(image, dtype=np.uint8)
 
 
-def label_files(dataset_root: Path, split: str) -> dict[str, Path]:
-    """Label files of a split by name; hidden files are not counted."""
-    return {path.stem: path for path in _files(_label_folder(dataset_root, split), (".png",))}
+def check_sizes(item: Item, image: UInt8[np.ndarray, "h w 3"], label: UInt8[np.ndarray, "hl wl *rgb"]) -> None:
+    """Raise `DataError` unless an image and its label have the same height and width."""
+    if image.shape[:2] != label.shape[:2]:
+        raise DataError(
+            f"{item.image} is {_size(image)}, but its label {item.label} is {_size(label)} (height x width); "
+            "they must be of one size"
+        )
+
+
+def label_files(folder: Path) -> dict[str, Path]:
+    """Label files in a folder by name, sorted; hidden files are not counted."""
+    return {path.stem: path for path in _files(folder, (".png",))}
 
 
 def _choose_split(spec: str, root: Path, split: str | None, default: str) -> str:
@@ -160,7 +160,7 @@ def _choose_split(spec: str, root: Path, split: str | None, default: str) -> str
 
 def _find_items(root: Path, split: str) -> list[Item]:
     folder = root / "images" / split
-    labels = label_files(root, split)
+    labels = label_files(_label_folder(root, split))
     items: dict[str, Item] = {}
     for path in _files(folder, _IMAGE_SUFFIXES):
         if path.stem in items:

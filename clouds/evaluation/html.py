@@ -105,8 +105,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Cell]], *, bars: bool =
         bars: show numbers as percentages with bars behind them.
         footer: this many last rows are summaries.
     """
-    head = "".join(f'<th scope="col">{escape(one)}</th>' for one in header)
-    lines = [_row(row, bars=bars) for row in rows]
+    kinds = ["word" if any(isinstance(row[i], str) for row in rows) else "number" for i in range(len(header))]
+    head = "".join(
+        f'<th scope="col" class="{kind}">{escape(one)}</th>' for one, kind in zip(header, kinds, strict=True)
+    )
+    lines = [_row(row, kinds, bars=bars) for row in rows]
     cut = len(lines) - footer
     foot = f"<tfoot>{''.join(lines[cut:])}</tfoot>" if footer else ""
     return Fragment(
@@ -135,9 +138,10 @@ def figure(plot: Any, *, name: str) -> Fragment:
 
 def picture_grid(columns: Sequence[str], rows: Sequence[Sequence[Picture | None]]) -> Fragment:
     """Pictures in rows under labelled columns; None leaves a place empty."""
-    head = "".join(f"<div class='column'>{escape(one)}</div>" for one in columns)
+    head = "".join(f'<div class="column">{escape(one)}</div>' for one in columns)
     body = "".join(_picture(picture, column) for row in rows for picture, column in zip(row, columns, strict=True))
-    return Fragment(f'<div class="pictures" style="--columns:{len(columns)}">{head}{body}</div>')
+    grid = f'<div class="pictures" style="--columns:{len(columns)}">{head}{body}</div>'
+    return Fragment(f'<div class="scroll">{grid}</div>')
 
 
 def legend(labels: LabelSpace, present: Iterable[int] | None = None) -> Fragment:
@@ -170,13 +174,12 @@ def _section(section: Section) -> str:
     return f"<section><h2>{escape(section.title)}</h2>{note}{''.join(one.html for one in section.content)}</section>"
 
 
-def _row(row: Sequence[Cell], *, bars: bool) -> str:
-    first, *others = row
-    return f'<tr><th scope="row">{escape(number(first))}</th>{"".join(_cell(one, bars=bars) for one in others)}</tr>'
+def _row(row: Sequence[Cell], kinds: Sequence[str], *, bars: bool) -> str:
+    cells = [_cell(value, kind, bars=bars) for value, kind in zip(row[1:], kinds[1:], strict=True)]
+    return f'<tr><th scope="row">{escape(number(row[0]))}</th>{"".join(cells)}</tr>'
 
 
-def _cell(value: Cell, *, bars: bool) -> str:
-    kind = "word" if isinstance(value, str) else "number"
+def _cell(value: Cell, kind: str, *, bars: bool) -> str:
     bar = f' style="--share:{value:.1f}%"' if bars and isinstance(value, float) and math.isfinite(value) else ""
     return f'<td class="{kind}"{bar}>{escape(number(value))}</td>'
 

@@ -138,11 +138,15 @@ class Report:
     def _protocol(self) -> str:
         return f"protocol {self.protocol}: {PROTOCOLS[self.protocol]}"
 
+    def _classes(self) -> list[str]:
+        return list(dict.fromkeys(name for result in self.domains.values() for name in result.iou))
+
     def _rows(self) -> tuple[list[str], list[list[html.Cell]]]:
         """Header and rows of the table: one row per class, then the summaries."""
         results = list(self.domains.values())
-        classes = dict.fromkeys(name for result in results for name in result.iou)
-        rows: list[list[html.Cell]] = [[name, *(result.iou.get(name) for result in results)] for name in classes]
+        rows: list[list[html.Cell]] = [
+            [name, *(result.iou.get(name) for result in results)] for name in self._classes()
+        ]
         rows.append(["mIoU", *(result.miou for result in results)])
         rows.append(["pixel accuracy", *(result.pixel_accuracy for result in results)])
         rows.append(["images", *(result.images for result in results)])
@@ -152,14 +156,15 @@ class Report:
         """Grouped bars: a group per class, a colour per domain."""
         from plotly.graph_objects import Bar, Figure
 
+        results = self.domains.values()
+        classes = [label for label in self._classes() if any(result.iou.get(label) is not None for result in results)]
         chart = Figure()
         for index, (name, result) in enumerate(self.domains.items()):
-            known = {label: value for label, value in result.iou.items() if value is not None}
             chart.add_trace(
                 Bar(
                     name=name,
-                    x=list(known),
-                    y=list(known.values()),
+                    x=classes,
+                    y=[result.iou.get(label) for label in classes],
                     marker={"color": html.SERIES[index % len(html.SERIES)], "cornerradius": 3},
                     hovertemplate="%{x}: %{y:.1f} %<extra>%{fullData.name}</extra>",
                 )
@@ -167,6 +172,7 @@ class Report:
         chart.update_layout(
             barmode="group", bargap=0.25, height=380, showlegend=True, legend={"orientation": "h", "y": 1.12}
         )
+        chart.update_xaxes(automargin=True)
         chart.update_yaxes(range=[0, 100], ticksuffix=" %")
         return chart
 

@@ -1,0 +1,141 @@
+"""Checking a whole dataset before training: every fault at once, and how often each class occurs."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import numpy as np
+from attrs import asdict, evolve, frozen
+
+from clouds.core.errors import DataError
+from clouds.data.encodings import IGNORE, IGNORE_ID
+from clouds.data.folder import Dataset, check_sizes, label_files, read_label_pixels
+
+T = TypeVar("T")
+FaultKind = Literal["image", "label", "missing label", "missing image", "size", "values"]
+
+
+@frozen(kw_only=True)
+class Fault:
+    """One thing that is wrong with a dataset.
+
+    Attributes:
+        kind: "image" or "label" (cannot be read), "missing label", "missing image", "size" (image and label differ),
+            "values" (label values without a meaning).
+        file: the file it is about.
+        message: what is wrong, with the remedy.
+    """
+
+    kind: FaultKind
+    file: str
+    message: str
+
+
+@frozen(kw_only=True)
+class CheckReport:
+    """What `check_dataset` found.
+
+    Attributes:
+        name: of the dataset.
+        images: how many there are.
+        pixels: labelled pixels by class name, and "ignore"; label files with faulty values are not counted.
+        unknown: pixels by label value without a meaning.
+        faults: in the order of the files.
+    """
+
+    name: str
+    images: int
+    pixels: dict[str, int]
+    unknown: dict[str, int]
+    faults: tuple[Fault, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether the dataset can be used."""
+        return not self.faults
+
+    def to_json(self) -> str:
+        """JSON text."""
+        return json.dumps({"ok": self.ok, **asdict(self)}, indent=2)
+
+
+@frozen(kw_only=True)
+class _Finding:
+    counts: np.ndarray  # int64, by train id 0..255
+    unknown: dict[str, int]
+    faults: list[Fault]
+
+
+def check_dataset(dataset: Dataset, *, progress: bool = False) -> CheckReport:
+    """Read every image and label file, on all processor cores (decoding runs outside the interpreter lock).
+
+    Open the dataset with `require_labels=False`, so that missing label files are found together with everything else.
+
+    Args:
+        dataset: what to check.
+        progress: show a progress bar on standard error, when that is a terminal.
+    """
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    shown = progress and console.is_terminal
+    with ThreadPoolExecutor(os.cpu_count()) as executor:
+        results = executor.map(lambda index: _check_item(dataset, index), range(len(dataset)))
+        findings = list(track(results, "check", len(dataset), console=console, transient=True, disable=not shown))
+    counts = sum((finding.counts for finding in findings), np.zeros(IGNORE_ID + 1, np.int64)).tolist()
+    unknown = Counter[str]()
+    for finding in findings:
+        unknown.update(finding.unknown)
+    faults = [fault for finding in findings for fault in finding.faults]
+    return CheckReport(
+        name=dataset.name,
+        images=len(dataset),
+        pixels={**dict(zip(dataset.labels.names, counts, strict=False)), IGNORE: counts[IGNORE_ID]},
+        unknown=dict(unknown),
+        faults=(*faults, *_labels_without_image(dataset)),
+    )
+
+
+def _check_item(dataset: Dataset, index: int) -> _Finding:
+    item, encoding, faults = dataset.items[index], dataset.encoding, list[Fault]()
+    finding = _Finding(counts=np.zeros(IGNORE_ID + 1, np.int64), unknown={}, faults=faults)
+    image = _attempt(faults, "image", item.image, lambda: dataset.read_image(index))
+    label = item.label
+    if label is None:
+        faults.append(Fault(kind="missing label", file=str(item.image), message=f"{item.image}: has no label file"))
+        return finding
+    pixels = _attempt(faults, "label", label, lambda: read_label_pixels(label, encoding))
+    if pixels is None:
+        return finding
+    if image is not None:
+        _attempt(faults, "size", label, lambda: check_sizes(item, image, pixels))
+    train_ids = _attempt(faults, "values", label, lambda: encoding.decode(pixels, name=str(label)))
+    if train_ids is None:
+        return evolve(finding, unknown=encoding.unknown(pixels))
+    return evolve(finding, counts=np.bincount(train_ids.ravel(), minlength=IGNORE_ID + 1))
+
+
+def _attempt(faults: list[Fault], kind: FaultKind, file: Path, action: Callable[[], T]) -> T | None:
+    try:
+        return action()
+    except DataError as error:
+        faults.append(Fault(kind=kind, file=str(file), message=str(error)))
+        return None
+
+
+def _labels_without_image(dataset: Dataset) -> list[Fault]:
+    used = {item.label for item in dataset.items}
+    folders = sorted({label.parent for label in used if label})
+    return [
+        Fault(kind="missing image", file=str(path), message=f"{path}: no image has this name")
+        for folder in folders
+        for path in label_files(folder).values()
+        if path not in used
+    ]
