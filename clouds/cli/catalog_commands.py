@@ -15,7 +15,7 @@ from clouds.core.errors import DuplicateComponentError, UnknownComponentError, d
 from clouds.core.schema import Schema, read_schema
 
 
-def list_components(kind: AnyKind | None = None, *, as_json: AsJson = False) -> None:
+def list_components(kind: AnyKind | None = None, /, *, as_json: AsJson = False) -> None:
     """List the components that can be composed, and the plugins that are broken.
 
     Args:
@@ -32,7 +32,7 @@ def list_components(kind: AnyKind | None = None, *, as_json: AsJson = False) -> 
         write(f"broken: {broken}")
 
 
-def info(name: str, *, kind: AnyKind | None = None, as_json: AsJson = False) -> None:
+def info(name: str, /, *, kind: AnyKind | None = None, as_json: AsJson = False) -> None:
     """Show one component: where it comes from, what it provides and needs, and its options.
 
     Args:

@@ -101,7 +101,7 @@ def generate(
         write(f"{len(made.images)} images{' with labels' if kept else ''} in {out}")
 
 
-def check(spec: str, *, dataset_config: DatasetConfig = None, as_json: AsJson = False) -> int:
+def check(spec: str, /, *, dataset_config: DatasetConfig = None, as_json: AsJson = False) -> int:
     """Read every file of a dataset, count its classes, and report every fault at once.
 
     Args:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 
-def plan(recipe: str, *, assignments: Assignments = (), as_json: AsJson = False) -> None:
+def plan(recipe: str, /, *, assignments: Assignments = (), as_json: AsJson = False) -> None:
     """Check what a recipe would build, without building anything.
 
     Args:
@@ -31,6 +31,7 @@ def plan(recipe: str, *, assignments: Assignments = (), as_json: AsJson = False)
 
 def train(
     recipe: str,
+    /,
     *,
     out: Path,
     assignments: Assignments = (),
@@ -68,6 +69,7 @@ def train(
 
 def evaluate(
     checkpoint: Path,
+    /,
     *,
     data: Annotated[list[str], Parameter(consume_multiple=True)],
     protocol: Literal["native", "published"] = "native",
@@ -102,6 +104,7 @@ def evaluate(
 def predict(
     checkpoint: Path,
     images: list[Path],
+    /,
     *,
     out: Path = Path("predictions"),
     short_side: int | None = None,
@@ -121,8 +124,6 @@ def predict(
     from clouds.core.composer import load
     from clouds.core.images import write_png
 
-    if not images:
-        raise DataError("no picture given; name at least one")
     places = _places(images, out)
     pipeline = load(checkpoint, device=device)
     with progress() as shown:

@@ -41,7 +41,7 @@ def test_version(run: Run) -> None:
         ),
         (["train", "folder", "--out", "x", "--phase", "later"], ["later", "warmup", "joint"]),
         (["evaluate", "x", "--data", "folder:y", "--protocol", "own"], ["own", "native", "published"]),
-        (["predict", "checkpoint"], ["--images requires an argument"]),
+        (["predict", "checkpoint"], ["IMAGES", "requires an argument"]),
     ],
 )
 def test_wrong_use_exits_with_2_and_says_what_is_wrong(run: Run, arguments: list[str], words: list[str]) -> None:
