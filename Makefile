@@ -1,0 +1,39 @@
+# `make demo` and `make test` work on a fresh machine: each makes .venv first when it is missing or out of date.
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/installed
+PLUGINS := $(wildcard plugins/*)
+
+.PHONY: demo test test-all lint bench clean
+.DELETE_ON_ERROR:
+
+demo: $(INSTALLED)
+	$(BIN)/clouds demo --out demo/
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+	set -e; for plugin in $(PLUGINS); do $(BIN)/python -m pytest $$plugin; done
+
+# The slow tests on top of the others: `make test test-all` runs nothing twice.
+test-all: test
+	$(BIN)/python -m pytest --slow -m slow
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports
+
+bench: $(INSTALLED)
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf .venv build dist demo .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamp is written last, so that an interrupted installation is repeated. torch and torchvision come together.
+$(INSTALLED): pyproject.toml constraints.txt $(PLUGINS:%=%/pyproject.toml)
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]' $(PLUGINS:%=-e %)
+	touch $@

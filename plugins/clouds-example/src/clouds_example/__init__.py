@@ -1,0 +1,59 @@
+"""A plugin of clouds: one small component of every kind. Hooks name factories; a factory's signature is its options."""
+
+from clouds import Component, hookimpl
+
+
+def _one(kind, name, summary, **fields):
+    factory = f"clouds_example:{name.replace('-', '_')}"
+    return [Component(kind=kind, name=name, factory=factory, summary=summary, **fields)]
+
+
+def _components():
+    from clouds_example import components  # torch is imported when something is built, not before
+
+    return components
+
+
+@hookimpl
+def clouds_backbones():
+    return _one("backbone", "squeezenet", "SqueezeNet 1.0, arXiv 1602.07360", provides=["res2", "res3", "res4", "res5"])
+
+
+def squeezenet(*, weights: str | None = None):  # a safetensors file with torchvision's keys; None: random weights
+    return _components().SqueezeNet(weights).freeze()
+
+
+@hookimpl
+def clouds_generators():
+    return _one("generator", "flat-scenes", "road, sky and a house in flat colours, with exact labels")
+
+
+def flat_scenes():
+    return _components().FlatScenes()
+
+
+@hookimpl
+def clouds_refiners():
+    return _one("refiner", "majority", "each pixel takes the most frequent label around it")
+
+
+def majority(*, radius: int = 2):  # a window is 2 * radius + 1 pixels high and wide
+    return _components().Majority(radius)
+
+
+@hookimpl
+def clouds_heads():
+    return _one("head", "pixel-mlp", "two 1x1 convolutions", needs=["res2", "res3", "res4", "res5"])
+
+
+def pixel_mlp(features, labels, *, hidden: int = 128):
+    return _components().PixelMLP(sum(spec.channels for spec in features.values()), hidden, len(labels))
+
+
+@hookimpl
+def clouds_prompters():
+    return _one("prompter", "cities", "streets of some cities at some times of day")
+
+
+def cities():
+    return _components().Cities()

@@ -1,0 +1,69 @@
+"""What the components do beyond their contract."""
+
+from pathlib import Path
+
+import clouds
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_model
+from torchvision.models import squeezenet1_0
+
+import clouds_example
+from clouds_example.components import FlatScenes, Majority, SqueezeNet
+
+
+def test_weights_come_from_a_file(tmp_path: Path) -> None:
+    net = squeezenet1_0(weights=None)
+    save_model(net, tmp_path / "net.safetensors")
+    backbone = SqueezeNet(str(tmp_path / "net.safetensors"))
+    assert torch.equal(backbone.stages[0][0].weight, net.features[0].weight)
+
+
+def test_maps_lie_where_the_image_is() -> None:
+    """A bright column in the middle is seen in the middle of every level."""
+    backbone = SqueezeNet(None).freeze()
+    plain = backbone.mean.expand(1, 3, 256, 256).clone()
+    marked = plain.clone()
+    marked[..., 126:130] = 255
+    for name, level in backbone(marked).levels().items():
+        change = (level - backbone(plain).levels()[name]).abs().mean((0, 1, 2))
+        centre = (change * (torch.arange(len(change)) + 0.5)).sum() / change.sum() / len(change)
+        assert abs(float(centre) - 0.5) < 0.05
+
+
+def test_night_is_dark_and_labels_are_where_colours_are() -> None:
+    requests = [clouds.GenerationRequest(prompt=prompt, seed=1, size=(60, 80)) for prompt in ("by day", "at night")]
+    day, night = FlatScenes().generate(requests)
+    assert night.image.mean() < day.image.mean() / 2
+    for label in np.unique(day.labels):
+        assert np.ptp(day.image[day.labels == label], axis=0).max() < 10
+
+
+def test_a_majority_removes_specks_and_keeps_areas() -> None:
+    label_map = torch.zeros(9, 9, dtype=torch.uint8)
+    label_map[2, 2], label_map[:, 5:] = 7, 255
+    expected = label_map.clone()
+    expected[2, 2] = 0
+    assert torch.equal(Majority(radius=1).vote(label_map), expected)
+
+
+@pytest.mark.filterwarnings("ignore:the head PixelMLP has not been trained")
+def test_the_five_make_a_pipeline() -> None:
+    pipeline = clouds.compose(
+        backbone="squeezenet",
+        head="pixel-mlp",
+        generator="flat-scenes",
+        refiner="majority",
+        prompter="cities",
+        device="cpu",
+    )
+    (prompt,) = pipeline.prompter.prompts(1, seed=0)
+    (made,) = pipeline.generator.generate([clouds.GenerationRequest(prompt=prompt, seed=0, size=(50, 70))])
+    prediction = pipeline.predict(made.image)
+    assert prediction.labels.shape == (50, 70)
+
+
+def test_the_template_stays_small() -> None:
+    files = Path(clouds_example.__file__).parent.glob("*.py")
+    assert sum(len(file.read_text().splitlines()) for file in files) < 150

@@ -1,0 +1,104 @@
+"""Rules that hold for every file of the project."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = ("clouds", "plugins", "benchmarks", "tests")
+FILES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
+MOST_LINES = 399
+MOST_LINES_OF_A_FUNCTION = 39
+
+
+def name_of(node: ast.expr) -> str:
+    """`a.b.c` as written, for a chain of names."""
+    return ast.unparse(node) if isinstance(node, (ast.Name, ast.Attribute)) else ""
+
+
+def length_of(node: ast.stmt | None) -> int:
+    return 0 if node is None else (node.end_lineno or 0) - node.lineno + 1
+
+
+def long_functions(node: ast.AST) -> bool:
+    if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        return False
+    docstring = node.body[0] if ast.get_docstring(node) else None
+    return length_of(node) - length_of(docstring) > MOST_LINES_OF_A_FUNCTION
+
+
+def pickles(node: ast.AST) -> bool:
+    modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+    modules += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+    return any(module.partition(".")[0] in ("pickle", "dill", "shelve", "joblib") for module in modules)
+
+
+def evaluates_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.Call) and name_of(node.func) in ("eval", "exec")
+
+
+def uses_a_shell(node: ast.AST) -> bool:
+    if not isinstance(node, ast.Call):
+        return False
+    return name_of(node.func) in ("os.system", "os.popen") or any(word.arg == "shell" for word in node.keywords)
+
+
+def loads_unsafely(node: ast.AST) -> bool:
+    if not (isinstance(node, ast.Call) and name_of(node.func) == "torch.load"):
+        return False
+    safe = [word for word in node.keywords if word.arg == "weights_only"]
+    return not (safe and isinstance(safe[0].value, ast.Constant) and safe[0].value.value is True)
+
+
+def catches_everything(node: ast.AST) -> bool:
+    return isinstance(node, ast.ExceptHandler) and node.type is None
+
+
+def found(rule: Callable[[ast.AST], bool]) -> Iterator[str]:
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if rule(node):
+                yield f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}"
+
+
+@pytest.mark.parametrize(
+    "rule", [long_functions, pickles, evaluates_text, uses_a_shell, loads_unsafely, catches_everything]
+)
+def test_no_code_breaks_a_rule(rule: Callable[[ast.AST], bool]) -> None:
+    assert list(found(rule)) == []
+
+
+@pytest.mark.parametrize(
+    ("rule", "bad", "good"),
+    [
+        (long_functions, "def f():\n" + "    x = 1\n" * 39, "def f():\n    '''Why.'''\n" + "    x = 1\n" * 38),
+        (pickles, "from pickle import loads", "from json import loads"),
+        (pickles, "import a, dill.source", "import pickled"),
+        (evaluates_text, "eval('1')", "model.eval()"),
+        (uses_a_shell, "run('ls', shell=True)", "run(['ls'])"),
+        (loads_unsafely, "torch.load('a')", "torch.load('a', weights_only=True)"),
+        (loads_unsafely, "torch.load('a', weights_only=False)", "clouds.load('a')"),
+        (catches_everything, "try: ...\nexcept: ...", "try: ...\nexcept OSError: ..."),
+    ],
+)
+def test_rules_find_what_they_look_for(rule: Callable[[ast.AST], bool], bad: str, good: str) -> None:
+    assert any(rule(node) for node in ast.walk(ast.parse(bad)))
+    assert not any(rule(node) for node in ast.walk(ast.parse(good)))
+
+
+def test_files_are_short() -> None:
+    lengths = {str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines()) for path in FILES}
+    assert {path: lines for path, lines in lengths.items() if lines > MOST_LINES} == {}
+    assert "clouds/core/catalog.py" in lengths
+
+
+def test_parts_depend_on_each_other_as_designed() -> None:
+    """The contracts of `[tool.importlinter]` in pyproject.toml, which are the table of dependencies."""
+    program = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))"
+    run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "0 broken" in run.stdout
