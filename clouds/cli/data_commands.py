@@ -77,8 +77,11 @@ def generate(
     part, problems = plan_part(Kind.GENERATOR, value, pretrained=True, catalog=catalog)
     if part is None or problems:
         raise PlanError(problems)
-    source = {"name": "file", "path": str(prompts)} if prompts else prompter
-    texts = build_part(Kind.PROMPTER, source, catalog=catalog).prompts(min(n, PROMPTS), seed=seed)
+    if prompts is None:
+        texts = build_part(Kind.PROMPTER, prompter, catalog=catalog).prompts(min(n, PROMPTS), seed=seed)
+    else:
+        lines = build_part(Kind.PROMPTER, {"name": "file", "path": str(prompts)}, catalog=catalog)
+        texts = list(dict.fromkeys(lines.prompts(n, seed=seed)))  # n lines, and from the start again: each counts once
     drawing: Generator = build_part(Kind.GENERATOR, value, catalog=catalog)
     if isinstance(drawing, nn.Module):
         drawing.to(pick_device(device))

@@ -1,7 +1,5 @@
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -265,17 +263,14 @@ class TestPredict:
         assert_one_line(outcome, str(picture), "is one of the pictures and would be overwritten; choose another --out")
         assert picture.read_bytes() == before
 
-    def test_an_untrained_head_warns(self, tmp_path: Path, checkpoint: Path) -> None:
+    def test_an_untrained_head_warns(self, run: Run, tmp_path: Path, checkpoint: Path) -> None:
         pipeline = clouds.load(checkpoint)
         pipeline.trained = False
         pipeline.save(tmp_path / "raw")
         Image.fromarray(PIXELS).save(tmp_path / "a.png")
-        call = [sys.executable, "-c", "from clouds.cli.app import main; raise SystemExit(main())", "predict"]
-        files = [str(tmp_path / "raw"), str(tmp_path / "a.png"), "--out", str(tmp_path / "out")]
-        done = subprocess.run([*call, *files], capture_output=True, text=True, check=False)
-        assert done.returncode == 0
-        assert "UntrainedHeadWarning: the head LinearHead has not been trained" in done.stderr
-        assert done.stdout == f"1 label maps and overlays in {tmp_path / 'out'}\n"
+        with pytest.warns(clouds.UntrainedHeadWarning, match="the head LinearHead has not been trained"):
+            outcome = run("predict", tmp_path / "raw", tmp_path / "a.png", "--out", tmp_path / "out")
+        assert outcome.out == f"1 label maps and overlays in {tmp_path / 'out'}\n"
 
 
 def test_the_demo_prints_its_table(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
