@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -22,11 +22,13 @@ _PUBLISHED_SIDE = 1024
 Configs = Mapping[str, str | os.PathLike[str]] | str | os.PathLike[str] | None
 
 
+@runtime_checkable
 class _Prediction(Protocol):
     @property
     def labels(self) -> np.ndarray: ...
 
 
+@runtime_checkable
 class Predictor(Protocol):
     """What is evaluated: a `clouds.Pipeline`, or anything that predicts like one."""
 
