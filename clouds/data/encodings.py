@@ -132,7 +132,7 @@ class LabelEncoding:
 
 
 def label_encoding(
-    labels: LabelSpace, name: str | None = None, mapping: Mapping[str, str | int] | None = None
+    labels: LabelSpace, name: str | None = None, mapping: Mapping[str, object] | None = None
 ) -> LabelEncoding:
     """Make the encoding that a `dataset.toml` asks for.
 

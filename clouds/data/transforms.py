@@ -157,15 +157,11 @@ def draw_distortion(rng: np.random.Generator) -> Distortion:
 
     Source: Liu et al., "SSD: Single Shot MultiBox Detector", ECCV 2016, as used by Mask2Former and CLOUDS.
     """
-
-    def maybe(low: float, high: float, default: float) -> float:
-        return rng.uniform(low, high) if rng.random() < 0.5 else default
-
     return Distortion(
-        brightness=maybe(-_BRIGHTNESS, _BRIGHTNESS, 0.0),
-        contrast=maybe(*_CONTRAST, 1.0),
-        saturation=maybe(*_SATURATION, 1.0),
-        hue=maybe(-_HUE, _HUE, 0.0),
+        brightness=_maybe(rng, -_BRIGHTNESS, _BRIGHTNESS, 0.0),
+        contrast=_maybe(rng, *_CONTRAST, 1.0),
+        saturation=_maybe(rng, *_SATURATION, 1.0),
+        hue=_maybe(rng, -_HUE, _HUE, 0.0),
         contrast_first=rng.random() < 0.5,
     )
 
@@ -183,6 +179,10 @@ def distort(image: UInt8[np.ndarray, "h w 3"], distortion: Distortion) -> UInt8[
     if not distortion.contrast_first:
         picture = picture.point(_lookup(contrast))
     return np.array(picture)
+
+
+def _maybe(rng: np.random.Generator, low: float, high: float, default: float) -> float:
+    return rng.uniform(low, high) if rng.random() < 0.5 else default
 
 
 def _draw_offset(size: tuple[int, int], rng: np.random.Generator, crop: tuple[int, int]) -> tuple[int, int]:
