@@ -35,6 +35,10 @@ def offering(*components: Component) -> ModuleType:
     return plugin(clouds_prompters=lambda: components)
 
 
+def nothing() -> list[Component]:
+    return []
+
+
 def fail(*_: object) -> Any:
     raise RuntimeError("out of order")
 
@@ -105,7 +109,7 @@ def test_a_distribution_offers_a_name_once() -> None:
         ({"clouds_prompters": lambda: ["words"]}, "clouds_prompters returned 'words' (str); expected a Component of"),
         ({"clouds_heads": lambda: [prompter("words")]}, "(a prompter); expected a Component of kind head"),
         ({"clouds_prompters": lambda: [prompter("Bad Name")]}, "ComponentError: component name 'Bad Name' is not"),
-        ({"clouds_prompter": list}, "unknown hook 'clouds_prompter'"),
+        ({"clouds_prompter": nothing}, "unknown hook 'clouds_prompter'"),
         ({"clouds_prompters": lambda surprise: []}, "Argument(s) {'surprise'} are declared in the hookimpl"),
         ({}, "PluginError: implements no hook; decorate its functions with @clouds.hookimpl"),
     ],
@@ -125,7 +129,7 @@ def test_what_a_broken_hook_yielded_before_it_raised_is_dropped() -> None:
         yield prompter("first")
         raise RuntimeError
 
-    catalog = Catalog({"bad": plugin(clouds_prompters=half_way, clouds_heads=list)})
+    catalog = Catalog({"bad": plugin(clouds_prompters=half_way, clouds_heads=nothing)})
     assert catalog.names("prompter") == []
     assert catalog.broken[0].error == "PluginError: clouds_prompters failed: RuntimeError:"
 
