@@ -99,7 +99,9 @@ def _open(specs: Sequence[str | Dataset], labels: LabelSpace, configs: Configs) 
                 f"{dataset.name}: has label space {dataset.labels.name!r}, but the pipeline predicts {labels.name!r}; "
                 "open it with labels=pipeline.labels"
             )
-        name = spec if isinstance(spec, str) and dataset.name in datasets else dataset.name
+        other, name = datasets.get(dataset.name), dataset.name
+        if other is not None and isinstance(spec, str) and other.items != dataset.items:
+            name = spec  # another folder of the same name
         if name in datasets:
             raise ConfigError(f"evaluate: dataset {dataset.name!r} is there twice; give it once, or another name")
         datasets[name] = dataset

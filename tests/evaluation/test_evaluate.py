@@ -1,0 +1,168 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from attrs import evolve, frozen
+from PIL import Image
+
+from clouds import ConfigError, DataError, LabelSpace
+from clouds.data.folder import open_dataset
+from clouds.evaluation.evaluate import evaluate, short_side_size
+
+LABELS = LabelSpace.from_names(["road", "car", "sky"], name="toy")
+
+
+@frozen
+class Answer:
+    labels: np.ndarray
+
+
+class RedChannel:
+    """Predicts what a picture's red channel says."""
+
+    labels = LABELS
+
+    def __init__(self) -> None:
+        self.sizes: list[tuple[int, int]] = []
+
+    def predict(self, image: np.ndarray, *, short_side: int | None = None) -> Answer:
+        assert short_side is None
+        self.sizes.append((image.shape[0], image.shape[1]))
+        return Answer(labels=image[..., 0])
+
+
+def _dataset(
+    root: Path, pairs: list[tuple[np.ndarray, np.ndarray]], *, split: str = "val", config: str | None = None
+) -> str:
+    for index, (prediction, truth) in enumerate(pairs):
+        for part, pixels in (("images", np.stack([prediction] * 3, axis=-1)), ("labels", truth)):
+            path = root / part / split / f"{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.astype(np.uint8)).save(path)
+    if config:
+        (root / "dataset.toml").write_text(config)
+    return f"folder:{root}"
+
+
+def _map(*values: int) -> np.ndarray:
+    return np.array([values], np.uint8)
+
+
+def test_domains_are_scored_apart(tmp_path: Path) -> None:
+    day = _dataset(tmp_path / "day", [(_map(0, 1), _map(0, 1)), (_map(2, 2), _map(2, 255))])
+    night = _dataset(tmp_path / "night", [(_map(0, 0), _map(0, 1))])
+    report = evaluate(RedChannel(), [day, night])
+    assert report.per_domain == {"day:val": 100.0, "night:val": 25.0}
+    assert report.miou == 62.5
+    assert report.protocol == "native"
+    assert report.domains["night:val"].iou == {"road": 50.0, "car": 0.0, "sky": None}
+    assert report.domains["night:val"].confusion == [[1, 0, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
+    assert [result.images for result in report.domains.values()] == [2, 1]
+
+
+def test_val_is_the_default_split(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        spec = _dataset(tmp_path / "day", [(_map(0), _map(0))], split=split)
+    assert list(evaluate(RedChannel(), [spec]).domains) == ["day:val"]
+
+
+def test_fold_applies_to_predictions_only(tmp_path: Path) -> None:
+    config = '[fold]\ncar = "road"\nsky = "ignore"\n'
+    spec = _dataset(tmp_path / "day", [(_map(0, 1, 2, 1), _map(0, 0, 0, 1))], config=config)
+    result = evaluate(RedChannel(), [spec]).domains["day:val"]
+    assert result.confusion == [[2, 0, 0, 1], [1, 0, 0, 0], [0, 0, 0, 0]]
+
+
+def test_configs_for_all_and_by_spec(tmp_path: Path) -> None:
+    specs = [_dataset(tmp_path / name, [(_map(0, 1), _map(0, 0))]) for name in ("day", "night")]
+    config = tmp_path / "fold.toml"
+    config.write_text('[fold]\ncar = "road"\n')
+    assert evaluate(RedChannel(), specs, configs=config).per_domain == {"day:val": 100.0, "night:val": 100.0}
+    by_spec = evaluate(RedChannel(), specs, configs={specs[1]: config})
+    assert by_spec.per_domain == {"day:val": 50.0, "night:val": 100.0}
+
+
+def test_published_protocol_scores_at_a_short_side_of_1024(tmp_path: Path) -> None:
+    prediction = np.array([[0, 0, 1], [0, 0, 1]], np.uint8)
+    spec = _dataset(tmp_path / "day", [(prediction, prediction)])
+    pipeline = RedChannel()
+    report = evaluate(pipeline, [spec], protocol="published")
+    assert pipeline.sizes == [(1024, 1536)]
+    assert report.protocol == "published"
+    counts = np.array(report.domains["day:val"].confusion)
+    assert counts.sum() == 1024 * 1536
+    # Bilinear 0 -> 1 passes one half exactly where the nearest label changes; half a level may round either way.
+    assert counts.trace() >= counts.sum() - 1024
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [((1052, 1914), (1024, 1863)), ((1241, 1000), (1271, 1024)), ((1, 1), (1024, 1024)), ((2048, 1024), (2048, 1024))],
+)
+def test_short_side_size(size: tuple[int, int], expected: tuple[int, int]) -> None:
+    assert short_side_size(*size, 1024) == expected
+
+
+def test_open_datasets_and_empty_ones(tmp_path: Path) -> None:
+    dataset = open_dataset(_dataset(tmp_path / "day", [(_map(0), _map(0))]), LABELS)
+    empty = evolve(dataset, name="empty", items=[])
+    report = evaluate(RedChannel(), [dataset, empty])
+    assert report.per_domain == {"day:val": 100.0, "empty": None}
+    assert report.miou == 100.0
+    assert report.domains["empty"].images == 0
+
+
+def test_two_folders_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    specs = [_dataset(tmp_path / place / "day", [(_map(0), _map(0))]) for place in "ab"]
+    assert list(evaluate(RedChannel(), specs).domains) == ["day:val", specs[1]]
+
+
+def test_no_progress_bar_without_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evaluate(RedChannel(), [_dataset(tmp_path / "day", [(_map(0), _map(0))])], progress=True)
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda spec: evaluate(RedChannel(), [spec], protocol="publishd"),
+            "protocol 'publishd'; did you mean 'published'",
+        ),
+        (
+            lambda spec: evaluate(RedChannel(), spec),
+            r"expected a list of dataset specs, got 'folder.*write \[SPEC, ...\]",
+        ),
+        (lambda spec: evaluate(RedChannel(), []), r"expected a list of dataset specs, got \[\]"),
+        (lambda spec: evaluate(RedChannel(), [spec, f"{spec}:val"]), r"dataset 'day:val' is there twice"),
+        (
+            lambda spec: evaluate(RedChannel(), [open_dataset(spec, LABELS)] * 2),
+            r"dataset 'day:val' is there twice; give it once, or another name",
+        ),
+        (
+            lambda spec: evaluate(RedChannel(), [spec], configs={spec + "x": Path("a.toml")}),
+            r"configs: 'folder:.*x' is not among the datasets; did you mean 'folder",
+        ),
+        (
+            lambda spec: evaluate(RedChannel(), [open_dataset(spec, LabelSpace.from_names(["road"], name="other"))]),
+            r"day:val: has label space 'other', but the pipeline predicts 'toy'; open it with labels=pipeline\.labels",
+        ),
+    ],
+)
+def test_wrong_use(tmp_path: Path, call: Callable[[str], object], message: str) -> None:
+    spec = _dataset(tmp_path / "day", [(_map(0), _map(0))])
+    with pytest.raises(ConfigError, match=message):
+        call(spec)
+
+
+def test_impossible_prediction_names_the_image(tmp_path: Path) -> None:
+    spec = _dataset(tmp_path / "day", [(_map(0, 7), _map(0, 0))])
+    with pytest.raises(DataError, match=r"images/val/0\.png: prediction holds train ids \[7\]"):
+        evaluate(RedChannel(), [spec])
+
+
+def test_faulty_label_names_the_file(tmp_path: Path) -> None:
+    spec = _dataset(tmp_path / "day", [(_map(0, 0), _map(0, 9))])
+    with pytest.raises(DataError, match=r"labels/val/0\.png: label values 9"):
+        evaluate(RedChannel(), [spec])
