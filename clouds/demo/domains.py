@@ -6,6 +6,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from clouds.core.errors import ConfigError, did_you_mean
+from clouds.core.files import atomic_folder, write_text
 from clouds.core.images import write_png
 from clouds.demo.engine import engine_style
 from clouds.demo.unseen.kit import unseen_styles
@@ -13,12 +14,14 @@ from clouds.generators.street.render import render
 
 SOURCE = "game-engine"
 UNSEEN = ("lamplit-night", "valley-mist", "wet-lens", "snow-drifts")
+_SETTINGS = "dataset.toml"
 
 
 def write_domain(name: str, out: Path, *, count: int, size: tuple[int, int], seed: int) -> None:
     """Write a domain as `out/images/<split>` and `out/labels/<split>`; the source is "train", the others are "val".
 
-    Picture i depends on the domain, the seed and i alone. Labels are Cityscapes train ids.
+    Picture i depends on the domain, the seed, the size and i alone. Labels are Cityscapes train ids. The folder appears
+    when it is complete, and takes the place of an earlier one.
 
     Args:
         name: `SOURCE` or one of `UNSEEN`.
@@ -29,13 +32,16 @@ def write_domain(name: str, out: Path, *, count: int, size: tuple[int, int], see
 
     Raises:
         ConfigError: there is no such domain.
+        DataError: `out` exists and is something else.
     """
     styles = {SOURCE: engine_style(), **unseen_styles()}
     if name not in styles:
         raise ConfigError(f"the demo has no domain {name!r}{did_you_mean(name, styles)}")
     split = "train" if name == SOURCE else "val"
     key = int.from_bytes(blake2b(name.encode(), digest_size=8).digest())
-    for index in range(count):
-        picture = render(styles[name], size, (key, seed, index))
-        write_png(out / "images" / split / f"{index:04}.png", picture.image)
-        write_png(out / "labels" / split / f"{index:04}.png", picture.labels)
+    with atomic_folder(out, marker=_SETTINGS) as folder:
+        for index in range(count):
+            picture = render(styles[name], size, (key, seed, index))
+            write_png(folder / "images" / split / f"{index:04}.png", picture.image)
+            write_png(folder / "labels" / split / f"{index:04}.png", picture.labels)
+        write_text(folder / _SETTINGS, '[labels]\nencoding = "trainIds"\n')

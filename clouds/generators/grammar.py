@@ -36,6 +36,9 @@ class GrammarPrompter(Prompter):
 
     Args:
         labels: classes that are not among the Cityscapes ones become objects by their name.
+
+    Raises:
+        ConfigError: more prompts are asked for than there are; the message says how many exist.
     """
 
     def __init__(self, labels: LabelSpace) -> None:
@@ -45,7 +48,7 @@ class GrammarPrompter(Prompter):
     def prompts(self, n: int, *, seed: int) -> list[str]:
         total = math.prod(len(slot) for slot in self._slots)
         if not 0 <= n <= total:
-            raise ConfigError(f"{n} prompts asked for; the grammar has between 0 and {total} distinct ones")
+            raise ConfigError(f"the grammar has {total} distinct prompts, but {n} were asked for; ask for 0 to {total}")
         rng = np.random.default_rng(seed)
         slots = [[slot[index] for index in rng.permutation(len(slot))] for slot in self._slots]
         start, step = int(rng.integers(total)), _coprime_step(total)

@@ -10,7 +10,7 @@ import numpy as np
 from attrs import evolve
 
 from clouds.core.interfaces import GeneratedImage, GenerationRequest, Generator
-from clouds.generators.prompt_words import MOVING, Scene, read_prompt
+from clouds.generators.prompt_words import MOVING, Wish, read_prompt
 from clouds.generators.promptable.kit import KIT
 from clouds.generators.promptable.textures import CHOICES
 from clouds.generators.street.records import Layout, Style
@@ -32,14 +32,14 @@ class ProceduralGenerator(Generator):
             yield GeneratedImage(request=request, image=picture.image, labels=picture.labels)
 
 
-def choose_style(scene: Scene, rng: np.random.Generator) -> Style:
-    """A style of the promptable kit that shows the scene."""
+def choose_style(wish: Wish, rng: np.random.Generator) -> Style:
+    """A style of the promptable kit that shows what a prompt asks for; what it leaves open is drawn."""
     light, weather, layout, sensor = (
         asked or rng.choice(names)
         for asked, names in (
-            (scene.light, sorted(KIT.lights)),
-            (scene.weather, sorted(KIT.weathers)),
-            (scene.layout, sorted(KIT.layouts)),
+            (wish.light, sorted(KIT.lights)),
+            (wish.weather, sorted(KIT.weathers)),
+            (wish.layout, sorted(KIT.layouts)),
             (None, sorted(KIT.sensors)),
         )
     )
@@ -52,19 +52,19 @@ def choose_style(scene: Scene, rng: np.random.Generator) -> Style:
         light=str(light),
         sensor=str(sensor),
     )
-    return evolve(style, layout=_populate(style.layout, scene))
+    return evolve(style, layout=_populate(style.layout, wish))
 
 
-def _populate(layout: Layout, scene: Scene) -> Layout:
-    """The layout with the objects that the scene asks for."""
+def _populate(layout: Layout, wish: Wish) -> Layout:
+    """The layout with the objects that the prompt asks for."""
     objects = dict(layout.objects)
     for name in MOVING:
         low, high = objects.get(name, (0, 0))
-        if scene.empty:
+        if wish.empty:
             objects[name] = (0, 0)
-        elif scene.busy and high:
+        elif wish.busy and high:
             objects[name] = (low + 1, 2 * high)
-    for name, least in scene.objects.items():
+    for name, least in wish.objects.items():
         high = objects.get(name, (0, 0))[1]
-        objects[name] = (least, max(high, least + 1))
+        objects[name] = (least, max(high, least + 1)) if least else (0, 0)
     return evolve(layout, objects=objects)

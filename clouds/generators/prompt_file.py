@@ -18,19 +18,19 @@ class FilePrompter(Prompter):
         path: UTF-8 text; blank lines and lines that begin with # are skipped.
 
     Raises:
-        ConfigError: the file is missing, not UTF-8, or holds no prompt.
+        ConfigError: the file is missing, not UTF-8, or holds no prompt; or fewer than 0 prompts are asked for.
     """
 
     def __init__(self, path: str) -> None:
         try:
-            lines = Path(path).read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: prompts cannot be read: {error}") from error
+            lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{path}: prompts cannot be read as UTF-8 text: {error}") from error
         self._prompts = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
         if not self._prompts:
             raise ConfigError(f"{path}: holds no prompt; write one per line")
 
     def prompts(self, n: int, *, seed: int) -> list[str]:
         if n < 0:
-            raise ConfigError(f"{n} prompts asked for; expected 0 or more")
+            raise ConfigError(f"{n} prompts were asked for; ask for 0 or more")
         return list(islice(cycle(self._prompts), n))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from attrs import field, frozen
 
 LIGHT_WORDS = {
     "golden_dusk": ("dusk", "dawn", "sunset", "sunrise", "twilight", "evening", "golden"),
-    "moonlit_night": ("night", "nighttime", "midnight", "moonlight", "dark"),
+    "moonlit_night": ("night", "nighttime", "midnight", "moonlight"),
     "daylight": ("day", "daylight", "daytime", "noon", "midday", "morning", "afternoon"),
 }
 WEATHER_WORDS = {
@@ -17,7 +17,7 @@ WEATHER_WORDS = {
     "streak_rain": ("rain", "rainy", "raining", "storm", "stormy", "wet", "drizzle", "shower"),
     "flake_snow": ("snow", "snowy", "snowing", "winter", "wintry", "blizzard", "snowfall"),
     "overcast": ("overcast", "cloudy", "clouds", "grey", "gray"),
-    "clear_sky": ("clear", "sunny", "sun", "sunshine", "bright"),
+    "clear_sky": ("clear", "sunny", "sun", "sunshine"),
 }
 LAYOUT_WORDS = {
     "highway": ("highway", "motorway", "freeway", "expressway"),
@@ -26,32 +26,34 @@ LAYOUT_WORDS = {
     "country": ("country", "countryside", "rural", "farm", "forest", "mountain"),
     "city": ("city", "downtown", "urban", "town", "avenue", "boulevard", "square", "intersection", "crossroads"),
 }
+# Words for one, and words for several.
 OBJECT_WORDS = {
-    "car": ("car", "cars", "vehicle", "vehicles", "traffic", "taxi", "taxis"),
-    "truck": ("truck", "trucks", "lorry", "lorries"),
-    "bus": ("bus", "buses", "coach", "coaches"),
-    "train": ("train", "trains", "tram", "trams", "streetcar"),
-    "motorcycle": ("motorcycle", "motorcycles", "motorbike", "motorbikes"),
-    "person": ("person", "persons", "people", "pedestrian", "pedestrians", "crowd"),
-    "rider": ("rider", "riders", "cyclist", "cyclists"),
-    "bicycle": ("bicycle", "bicycles", "bike", "bikes"),
-    "tree": ("tree", "trees", "bushes", "vegetation", "park"),
-    "pole": ("pole", "poles", "lamp", "lamps", "streetlights"),
-    "traffic light": ("traffic light", "traffic lights"),
-    "traffic sign": ("traffic sign", "traffic signs", "stop sign", "road signs"),
+    "car": (("car", "vehicle", "taxi"), ("cars", "vehicles", "taxis", "traffic")),
+    "truck": (("truck", "lorry"), ("trucks", "lorries")),
+    "bus": (("bus", "coach"), ("buses", "coaches")),
+    "train": (("train", "tram", "streetcar"), ("trains", "trams", "streetcars")),
+    "motorcycle": (("motorcycle", "motorbike"), ("motorcycles", "motorbikes")),
+    "person": (("person", "pedestrian"), ("persons", "people", "pedestrians", "crowd")),
+    "rider": (("rider", "cyclist"), ("riders", "cyclists")),
+    "bicycle": (("bicycle", "bike"), ("bicycles", "bikes")),
+    "tree": (("tree", "bush"), ("trees", "bushes", "vegetation", "park")),
+    "pole": (("pole", "lamp", "streetlight"), ("poles", "lamps", "streetlights")),
+    "traffic light": (("traffic light",), ("traffic lights",)),
+    "traffic sign": (("traffic sign", "stop sign", "road sign"), ("traffic signs", "stop signs", "road signs")),
 }
 EMPTY_WORDS = ("empty", "deserted", "quiet", "lonely")
 BUSY_WORDS = ("busy", "crowded", "bustling")
+NEGATIONS = ("no", "without")
 MOVING = ("car", "truck", "bus", "motorcycle", "person", "rider", "bicycle")
 
 
 @frozen(kw_only=True)
-class Scene:
+class Wish:
     """What a prompt asks for.
 
     Attributes:
         light, weather, layout: names of the kit, or None where the prompt leaves it open.
-        objects: named objects, and how many at least.
+        objects: named objects and how many at least: 1 for "a car", 2 for "cars", 0 for "no cars".
         empty, busy: few or many vehicles and people.
     """
 
@@ -63,29 +65,39 @@ class Scene:
     busy: bool = False
 
 
-def read_prompt(prompt: str) -> Scene:
+def read_prompt(prompt: str) -> Wish:
     """Look up the words of a prompt; of several words for one thing the first counts.
 
-    >>> read_prompt("A rainy highway at night with two trucks")
-    Scene(light='moonlit_night', weather='streak_rain', layout='highway', objects={'truck': 2}, empty=False, busy=False)
+    >>> wish = read_prompt("A rainy highway at night with trucks and no cars")
+    >>> wish.light, wish.weather, wish.layout, wish.objects
+    ('moonlit_night', 'streak_rain', 'highway', {'truck': 2, 'car': 0})
     """
     words = re.findall(r"[a-z]+", prompt.lower())
-    pairs = [f"{first} {second}" for first, second in zip(words, words[1:], strict=False)]
-    named = {word for pair in pairs if _of(OBJECT_WORDS, [pair]) for word in pair.split()}
-    singles = [word for word in words if word not in named]
-    found = [(name, word) for word in (*pairs, *singles) if (name := _of(OBJECT_WORDS, [word]))]
-    return Scene(
-        light=_of(LIGHT_WORDS, words),
-        weather=_of(WEATHER_WORDS, words),
-        layout=_of(LAYOUT_WORDS, words),
-        objects={
-            name: 2 if word.endswith("s") or word in ("people", "traffic", "crowd") else 1 for name, word in found
-        },
+    return Wish(
+        light=_first(LIGHT_WORDS, words),
+        weather=_first(WEATHER_WORDS, words),
+        layout=_first(LAYOUT_WORDS, words),
+        objects=_objects(words),
         empty=any(word in EMPTY_WORDS for word in words),
         busy=any(word in BUSY_WORDS for word in words),
     )
 
 
-def _of(table: Mapping[str, tuple[str, ...]], words: list[str]) -> str | None:
+def _first(table: Mapping[str, tuple[str, ...]], words: Sequence[str]) -> str | None:
     """The name whose word comes first."""
     return next((name for word in words for name, known in table.items() if word in known), None)
+
+
+def _objects(words: Sequence[str]) -> dict[str, int]:
+    """Named objects; a known pair ("traffic light") counts before its single words do."""
+    counts = {word: (name, 1 + many) for name, forms in OBJECT_WORDS.items() for many in (0, 1) for word in forms[many]}
+    found: dict[str, int] = {}
+    start = 0
+    while start < len(words):
+        pair = " ".join(words[start : start + 2])
+        phrase = pair if pair in counts else words[start]
+        if phrase in counts:
+            name, least = counts[phrase]
+            found.setdefault(name, 0 if start and words[start - 1] in NEGATIONS else least)
+        start += len(phrase.split())
+    return found

@@ -59,7 +59,8 @@ _VEHICLES = {
     "skin": ((200, 152, 118), (144, 100, 70)),
     "housing": ((22, 24, 26),),
 }
-# Each colour is at least 12 of 255 away, in some channel, from every colour that a prompt can give that material.
+# With jitter, each colour stays at least 5 of 255 away, in some channel, from every colour that a prompt or the source
+# can give that material.
 SANDSTONE = Palette(
     jitter=3,
     swatches={

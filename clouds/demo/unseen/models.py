@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy import ndimage
 
 from clouds.generators.street.records import Frame, Image
 
@@ -20,18 +19,21 @@ def valley_mist(image: Image, frame: Frame, rng: Rng) -> Image:
 
 
 def lens_drops(image: Image, frame: Frame, rng: Rng) -> Image:
-    """Rain as seen by a wet lens: drops that blur and brighten discs of the picture; the light is flat and greenish."""
+    """Rain as seen by a wet lens: each drop shows the scene upside down and small; the light is flat and greenish."""
     height, width = image.shape[:2]
-    flat = 0.62 * image + 0.38 * image.mean(axis=2, keepdims=True) * np.array([0.86, 0.98, 0.92], np.float32)
-    flat = flat * np.float32(rng.uniform(0.6, 0.8))
-    blurred = ndimage.gaussian_filter(flat, (0.03 * height, 0.015 * width, 0), mode="nearest")
-    rows, columns = np.mgrid[:height, :width]
-    inside = np.zeros((height, width), np.float32)
-    for _ in range(int(rng.integers(14, 34))):
-        radius = rng.uniform(0.015, 0.06) * height
-        y, x = rng.uniform(0, height), rng.uniform(0, width)
-        inside = np.maximum(inside, np.clip(1.4 - ((rows - y) ** 2 + (columns - x) ** 2) / radius**2, 0.0, 1.0))
-    return flat + inside[..., None] * (1.15 * blurred - flat)
+    grey = image.mean(axis=2, keepdims=True) * np.array([0.86, 0.98, 0.92], np.float32)
+    flat = (0.62 * image + 0.38 * grey) * np.float32(rng.uniform(0.85, 1.0))
+    wet = flat.copy()
+    for y, x, size in rng.random((int(rng.integers(16, 40)), 3)).tolist():
+        radius = max((0.015 + 0.06 * size**2) * height, 1.0)
+        y, x = y * height, x * width
+        rows = np.arange(max(int(y - radius), 0), min(int(y + radius) + 1, height))[:, None]
+        columns = np.arange(max(int(x - radius), 0), min(int(x + radius) + 1, width))[None]
+        inside = np.clip(3.0 - 3.0 * ((rows - y) ** 2 + (columns - x) ** 2) / radius**2, 0.0, 1.0)[..., None]
+        seen_row = np.clip(y - 5 * (rows - y), 0, height - 1).astype(int)
+        seen_column = np.clip(x - 5 * (columns - x), 0, width - 1).astype(int)
+        wet[rows, columns] += inside.astype(np.float32) * (1.12 * flat[seen_row, seen_column] - wet[rows, columns])
+    return wet
 
 
 def settled_drifts(image: Image, frame: Frame, rng: Rng) -> Image:
@@ -89,11 +91,11 @@ def block_codec(image: Image, frame: Frame, rng: Rng) -> Image:
 
 
 def vignette(image: Image, frame: Frame, rng: Rng) -> Image:
-    """An old lens: dark corners, and stuck pixels."""
+    """An old lens: dark corners, and a few stuck pixels."""
     height, width = image.shape[:2]
     y, x = np.linspace(-1, 1, height)[:, None], np.linspace(-1, 1, width)[None]
     fall = (1.0 - 0.32 * (x**2 + y**2) / 2)[..., None].astype(np.float32)
-    stuck = rng.random((height, width, 1)) < 0.003
+    stuck = rng.random((height, width, 1)) < 0.0006
     return np.where(stuck, np.float32(0.95), image * fall)
 
 

@@ -21,7 +21,7 @@ def cobbles(patch: Patch) -> Values:
 def tar_seams(patch: Patch) -> Values:
     """Old asphalt: wandering dark seams between lighter plates."""
     wander = patch.noise(patch.a * 0.5, patch.b * 0.2) - patch.noise(patch.b * 0.3 + 9, patch.a * 0.4)
-    return np.where(np.abs(wander) < 0.045, 0.7, 1.06)
+    return np.where(np.abs(wander) < 0.045, np.float32(0.7), np.float32(1.06))
 
 
 def hexagons(patch: Patch) -> Values:
@@ -48,13 +48,14 @@ def brush_strokes(patch: Patch) -> Values:
 
 def dry_tussocks(patch: Patch) -> Values:
     """Scattered tussocks on bare soil."""
-    return 0.8 + 0.45 * (patch.noise(patch.a * 2.7, patch.b * 2.1) > 0.55)
+    tussock = patch.noise(patch.a * 2.7, patch.b * 2.1) > 0.55
+    return np.where(tussock, np.float32(1.25), np.float32(0.8))
 
 
 def mesh(patch: Patch) -> Values:
     """Diagonal wire mesh."""
     u, v = (patch.a + patch.b) / 0.5 % 1.0, (patch.a - patch.b) / 0.5 % 1.0
-    return np.where((u < 0.2) | (v < 0.2), 0.7, 1.12)
+    return np.where((u < 0.2) | (v < 0.2), np.float32(0.7), np.float32(1.12))
 
 
 def mackerel_sky(patch: Patch) -> Values:

@@ -1,1 +1,1 @@
-"""What a prompt can reach: the layouts, palettes, textures, lights, weathers and sensors of the procedural generator."""
+"""What a prompt can reach: layouts, palettes, textures, lights, weathers and sensors of the procedural generator."""

@@ -27,8 +27,16 @@ CITY = Layout(
     tree_height=(4.0, 8.0),
     crossing=0.4,
     objects={
-        "car": (1, 4), "truck": (0, 1), "bus": (0, 1), "person": (1, 4), "rider": (0, 1), "bicycle": (0, 1),
-        "tree": (2, 6), "pole": (3, 7), "traffic light": (0, 2), "traffic sign": (1, 3),
+        "car": (1, 4),
+        "truck": (0, 1),
+        "bus": (0, 1),
+        "person": (1, 4),
+        "rider": (0, 1),
+        "bicycle": (0, 1),
+        "tree": (2, 6),
+        "pole": (3, 7),
+        "traffic light": (0, 2),
+        "traffic sign": (1, 3),
     },
 )
 SUBURB = evolve(

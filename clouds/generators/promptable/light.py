@@ -35,7 +35,7 @@ def moonlit_night(image: Image, frame: Frame, rng: Rng) -> Image:
     return _shine(lit, frame, np.array([1.0, 0.84, 0.52], np.float32), 0.85)
 
 
-def _shine(image: Image, frame: Frame, color: Float32[np.ndarray, "3"], strength: float) -> Image:
+def _shine(image: Image, frame: Frame, color: Float32[np.ndarray, " 3"], strength: float) -> Image:
     glow = (strength * frame.glow)[..., None]
     return image + glow * (np.maximum(color, image) - image)
 

@@ -49,7 +49,8 @@ def floor_bands(patch: Patch) -> Values:
 
 def leaf_clumps(patch: Patch) -> Values:
     """Light and dark clumps of leaves."""
-    return 0.66 + 0.5 * patch.noise(patch.a * 2.3, patch.b * 2.3 + 17 * patch.key) + 0.2 * patch.noise(patch.a * 7, patch.b * 7)
+    clump = patch.noise(patch.a * 2.3, patch.b * 2.3 + 17 * patch.key)
+    return 0.66 + 0.5 * clump + 0.2 * patch.noise(patch.a * 7, patch.b * 7)
 
 
 def leaf_speckle(patch: Patch) -> Values:

@@ -39,7 +39,8 @@ def streak_rain(image: Image, frame: Frame, rng: Rng) -> Image:
     cover = np.float32(rng.uniform(0.45, 0.6)) * np.array([0.95, 0.98, 1.02], np.float32)
     grey = np.where(frame.sky[..., None], cover, 0.78 * grey)
     gloss = np.where(frame.ground, np.clip(frame.depth / 60, 0.1, 0.5), 0.0)[..., None].astype(np.float32)
-    grey = grey * (1 - 0.25 * frame.ground[..., None]) * (1 - gloss) + gloss * cover
+    wet = np.where(frame.ground, np.float32(0.75), np.float32(1.0))[..., None]
+    grey = grey * wet * (1 - gloss) + gloss * cover
     return _streaks(_veil(grey, frame, cover, rng.uniform(0.008, 0.016)), rng)
 
 
@@ -52,7 +53,7 @@ def flake_snow(image: Image, frame: Frame, rng: Rng) -> Image:
     return _flakes(_veil(white, frame, sky, rng.uniform(0.006, 0.014)), rng)
 
 
-def _veil(image: Image, frame: Frame, color: Float32[np.ndarray, "3"], density: float) -> Image:
+def _veil(image: Image, frame: Frame, color: Float32[np.ndarray, " 3"], density: float) -> Image:
     passing = np.exp(np.float32(-density) * frame.depth)[..., None]
     return image * passing + color * (1 - passing)
 
@@ -79,10 +80,8 @@ def _flakes(image: Image, rng: Rng) -> Image:
     layer = Pillow.new("L", (width, height), 0)
     draw = ImageDraw.Draw(layer)
     for x, y, near in rng.random((220, 3)).tolist():
-        radius = (0.002 + 0.008 * near**3) * height
-        draw.ellipse(
-            (x * width - radius, y * height - radius, x * width + radius, y * height + radius), fill=120 + int(110 * near)
-        )
+        left, top, radius = x * width, y * height, (0.002 + 0.008 * near**3) * height
+        draw.ellipse((left - radius, top - radius, left + radius, top + radius), fill=120 + int(110 * near))
     mask = np.asarray(layer, dtype=np.float32)[..., None] / 255
     return image + mask * (0.95 - image)
 

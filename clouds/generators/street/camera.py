@@ -5,12 +5,15 @@ World: x to the right of the own lane's middle, y up from the ground, z ahead of
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 from attrs import frozen
 from jaxtyping import Float, Float32
 
 FAR = 400.0  # metres; what lies beyond is drawn as if it lay here
 NEAR = 0.5
+Metres = TypeVar("Metres", float, np.ndarray)
 
 
 @frozen(kw_only=True)
@@ -29,7 +32,7 @@ class Camera:
     horizon: float
     curvature: float
 
-    def bend(self, z: Float[np.ndarray, "*s"]) -> Float[np.ndarray, "*s"]:
+    def bend(self, z: Metres) -> Metres:
         """Shift to the right of the road at distance z, in metres."""
         return 0.5 * self.curvature * z * z
 

@@ -6,10 +6,12 @@ import numpy as np
 
 from clouds.generators.street.ground import Street
 from clouds.generators.street.records import Layout
-from clouds.generators.street.scene import Scene, ellipse, moved, rectangle
+from clouds.generators.street.scene import Scene, brighter, ellipse, moved, rectangle
 
 _BLOB = [(0.5 * np.cos(t), 0.5 + 0.5 * np.sin(t)) for t in np.linspace(0, 2 * np.pi, 14, endpoint=False)]
+# Signals and lamps have the colours of the regulations everywhere; no palette changes them.
 _RED_AMBER_GREEN = ((230, 45, 40), (240, 175, 40), (60, 215, 120))
+_LAMP = (238, 232, 208)
 
 
 def _round_tree(scene: Scene, x: float, z: float, height: float) -> None:
@@ -25,7 +27,8 @@ def _oval_tree(scene: Scene, x: float, z: float, height: float) -> None:
 def _conifer(scene: Scene, x: float, z: float, height: float) -> None:
     _trunk(scene, x, z, 0.2 * height, 0.04 * height)
     for low, width in ((0.12, 0.44), (0.36, 0.34), (0.6, 0.22)):
-        tier = [(x - width * height / 2, low * height), (x + width * height / 2, low * height), (x, (low + 0.4) * height)]
+        half = width * height / 2
+        tier = [(x - half, low * height), (x + half, low * height), (x, (low + 0.4) * height)]
         scene.face(tier, z, "vegetation", "leaf")
 
 
@@ -94,7 +97,8 @@ def add_lamp_posts(street: Street, scene: Scene, count: int) -> None:
         scene.face(rectangle(x - 0.16, x + 0.16, 0.0, 0.9), z, "pole", "pole")
         arm = (x - side * 1.8, x) if side > 0 else (x, x - side * 1.8)
         scene.face(rectangle(*arm, top - 0.12, top + 0.06), z, "pole", "pole")
-        scene.face(rectangle(x - side * 1.8 - 0.3, x - side * 1.8 + 0.3, top - 0.2, top), z, "pole", "sign", glow=1.0)
+        lamp = rectangle(x - side * 1.8 - 0.3, x - side * 1.8 + 0.3, top - 0.2, top)
+        scene.face(lamp, z, "pole", "pole", _LAMP, glow=1.0)
         side = -side
 
 
@@ -110,7 +114,7 @@ def add_traffic_lights(street: Street, scene: Scene, count: int) -> None:
         lit = int(scene.rng.integers(3))
         for number, color in enumerate(_RED_AMBER_GREEN):
             on = number == lit
-            shown = color if on else tuple(channel // 4 for channel in color)
+            shown = color if on else brighter(color, 0.25)
             disc = ellipse(x, 3.55 - 0.45 * number, 0.36, 0.36, 8)
             scene.face(disc, z, "traffic light", "housing", shown, glow=1.0 if on else 0.0)
 
@@ -146,9 +150,9 @@ def _trunk(scene: Scene, x: float, z: float, height: float, width: float) -> Non
 
 def _crown(scene: Scene, x: float, z: float, foot: float, height: float, width: float) -> None:
     """A ragged blob, and a lighter one inside it."""
-    r, g, b = scene.palette.draw("leaf", scene.rng)
-    ragged = [(u * s, 0.5 + (v - 0.5) * s) for (u, v), s in zip(_BLOB, scene.rng.uniform(0.82, 1.12, len(_BLOB)), strict=True)]
-    scene.face(moved(ragged, x, foot, width, height), z, "vegetation", "leaf", (r, g, b))
-    light = tuple(min(int(1.14 * channel), 255) for channel in (r, g, b))
+    color = scene.palette.draw("leaf", scene.rng)
+    radii = scene.rng.uniform(0.82, 1.12, len(_BLOB))
+    ragged = [(u * radius, 0.5 + (v - 0.5) * radius) for (u, v), radius in zip(_BLOB, radii, strict=True)]
+    scene.face(moved(ragged, x, foot, width, height), z, "vegetation", "leaf", color)
     inner = [(0.6 * u + 0.08 * scene.sunny_side, 0.3 + 0.62 * v) for u, v in ragged]
-    scene.face(moved(inner, x, foot, width, height), z, "vegetation", "leaf", light)
+    scene.face(moved(inner, x, foot, width, height), z, "vegetation", "leaf", brighter(color, 1.14))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from attrs import frozen
 
@@ -92,7 +94,7 @@ def _add_lane_marks(street: Street, scene: Scene) -> None:
         scene.ground(_strip(x - 0.07, x + 0.07), "road", "mark")
     phase = scene.uniform((0.0, 6.0))
     lanes = [*street.own, *street.oncoming]
-    for a, b in zip(lanes, lanes[1:], strict=False):
+    for a, b in pairwise(lanes):
         x = (a + b) / 2
         if x == middle:
             continue

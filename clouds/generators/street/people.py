@@ -30,7 +30,8 @@ def add_riders(street: Street, scene: Scene, count: int) -> None:
 def add_motorcycles(street: Street, scene: Scene, count: int) -> None:
     """Motorcycles with their riders, on the own lane or the next one."""
     for index in range(count):
-        _add_rider(scene, scene.uniform((-0.4 * street.lane_width, street.right - 0.8)), _distance(scene, index), "motorcycle")
+        x = scene.uniform((-0.4 * street.lane_width, street.right - 0.8))
+        _add_rider(scene, x, _distance(scene, index), "motorcycle")
 
 
 def add_bicycles(street: Street, scene: Scene, count: int) -> None:

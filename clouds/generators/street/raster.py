@@ -58,15 +58,14 @@ def rasterize(scene: Scene, size: tuple[int, int]) -> Raster:
     centre = surfaces[SUBPIXELS // 2 :: SUBPIXELS, SUBPIXELS // 2 :: SUBPIXELS]
     depth, height, lateral = _positions(_depth_planes(ordered, scene.camera), centre, scene.camera, size)
     shadow = _paint(scene.shadows, scene.camera, size, first=0)
-    flat = np.array([2, Facing.UP, *(surface.facing for surface in ordered)], dtype=np.int32)
-    flat[0] = -1  # the sky faces nowhere
+    facing = np.array([-1, Facing.UP, *(surface.facing for surface in ordered)], dtype=np.int32)  # the sky: nowhere
     return Raster(
         surfaces=surfaces,
         centre=centre,
         colors=_shaded_colors(ordered, scene),
         materials=["sky", "grass", *(surface.material for surface in ordered)],
-        facing=flat,
-        keys=scene.rng.random(len(flat), dtype=np.float32),
+        facing=facing,
+        keys=scene.rng.random(len(facing), dtype=np.float32),
         glow=np.array([0, 0, *(surface.glow for surface in ordered)], dtype=np.float32),
         labels=np.array([TRAIN_ID[name] for name in ("sky", "terrain", *(s.label for s in ordered))], dtype=np.uint8),
         depth=depth,
@@ -117,7 +116,7 @@ def _depth_planes(ordered: Sequence[Surface], camera: Camera) -> Float[np.ndarra
 def _upright_plane(surface: Surface, camera: Camera) -> tuple[float, float]:
     """(p, r) of a plane that is upright along the road: through its nearest and farthest corner."""
     near, far = (pick(surface.corners, key=lambda corner: corner[2]) for pick in (min, max))
-    right = [(x + 0.5 * camera.curvature * z * z) / z for x, _, z in (near, far)]
+    right = [(x + camera.bend(z)) / z for x, _, z in (near, far)]
     slope = (1 / near[2] - 1 / far[2]) / (right[0] - right[1]) if right[0] != right[1] else 0.0
     return slope, 1 / far[2] - slope * right[1]
 

@@ -144,6 +144,12 @@ class Scene:
         )
 
 
+def brighter(color: Color, factor: float) -> Color:
+    """A colour times a factor, up to white."""
+    r, g, b = (min(int(factor * channel), 255) for channel in color)
+    return r, g, b
+
+
 def rectangle(left: float, right: float, bottom: float, top: float) -> list[tuple[float, float]]:
     """Corners of an axis-parallel rectangle."""
     return [(left, bottom), (right, bottom), (right, top), (left, top)]

@@ -18,7 +18,7 @@ _SHADOW = 0.45  # light that an object takes from the ground right under it
 
 
 def shade(
-    raster: Raster, style: Style, camera: Camera, window: Float32[np.ndarray, "3"], rng: np.random.Generator
+    raster: Raster, style: Style, camera: Camera, window: Float32[np.ndarray, " 3"], rng: np.random.Generator
 ) -> tuple[Image, Frame]:
     """Colour every pixel. `window` is the colour of the panes (RGB, 0..1).
 

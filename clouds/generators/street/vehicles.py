@@ -124,7 +124,7 @@ def add_vehicles(street: Street, scene: Scene, counts: dict[str, int]) -> None:
 def _add_vehicle(scene: Scene, vehicle: Vehicle, x: float, z: float, *, towards: bool) -> None:
     paint = scene.color(vehicle.label)
     half = vehicle.width / 2
-    middle = x + float(scene.camera.bend(np.array(z)))
+    middle = x + scene.camera.bend(z)
     order = z + vehicle.length
     scene.shadow(x, z + vehicle.length / 2, vehicle.width, vehicle.length)
     if abs(middle) > half:  # only then a flank can be seen
@@ -133,7 +133,8 @@ def _add_vehicle(scene: Scene, vehicle: Vehicle, x: float, z: float, *, towards:
         for outline, material in vehicle.flank:
             turned = [(direction * u, v) for u, v in outline]
             shape = moved(turned, z + vehicle.length / 2, 0.0, vehicle.length, vehicle.height)
-            scene.side(shape, flank_x, vehicle.label, material or vehicle.label, None if material else paint, order=order)
+            color = None if material else paint
+            scene.side(shape, flank_x, vehicle.label, material or vehicle.label, color, order=order)
     for outline, material in vehicle.face:
         shape = moved(outline, x, 0.0, vehicle.width, vehicle.height)
         scene.face(shape, z, vehicle.label, material or vehicle.label, None if material else paint, order=order)
