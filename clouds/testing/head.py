@@ -26,6 +26,7 @@ _HEIGHT, _WIDTH = 64, 96
 # Labels and scores may come from the same sums in another order, so a label whose score is this close to the best one
 # is a tie: a few float32 roundings of a sum of up to some hundred products.
 _TIE = 1e-5
+_DRAWS = 3  # a large difference by chance was seen in one of some tens of draws; three in a row are not chance
 
 
 def check_head(
@@ -56,7 +57,7 @@ def check_head(
     images = random_features(features, batch=2, height=_HEIGHT, width=_WIDTH)
     output = tested(images, classifier)
     _check_output(tested, output, len(labels))
-    _check_independence(tested, images, output, classifier)
+    _check_independence(tested, features, classifier)
     check_loss(tested, output, (_HEIGHT, _WIDTH), len(labels))
     with torch.no_grad():
         one = tested(images, classifier).image(0)
@@ -65,9 +66,11 @@ def check_head(
         _check_padding(tested, one)
 
 
-def random_features(specs: Mapping[str, FeatureSpec], *, batch: int, height: int, width: int) -> Features:
+def random_features(
+    specs: Mapping[str, FeatureSpec], *, batch: int, height: int, width: int, seed: int = 0
+) -> Features:
     """Normal features of a batch of `height` x `width` images."""
-    random = torch.Generator().manual_seed(0)
+    random = torch.Generator().manual_seed(seed)
     return Features(
         **{
             name: torch.randn(batch, spec.channels, height // spec.stride, width // spec.stride, generator=random)
@@ -88,18 +91,25 @@ def _check_output(head: Head, output: object, classes: int) -> None:
         require_tensor(one.mask_logits, head, 'mask_logits "b q h/4 w/4"', shape=shape)
 
 
-def _check_independence(head: Head, images: Features, output: HeadOutput, classifier: TextClassifier | None) -> None:
-    with torch.no_grad():
-        alone = head(Features(**{name: level[1:] for name, level in images.levels().items()}), classifier)
-    for name in ("class_logits", "mask_logits"):
-        difference = largest_difference(getattr(output.image(1), name), getattr(alone, name))
-        require(
-            difference <= BATCH_TOLERANCE,
-            head,
-            f"{name} of an image must not depend on the batch, within {BATCH_TOLERANCE} relative, in eval mode",
-            got=f"{difference:.3g}",
-            remedy="look for reductions over the batch axis, and for random choices",
-        )
+def _check_independence(head: Head, specs: Mapping[str, FeatureSpec], classifier: TextClassifier | None) -> None:
+    """One of some random inputs must do: where a network compares with a threshold, as masked attention does, a
+    difference in the last bit now and then becomes a large one, whereas a head that mixes images differs every time."""
+    smallest = float("inf")
+    for seed in range(_DRAWS):
+        both = random_features(specs, batch=2, height=_HEIGHT, width=_WIDTH, seed=seed)
+        one = Features(**{name: level[1:] for name, level in both.levels().items()})
+        with torch.no_grad():
+            together, alone = head(both, classifier).image(1), head(one, classifier)
+        pairs = ((together.class_logits, alone.class_logits), (together.mask_logits, alone.mask_logits))
+        smallest = min(smallest, max(largest_difference(*pair) for pair in pairs))
+        if smallest <= BATCH_TOLERANCE:
+            return
+    raise violation(
+        head,
+        f"the output of an image must not depend on the batch, within {BATCH_TOLERANCE} relative, in eval mode",
+        got=f"at least {smallest:.3g} for {_DRAWS} random inputs",
+        remedy="look for reductions over the batch axis, and for random choices",
+    )
 
 
 def _check_segment(head: Head, one: HeadOutput, valid: tuple[int, int], size: tuple[int, int], classes: int) -> None:
