@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Group, Parameter
 from cyclopts.validators import MutuallyExclusive
@@ -15,7 +15,10 @@ from clouds.core.component import Kind
 from clouds.core.config import override
 from clouds.core.errors import PlanError
 from clouds.core.labels import CITYSCAPES
-from clouds.core.plan import plan_part
+from clouds.core.plan import Part, plan_part
+
+if TYPE_CHECKING:
+    from clouds.core.interfaces import Generator
 
 _ONE_SOURCE = Group("Prompts", validator=MutuallyExclusive())
 
@@ -30,10 +33,9 @@ def prompts(*, n: int, out: Path, prompter: str = "grammar", seed: int = 0, assi
         seed: another one gives other prompts.
         assignments: options of the prompter.
     """
-    from clouds.core.composer import build_part
     from clouds.core.files import write_text
 
-    texts = build_part(Kind.PROMPTER, override({"name": prompter}, assignments)).prompts(n, seed=seed)
+    texts = _write_prompts(override({"name": prompter}, assignments), n, seed, Catalog.from_environment())
     write_text(out, "".join(f"{text}\n" for text in texts))
     write(f"{len(texts)} prompts in {out}")
 
@@ -67,24 +69,11 @@ def generate(
         keep_labels: write exact labels, too, when the generator knows them.
         assignments: options of the generator.
     """
-    from torch import nn
-
-    from clouds.core.composer import build_part, pick_device
-    from clouds.core.interfaces import Generator
     from clouds.synthesis.generate import PROMPTS, generate_set
 
-    catalog, value = Catalog.from_environment(), override({"name": generator}, assignments)
-    part, problems = plan_part(Kind.GENERATOR, value, pretrained=True, catalog=catalog)
-    if part is None or problems:
-        raise PlanError(problems)
-    if prompts is None:
-        texts = build_part(Kind.PROMPTER, prompter, catalog=catalog).prompts(min(n, PROMPTS), seed=seed)
-    else:
-        lines = build_part(Kind.PROMPTER, {"name": "file", "path": str(prompts)}, catalog=catalog)
-        texts = list(dict.fromkeys(lines.prompts(n, seed=seed)))  # n lines, and from the start again: each counts once
-    drawing: Generator = build_part(Kind.GENERATOR, value, catalog=catalog)
-    if isinstance(drawing, nn.Module):
-        drawing.to(pick_device(device))
+    catalog = Catalog.from_environment()
+    drawing, part = _build_generator(override({"name": generator}, assignments), device, catalog)
+    texts = _read_prompts(prompts, n, catalog) if prompts else _write_prompts(prompter, min(n, PROMPTS), seed, catalog)
     made = generate_set(
         drawing,
         part,
@@ -125,3 +114,29 @@ def check(spec: str, /, *, dataset_config: DatasetConfig = None, as_json: AsJson
             write(f"fault: {fault.message}")
         write(f"{report.name}: {report.images} images, {len(report.faults)} faults")
     return 0 if report.ok else 1
+
+
+def _build_generator(value: dict[str, Any], device: str, catalog: Catalog) -> tuple[Generator, Part]:
+    """The generator on its device, and what a plan says about it."""
+    from torch import nn
+
+    from clouds.core.composer import build_part, pick_device
+
+    part, problems = plan_part(Kind.GENERATOR, value, pretrained=True, catalog=catalog)
+    if part is None or problems:
+        raise PlanError(problems)
+    generator: Generator = build_part(Kind.GENERATOR, value, catalog=catalog)
+    if isinstance(generator, nn.Module):
+        generator.to(pick_device(device))
+    return generator, part
+
+
+def _write_prompts(prompter: str | dict[str, Any], n: int, seed: int, catalog: Catalog) -> list[str]:
+    from clouds.core.composer import build_part
+
+    return build_part(Kind.PROMPTER, prompter, catalog=catalog).prompts(n, seed=seed)
+
+
+def _read_prompts(path: Path, n: int, catalog: Catalog) -> list[str]:
+    """Up to n lines of a file; a shorter file is not repeated."""
+    return list(dict.fromkeys(_write_prompts({"name": "file", "path": str(path)}, n, 0, catalog)))
