@@ -18,6 +18,7 @@ def test_pairs_are_found_and_sorted(town: Path, add: Add, labels: LabelSpace) ->
         add(name, suffix=suffix, label=_checkerboard())
     (town / "images" / "train" / "notes.txt").write_text("no picture")
     (town / "images" / "train" / ".a.tmp.png").write_text("unfinished")
+    (town / "images" / ".val.tmp").mkdir()
     dataset = open_dataset(f"folder:{town}", labels)
     assert dataset.name == "town:train"
     assert [item.name for item in dataset.items] == ["a", "b", "c.1"]
