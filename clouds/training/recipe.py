@@ -78,14 +78,25 @@ class PhaseConfig:
 
 @frozen(kw_only=True)
 class TeacherConfig:
-    """Exponential moving average: teacher = decay x teacher + (1 - decay) x student, every `every` steps."""
+    """Exponential moving average of the student.
+
+    Attributes:
+        decay: teacher = decay x teacher + (1 - decay) x student.
+        every: steps between updates.
+        confidence: a pixel whose best class has less than this share of the scores gets no pseudo-label; 0 labels
+            every pixel, as published.
+    """
 
     decay: float = 0.999
     every: int = 100
+    confidence: float = 0.0
 
     def __attrs_post_init__(self) -> None:
-        if not 0 <= self.decay <= 1 or self.every < 1:
-            raise ConfigError(f"teacher needs decay in 0..1 and every >= 1, got {self.decay} and {self.every}")
+        if not (0 <= self.decay <= 1 and 0 <= self.confidence < 1) or self.every < 1:
+            raise ConfigError(
+                f"teacher needs decay in 0..1, confidence in 0..1 and every >= 1, "
+                f"got {self.decay}, {self.confidence} and {self.every}"
+            )
 
 
 @frozen(kw_only=True)

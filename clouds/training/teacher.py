@@ -9,7 +9,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor, nn
 
-from clouds.core.interfaces import Features
+from clouds.core.interfaces import Features, HeadOutput
 from clouds.core.pipeline import Pipeline
 
 _Module = TypeVar("_Module", bound=nn.Module)
@@ -23,10 +23,12 @@ class Teacher:
     Args:
         student: the pipeline that is trained.
         decay: weight of the teacher's own parameters in an update, 0..1.
+        confidence: share of the scores that a pixel's best class must have, else the pixel is not labelled.
     """
 
-    def __init__(self, student: Pipeline, *, decay: float) -> None:
+    def __init__(self, student: Pipeline, *, decay: float, confidence: float = 0.0) -> None:
         self.decay = decay
+        self.confidence = confidence
         self._student = student
         trained = any(parameter.requires_grad for parameter in student.backbone.parameters())
         self.backbone = _frozen_copy(student.backbone) if trained else student.backbone
@@ -45,12 +47,20 @@ class Teacher:
 
     @torch.no_grad()
     def label_maps(self, images: list[UInt8[Tensor, "3 h w"]]) -> list[UInt8[Tensor, "h w"]]:
-        """Label maps of clean views: the class of the highest score at every pixel, never "ignore" (as published)."""
+        """Label maps of clean views: the class of the highest score, "ignore" where it is not confident."""
         with self._student.autocast():
             features: Features = self.backbone(self._student.pad(images))
             output = self.head(features)
         sizes = [(image.shape[1], image.shape[2]) for image in images]
-        return [self.head.segment(output.image(index), size, size) for index, size in enumerate(sizes)]
+        return [self._label_map(output.image(index), size) for index, size in enumerate(sizes)]
+
+    def _label_map(self, output: HeadOutput, size: tuple[int, int]) -> UInt8[Tensor, "h w"]:
+        if not self.confidence:
+            return self.head.segment(output, size, size)
+        scores = self.head.segment(output, size, size, scores=True)
+        best, label_map = scores.max(0)
+        sure = best >= self.confidence * scores.sum(0)
+        return torch.where(sure, label_map, self._student.labels.ignore).to(torch.uint8)
 
 
 def _frozen_copy(module: _Module) -> _Module:

@@ -136,6 +136,6 @@ def _start(pipeline: Pipeline, recipe: Recipe, config: PhaseConfig, phase: Phase
         schedule=build_schedule(optimizer, recipe.optimizer, steps=config.steps),
         config=recipe.optimizer,
         seed=recipe.seed * 2 + _SEEDS[phase],
-        teacher=Teacher(pipeline, decay=recipe.teacher.decay) if with_teacher else None,
+        teacher=Teacher(pipeline, decay=recipe.teacher.decay, confidence=recipe.teacher.confidence) if with_teacher else None,
         teacher_config=recipe.teacher,
     )
