@@ -15,6 +15,7 @@ from PIL import Image
 
 from clouds.core.errors import ConfigError
 from clouds.data.encodings import IGNORE_ID
+from clouds.data.randomize import randomize_colors
 
 _BRIGHTNESS = 32.0  # added, of 255
 _CONTRAST = _SATURATION = (0.5, 1.5)  # factors
@@ -39,13 +40,15 @@ class Augmentation:
         crop: (height, width) of every view, in pixels.
         scale: range of the factor on the image's own size, drawn uniformly.
         flip: mirror half of the views left to right.
-        distortion: distort colours.
+        distortion: distort colours, as published.
+        randomize: change colours far more on top of it; see `clouds.data.randomize`.
     """
 
     crop: tuple[int, int] = field(converter=_to_size)
     scale: tuple[float, float] = field(default=(0.5, 2.0), converter=_to_range)
     flip: bool = True
     distortion: bool = True
+    randomize: bool = False
 
     def __attrs_post_init__(self) -> None:
         low, high = self.scale
@@ -102,9 +105,7 @@ def augment(
     geometry = draw_geometry(label.shape, rng, settings)
     view = resize_crop(image, geometry, settings.crop, fill=0, resample=Image.Resampling.BILINEAR)
     target = resize_crop(label, geometry, settings.crop, fill=IGNORE_ID, resample=Image.Resampling.NEAREST)
-    if settings.distortion:
-        view = distort(view, draw_distortion(rng))
-    return _flip(view, geometry.flip), _flip(target, geometry.flip)
+    return _flip(_change_colors(view, rng, settings), geometry.flip), _flip(target, geometry.flip)
 
 
 def generated_views(
@@ -119,7 +120,7 @@ def generated_views(
     flip = settings.flip and rng.random() < 0.5
     geometry = Geometry(size=size, offset=_draw_offset(size, rng, settings.crop), flip=False)
     clean = resize_crop(_flip(image, flip), geometry, settings.crop, fill=0, resample=Image.Resampling.BILINEAR)
-    return clean, distort(clean, draw_distortion(rng)) if settings.distortion else clean.copy()
+    return clean, _change_colors(clean, rng, settings)
 
 
 def draw_geometry(shape: tuple[int, ...], rng: np.random.Generator, settings: Augmentation) -> Geometry:
@@ -179,6 +180,14 @@ def distort(image: UInt8[np.ndarray, "h w 3"], distortion: Distortion) -> UInt8[
     if not distortion.contrast_first:
         picture = picture.point(_lookup(contrast))
     return np.array(picture)
+
+
+def _change_colors(
+    image: UInt8[np.ndarray, "h w 3"], rng: np.random.Generator, settings: Augmentation
+) -> UInt8[np.ndarray, "h w 3"]:
+    """The image with the colour changes that the settings ask for; always a copy."""
+    changed = distort(image, draw_distortion(rng)) if settings.distortion else image.copy()
+    return randomize_colors(changed, rng) if settings.randomize else changed
 
 
 def _maybe(rng: np.random.Generator, low: float, high: float, default: float) -> float:

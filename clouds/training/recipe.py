@@ -28,7 +28,8 @@ class DataConfig:
         crop: (height, width) in pixels, multiples of 32.
         scale: range of the random resize before the crop.
         flip: mirror half of the samples.
-        distortion: distort colours of source images; the student's view of generated images always is.
+        distortion: distort the colours of source images and of the student's view of generated ones, as published.
+        randomize: change their colours far more; for networks that are trained from random weights.
         workers: processes that read images; 0 reads in the training process.
     """
 
@@ -40,6 +41,7 @@ class DataConfig:
     scale: tuple[float, float] = (0.5, 2.0)
     flip: bool = True
     distortion: bool = True
+    randomize: bool = False
     workers: int = 0
 
     def __attrs_post_init__(self) -> None:

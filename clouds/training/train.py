@@ -105,7 +105,11 @@ def _run_phase(
     config: PhaseConfig = recipe.warmup if phase == "warmup" else recipe.joint
     state = _start(pipeline, recipe, config, phase, with_teacher=bool(pictures))
     settings = Augmentation(
-        crop=recipe.data.crop, scale=recipe.data.scale, flip=recipe.data.flip, distortion=recipe.data.distortion
+        crop=recipe.data.crop,
+        scale=recipe.data.scale,
+        flip=recipe.data.flip,
+        distortion=recipe.data.distortion,
+        randomize=recipe.data.randomize,
     )
     reader = SampleReader(sources, pictures, settings, seed=state.seed)
     factors = list(recipe.data.source_factors or [1.0] * len(sources))
