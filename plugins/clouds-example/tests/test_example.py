@@ -21,7 +21,7 @@ def test_weights_come_from_a_file(tmp_path: Path) -> None:
 
 
 def test_maps_lie_where_the_image_is() -> None:
-    """A bright column in the middle is seen in the middle of every level."""
+    """A bright column in the middle is seen in the middle of every level, within half a cell of that level."""
     backbone = SqueezeNet(None).freeze()
     plain = backbone.mean.expand(1, 3, 256, 256).clone()
     marked = plain.clone()
@@ -29,7 +29,7 @@ def test_maps_lie_where_the_image_is() -> None:
     for name, level in backbone(marked).levels().items():
         change = (level - backbone(plain).levels()[name]).abs().mean((0, 1, 2))
         centre = (change * (torch.arange(len(change)) + 0.5)).sum() / change.sum() / len(change)
-        assert abs(float(centre) - 0.5) < 0.05
+        assert abs(float(centre) - 0.5) < 0.5 / len(change)
 
 
 def test_night_is_dark_and_labels_are_where_colours_are() -> None:

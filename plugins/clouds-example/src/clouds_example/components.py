@@ -8,7 +8,8 @@ from torchvision.models import squeezenet1_0
 
 
 class SqueezeNet(clouds.Backbone):
-    """The last map of each stride. Padding makes strides exact; scaling makes levels and domains comparable."""
+    """The last map of each stride, resized to the exact stride, because unpadded convolutions fall a little short.
+    Values reach some hundreds and differ by level and domain, so each pixel's channels are scaled to mean square 1."""
 
     def __init__(self, weights):
         specs = {f"res{i}": clouds.FeatureSpec(channels=256 if i == 2 else 512, stride=2**i) for i in range(2, 6)}
@@ -17,16 +18,14 @@ class SqueezeNet(clouds.Backbone):
         if weights is not None:
             net.load_state_dict(load_file(weights))
         layers = net.features
-        layers[0].padding = 3
-        for pool in (2, 6, 11):
-            layers[pool] = nn.MaxPool2d(3, stride=2, padding=1)
-        self.stages = nn.ModuleList([layers[:6], layers[6:11], layers[11:], nn.AvgPool2d(2)])
+        self.stages = nn.ModuleList([layers[:6], layers[6:11], layers[11:], nn.AvgPool2d(2, ceil_mode=True)])
 
     def forward(self, images):
         levels, x = {}, self.normalize(images)
-        for name, stage in zip(self.features, self.stages, strict=True):
+        for (name, spec), stage in zip(self.features.items(), self.stages, strict=True):
             x = stage(x)
-            levels[name] = x / (x.square().mean(1, keepdim=True) + 1).sqrt()  # raw values reach some hundreds
+            level = interpolate(x, [side // spec.stride for side in images.shape[-2:]], mode="bilinear")
+            levels[name] = level / (level.square().mean(1, keepdim=True) + 1).sqrt()
         return clouds.Features(**levels)
 
 
