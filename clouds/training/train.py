@@ -133,13 +133,13 @@ def _run_phase(
 
 
 def _start(pipeline: Pipeline, recipe: Recipe, config: PhaseConfig, phase: Phase, *, with_teacher: bool) -> State:
-    optimizer = build_optimizer((pipeline.backbone, pipeline.head), recipe.optimizer)
+    optimizer, teacher = build_optimizer((pipeline.backbone, pipeline.head), recipe.optimizer), recipe.teacher
     return State(
         pipeline=pipeline,
         optimizer=optimizer,
         schedule=build_schedule(optimizer, recipe.optimizer, steps=config.steps),
         config=recipe.optimizer,
         seed=recipe.seed * 2 + _SEEDS[phase],
-        teacher=Teacher(pipeline, decay=recipe.teacher.decay, confidence=recipe.teacher.confidence) if with_teacher else None,
-        teacher_config=recipe.teacher,
+        teacher=Teacher(pipeline, decay=teacher.decay, confidence=teacher.confidence) if with_teacher else None,
+        teacher_config=teacher,
     )
