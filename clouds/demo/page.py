@@ -9,7 +9,7 @@ import torch
 
 from clouds.core.images import read_image
 from clouds.core.pipeline import Pipeline
-from clouds.data.folder import open_dataset
+from clouds.data.folder import Dataset
 from clouds.evaluation import html
 from clouds.evaluation.confusion import count_confusion, mean_iou
 from clouds.synthesis.manifest import GeneratedSet
@@ -23,7 +23,7 @@ def demo_page(
     rows: Sequence[Row],
     arms: Mapping[str, Pipeline],
     teacher: Pipeline,
-    unseen: Sequence[str],
+    unseen: Sequence[Dataset],
     generated: GeneratedSet,
     subtitle: str,
 ) -> str:
@@ -33,7 +33,7 @@ def demo_page(
         rows: (domain, source only, CLOUDS), mIoU in percent.
         arms: the trained pipelines `source-only` and `clouds`.
         teacher: the pipeline after the warm-up, which is the first teacher of self-training; it has the refiner.
-        unseen: SPECs of the test domains.
+        unseen: the test domains.
         generated: the generated images, with exact labels.
         subtitle: how the demo was run.
     """
@@ -80,10 +80,9 @@ def _chart(rows: Sequence[Row]) -> object:
     return chart.update_layout(barmode="group", height=320, yaxis_title="mIoU in percent")
 
 
-def _predictions(arms: Mapping[str, Pipeline], unseen: Sequence[str]) -> html.Fragment:
+def _predictions(arms: Mapping[str, Pipeline], unseen: Sequence[Dataset]) -> html.Fragment:
     rows: list[list[html.Picture | None]] = []
-    for spec in unseen:
-        dataset = open_dataset(spec, arms["clouds"].labels, default_split="val")
+    for dataset in unseen:
         for index in range(min(_PER_DOMAIN, len(dataset))):
             image, truth = dataset.read(index)
             maps = [truth, *(arms[name].predict(image).labels for name in ("source-only", "clouds"))]

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import torch
 from attrs import evolve, frozen
-from clouds.demo.domains import SOURCE, UNSEEN, write_domain
 
 from clouds.core.composer import compose, load
 from clouds.core.files import write_text
 from clouds.core.pipeline import Pipeline
+from clouds.data.folder import Dataset, open_dataset
+from clouds.demo.domains import SOURCE, UNSEEN, write_domain
 from clouds.demo.page import demo_page
 from clouds.evaluation.evaluate import evaluate
 from clouds.evaluation.report import Report
@@ -95,8 +96,11 @@ def run_demo(
     recipe = _recipe(seed, steps)
     say(f"drawing the source domain ({SOURCE_IMAGES} images) and {len(UNSEEN)} unseen domains")
     source = f"folder:{_domain(SOURCE, folder, SOURCE_IMAGES, seed)}"
-    unseen = [f"folder:{_domain(name, folder, UNSEEN_IMAGES, seed)}" for name in UNSEEN]
     pipeline = _compose(recipe, seed)
+    unseen = [
+        evolve(open_dataset(f"folder:{_domain(name, folder, UNSEEN_IMAGES, seed)}", pipeline.labels), name=name)
+        for name in UNSEEN
+    ]
     say(f"generating {GENERATED_IMAGES} images from prompts")
     generated = generate(
         pipeline, GENERATED_IMAGES, out=folder / f"generated-{seed}", seed=seed, size=SIZE, keep_labels=True
@@ -143,7 +147,7 @@ def _recipe(seed: int, steps: int | None) -> Recipe:
 
 
 def _domain(name: str, folder: Path, count: int, seed: int) -> Path:
-    path = folder / "domains" / f"{name}-{seed}"
+    path = folder / "domains" / name
     write_domain(name, path, count=count, size=SIZE, seed=seed)
     return path
 
@@ -155,7 +159,7 @@ def _compose(recipe: Recipe, seed: int) -> Pipeline:
         return compose(**recipe.model, device="auto")
 
 
-def _page(result: DemoResult, arms: dict[str, Pipeline], unseen: list[str], generated: GeneratedSet) -> str:
+def _page(result: DemoResult, arms: dict[str, Pipeline], unseen: list[Dataset], generated: GeneratedSet) -> str:
     start = load(result.out / "warmup" / "warmup", device=str(arms["clouds"].device))
     return demo_page(
         rows=result.table(),
