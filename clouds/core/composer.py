@@ -17,7 +17,7 @@ from clouds.core.errors import CloudsError, ComponentError, ConfigError, PlanErr
 from clouds.core.interfaces import INTERFACES
 from clouds.core.labels import CITYSCAPES, LabelSpace
 from clouds.core.pipeline import Pipeline
-from clouds.core.plan import Part, Plan, make_plan, plan_part
+from clouds.core.plan import Part, Plan, Problem, make_plan, plan_part
 from clouds.core.schema import read_schema
 
 _TRAINING_ONLY = (Kind.GENERATOR, Kind.REFINER, Kind.PROMPTER)
@@ -167,7 +167,7 @@ def _instantiate(
     try:
         component = catalog.find(part.kind, part.qualified_name)
     except CloudsError as error:
-        raise PlanError(plan_part(part.kind, part.name, pretrained=False, catalog=catalog)[1]) from error
+        raise PlanError([Problem(part.kind, str(error))]) from error
     schema = read_schema(component)
     offered = {"features": features, "labels": labels}
     given = {name: offered[name] for name in schema.given}
