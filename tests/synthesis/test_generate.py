@@ -2,6 +2,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,12 +12,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import clouds
+from clouds.core.composer import build_part
 from clouds.core.errors import ComponentError, ConfigError, DataError
 from clouds.core.plan import Part
 from clouds.synthesis.generate import generate_set
 from clouds.synthesis.manifest import FILE_NAME
 
-TINY = {"name": "tiny", "dims": [8, 16, 24, 32], "depths": [1, 1, 1, 1]}
 PART = Part(kind="generator", name="stub", options={"gain": 1.0}, distribution="d", version="1")
 PROMPTS = ["day", "night", "fog"]
 SIZE = (4, 6)
@@ -207,29 +208,36 @@ def test_a_generator_that_gives_another_size_is_named(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.png"))
 
 
+@pytest.fixture(scope="module")
+def parts() -> dict[str, object]:
+    """Backbone and head of a pipeline; generation uses neither."""
+    backbone = build_part("backbone", {"name": "tiny", "dims": [8, 16, 24, 32], "depths": [1, 1, 1, 1]})
+    return {"backbone": backbone, "head": "linear", "device": "cpu"}
+
+
 class TestPipeline:
     """`clouds.generate` takes generator and prompter from a pipeline."""
 
-    def test_it_uses_the_prompter(self, tmp_path: Path) -> None:
+    def test_it_uses_the_prompter(self, parts: dict[str, Any], tmp_path: Path) -> None:
         path = tmp_path / "prompts.txt"
         path.write_text("day\nnight\nfog\n")
         prompter = {"name": "file", "path": str(path)}
-        pipeline = clouds.compose(backbone=TINY, head="linear", generator=Stub(), prompter=prompter, device="cpu")
+        pipeline = clouds.compose(**parts, generator=Stub(), prompter=prompter)
         made = clouds.generate(pipeline, 3, out=tmp_path / "set", size=SIZE)
         assert [row.prompt for row in made.rows] == ["day", "night", "fog"]
         assert made.rows[0].generator.ready.endswith(":Stub")
 
-    def test_given_prompts_come_first(self, tmp_path: Path) -> None:
-        pipeline = clouds.compose(backbone=TINY, head="linear", generator=Stub(), device="cpu")
+    def test_given_prompts_come_first(self, parts: dict[str, Any], tmp_path: Path) -> None:
+        pipeline = clouds.compose(**parts, generator=Stub())
         made = clouds.generate(pipeline, n=2, out=tmp_path, prompts=["rain"], size=SIZE)
         assert [row.prompt for row in made.rows] == ["rain", "rain"]
 
-    def test_a_missing_generator_is_named(self, tmp_path: Path) -> None:
-        pipeline = clouds.compose(backbone=TINY, head="linear", device="cpu")
+    def test_a_missing_generator_is_named(self, parts: dict[str, Any], tmp_path: Path) -> None:
+        pipeline = clouds.compose(**parts)
         with pytest.raises(ConfigError, match="the pipeline has no generator; compose it with generator="):
             clouds.generate(pipeline, n=2, out=tmp_path)
 
-    def test_a_missing_prompter_is_named(self, tmp_path: Path) -> None:
-        pipeline = clouds.compose(backbone=TINY, head="linear", generator=Stub(), device="cpu")
+    def test_a_missing_prompter_is_named(self, parts: dict[str, Any], tmp_path: Path) -> None:
+        pipeline = clouds.compose(**parts, generator=Stub())
         with pytest.raises(ConfigError, match="the pipeline has no prompter; compose it with prompter="):
             clouds.generate(pipeline, n=2, out=tmp_path)
