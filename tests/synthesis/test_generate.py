@@ -88,7 +88,7 @@ def test_labels_are_kept_when_asked_for_and_known(tmp_path: Path) -> None:
 
 
 @given(st.integers(1, 9), st.integers(1, 5), st.booleans())
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=10)
 def test_the_folder_does_not_depend_on_the_batch(
     tmp_path_factory: pytest.TempPathFactory, batch_size: int, n: int, keep_labels: bool
 ) -> None:

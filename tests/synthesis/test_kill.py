@@ -65,9 +65,10 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
 
-def test_a_killed_run_is_finished_by_the_same_call(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kills", [(4,), pytest.param((1, 2, 3, 5, 7, 8), marks=pytest.mark.slow)])
+def test_a_killed_run_is_finished_by_the_same_call(tmp_path: Path, kills: tuple[int, ...]) -> None:
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    for rows in (2, 6):
+    for rows in kills:
         kill_after(killed, rows)
         listed = read_rows(killed)
         assert rows <= len(listed) < N
