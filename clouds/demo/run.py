@@ -82,8 +82,8 @@ def run_demo(
     """Run the demo.
 
     Both arms start from the same warm-up weights and make the same number of optimizer steps: "source only" goes on
-    with the source, "CLOUDS" adds generated images with the teacher's refined labels. The unseen domains are drawn
-    with textures, palettes, layouts, weather and sensor noise that no prompt can reach.
+    with the source, "CLOUDS" adds as many generated images to each batch, with the teacher's refined labels. The
+    unseen domains are drawn with textures, palettes, layouts, weather and sensor noise that no prompt can reach.
 
     Args:
         out: folder for data, runs and the report; files of an earlier demo there are replaced.
@@ -116,7 +116,7 @@ def run_demo(
             arms[name],
             source=source,
             generated=pictures,
-            recipe=recipe,
+            recipe=recipe if pictures else _without_generated(recipe),
             out=folder / name,
             phase="joint",
             on_step=on_step,
@@ -144,6 +144,11 @@ def _recipe(seed: int, steps: int | None) -> Recipe:
     half = PhaseConfig(steps=steps - steps // 2, batch_size=recipe.warmup.batch_size)
     rest = PhaseConfig(steps=steps // 2, batch_size=recipe.joint.batch_size)
     return evolve(recipe, warmup=half, joint=rest)
+
+
+def _without_generated(recipe: Recipe) -> Recipe:
+    """The control: the same steps with the labelled half of each batch."""
+    return evolve(recipe, joint=evolve(recipe.joint, batch_size=recipe.joint.batch_size // 2))
 
 
 def _domain(name: str, folder: Path, count: int, seed: int) -> Path:

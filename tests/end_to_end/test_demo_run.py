@@ -37,8 +37,10 @@ def test_both_arms_make_the_same_number_of_optimizer_steps(demo: DemoResult) -> 
     recipes = {arm: json.loads((demo.out / arm / "recipe.json").read_text()) for arm in logs}
     assert recipes["source-only"]["data"]["generated"] == ""
     assert recipes["clouds"]["data"]["generated"]
+    # half of the batch of CLOUDS is generated: both arms see as many labelled images
+    assert recipes["clouds"]["joint"]["batch_size"] == 2 * recipes["source-only"]["joint"]["batch_size"]
     for recipe in recipes.values():
-        recipe["data"]["generated"] = None
+        recipe["data"]["generated"] = recipe["joint"]["batch_size"] = None
     assert recipes["source-only"] == recipes["clouds"]
 
 
