@@ -46,8 +46,8 @@ def demo_page(
             html.Section(
                 title="Unseen domains",
                 note="mIoU in percent over the classes present. Both arms made the same number of optimizer steps from "
-                "the same warm-up weights, with as many labelled images in each; the test domains use textures, palettes, layouts, weather and sensor noise "
-                "that no prompt can reach.",
+                "the same warm-up weights, with as many labelled images in each; the test domains use textures, "
+                "palettes, layouts, weather and sensor noise that no prompt can reach.",
                 content=[
                     html.cards([("source only, mean", mean[1]), ("CLOUDS, mean", mean[2]), ("gain in points", gain)]),
                     html.table(["domain", "source only", "CLOUDS"], rows, bars=True, footer=1),
