@@ -33,7 +33,9 @@ def build_trunk(model: str, *, pretrained: bool, **arguments: Any) -> tuple[nn.M
         )
     indices = [len(reductions) - 1 - reductions[::-1].index(stride) for stride in STRIDES]
     try:
-        trunk: Any = timm.create_model(model, features_only=True, out_indices=indices, pretrained=pretrained, **arguments)
+        trunk: Any = timm.create_model(
+            model, features_only=True, out_indices=indices, pretrained=pretrained, **arguments
+        )
     except (OSError, RuntimeError, LocalEntryNotFoundError, HfHubHTTPError) as error:
         raise WeightsError(
             f"weights of timm model {model!r} could not be loaded ({type(error).__name__}: {error}); "

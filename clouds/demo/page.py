@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from clouds.core.images import read_image
+from clouds.core.images import open_image, read_image
 from clouds.core.pipeline import Pipeline
 from clouds.data.folder import Dataset
 from clouds.evaluation import html
@@ -37,27 +37,14 @@ def demo_page(
         generated: the generated images, with exact labels.
         subtitle: how the demo was run.
     """
-    labels = teacher.labels
-    gain = None if rows[-1][1] is None or rows[-1][2] is None else rows[-1][2] - rows[-1][1]
-    mean = rows[-1]
     return html.page(
         "CLOUDS demo",
         [
-            html.Section(
-                title="Unseen domains",
-                note="mIoU in percent over the classes present. Both arms made the same number of optimizer steps from "
-                "the same warm-up weights, with as many labelled images in each; the test domains use textures, "
-                "palettes, layouts, weather and sensor noise that no prompt can reach.",
-                content=[
-                    html.cards([("source only, mean", mean[1]), ("CLOUDS, mean", mean[2]), ("gain in points", gain)]),
-                    html.table(["domain", "source only", "CLOUDS"], rows, bars=True, footer=1),
-                    html.figure(_chart(rows), name="miou"),
-                ],
-            ),
+            _scores(rows),
             html.Section(
                 title="Predictions",
                 note="Two images of each unseen domain.",
-                content=[html.legend(labels), _predictions(arms, unseen)],
+                content=[html.legend(teacher.labels), _predictions(arms, unseen)],
             ),
             html.Section(
                 title="Generated images and their pseudo-labels",
@@ -67,6 +54,22 @@ def demo_page(
             ),
         ],
         subtitle=subtitle,
+    )
+
+
+def _scores(rows: Sequence[Row]) -> html.Section:
+    _, before, after = rows[-1]
+    gain = None if before is None or after is None else after - before
+    return html.Section(
+        title="Unseen domains",
+        note="mIoU in percent over the classes present. Both arms made the same number of optimizer steps from the "
+        "same warm-up weights, with as many labelled images in each; the test domains use textures, palettes, layouts, "
+        "weather and sensor noise that no prompt can reach.",
+        content=[
+            html.cards([("source only, mean", before), ("CLOUDS, mean", after), ("gain in points", gain)]),
+            html.table(["domain", "source only", "CLOUDS"], rows, bars=True, footer=1),
+            html.figure(_chart(rows), name="miou"),
+        ],
     )
 
 
@@ -97,7 +100,7 @@ def _pseudo_labels(teacher: Pipeline, generated: GeneratedSet) -> list[html.Frag
     rows: list[list[html.Picture | None]] = []
     exact = generated.labels or ()
     for row, image_path, label_path in list(zip(generated.rows, generated.images, exact, strict=True))[:_MEASURED]:
-        image, truth = read_image(image_path), np.array(_read_map(label_path))
+        image, truth = read_image(image_path), np.array(open_image(label_path))
         before, after = _refined(teacher, image, row.index)
         totals["before"] += count_confusion(truth, before, classes=count)
         totals["after"] += count_confusion(truth, after, classes=count)
@@ -110,13 +113,6 @@ def _pseudo_labels(teacher: Pipeline, generated: GeneratedSet) -> list[html.Frag
     ]
     grid = html.picture_grid(["generated", "teacher", "refined", "exact"], rows)
     return [html.cards(quality), grid]
-
-
-def _read_map(path: object) -> np.ndarray:
-    from PIL import Image
-
-    with Image.open(str(path)) as image:
-        return np.array(image)
 
 
 def _refined(teacher: Pipeline, image: np.ndarray, index: int) -> tuple[np.ndarray, np.ndarray]:

@@ -108,19 +108,10 @@ def run_demo(
     say(f"warm-up on the source: {recipe.warmup.steps} steps")
     train(pipeline, source=source, recipe=recipe, out=folder / "warmup", phase="warmup", on_step=on_step)
     warmup = evaluate(pipeline, unseen)
-    arms: dict[str, Pipeline] = {}
-    for name, pictures in (("source-only", None), ("clouds", generated.folder)):
-        say(f"{name}: {recipe.joint.steps} more steps")
-        arms[name] = load(folder / "warmup" / "warmup", device=str(pipeline.device))
-        train(
-            arms[name],
-            source=source,
-            generated=pictures,
-            recipe=recipe if pictures else _without_generated(recipe),
-            out=folder / name,
-            phase="joint",
-            on_step=on_step,
-        )
+    arms = {
+        name: _continue(recipe, source, pictures, folder, name, on_step, say)
+        for name, pictures in (("source-only", None), ("clouds", generated.folder))
+    }
     say("evaluating both on the unseen domains, and writing the report")
     result = DemoResult(
         out=folder,
@@ -144,6 +135,30 @@ def _recipe(seed: int, steps: int | None) -> Recipe:
     half = PhaseConfig(steps=steps - steps // 2, batch_size=recipe.warmup.batch_size)
     rest = PhaseConfig(steps=steps // 2, batch_size=recipe.joint.batch_size)
     return evolve(recipe, warmup=half, joint=rest)
+
+
+def _continue(
+    recipe: Recipe,
+    source: str,
+    pictures: Path | None,
+    folder: Path,
+    name: str,
+    on_step: StepReport | None,
+    say: Callable[[str], None],
+) -> Pipeline:
+    """One arm: the joint phase from the warm-up's weights, with generated pictures or without."""
+    say(f"{name}: {recipe.joint.steps} more steps")
+    arm = load(folder / "warmup" / "warmup")
+    train(
+        arm,
+        source=source,
+        generated=pictures,
+        recipe=recipe if pictures else _without_generated(recipe),
+        out=folder / name,
+        phase="joint",
+        on_step=on_step,
+    )
+    return arm
 
 
 def _without_generated(recipe: Recipe) -> Recipe:

@@ -40,7 +40,12 @@ def test_three_faults_are_reported_at_once() -> None:
         clouds.compose(backbone="tny", head={"name": "linear", "widht": 64}, refiner="region")
     text = str(caught.value)
     assert len(caught.value.problems) == 3
-    for words in ("the plan has 3 problems", "did you mean 'tiny'?", "did you mean 'width'?", "did you mean 'regions'?"):
+    for words in (
+        "the plan has 3 problems",
+        "did you mean 'tiny'?",
+        "did you mean 'width'?",
+        "did you mean 'regions'?",
+    ):
         assert words in text
 
 
