@@ -18,17 +18,18 @@ def daylight(image: Image, frame: Frame, rng: Rng) -> Image:
 
 
 def golden_dusk(image: Image, frame: Frame, rng: Rng) -> Image:
-    """Low sun: orange light, a sky that glows at the horizon, some lit windows."""
-    lit = image * np.array([0.86, 0.62, 0.5], np.float32) * np.float32(rng.uniform(0.8, 1.05))
+    """Low sun: light between warm and orange, a sky that glows at the horizon, some lit windows."""
+    late = np.float32(rng.uniform(0.2, 1.0))
+    lit = image * (1 - late * np.array([0.14, 0.36, 0.48], np.float32)) * np.float32(rng.uniform(0.85, 1.05))
     _, down = frame.camera.rays(image.shape[:2])
     band = np.exp(-5.0 * np.maximum(-down, 0.0))[..., None] * frame.sky[..., None]
-    lit = lit + band * (np.array([1.0, 0.62, 0.36], np.float32) - lit) * np.float32(rng.uniform(0.6, 0.9))
+    lit = lit + band * (np.array([1.0, 0.66, 0.4], np.float32) - lit) * late * np.float32(0.85)
     return _shine(lit, frame, np.array([1.0, 0.86, 0.6], np.float32), 0.5)
 
 
 def moonlit_night(image: Image, frame: Frame, rng: Rng) -> Image:
-    """Dark and blue, with lit windows and lamps, and a cone of headlight on what is near."""
-    exposure = np.float32(rng.uniform(0.14, 0.26)) * np.array([0.72, 0.85, 1.2], np.float32)
+    """Blue and dim to dark, with lit windows and lamps, and a cone of headlight on what is near."""
+    exposure = np.float32(rng.uniform(0.16, 0.42)) * np.array([0.76, 0.88, 1.15], np.float32)
     beam = np.exp(-((frame.lateral / (2.0 + 0.22 * frame.depth)) ** 2)) * np.exp(-frame.depth / 16.0)
     beam = np.where(frame.sky, 0.0, beam * np.float32(rng.uniform(0.35, 0.6)))[..., None].astype(np.float32)
     lit = image * (exposure + beam * np.array([1.0, 0.96, 0.84], np.float32))

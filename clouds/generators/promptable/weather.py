@@ -30,7 +30,7 @@ def overcast(image: Image, frame: Frame, rng: Rng) -> Image:
 def exponential_fog(image: Image, frame: Frame, rng: Rng) -> Image:
     """Homogeneous grey fog: light falls off as exp(-density * distance) (Koschmieder's law)."""
     color = np.float32(rng.uniform(0.66, 0.82)) * np.array([0.98, 1.0, 1.02], np.float32)
-    return _veil(image, frame, color, rng.uniform(0.025, 0.06))
+    return _veil(image, frame, color, rng.uniform(0.012, 0.05))
 
 
 def streak_rain(image: Image, frame: Frame, rng: Rng) -> Image:
