@@ -97,10 +97,7 @@ def run_demo(
     say(f"drawing the source domain ({SOURCE_IMAGES} images) and {len(UNSEEN)} unseen domains")
     source = f"folder:{_domain(SOURCE, folder, SOURCE_IMAGES, seed)}"
     pipeline = _compose(recipe, seed)
-    unseen = [
-        evolve(open_dataset(f"folder:{_domain(name, folder, UNSEEN_IMAGES, seed)}", pipeline.labels), name=name)
-        for name in UNSEEN
-    ]
+    unseen = _unseen(pipeline, folder, seed)
     say(f"generating {GENERATED_IMAGES} images from prompts")
     generated = generate(
         pipeline, GENERATED_IMAGES, out=folder / f"generated-{seed}", seed=seed, size=SIZE, keep_labels=True
@@ -170,6 +167,13 @@ def _domain(name: str, folder: Path, count: int, seed: int) -> Path:
     path = folder / "domains" / name
     write_domain(name, path, count=count, size=SIZE, seed=seed)
     return path
+
+
+def _unseen(pipeline: Pipeline, folder: Path, seed: int) -> list[Dataset]:
+    return [
+        evolve(open_dataset(f"folder:{_domain(name, folder, UNSEEN_IMAGES, seed)}", pipeline.labels), name=name)
+        for name in UNSEEN
+    ]
 
 
 def _compose(recipe: Recipe, seed: int) -> Pipeline:
