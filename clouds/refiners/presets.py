@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from clouds.core.interfaces import Refiner
 
 
-def regions(*, cell: int = 6, compactness: float = 0.3, rounds: int = 5, agreement: float = 0.6) -> Refiner:
+def regions(*, cell: int = 8, compactness: float = 0.1, rounds: int = 5, agreement: float = 0.6) -> Refiner:
     """Colour regions of the image vote over the label map.
 
     Args:
