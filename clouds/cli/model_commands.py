@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from clouds.cli.options import AsJson, Assignments, DatasetConfig, Device
-from clouds.cli.output import progress, write, write_json, write_table
+from clouds.cli.output import write, write_json, write_table
 from clouds.core.errors import ConfigError, DataError, did_you_mean
 from clouds.core.plan import make_plan
+from clouds.core.progress import progress_bar
 from clouds.training.recipe import Phase, Recipe, load_recipe
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def train(
             pipeline = compose(**_model(settings, recipe))
     else:
         pipeline = load(init)
-    with progress() as shown:
+    with progress_bar() as shown:
         run = run_training(pipeline, recipe=settings, out=out, phase=phase, on_step=_step_display(shown))
     if as_json:
         write_json({"checkpoint": run.checkpoint, "log": run.log, "steps": run.steps, "loss": run.loss})
@@ -126,7 +127,7 @@ def predict(
 
     places = _places(images, out)
     pipeline = load(checkpoint, device=device)
-    with progress() as shown:
+    with progress_bar() as shown:
         for image, (labels, overlay) in shown.track(places.items(), description="predict"):
             prediction = pipeline.predict(image, short_side=short_side)
             write_png(labels, prediction.labels)
@@ -147,7 +148,7 @@ def demo(*, out: Path = Path("demo"), seed: int = 0, steps: int | None = None, a
     """
     from clouds.demo.run import run_demo
 
-    with progress() as shown:
+    with progress_bar() as shown:
         result = run_demo(out, seed=seed, steps=steps, on_step=_step_display(shown), say=shown.console.print)
     if as_json:
         write(result.to_json())

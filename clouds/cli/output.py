@@ -1,15 +1,11 @@
-"""What commands write: results on standard output, progress on standard error."""
+"""What commands write to standard output."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Generator, Iterable, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from rich.progress import Progress
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 _UNLIMITED = 10_000  # columns; a table that goes into a file or a pipe is not folded
 
@@ -33,14 +29,3 @@ def write_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     for row in rows:
         table.add_row(*row)
     Console(width=None if sys.stdout.isatty() else _UNLIMITED, highlight=False, markup=False).print(table)
-
-
-@contextmanager
-def progress() -> Generator[Progress]:
-    """A progress display on standard error, shown only on a terminal."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as shown:
-        yield shown

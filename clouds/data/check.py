@@ -14,6 +14,7 @@ import numpy as np
 from attrs import asdict, evolve, frozen
 
 from clouds.core.errors import DataError
+from clouds.core.progress import progress_bar
 from clouds.data.encodings import IGNORE, IGNORE_ID
 from clouds.data.folder import Dataset, check_sizes, label_files, read_label_pixels
 
@@ -81,14 +82,9 @@ def check_dataset(dataset: Dataset, *, progress: bool = False) -> CheckReport:
         dataset: what to check.
         progress: show a progress bar on standard error, when that is a terminal.
     """
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    shown = progress and console.is_terminal
-    with ThreadPoolExecutor(os.cpu_count()) as executor:
+    with ThreadPoolExecutor(os.cpu_count()) as executor, progress_bar(shown=progress) as bar:
         results = executor.map(lambda index: _check_item(dataset, index), range(len(dataset)))
-        findings = list(track(results, "check", len(dataset), console=console, transient=True, disable=not shown))
+        findings = list(bar.track(results, total=len(dataset), description="check"))
     counts = sum((finding.counts for finding in findings), np.zeros(IGNORE_ID + 1, np.int64)).tolist()
     unknown = Counter[str]()
     for finding in findings:

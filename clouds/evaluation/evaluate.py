@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -13,6 +12,7 @@ from PIL import Image
 
 from clouds.core.errors import ConfigError, DataError, did_you_mean
 from clouds.core.labels import LabelSpace
+from clouds.core.progress import progress_bar
 from clouds.data.folder import Dataset, open_dataset
 from clouds.evaluation.confusion import count_confusion
 from clouds.evaluation.report import DomainResult, Report, check_protocol
@@ -63,12 +63,13 @@ def evaluate(
     check_protocol(protocol)
     datasets = _open(specs, pipeline.labels, configs)
     domains: dict[str, DomainResult] = {}
-    with _progress_bar(sum(len(dataset) for dataset in datasets.values()), shown=progress) as advance:
+    with progress_bar(shown=progress) as bar:
+        task = bar.add_task("evaluate", total=sum(len(dataset) for dataset in datasets.values()))
         for name, dataset in datasets.items():
             counts = np.zeros((len(pipeline.labels), len(pipeline.labels) + 1), np.int64)
             for index in range(len(dataset)):
                 counts += _score(pipeline, dataset, index, protocol)
-                advance(name)
+                bar.update(task, advance=1, description=name)
             domains[name] = DomainResult.from_counts(counts, names=pipeline.labels.names, images=len(dataset))
     return Report(protocol=protocol, domains=domains)
 
@@ -131,15 +132,3 @@ def _resize(
     pixels: UInt8[np.ndarray, "h w *c"], size: tuple[int, int], resample: Image.Resampling
 ) -> UInt8[np.ndarray, "hr wr *c"]:
     return np.array(Image.fromarray(pixels).resize((size[1], size[0]), resample))
-
-
-@contextmanager
-def _progress_bar(total: int, *, shown: bool) -> Iterator[Callable[[str], None]]:
-    """Yield a function that counts one more image of a domain."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not (shown and console.is_terminal)) as bar:
-        task = bar.add_task("evaluate", total=total)
-        yield lambda name: bar.update(task, advance=1, description=name)

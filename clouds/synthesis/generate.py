@@ -17,6 +17,7 @@ from clouds.core.images import write_png
 from clouds.core.interfaces import GeneratedImage, GenerationRequest, Generator
 from clouds.core.pipeline import Pipeline
 from clouds.core.plan import Part
+from clouds.core.progress import progress_bar
 from clouds.synthesis.manifest import (
     FILE_NAME,
     GeneratedSet,
@@ -246,9 +247,6 @@ def _libraries() -> dict[str, str]:
     return versions
 
 
-def _shown(work: Iterable[Any], total: int, *, shown: bool) -> Iterable[Any]:
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    return track(work, "generate", total, console=console, transient=True, disable=not (shown and console.is_terminal))
+def _shown(work: Iterable[Any], total: int, *, shown: bool) -> Iterator[Any]:
+    with progress_bar(shown=shown) as bar:
+        yield from bar.track(work, total=total, description="generate")
