@@ -46,7 +46,12 @@ class Schema:
     types: dict[str, Any]
 
     def __str__(self) -> str:
-        shown = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in self.options.values()]
+        shown = [
+            parameter.replace(
+                kind=inspect.Parameter.KEYWORD_ONLY, annotation=self.types.get(name, inspect.Parameter.empty)
+            )
+            for name, parameter in self.options.items()
+        ]
         return f"{self.component.name}{inspect.Signature(shown)}"
 
     def faults(self, options: Mapping[str, Any]) -> list[str]:

@@ -152,3 +152,10 @@ def test_other_values_have_no_json(value: Any) -> None:
 
 def test_callables_are_left_alone() -> None:
     assert from_json_value(Callable[[], int], "len") == "len"
+
+
+def test_signatures_read_as_they_are_written() -> None:
+    import clouds
+
+    schema = read_schema(clouds.catalog().find("head", "linear"))
+    assert str(schema) == "linear(*, width: int = 128)"
