@@ -69,14 +69,12 @@ class Criterion(nn.Module):
         points: Tensor | None,
         generator: torch.Generator | None,
     ) -> dict[str, Tensor]:
-        if points is None:
-            points = point_sampling.uniform(len(targets), self.points, output.mask_logits, generator)
-            fixed = None
-        else:
-            fixed = points
-        pairs = [self._match(output, target, points[index], index) for index, target in enumerate(targets)]
+        compared = points
+        if compared is None:
+            compared = point_sampling.uniform(len(targets), self.points, output.mask_logits, generator)
+        pairs = [self._match(output, target, compared[index], index) for index, target in enumerate(targets)]
         class_term = self._class_loss(output.class_logits.float(), targets, pairs)
-        mask_term, dice_term = self._mask_losses(output.mask_logits.float(), targets, pairs, fixed, generator)
+        mask_term, dice_term = self._mask_losses(output.mask_logits.float(), targets, pairs, points, generator)
         return {
             "class": self.weights.class_ * class_term,
             "mask": self.weights.mask * mask_term,
@@ -127,12 +125,21 @@ class Criterion(nn.Module):
         with torch.no_grad():
             places = point_sampling.uncertain(logits, self.points, generator) if points is None else points[owner]
             masks = torch.cat([targets[i].masks[chosen] for i, (_, chosen) in enumerate(pairs)])
-            valid = torch.stack([target.valid for target in targets])[owner]
-            at_points = point_sampling.sample(torch.stack((masks, valid), 1).float(), places)
-            wanted, counted = at_points[:, 0], (at_points[:, 1] > 0.5).float()
+            wanted = point_sampling.sample(masks[:, None].float(), places)[:, 0]
+            counted = _counted(targets, places.split(counts))
         values = point_sampling.sample(logits[:, None], places)[:, 0]
         per_point = functional.binary_cross_entropy_with_logits(values, wanted, reduction="none") * counted
         mask_term = (per_point.sum(1) / counted.sum(1).clamp(min=1)).sum() / len(logits)
         probability, wanted = values.sigmoid() * counted, wanted * counted
         dice = 1 - (2 * (probability * wanted).sum(1) + 1) / (probability.sum(1) + wanted.sum(1) + 1)
         return mask_term, dice.sum() / len(logits)
+
+
+def _counted(targets: Sequence[Targets], places: Sequence[Float[Tensor, "m p 2"]]) -> Float[Tensor, "n p"]:
+    """1 at points on valid pixels, 0 elsewhere; each image's map is sampled once for the points of all its masks."""
+    parts = [
+        point_sampling.sample(target.valid[None, None].float(), points.reshape(1, -1, 2)).view(points.shape[:2])
+        for target, points in zip(targets, places, strict=True)
+        if len(points)
+    ]
+    return (torch.cat(parts) > 0.5).float()

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-_STRIP = 1 << 21  # elements of one upsampled strip: 8 MB in float32, which stays in the cache
+_STRIP = 1 << 21  # elements of one upsampled strip: 8 MB in float32 bound the memory
 
 
 def segment(
