@@ -135,7 +135,7 @@ class Criterion(nn.Module):
         return mask_term, dice.sum() / len(logits)
 
 
-def _counted(targets: Sequence[Targets], places: Sequence[Float[Tensor, "m p 2"]]) -> Float[Tensor, "n p"]:
+def _counted(targets: Sequence[Targets], places: Sequence[Float[Tensor, "_ p 2"]]) -> Float[Tensor, "_ p"]:
     """1 at points on valid pixels, 0 elsewhere; each image's map is sampled once for the points of all its masks."""
     parts = [
         point_sampling.sample(target.valid[None, None].float(), points.reshape(1, -1, 2)).view(points.shape[:2])
