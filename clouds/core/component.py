@@ -62,6 +62,10 @@ def _to_frozenset(value: str | Iterable[str]) -> frozenset[str]:
     return frozenset(_to_tuple(value))
 
 
+def _to_capabilities(value: Mapping[str, str | Iterable[str]]) -> dict[str, frozenset[str]]:
+    return {option: _to_frozenset(capabilities) for option, capabilities in value.items()}
+
+
 def _empty() -> dict[str, Any]:
     return {}
 
@@ -81,7 +85,10 @@ class Component:
         requires: distributions that it needs: requirement strings, or a mapping from requirement to pip command.
         provides: capabilities (`text-encoder`, `mask-pooler`, `res2`..`res5`) that a backbone offers.
         needs: capabilities that a head needs from the backbone.
+        provides_with: capabilities that a backbone offers on top when an option is set: `{"text": "text-encoder"}`.
+        needs_with: capabilities that a head needs on top when an option is set.
         options: arguments of the factory that this component fixes, and users cannot set.
+        without_weights: option values that take the place of the defaults when no published weights are loaded.
 
     Raises:
         ComponentError: when a field has the wrong form.
@@ -97,7 +104,10 @@ class Component:
     requires: dict[str, str] = field(factory=dict[str, str], converter=_to_requirements)
     provides: frozenset[str] = field(default=frozenset(), converter=_to_frozenset)
     needs: frozenset[str] = field(default=frozenset(), converter=_to_frozenset)
+    provides_with: dict[str, frozenset[str]] = field(factory=dict[str, frozenset[str]], converter=_to_capabilities)
+    needs_with: dict[str, frozenset[str]] = field(factory=dict[str, frozenset[str]], converter=_to_capabilities)
     options: dict[str, Any] = field(factory=_empty)
+    without_weights: dict[str, Any] = field(factory=_empty)
 
     def __attrs_post_init__(self) -> None:
         for name in (self.name, *self.aliases):
@@ -109,7 +119,8 @@ class Component:
             raise ComponentError(
                 f"{self.kind} {self.name!r}: factory {self.factory!r} is not of the form 'package.module:attribute'"
             )
-        unknown = sorted((self.provides | self.needs) - CAPABILITIES)
+        conditional = frozenset[str]().union(*self.provides_with.values(), *self.needs_with.values())
+        unknown = sorted((self.provides | self.needs | conditional) - CAPABILITIES)
         if unknown:
             raise ComponentError(
                 f"{self.kind} {self.name!r}: unknown capabilities {unknown}; expected some of {sorted(CAPABILITIES)}"

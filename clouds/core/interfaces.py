@@ -226,7 +226,16 @@ class TextEncoder(ABC):
 
     @abstractmethod
     def embed_text(self, texts: Sequence[str]) -> Float[Tensor, "n d"]:
-        """Un-normalised embeddings, one row per text; n = 0 gives an empty tensor."""
+        """Un-normalised embeddings, one row per text; n = 0 gives an empty tensor of shape (0, d)."""
+
+    @property
+    def logit_scale(self) -> float:
+        """Factor on cosine similarities of texts and pooled features; 100 is the upper bound in CLIP's training."""
+        return 100.0
+
+    def text_weights(self) -> dict[str, Tensor]:
+        """The tensors that `embed_text` depends on, by name: together with the texts they are the key of a cache."""
+        return cast("nn.Module", self).state_dict()
 
 
 class MaskPooler(ABC):
@@ -241,7 +250,14 @@ class MaskPooler(ABC):
 
 
 class Head(nn.Module, ABC):
-    """Turns features into mask predictions, owns its loss, and merges masks into a segmentation."""
+    """Turns features into mask predictions, owns its loss, and merges masks into a segmentation.
+
+    `uses_text` says whether `forward` wants a classifier made from words; `open_vocabulary` whether its classes are
+    those of the classifier alone, so that a trained head serves other label spaces.
+    """
+
+    uses_text: bool = False
+    open_vocabulary: bool = False
 
     @abstractmethod
     def forward(self, features: Features, classifier: TextClassifier | None = None) -> HeadOutput:

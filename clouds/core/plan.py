@@ -219,11 +219,15 @@ def plan_part(kind: Kind, value: object, *, pretrained: bool, catalog: Catalog) 
             options=values,
             distribution=entry.distribution,
             version=entry.version,
-            provides=component.provides,
-            needs=component.needs,
+            provides=component.provides.union(*_switched_on(component.provides_with, values)),
+            needs=component.needs.union(*_switched_on(component.needs_with, values)),
         ),
         faults,
     )
+
+
+def _switched_on(capabilities: Mapping[str, frozenset[str]], values: Mapping[str, Any]) -> list[frozenset[str]]:
+    return [added for option, added in capabilities.items() if values.get(option)]
 
 
 def _ready_part(kind: Kind, value: object) -> tuple[Part | None, list[Problem]]:

@@ -15,12 +15,12 @@ from attrs import frozen
 from clouds.core.component import Component, Kind
 from clouds.core.errors import ComponentError, did_you_mean
 
-# What the composer passes by name to a factory that has such a parameter; for heads both are obligatory.
+# What the composer passes by name to a factory that has such a parameter; for heads some are obligatory.
 GIVEN: dict[Kind, tuple[str, ...]] = {
     Kind.BACKBONE: (),
     Kind.GENERATOR: (),
     Kind.REFINER: (),
-    Kind.HEAD: ("features", "labels"),
+    Kind.HEAD: ("features", "labels", "text_width"),
     Kind.PROMPTER: ("labels",),
 }
 _OBLIGATORY: dict[Kind, tuple[str, ...]] = {Kind.HEAD: ("features", "labels")}
@@ -74,7 +74,9 @@ class Schema:
         """All options with their effective values: the user's, then `pretrained`, then the defaults."""
         values = {name: p.default for name, p in self.options.items() if p.default is not inspect.Parameter.empty}
         if "pretrained" in self.options:
-            values["pretrained"] = pretrained
+            values["pretrained"] = options.get("pretrained", pretrained)
+            if values["pretrained"] is False:
+                values.update(self.component.without_weights)
         return {**values, **options}
 
     def arguments(self, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -111,9 +113,9 @@ def read_schema(component: Component) -> Schema:
                 f"{label} has a wrong signature: no parameter {name!r}, which the composer passes to every "
                 f"{component.kind}; found ({', '.join(parameters)})"
             )
-    for name in component.options:
+    for name in (*component.options, *component.provides_with, *component.needs_with, *component.without_weights):
         if name not in parameters:
-            raise ComponentError(f"{label} has a wrong signature: no parameter {name!r}, which the component fixes")
+            raise ComponentError(f"{label} has a wrong signature: no parameter {name!r}, which the component names")
     given = tuple(name for name in GIVEN[component.kind] if name in parameters)
     hidden = {*given, *component.options}
     return Schema(

@@ -67,7 +67,7 @@ def test_heads_are_given_features_and_labels() -> None:
         ("nowhere_at_all:factory", {}, "importing 'nowhere_at_all' failed: ModuleNotFoundError: No module"),
         ("builtins:dict", {}, "has no readable signature: .*; write a function with keyword options"),
         ("wild", {}, r"wrong signature: \*\*rest: int \(variadic keyword\) hides the options; name every option"),
-        ("plain", {"options": {"depth": 3}}, "wrong signature: no parameter 'depth', which the component fixes"),
+        ("plain", {"options": {"depth": 3}}, "wrong signature: no parameter 'depth', which the component names"),
         ("unreadable", {}, "an annotation cannot be read: name 'Missing' is not defined; import what option"),
     ],
 )
