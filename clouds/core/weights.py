@@ -5,17 +5,33 @@
 
 from __future__ import annotations
 
+import codecs
+import hashlib
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, cast
 
+import numpy as np
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from clouds.core.errors import WeightsError
 
 _SHOWN = 5
+# What numpy's arrays and scalars are pickled with: checkpoints hold some beside their tensors.
+_REBUILD_ARRAY, _REBUILD_SCALAR = np.empty(0).__reduce__()[0], np.float64(0).__reduce__()[0]
+_NUMPY: list[Any] = [
+    np.ndarray,
+    np.dtype,
+    *{type(np.dtype(code)) for code in np.typecodes["AllInteger"] + np.typecodes["Float"] + "?"},
+    codecs.encode,
+    *((_REBUILD_ARRAY, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
+    *((_REBUILD_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+]
 
 
 def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -34,26 +50,65 @@ def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], d
         raise WeightsError(f"{path}: not a whole safetensors file ({error})") from error
 
 
+def read_pickle(path: str | os.PathLike[str]) -> Any:
+    """Return what `torch.save` wrote, on the CPU: tensors, numpy arrays and plain values; code is never run.
+
+    Raises:
+        WeightsError: the file is missing, truncated or of another format, or its pickle carries code.
+    """
+    if not Path(path).is_file():
+        raise WeightsError(f"{path}: no such weight file")
+    try:
+        with torch.serialization.safe_globals(_NUMPY), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # advice on pickle protocols: what cannot be read is an error anyway
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        raise WeightsError(
+            f"{path}: refused, nothing of it was run: a pickle that carries code, or no checkpoint at all; "
+            "a file of tensors alone is safe: torch.save({'model': model.state_dict()}, path)"
+        ) from error
+    except Exception as error:  # a damaged file may raise anything; the cause is kept
+        text = str(error).partition("\n")[0]
+        raise WeightsError(
+            f"{path}: not a whole checkpoint of torch.save, truncated or of another format "
+            f"({type(error).__name__}: {text})"
+        ) from error
+
+
+def digest(state: Mapping[str, Tensor]) -> str:
+    """sha256 (hex) of names, types, shapes and bits of a state dict, in whatever order it comes."""
+    whole = hashlib.sha256()
+    for key in sorted(state):
+        tensor = state[key].detach().cpu().contiguous()
+        whole.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        whole.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return whole.hexdigest()
+
+
+def misfits(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, list[str]]:
+    """What keeps `state` from being loaded into tensors `own`, by sort of fault; empty when it fits."""
+    shapes = [
+        f"{key} is {tuple(state[key].shape)}, expected {tuple(own[key].shape)}"
+        for key in own
+        if key in state and state[key].shape != own[key].shape
+    ]
+    faults = {
+        "missing keys": [key for key in own if key not in state],
+        "keys that no parameter has": [key for key in state if key not in own],
+        "wrong shapes": shapes,
+    }
+    return {what: found for what, found in faults.items() if found}
+
+
 def load_weights(module: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
     """Load a state dict that must fit exactly.
 
     Raises:
         WeightsError: naming missing keys, left-over keys and wrong shapes; the module is then unchanged.
     """
-    own = module.state_dict()
-    shapes = [
-        f"{key} is {tuple(state[key].shape)}, expected {tuple(own[key].shape)}"
-        for key in own
-        if key in state and state[key].shape != own[key].shape
-    ]
     faults = [
-        f"{len(keys)} {what}: {', '.join(keys[:_SHOWN])}{', ...' if len(keys) > _SHOWN else ''}"
-        for what, keys in (
-            ("missing keys", [key for key in own if key not in state]),
-            ("keys that no parameter has", [key for key in state if key not in own]),
-            ("wrong shapes", shapes),
-        )
-        if keys
+        f"{len(found)} {what}: {', '.join(found[:_SHOWN])}{', ...' if len(found) > _SHOWN else ''}"
+        for what, found in misfits(module.state_dict(), state).items()
     ]
     if faults:
         raise WeightsError(f"{source} does not fit {type(module).__name__}: {'; '.join(faults)}")
