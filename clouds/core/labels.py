@@ -6,7 +6,7 @@ import colorsys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from attrs import field, frozen
+from attrs import Factory, field, frozen
 
 from clouds.core.errors import ConfigError, did_you_mean
 
@@ -34,6 +34,14 @@ def _to_ids(value: Iterable[int]) -> tuple[int, ...]:
     return tuple(int(i) for i in value)
 
 
+def _to_flags(value: Iterable[bool]) -> tuple[bool, ...]:
+    return tuple(bool(flag) for flag in value)
+
+
+def _no_things(space: LabelSpace) -> tuple[bool, ...]:
+    return (False,) * len(space.names)
+
+
 def distinct_palette(count: int) -> tuple[Color, ...]:
     """Return `count` colours (RGB, 0..255) with hues a golden angle apart, so that neighbours differ."""
     colors: list[Color] = []
@@ -54,6 +62,7 @@ class LabelSpace:
         palette: one RGB colour (0..255) per class, for pictures and colour encodings.
         ids: one raw id per class, for label files that hold ids of the dataset instead of train ids.
         ignore: the train id that means "not labelled" (never a class).
+        things: for each class whether its instances can be counted (persons, cars); the other classes are stuff.
 
     Raises:
         ConfigError: no class, more than 255, duplicate names, or lists of different lengths.
@@ -65,6 +74,7 @@ class LabelSpace:
     palette: tuple[Color, ...] = field(converter=_to_palette)
     ids: tuple[int, ...] = field(converter=_to_ids)
     ignore: int = 255
+    things: tuple[bool, ...] = field(default=Factory(_no_things, takes_self=True), converter=_to_flags)
 
     def __attrs_post_init__(self) -> None:
         count = len(self.names)
@@ -75,7 +85,12 @@ class LabelSpace:
             raise ConfigError(f"label space {self.name!r} names classes twice: {', '.join(repeated)}")
         if "" in self.names or any(not group or "" in group for group in self.synonyms):
             raise ConfigError(f"label space {self.name!r} has an empty class name or an empty synonym")
-        for what, values in (("synonyms", self.synonyms), ("palette", self.palette), ("ids", self.ids)):
+        for what, values in (
+            ("synonyms", self.synonyms),
+            ("palette", self.palette),
+            ("ids", self.ids),
+            ("things", self.things),
+        ):
             if len(values) != count:
                 raise ConfigError(f"label space {self.name!r}: {len(values)} {what} for {count} classes")
         if len(set(self.ids)) != count:
@@ -104,15 +119,22 @@ class LabelSpace:
         palette: Iterable[Sequence[int]] | None = None,
         ids: Iterable[int] | None = None,
         ignore: int = 255,
+        things: Iterable[str] = (),
     ) -> LabelSpace:
         """Build a label space from class names; what is not given is derived from them.
+
+        `things` names the classes whose instances can be counted.
 
         >>> LabelSpace.from_names(["road", "sky"]).ids
         (0, 1)
         """
         if isinstance(names, str):
             raise ConfigError(f"class names must be a list, not the string {names!r}; write [{names!r}]")
-        classes = tuple(names)
+        classes, counted = tuple(names), set(things)
+        unknown = sorted(counted - set(classes))
+        if unknown:
+            hint = did_you_mean(unknown[0], classes)
+            raise ConfigError(f"label space {name!r}: things has {unknown[0]!r}, which is no class{hint}")
         return cls(
             name=name,
             names=classes,
@@ -120,6 +142,7 @@ class LabelSpace:
             palette=distinct_palette(len(classes)) if palette is None else palette,
             ids=range(len(classes)) if ids is None else ids,
             ignore=ignore,
+            things=[one in counted for one in classes],
         )
 
     @classmethod
@@ -138,6 +161,7 @@ class LabelSpace:
             "palette": [list(color) for color in self.palette],
             "ids": list(self.ids),
             "ignore": self.ignore,
+            "things": list(self.things),
         }
 
 
@@ -171,6 +195,7 @@ CITYSCAPES = LabelSpace(
     synonyms=[row[3].split(",") for row in _CITYSCAPES],
     palette=[row[1] for row in _CITYSCAPES],
     ids=[row[2] for row in _CITYSCAPES],
+    things=[row[2] >= 24 for row in _CITYSCAPES],  # persons and vehicles
 )
 
 _BUILT_IN = {"cityscapes": CITYSCAPES}

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -51,6 +52,7 @@ def test_cityscapes_has_its_published_numbers() -> None:
         ({"palette": [(1, 2, 3), (1, 2, 256)]}, r"palette values must be in 0..255"),
         ({"ids": [1, 2, 3]}, r"3 ids for 2 classes"),
         ({"ids": [7, 7]}, r"ids are not distinct: \[7, 7\]"),
+        ({"things": ["a", "bb"]}, r"label space 'mine': things has 'bb', which is no class; did you mean 'b'\?"),
         ({"ignore": 1}, r"ignore=1 must lie in 2..255"),
         ({"ignore": 256}, r"ignore=256 must lie in 2..255"),
     ],
@@ -58,6 +60,21 @@ def test_cityscapes_has_its_published_numbers() -> None:
 def test_faults_are_named(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         LabelSpace.from_names(**{"names": ["a", "b"], "name": "mine", **changes})
+
+
+def test_things_are_flags_per_class() -> None:
+    space = LabelSpace.from_names(["road", "person", "car"], things=("car", "person"))
+    assert space.things == (False, True, True)
+    assert LabelSpace(**json.loads(json.dumps(space.to_dict()))) == space
+    assert CITYSCAPES.things == (False,) * 11 + (True,) * 8
+    with pytest.raises(ConfigError, match="label space 'cityscapes': 2 things for 19 classes"):
+        evolve(CITYSCAPES, things=(True, False))
+
+
+def test_label_spaces_written_before_there_were_things_have_none() -> None:
+    written = CITYSCAPES.to_dict()
+    del written["things"]
+    assert LabelSpace(**written).things == (False,) * 19
 
 
 def test_unknown_names_have_a_nearest() -> None:
