@@ -11,9 +11,8 @@ from collections.abc import Callable
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional
 
-_STRIP = 1 << 21  # elements of one upsampled strip: 8 MB in float32 bound the memory
+from clouds.core.resize import resized_rows, strips
 
 
 def segment(
@@ -49,26 +48,10 @@ def segment(
     return _strips(lambda start, stop: resized_rows(whole, size, start, stop), size, len(whole), size[1], scores=scores)
 
 
-def resized_rows(maps: Float[Tensor, "c h w"], size: tuple[int, int], start: int, stop: int) -> Tensor:
-    """Rows start..stop of the bilinear resize (align_corners=False) of `maps` to `size`, without the other rows.
-
-    Bilinear interpolation is separable: rows are interpolated here, columns by torch.
-    """
-    height = maps.shape[1]
-    rows = torch.arange(start, stop, device=maps.device, dtype=torch.float32)
-    source = ((rows + 0.5) * (height / size[0]) - 0.5).clamp(0, height - 1)
-    low = source.floor().long()
-    high = (low + 1).clamp(max=height - 1)
-    weight = (source - low).to(maps.dtype)[:, None]
-    strip = torch.lerp(maps[:, low], maps[:, high], weight)
-    return functional.interpolate(strip[None], size=(stop - start, size[1]), mode="bilinear", align_corners=False)[0]
-
-
 def _strips(
     compute: Callable[[int, int], Tensor], size: tuple[int, int], channels: int, width: int, *, scores: bool
 ) -> Tensor:
-    step = max(1, _STRIP // (channels * width))
-    strips = (compute(start, min(start + step, size[0])) for start in range(0, size[0], step))
+    computed = (compute(start, stop) for start, stop in strips(size[0], elements_per_row=channels * width))
     if scores:
-        return torch.cat(list(strips), dim=1)
-    return torch.cat([strip.argmax(0).to(torch.uint8) for strip in strips])
+        return torch.cat(list(computed), dim=1)
+    return torch.cat([strip.argmax(0).to(torch.uint8) for strip in computed])
