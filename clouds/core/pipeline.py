@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Generator as GeneratorOf
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
+from clouds.core.catalog import Catalog
 from clouds.core.checkpoint import save_checkpoint
 from clouds.core.component import Kind
 from clouds.core.errors import DataError, UntrainedHeadWarning
@@ -28,6 +31,7 @@ from clouds.core.images import read_image, to_rgb
 from clouds.core.interfaces import SIZE_DIVISOR, Backbone, Generator, Head, HeadOutput, Prompter, Refiner
 from clouds.core.labels import LabelSpace
 from clouds.core.plan import Plan
+from clouds.core.segments import ImageMasks, Instances, Panoptic, find_instances, find_panoptic
 from clouds.core.windows import sliding_windows
 
 ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray | Tensor
@@ -43,16 +47,45 @@ class Prediction:
         image: uint8 "h w 3", RGB: what was segmented.
         label_space: what the train ids mean.
         compute_scores: makes the answer of `scores`.
+        find_masks: gives the masks that `instances` and `panoptic` are made from.
     """
 
     labels: UInt8[np.ndarray, "h w"]
     image: UInt8[np.ndarray, "h w 3"]
     label_space: LabelSpace
     compute_scores: Callable[[], np.ndarray] = field(repr=False)
+    find_masks: Callable[[], ImageMasks] = field(repr=False)
 
     def scores(self) -> Float[np.ndarray, "k h w"]:
         """Class scores, float32 "k h w": sum over queries of P(class | query) x P(mask). Computed on every call."""
         return self.compute_scores()
+
+    def instances(self, *, top: int = 100) -> Instances:
+        """The best `top` instances, of the classes that are things in the label space (of all when none is).
+
+        Raises:
+            ConfigError: `top` is less than 1.
+            DataError: the image was segmented in windows.
+        """
+        return find_instances(self.find_masks(), self.label_space, top=top)
+
+    def panoptic(self, *, object_mask_threshold: float = 0.8, overlap_threshold: float = 0.8) -> Panoptic:
+        """Segments without overlap: single things, and whatever there is of each other class.
+
+        Args:
+            object_mask_threshold: masks whose class is not more probable than this are left out.
+            overlap_threshold: so are masks of which less than this share is left by the others.
+
+        Raises:
+            ConfigError: a threshold is not in 0..1.
+            DataError: the image was segmented in windows.
+        """
+        return find_panoptic(
+            self.find_masks(),
+            self.label_space,
+            object_mask_threshold=object_mask_threshold,
+            overlap_threshold=overlap_threshold,
+        )
 
     def overlay(self, *, opacity: float = 0.5) -> Image.Image:
         """The image with the palette's colours over it; `opacity` in 0..1."""
@@ -66,7 +99,7 @@ class Pipeline:
     """Backbone and head, with the generator, refiner and prompter that make their training data.
 
     Made by `clouds.compose` and `clouds.load`. `trained` says whether the head was trained; whoever trains it in a
-    loop of their own sets it.
+    loop of their own sets it. `kept` holds the tensors of a published checkpoint that no module uses.
     """
 
     def __init__(
@@ -84,6 +117,7 @@ class Pipeline:
         self.backbone = backbone.to(device)
         self.head = head.to(device)
         self.trained = False
+        self.kept: dict[str, Tensor] = {}
         self._warned = False
         self._deferred = dict(deferred or {})
         self._helpers: dict[Kind, Any] = {kind: _place(part, device) for kind, part in (helpers or {}).items()}
@@ -143,28 +177,64 @@ class Pipeline:
         pixels = to_pixels(image)
         resized = _resize_short_side(pixels, short_side)
         if resized.shape[0] * resized.shape[1] <= window**2:
-            labels, scores = self._segment(resized, pixels.shape[:2])
+            labels, scores, masks = self._segment(resized, pixels.shape[:2])
         else:
             labels, scores = self._segment_windows(resized, pixels.shape[:2], window)
-        return Prediction(labels=labels, image=pixels, label_space=self.labels, compute_scores=scores)
+            masks = partial(_no_masks, resized.shape[:2], window)
+        return Prediction(labels=labels, image=pixels, label_space=self.labels, compute_scores=scores, find_masks=masks)
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, include_frozen: bool = True, *, catalog: Catalog | None = None) -> None:
         """Write plan and weights to a folder, in one piece; an earlier pipeline at that place is replaced.
+
+        Args:
+            path: the folder.
+            include_frozen: False leaves out a frozen backbone whose weights are the published ones. They are got
+                once more to compare; a digest of them is saved, and compared again by `clouds.load`, which gets them.
+            catalog: where the backbone's name is looked up then; see `clouds.compose`.
 
         Raises:
             DataError: the folder exists and holds something else.
+            WeightsError: `include_frozen=False`, but the backbone is not frozen, or not the published one.
         """
-        save_checkpoint(path, plan=self.plan, backbone=self.backbone, head=self.head, trained=self.trained)
+        from clouds.core.published import find_published  # builds a backbone, as the composer does
 
-    def _segment(self, pixels: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, Callable[[], np.ndarray]]:
+        published = None if include_frozen else find_published(self.plan, self.backbone, catalog=catalog)
+        save_checkpoint(
+            path,
+            plan=self.plan,
+            backbone=self.backbone,
+            head=self.head,
+            trained=self.trained,
+            kept=self.kept,
+            published=published,
+        )
+
+    def to_reference_state_dict(self) -> dict[str, Tensor]:
+        """The weights under the names of the published implementation, in its order; not copied, as in `state_dict`.
+
+        The order is backbone, `sem_seg_head`, `sem_seg_head_ema`, `criterion`, `void_embedding`, `sam`; a checkpoint
+        that was read comes back with its keys and bits. `criterion.empty_weight` and `void_embedding.weight` are made
+        when absent, so that the published code loads the state dict strictly.
+
+        Raises:
+            ConfigError: the published implementation has no such backbone or head.
+        """
+        from clouds.core.reference import to_reference_state_dict  # composes pipelines, too
+
+        return to_reference_state_dict(self)
+
+    def _segment(
+        self, pixels: np.ndarray, size: tuple[int, int]
+    ) -> tuple[np.ndarray, Callable[[], np.ndarray], Callable[[], ImageMasks]]:
         with torch.inference_mode(), _evaluating(self.backbone, self.head):
-            output = self.forward([_to_tensor(pixels, self.device)])
-            labels = self.head.segment(output.image(0), pixels.shape[:2], size)
-        return labels.cpu().numpy(), lambda: self._scores(output, pixels.shape[:2], size)
+            output = self.forward([_to_tensor(pixels, self.device)]).image(0)
+            masks = ImageMasks(output=output, valid_size=pixels.shape[:2], size=size)
+            labels = self.head.segment(output, masks.valid_size, size)
+        return labels.cpu().numpy(), lambda: self._scores(masks), lambda: masks
 
     @torch.inference_mode()
-    def _scores(self, output: HeadOutput, valid_size: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-        return self.head.segment(output.image(0), valid_size, size, scores=True).float().cpu().numpy()
+    def _scores(self, masks: ImageMasks) -> np.ndarray:
+        return self.head.segment(masks.output, masks.valid_size, masks.size, scores=True).float().cpu().numpy()
 
     def _segment_windows(
         self, pixels: np.ndarray, size: tuple[int, int], side: int
@@ -213,6 +283,14 @@ def to_pixels(image: ImageLike) -> UInt8[np.ndarray, "h w 3"]:
     if pixels.ndim != 3 or pixels.shape[channel_axis] != 3 or pixels.dtype != np.uint8 or pixels.size == 0:
         raise DataError(f"image: expected a non-empty uint8 {wanted}, got {pixels.dtype} of shape {pixels.shape}")
     return np.moveaxis(pixels, channel_axis, -1)
+
+
+def _no_masks(size: tuple[int, int], window: int) -> ImageMasks:
+    least = math.ceil(math.sqrt(size[0] * size[1]))
+    raise DataError(
+        f"an image of {size[0]} x {size[1]} pixels was segmented in windows of {window} pixels, whose masks end at "
+        f"their edges; for instances and panoptic segments pass window={least} or more to predict"
+    )
 
 
 def _place(part: object, device: torch.device) -> object:
