@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from clouds.core.pipeline import Pipeline, Prediction
     from clouds.core.plan import Part, Plan, Problem
     from clouds.core.plan import make_plan as plan
+    from clouds.core.reference import from_reference_checkpoint
     from clouds.evaluation.evaluate import evaluate
     from clouds.evaluation.report import Report
     from clouds.synthesis.generate import generate
@@ -90,6 +91,7 @@ _HOMES = {
     "clouds.core.labels": ("LabelSpace",),
     "clouds.core.pipeline": ("Pipeline", "Prediction"),
     "clouds.core.plan": ("Part", "Plan", "Problem"),
+    "clouds.core.reference": ("from_reference_checkpoint",),
     "clouds.evaluation.evaluate": ("evaluate",),
     "clouds.evaluation.report": ("Report",),
     "clouds.synthesis.generate": ("generate",),

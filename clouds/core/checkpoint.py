@@ -5,18 +5,34 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 
-from attrs import frozen
+from attrs import asdict, frozen
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from clouds.core.errors import WeightsError
 from clouds.core.files import atomic_folder
 from clouds.core.plan import Plan
-from clouds.core.weights import load_weights, read_safetensors
+from clouds.core.weights import digest, load_weights, read_safetensors
 
 MARKER = "plan.json"
+BACKBONE, HEAD, KEPT, PUBLISHED = "backbone.safetensors", "head.safetensors", "kept.safetensors", "backbone.json"
+
+
+@frozen(kw_only=True)
+class Published:
+    """Weights of a frozen backbone that a checkpoint does not hold.
+
+    Attributes:
+        pretrained: the backbone's option that brings them: True, or a file.
+        sha256: their digest (`clouds.core.weights.digest`).
+    """
+
+    pretrained: bool | str
+    sha256: str
 
 
 @frozen(kw_only=True)
@@ -27,26 +43,66 @@ class Checkpoint:
         folder: where it lies.
         plan: what to build.
         trained: whether the head was trained.
+        published: which weights the backbone is to be built with; None when the folder holds them.
     """
 
     folder: Path
     plan: Plan
     trained: bool
+    published: Published | None = None
 
     def restore(self, backbone: nn.Module, head: nn.Module) -> None:
-        """Load the saved weights. Raises `WeightsError` when they do not fit."""
-        for name, module in (("backbone", backbone), ("head", head)):
-            path = self.folder / f"{name}.safetensors"
-            state, _ = read_safetensors(path)
-            load_weights(module, state, source=str(path))
+        """Load the saved weights, and check those of a backbone that brings its own.
+
+        Raises:
+            WeightsError: they do not fit, or the backbone's are not those that were left out.
+        """
+        if self.published is None:
+            self._fill(backbone, BACKBONE)
+        elif digest(backbone.state_dict()) != self.published.sha256:
+            raise WeightsError(
+                f"{self.folder / PUBLISHED}: weights of pretrained={self.published.pretrained!r} are not those that "
+                "the pipeline was saved with (their sha256 differs); bring back the earlier ones"
+            )
+        self._fill(head, HEAD)
+
+    def read_kept(self) -> dict[str, Tensor]:
+        """Tensors of a published checkpoint that no module uses, in its order."""
+        if not (self.folder / KEPT).is_file():
+            return {}
+        tensors, metadata = read_safetensors(self.folder / KEPT)
+        return {key: tensors[key] for key in json.loads(metadata["order"])}
+
+    def _fill(self, module: nn.Module, name: str) -> None:
+        state, _ = read_safetensors(self.folder / name)
+        load_weights(module, state, source=str(self.folder / name))
 
 
-def save_checkpoint(folder: str | Path, *, plan: Plan, backbone: nn.Module, head: nn.Module, trained: bool) -> None:
-    """Write a checkpoint in one piece; an earlier checkpoint at the same place is replaced."""
+def save_checkpoint(
+    folder: str | Path,
+    *,
+    plan: Plan,
+    backbone: nn.Module,
+    head: nn.Module,
+    trained: bool,
+    kept: Mapping[str, Tensor],
+    published: Published | None,
+) -> None:
+    """Write a checkpoint in one piece; an earlier checkpoint at the same place is replaced.
+
+    Args:
+        folder: where.
+        plan, backbone, head, trained, kept: of the pipeline.
+        published: leave out the backbone's weights, which these are; None writes them.
+    """
     with atomic_folder(folder, marker=MARKER) as temporary:
-        for name, module in (("backbone", backbone), ("head", head)):
-            state = {key: tensor.detach().cpu().contiguous() for key, tensor in module.state_dict().items()}
-            save_file(state, temporary / f"{name}.safetensors", metadata={"trained": str(trained)})
+        if published is None:
+            _write(temporary / BACKBONE, backbone.state_dict(), {})
+        else:
+            (temporary / PUBLISHED).write_text(json.dumps(asdict(published)), encoding="utf-8")
+        _write(temporary / HEAD, head.state_dict(), {"trained": str(trained)})
+        if kept:
+            _write(temporary / KEPT, kept, {"order": json.dumps(list(kept))})  # safetensors sorts its tensors
         (temporary / MARKER).write_text(plan.to_json(), encoding="utf-8")
 
 
@@ -66,5 +122,19 @@ def read_checkpoint(folder: str | Path) -> Checkpoint:
         plan = Plan.from_json(marker.read_text(encoding="utf-8"))
     except (WeightsError, UnicodeDecodeError) as error:
         raise WeightsError(f"{marker}: {error}") from error
-    _, metadata = read_safetensors(folder / "head.safetensors")
-    return Checkpoint(folder=folder, plan=plan, trained=metadata.get("trained") == "True")
+    _, metadata = read_safetensors(folder / HEAD)
+    trained = metadata.get("trained") == "True"
+    return Checkpoint(folder=folder, plan=plan, trained=trained, published=_read_published(folder / PUBLISHED))
+
+
+def _read_published(path: Path) -> Published | None:
+    if not path.is_file():
+        return None
+    try:
+        return Published(**json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise WeightsError(f"{path}: does not say which weights the backbone has ({error})") from error
+
+
+def _write(path: Path, state: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    save_file({key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}, path, metadata=metadata)

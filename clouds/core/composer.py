@@ -11,7 +11,7 @@ from attrs import evolve
 from torch import nn
 
 from clouds.core.catalog import Catalog
-from clouds.core.checkpoint import MARKER, read_checkpoint
+from clouds.core.checkpoint import MARKER, Published, read_checkpoint
 from clouds.core.component import FeatureSpec, Kind
 from clouds.core.errors import CloudsError, ComponentError, ConfigError, PlanError
 from clouds.core.interfaces import INTERFACES
@@ -73,8 +73,8 @@ def load(
 ) -> Pipeline:
     """Load a pipeline that `Pipeline.save` wrote.
 
-    Weights come from the folder alone. Generator, refiner and prompter, which only make training data, are built from
-    the plan when they are first asked for.
+    Weights come from the folder alone, unless it was saved with `include_frozen=False`. Generator, refiner and
+    prompter, which only make training data, are built from the plan when they are first asked for.
 
     Args:
         path: the folder.
@@ -96,7 +96,7 @@ def load(
                 f"{Path(path) / MARKER}: the {kind} was a ready module ({part.ready}); "
                 f"pass it again: clouds.load(path, ready={{{kind.value!r}: module}})"
             )
-    parts = _build(_without_downloads(plan), [Kind.BACKBONE, Kind.HEAD], modules, found)
+    parts = _build(_without_downloads(plan, checkpoint.published), [Kind.BACKBONE, Kind.HEAD], modules, found)
     checkpoint.restore(parts[Kind.BACKBONE], parts[Kind.HEAD])
     pipeline = Pipeline(
         plan=plan,
@@ -110,7 +110,7 @@ def load(
             if kind in plan.parts and kind not in modules
         },
     )
-    pipeline.trained = checkpoint.trained
+    pipeline.trained, pipeline.kept = checkpoint.trained, checkpoint.read_kept()
     return pipeline
 
 
@@ -181,10 +181,13 @@ def _instantiate(
     return module
 
 
-def _without_downloads(plan: Plan) -> Plan:
-    """The same plan with random initial weights, which the checkpoint's replace."""
+def _without_downloads(plan: Plan, published: Published | None) -> Plan:
+    """The same plan with random initial weights, which the checkpoint's replace; but for those it has left out."""
+    pretrained = {Kind.BACKBONE: published.pretrained} if published else {}
     parts = {
-        kind: evolve(part, options={**part.options, "pretrained": False}) if "pretrained" in part.options else part
+        kind: evolve(part, options={**part.options, "pretrained": pretrained.get(kind, False)})
+        if "pretrained" in part.options
+        else part
         for kind, part in plan.parts.items()
     }
     return evolve(plan, parts=parts)

@@ -1,0 +1,150 @@
+"""Checkpoints of the published implementation, read and written."""
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# (torch and numpy are typed in parts only)
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clouds.core.catalog import Catalog
+from clouds.core.component import Kind
+from clouds.core.composer import compose
+from clouds.core.errors import ConfigError, WeightsError
+from clouds.core.labels import LabelSpace
+from clouds.core.pipeline import Pipeline
+from clouds.core.reference_keys import (
+    BACKBONE,
+    BACKBONES,
+    CLASS_WEIGHTS,
+    HEAD,
+    HEADS,
+    UNUSED,
+    VOID,
+    find_backbone,
+    find_classes,
+    find_head,
+    position,
+)
+from clouds.core.weights import misfits, read_pickle
+
+
+def from_reference_checkpoint(
+    path_or_state_dict: str | os.PathLike[str] | Mapping[str, Any],
+    geometric_ensemble: bool = False,
+    *,
+    labels: str | LabelSpace = "cityscapes",
+    device: str | torch.device = "auto",
+    catalog: Catalog | None = None,
+) -> Pipeline:
+    """Make a pipeline of a checkpoint that the published implementation (github.com/yasserben/CLOUDS) wrote.
+
+    Backbone and head with its sizes are found from names and shapes. Weights of another precision are converted to
+    that of the modules. Tensors that no module uses are in `Pipeline.kept`.
+
+    Args:
+        path_or_state_dict: a .pth file, read without running code, or its content: `{"model": state dict}` or the
+            state dict alone, of tensors or numpy arrays.
+        geometric_ensemble: combine the head's classes with those of CLIP, as published: for a ResNet only where a
+            mask has any pixel.
+        labels: what the classes are; their number must be that of the checkpoint.
+        device: see `clouds.compose`.
+        catalog: see `clouds.compose`.
+
+    Raises:
+        WeightsError: the file is missing, damaged or carries code; the model is another one; or keys are missing, left
+            over or of a wrong shape, all of which are named.
+    """
+    source, state = _read(path_or_state_dict)
+    shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
+    family, backbone = find_backbone(shapes, source=source)
+    head, options = find_head(shapes, source=source)
+    space = LabelSpace.named(labels) if isinstance(labels, str) else labels
+    classes = find_classes(shapes)
+    if classes not in (None, len(space)):
+        raise WeightsError(
+            f"{source}: the checkpoint has {classes} classes, but label space {space.name!r} has {len(space)}; "
+            "pass the label space it was trained with: labels=clouds.LabelSpace.from_names([...])"
+        )
+    ensemble = {"geometric_ensemble": geometric_ensemble, "ensemble_on_valid_mask": family == "ResNet"}
+    pipeline = compose(
+        backbone=backbone,
+        head={"name": head, **options, **ensemble},
+        labels=space,
+        pretrained=False,
+        device=device,
+        catalog=catalog,
+    )
+    _fill(pipeline, state, source=source)
+    pipeline.trained = True
+    return pipeline
+
+
+def to_reference_state_dict(pipeline: Pipeline) -> dict[str, Tensor]:
+    """The weights under the published names. See `Pipeline.to_reference_state_dict`."""
+    backbone, head = (pipeline.plan.parts[kind].name for kind in (Kind.BACKBONE, Kind.HEAD))
+    if backbone not in BACKBONES.values() or head not in HEADS:
+        raise ConfigError(
+            f"backbone {backbone or 'of your own'} with head {head or 'of your own'} has no published form; "
+            f"expected a backbone of {', '.join(BACKBONES.values())} and a head of {', '.join(HEADS)}"
+        )
+    own = _published_names(pipeline)
+    state = {**_never_used(pipeline, own), **pipeline.kept, **own}
+    return {key: state[key] for key in sorted(state, key=position)}
+
+
+def _read(content: str | os.PathLike[str] | Mapping[str, Any]) -> tuple[str, dict[str, Tensor]]:
+    """What to call the checkpoint in messages, and its tensors by name."""
+    source = "the state dict" if isinstance(content, Mapping) else os.fspath(content)
+    found = content if isinstance(content, Mapping) else read_pickle(content)
+    if isinstance(found, Mapping):
+        entries = cast("Mapping[str, Any]", found)
+        model = entries.get("model")
+        state = cast("Mapping[str, Any]", model) if isinstance(model, Mapping) else entries
+        return source, {key: _to_tensor(value, f"{source}: {key}") for key, value in state.items()}
+    raise WeightsError(f"{source}: holds a {type(found).__name__}; expected {{'model': state dict}} or a state dict")
+
+
+def _to_tensor(value: Any, what: str) -> Tensor:
+    if isinstance(value, Tensor):
+        return value.detach()
+    array: Any = np.array(value) if isinstance(value, (np.ndarray, np.generic)) else None
+    try:
+        return torch.from_numpy(array)
+    except TypeError as error:
+        kind = type(value).__name__ if array is None else f"{type(value).__name__} of {array.dtype}"
+        raise WeightsError(f"{what} is a {kind}; expected a tensor or an array of numbers") from error
+
+
+def _published_names(pipeline: Pipeline) -> dict[str, Tensor]:
+    """Every tensor of backbone and head, not copied, by its published name."""
+    backbone = {f"{BACKBONE}{key}": tensor for key, tensor in pipeline.backbone.state_dict().items()}
+    head = {key if key == VOID else f"{HEAD}{key}": tensor for key, tensor in pipeline.head.state_dict().items()}
+    return {**backbone, **head}
+
+
+def _fill(pipeline: Pipeline, state: Mapping[str, Tensor], *, source: str) -> None:
+    own = _published_names(pipeline)
+    kept = {key: tensor for key, tensor in state.items() if key.startswith(UNUSED) and key not in own}
+    faults = misfits(own, {key: tensor for key, tensor in state.items() if key not in kept})
+    if faults:
+        listed = "; ".join(f"{len(found)} {what}: {', '.join(found)}" for what, found in faults.items())
+        parts = " with ".join(str(pipeline.plan.parts[kind].name) for kind in (Kind.BACKBONE, Kind.HEAD))
+        raise WeightsError(f"{source} was taken for {parts}, but does not fit it: {listed}")
+    for key, tensor in own.items():
+        tensor.copy_(state[key])
+    pipeline.kept = {key: tensor.cpu().clone() for key, tensor in kept.items()}
+
+
+def _never_used(pipeline: Pipeline, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors that the published code wants to find, though its inference does not depend on them."""
+    class_weights = torch.ones(len(pipeline.labels) + 1)
+    class_weights[-1] = pipeline.plan.parts[Kind.HEAD].options["no_object_weight"]
+    width = own[f"{BACKBONE}clip_model.text_projection"].shape[1]
+    return {CLASS_WEIGHTS: class_weights, VOID: torch.zeros(1, width)}
