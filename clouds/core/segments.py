@@ -88,18 +88,18 @@ class ImageMasks:
     valid_size: tuple[int, int]
     size: tuple[int, int]
 
-    def probabilities(self) -> Float[Tensor, "q k+1"]:
+    def probabilities(self) -> Float[Tensor, "q k1"]:
         """P(class | query); the last class is "no object"."""
         return self.output.class_logits[0].float().softmax(-1)
 
     def logit_strips(self, queries: Tensor) -> Iterator[tuple[slice, Float[Tensor, "n y w"]]]:
         """Mask logits of these queries at the size of the answer, some rows at a time, with the rows they are."""
-        logits = self.output.mask_logits[0][queries]
+        logits = self.output.mask_logits[0][queries].float()
         network_size = (logits.shape[1] * _STRIDE, logits.shape[2] * _STRIDE)
         source_rows = -(-self.valid_size[0] // self.size[0])  # per row of the answer, when it is the smaller one
         elements = max(1, len(logits)) * max(network_size[1], self.size[1]) * source_rows
         for start, stop in strips(self.size[0], elements_per_row=elements):
-            yield slice(start, stop), answer_rows(logits, network_size, self.valid_size, self.size, start, stop).float()
+            yield slice(start, stop), answer_rows(logits, network_size, self.valid_size, self.size, start, stop)
 
 
 @torch.inference_mode()
