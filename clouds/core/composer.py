@@ -14,7 +14,7 @@ from clouds.core.catalog import Catalog
 from clouds.core.checkpoint import MARKER, Published, read_checkpoint
 from clouds.core.component import FeatureSpec, Kind
 from clouds.core.errors import CloudsError, ComponentError, ConfigError, PlanError
-from clouds.core.interfaces import INTERFACES
+from clouds.core.interfaces import INTERFACES, Backbone, TextEncoder
 from clouds.core.labels import CITYSCAPES, LabelSpace
 from clouds.core.pipeline import Pipeline
 from clouds.core.plan import Part, Plan, Problem, make_plan, plan_part
@@ -119,11 +119,14 @@ def build_part(
     value: object,
     *,
     features: Mapping[str, FeatureSpec] | None = None,
+    text_width: int | None = None,
     labels: LabelSpace = CITYSCAPES,
     pretrained: bool = True,
     catalog: Catalog | None = None,
 ) -> Any:
     """Build one component on its own: a generator without a pipeline, or a head for given feature specs.
+
+    `features`, `text_width` and `labels` are what a pipeline would tell its head.
 
     Raises:
         PlanError: with every fault of the name and its options.
@@ -132,7 +135,8 @@ def build_part(
     part, problems = plan_part(kind, value, pretrained=pretrained, catalog=catalog)
     if problems or part is None:
         raise PlanError(problems)
-    return value if part.ready else _instantiate(part, features=features, labels=labels, catalog=catalog)
+    given = {"features": features, "text_width": text_width, "labels": labels}
+    return value if part.ready else _instantiate(part, given, catalog)
 
 
 def pick_device(device: str) -> torch.device:
@@ -155,23 +159,24 @@ def _build(plan: Plan, kinds: list[Kind], ready: Mapping[Kind, object], catalog:
         if part.ready:
             built[kind] = ready[kind]
             continue
-        backbone = built.get(Kind.BACKBONE)
-        features = None if backbone is None else backbone.features
-        built[kind] = _instantiate(part, features=features, labels=plan.labels, catalog=catalog)
+        built[kind] = _instantiate(part, _given(built.get(Kind.BACKBONE), plan.labels), catalog)
     return built
 
 
-def _instantiate(
-    part: Part, *, features: Mapping[str, FeatureSpec] | None, labels: LabelSpace, catalog: Catalog
-) -> nn.Module | object:
+def _given(backbone: Backbone | None, labels: LabelSpace) -> dict[str, Any]:
+    """What factories are told: the label space, and for heads the backbone's features and the width of its texts."""
+    width = backbone.embed_text([]).shape[1] if isinstance(backbone, TextEncoder) else None
+    return {"features": None if backbone is None else backbone.features, "text_width": width, "labels": labels}
+
+
+def _instantiate(part: Part, given: Mapping[str, Any], catalog: Catalog) -> nn.Module | object:
     try:
         component = catalog.find(part.kind, part.qualified_name)
     except CloudsError as error:
         raise PlanError([Problem(part.kind, str(error))]) from error
     schema = read_schema(component)
-    offered = {"features": features, "labels": labels}
-    given = {name: offered[name] for name in schema.given}
-    module = schema.factory(**given, **component.options, **schema.arguments(part.options))
+    told = {name: given[name] for name in schema.given}
+    module = schema.factory(**told, **component.options, **schema.arguments(part.options))
     interface = INTERFACES[part.kind]
     if not isinstance(module, interface):
         raise ComponentError(

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from clouds.core.component import Component, Kind
 from clouds.core.hookspecs import hookimpl
-from clouds.core.plan import Plan, Problem
 
 _PYRAMID = ("res2", "res3", "res4", "res5")
 
@@ -22,27 +19,42 @@ def clouds_heads() -> list[Component]:
             source="clouds; lateral sums after Kirillov et al., Panoptic FPN, CVPR 2019",
             needs=_PYRAMID,
         ),
-        Component(
-            name="mask2former",
-            kind=Kind.HEAD,
-            factory="clouds.heads.presets:mask2former",
-            summary="masked transformer decoder with a linear classifier",
-            source="Cheng et al., Mask2Former, CVPR 2022, arXiv 2112.01527",
-            needs=_PYRAMID,
+        *(
+            Component(
+                name=name,
+                kind=Kind.HEAD,
+                factory="clouds.heads.presets:mask2former",
+                summary=summary,
+                source=source,
+                needs=(*_PYRAMID, *needs),
+                needs_with={"geometric_ensemble": ("text-encoder", "mask-pooler")},
+                options={"classification": classification},
+            )
+            for name, classification, needs, summary, source in _MASK2FORMER
         ),
     ]
 
 
-@hookimpl
-def clouds_check_plan(plan: Plan) -> Iterator[Problem]:
-    """A query holds one class mask in training, so fewer queries than classes cannot serve the label space."""
-    part = plan.parts.get(Kind.HEAD)
-    if part is None or part.name != "mask2former":
-        return
-    queries, classes = part.options.get("queries"), len(plan.labels)
-    if isinstance(queries, int) and queries < classes:
-        yield Problem(
-            Kind.HEAD,
-            f"mask2former has {queries} queries, but label space {plan.labels.name!r} has {classes} classes",
-            f"set queries to {classes} or more",
-        )
+_MASK2FORMER = (
+    (
+        "mask2former",
+        "linear",
+        (),
+        "deformable pixel decoder, masked transformer decoder, linear classifier: what CLOUDS releases",
+        "Cheng et al., Mask2Former, CVPR 2022, arXiv 2112.01527",
+    ),
+    (
+        "mask2former-text",
+        "text",
+        ("text-encoder",),
+        "the same, mask-pooled queries compared with text embeddings: open vocabulary",
+        "Benigmim et al., CLOUDS, CVPR 2024, arXiv 2312.09788; Yu et al., FC-CLIP, NeurIPS 2023",
+    ),
+    (
+        "mask2former-pooled",
+        "pooled",
+        (),
+        "the same, mask-pooled queries and a linear classifier",
+        "Benigmim et al., CLOUDS, CVPR 2024, arXiv 2312.09788",
+    ),
+)

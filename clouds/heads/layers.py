@@ -6,7 +6,7 @@ import math
 from itertools import pairwise
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -36,7 +36,7 @@ class Mlp(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention, with an optional boolean mask (True: may attend).
+    """Multi-head attention with one projection for queries, keys and values, and an optional mask (True: may attend).
 
     Args:
         width: channels.
@@ -46,23 +46,47 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
-        for linear in (self.query, self.key, self.value):
-            nn.init.xavier_uniform_(linear.weight)
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
+        self.out_proj = nn.Linear(width, width)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+        nn.init.xavier_uniform_(self.out_proj.weight)
+        nn.init.zeros_(self.out_proj.bias)
 
     def forward(
         self,
         query: Float[Tensor, "b q c"],
         key: Float[Tensor, "b n c"],
         value: Float[Tensor, "b n c"],
-        mask: Tensor | None = None,
+        mask: Bool[Tensor, "b 1 q n"] | None = None,
     ) -> Float[Tensor, "b q c"]:
+        weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
         q, k, v = (
-            layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for layer, x in ((self.query, query), (self.key, key), (self.value, value))
+            functional.linear(x, weight, bias).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for x, weight, bias in zip((query, key, value), weights, biases, strict=True)
         )
         attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.out(attended.transpose(1, 2).flatten(-2))
+        return self.out_proj(attended.transpose(1, 2).flatten(-2))
+
+
+class NormConv(nn.Conv2d):
+    """Convolution without bias, then group norm, then optionally ReLU.
+
+    Args:
+        inputs, outputs: channels.
+        kernel: side of the kernel; the size of the map is kept.
+        relu: whether a ReLU follows.
+    """
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, *, relu: bool) -> None:
+        super().__init__(inputs, outputs, kernel, padding=kernel // 2, bias=False)
+        self.norm = nn.GroupNorm(32, outputs)
+        self.relu = relu
+        nn.init.kaiming_uniform_(self.weight, a=1)
+
+    def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h w"]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x = self.norm(super().forward(x))
+        return functional.relu(x) if self.relu else x
 
 
 def sine_position(height: int, width: int, channels: int, device: torch.device) -> Float[Tensor, "c h w"]:

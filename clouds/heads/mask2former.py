@@ -1,48 +1,75 @@
-"""The Mask2Former head: pixel decoder, masked transformer decoder, criterion, semantic merge."""
+"""The Mask2Former heads: pixel decoder, masked transformer decoder, criterion, semantic merge."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import final
+from typing import Literal, final
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from clouds.core.interfaces import Features, Head, HeadOutput, Targets, TextClassifier
 from clouds.heads.criterion import Criterion
+from clouds.heads.ensemble import Ensemble
 from clouds.heads.masked_decoder import MaskedDecoder
-from clouds.heads.pixel_decoder import LateralPixelDecoder
+from clouds.heads.pixel_decoder import PixelDecoder
+from clouds.heads.points import PointSource
 from clouds.heads.semantic import segment
+from clouds.heads.text_logits import with_void
 
 _STRIDE = 4
 
 
 @final
 class Mask2Former(Head):
-    """Mask classification with a linear classifier over classes and "no object".
+    """Mask classification; the parameters' names are those of the published CLOUDS and Mask2Former.
 
     Args:
         pixel_decoder: makes mask features and the levels that queries attend to.
-        decoder: makes queries, masks and class logits.
+        predictor: makes queries, masks and class logits.
         criterion: matches predictions with targets and compares them.
+        void_width: width of the learned embedding of "no object", for predictors that classify by text; else None.
+        ensemble: joins classes with the backbone's own in evaluation; None leaves them.
+        postprocess: what is resized to the size of the answer: merged class scores ("merge_first", as published) or
+            mask logits ("masks_first").
     """
 
-    def __init__(self, *, pixel_decoder: LateralPixelDecoder, decoder: MaskedDecoder, criterion: Criterion) -> None:
+    def __init__(
+        self,
+        *,
+        pixel_decoder: PixelDecoder,
+        predictor: MaskedDecoder,
+        criterion: Criterion,
+        void_width: int | None = None,
+        ensemble: Ensemble | None = None,
+        postprocess: Literal["merge_first", "masks_first"] = "merge_first",
+    ) -> None:
         super().__init__()
         self.pixel_decoder = pixel_decoder
-        self.decoder = decoder
+        self.predictor = predictor
         self.criterion = criterion
+        self.void_embedding = None if void_width is None else nn.Embedding(1, void_width)
+        self.ensemble = ensemble
+        self.postprocess = postprocess
+        self.open_vocabulary = void_width is not None
+        self.uses_text = self.open_vocabulary or ensemble is not None
 
     def forward(self, features: Features, classifier: TextClassifier | None = None) -> HeadOutput:
-        return self.decoder(self.pixel_decoder(features))
+        words = classifier
+        if classifier is not None and self.void_embedding is not None:
+            words = with_void(classifier, self.void_embedding.weight)
+        output = self.predictor(self.pixel_decoder(features), words)
+        if self.ensemble is None or self.training:
+            return output
+        return self.ensemble(output, features, classifier)
 
     def loss(
         self,
         output: HeadOutput,
         targets: Sequence[Targets],
         *,
-        points: Float[Tensor, "b p 2"] | None = None,
+        points: Float[Tensor, "b p 2"] | PointSource | None = None,
         generator: torch.Generator | None = None,
     ) -> dict[str, Tensor]:
         return self.criterion(output, targets, points=points, generator=generator)
@@ -58,4 +85,5 @@ class Mask2Former(Head):
             valid_size=valid_size,
             size=size,
             scores=scores,
+            postprocess=self.postprocess,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import final
 
 import torch
@@ -9,101 +10,164 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from clouds.core.interfaces import HeadOutput
+from clouds.core.errors import ConfigError
+from clouds.core.interfaces import HeadOutput, TextClassifier
 from clouds.heads.layers import Attention, Mlp, sine_position
 from clouds.heads.pixel_decoder import PixelFeatures
+from clouds.heads.text_logits import text_logits
+from clouds.kernels.mask_pool import mask_pool
 
 _LEVELS = 3
 
 
-@final
-class MaskedLayer(nn.Module):
-    """Masked cross-attention, self-attention, feed-forward; each with a residual and a norm behind it."""
-
-    def __init__(self, *, width: int, heads: int, feedforward: int) -> None:
+class _CrossAttention(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.cross, self.own = Attention(width, heads), Attention(width, heads)
-        self.feedforward = Mlp(width, feedforward, width)
-        self.cross_norm, self.own_norm, self.feedforward_norm = (nn.LayerNorm(width) for _ in range(3))
+        self.multihead_attn = Attention(width, heads)
+        self.norm = nn.LayerNorm(width)
 
-    def forward(
-        self,
-        x: Float[Tensor, "b q c"],
-        query_position: Float[Tensor, "b q c"],
-        memory: Float[Tensor, "b n c"],
-        memory_position: Float[Tensor, "n c"],
-        mask: Bool[Tensor, "b 1 q n"],
-    ) -> Float[Tensor, "b q c"]:
-        x = self.cross_norm(x + self.cross(x + query_position, memory + memory_position, memory, mask))
-        x = self.own_norm(x + self.own(x + query_position, x + query_position, x))
-        return self.feedforward_norm(x + self.feedforward(x))
+    def forward(self, x: Tensor, query_position: Tensor, memory: Tensor, position: Tensor, mask: Tensor) -> Tensor:
+        return self.norm(x + self.multihead_attn(x + query_position, memory + position, memory, mask))
+
+
+class _SelfAttention(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.self_attn = Attention(width, heads)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor, query_position: Tensor) -> Tensor:
+        return self.norm(x + self.self_attn(x + query_position, x + query_position, x))
+
+
+class _FeedForward(nn.Module):
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.linear1 = nn.Linear(width, hidden)
+        self.linear2 = nn.Linear(hidden, width)
+        self.norm = nn.LayerNorm(width)
+        for layer in (self.linear1, self.linear2):
+            nn.init.xavier_uniform_(layer.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x + self.linear2(functional.relu(self.linear1(x))))
 
 
 @final
 class MaskedDecoder(nn.Module):
-    """Queries become masks and classes.
+    """Queries attend to the levels in turn, each within the mask that it predicted before, and become masks.
 
-    A mask is made from the queries before the first layer and after each layer; each layer attends only where the mask
-    before it is open (logit >= 0). The mask at a level comes from mask features resized to that level once:
-    interpolation is linear, so this is the same number as resizing the masks. In eval mode the intermediate masks
-    are never made at full size.
+    One module for the three published decoders, with the parameters' names of the published modules:
+
+    - classes from a linear layer (`class_embed` is linear, `pooled` False);
+    - mask features pooled under each query's mask join the query before that layer (`pooled` True);
+    - and the result is compared with text embeddings (`class_embed` ends at the width of the texts, `text` True).
 
     Args:
-        classes: number of classes k; one more output is "no object".
+        class_embed: from queries to class logits, or to text embeddings.
         queries, width, layers, heads, feedforward: sizes.
+        pooled: add pooled mask features to the queries before classification.
+        text: classify against text embeddings, with a learned temperature.
+        project_inputs: put a 1x1 convolution before each level.
     """
 
-    def __init__(self, *, classes: int, queries: int, width: int, layers: int, heads: int, feedforward: int) -> None:
+    def __init__(
+        self,
+        *,
+        class_embed: nn.Module,
+        queries: int,
+        width: int,
+        layers: int,
+        heads: int,
+        feedforward: int,
+        pooled: bool = False,
+        text: bool = False,
+        project_inputs: bool = False,
+    ) -> None:
         super().__init__()
-        self.query_features = nn.Embedding(queries, width)
-        self.query_position = nn.Embedding(queries, width)
-        self.level_embedding = nn.Embedding(_LEVELS, width)
-        self.layers = nn.ModuleList(
-            MaskedLayer(width=width, heads=heads, feedforward=feedforward) for _ in range(layers)
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07))) if text else None
+        self.transformer_self_attention_layers = nn.ModuleList(_SelfAttention(width, heads) for _ in range(layers))
+        self.transformer_cross_attention_layers = nn.ModuleList(_CrossAttention(width, heads) for _ in range(layers))
+        self.transformer_ffn_layers = nn.ModuleList(_FeedForward(width, feedforward) for _ in range(layers))
+        self.decoder_norm = nn.LayerNorm(width)
+        self.query_feat = nn.Embedding(queries, width)
+        self.query_embed = nn.Embedding(queries, width)
+        self.level_embed = nn.Embedding(_LEVELS, width)
+        self.input_proj = nn.ModuleList(
+            nn.Conv2d(width, width, 1) if project_inputs else nn.Identity() for _ in range(_LEVELS)
         )
-        self.norm = nn.LayerNorm(width)
-        self.class_embed = nn.Linear(width, classes + 1)
+        self.class_embed = class_embed
         self.mask_embed = Mlp(width, width, width, width)
+        self._mask_pooling_proj = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width)) if pooled else None
+        if project_inputs:
+            for projection in self.input_proj:
+                nn.init.kaiming_uniform_(projection.weight, a=1)
+                nn.init.zeros_(projection.bias)
 
-    def forward(self, pixels: PixelFeatures) -> HeadOutput:
+    def forward(self, pixels: PixelFeatures, classifier: TextClassifier | None = None) -> HeadOutput:
+        """Predictions after the last layer; in training also those before it, from the bare queries on.
+
+        In evaluation earlier layers make no classes and no masks at a quarter of the size: the mask within which a
+        layer attends is made from mask features that were resized to its level once. Resizing is linear, so this is
+        the same number as the resized mask.
+        """
         batch = len(pixels.mask_features)
-        x = self.query_features.weight.expand(batch, -1, -1)
-        query_position = self.query_position.weight.expand(batch, -1, -1)
-        keys = [
-            (level.flatten(2).transpose(1, 2) + self.level_embedding.weight[index], _positions(level))
-            for index, level in enumerate(pixels.levels)
-        ]
+        x = self.query_feat.weight.expand(batch, -1, -1)
+        query_position = self.query_embed.weight.expand(batch, -1, -1)
+        memories = self._memories(pixels)
         small = [_resize(pixels.mask_features, level.shape[-2:]).flatten(2) for level in pixels.levels]
-        auxiliary: list[HeadOutput] = []
-        for index, layer in enumerate(self.layers):
+        earlier: list[HeadOutput] = []
+        layers = zip(
+            self.transformer_cross_attention_layers,
+            self.transformer_self_attention_layers,
+            self.transformer_ffn_layers,
+            strict=True,
+        )
+        for index, (cross, own, feedforward) in enumerate(layers):
             level = index % _LEVELS
-            mask_embed = self.mask_embed(self.norm(x))
+            mask_embed = self.mask_embed(self.decoder_norm(x))
             if self.training:
-                auxiliary.append(self._predict(x, pixels.mask_features))
-            mask = _open(torch.bmm(mask_embed.detach(), small[level].detach()))
-            x = layer(x, query_position, *keys[level], mask)
-        final_prediction = self._predict(x, pixels.mask_features)
+                earlier.append(self._predict(x, pixels.mask_features, classifier))
+            mask = attention_mask(torch.bmm(mask_embed.detach(), small[level].detach()))
+            x = cross(x, query_position, *memories[level], mask)
+            x = feedforward(own(x, query_position))
+        final_prediction = self._predict(x, pixels.mask_features, classifier)
         return HeadOutput(
             class_logits=final_prediction.class_logits,
             mask_logits=final_prediction.mask_logits,
-            auxiliary=tuple(auxiliary),
+            auxiliary=tuple(earlier),
         )
 
-    def _predict(self, x: Float[Tensor, "b q c"], mask_features: Float[Tensor, "b c h w"]) -> HeadOutput:
-        x = self.norm(x)
-        masks = torch.einsum("bqc,bchw->bqhw", self.mask_embed(x), mask_features)
-        return HeadOutput(class_logits=self.class_embed(x), mask_logits=masks)
+    def _memories(self, pixels: PixelFeatures) -> list[tuple[Tensor, Tensor]]:
+        """Per level: cells "b n c" with the level's embedding, and their position "n c"."""
+        memories: list[tuple[Tensor, Tensor]] = []
+        for index, (level, project) in enumerate(zip(pixels.levels, self.input_proj, strict=True)):
+            cells = project(level).flatten(2).transpose(1, 2) + self.level_embed.weight[index]
+            height, width = level.shape[-2:]
+            memories.append((cells, sine_position(height, width, cells.shape[-1], cells.device).flatten(1).T))
+        return memories
+
+    def _predict(
+        self, x: Float[Tensor, "b q c"], mask_features: Float[Tensor, "b c h w"], classifier: TextClassifier | None
+    ) -> HeadOutput:
+        x = self.decoder_norm(x)
+        mask_logits = torch.einsum("bqc,bchw->bqhw", self.mask_embed(x), mask_features)
+        if self._mask_pooling_proj is not None:
+            x = x + self._mask_pooling_proj(mask_pool(mask_features, mask_logits))
+        classes = self.class_embed(x)
+        if self.logit_scale is not None:
+            if classifier is None:
+                raise ConfigError(
+                    "this head classifies by text, but forward got classifier=None; pass the pipeline's classifier"
+                )
+            classes = text_logits(classes, classifier, self.logit_scale.exp().clamp(max=100))
+        return HeadOutput(class_logits=classes, mask_logits=mask_logits)
 
 
-def _open(mask_logits: Float[Tensor, "b q n"]) -> Bool[Tensor, "b 1 q n"]:
-    """Where a query may attend; one with an empty mask attends everywhere."""
+def attention_mask(mask_logits: Float[Tensor, "b q n"]) -> Bool[Tensor, "b 1 q n"]:
+    """Where a query may attend: its mask; a query with an empty mask attends everywhere."""
     inside = mask_logits >= 0
     return (inside | ~inside.any(-1, keepdim=True))[:, None]
-
-
-def _positions(level: Float[Tensor, "b c h w"]) -> Float[Tensor, "n c"]:
-    channels, height, width = level.shape[1:]
-    return sine_position(height, width, channels, level.device).flatten(1).T
 
 
 def _resize(features: Float[Tensor, "b c h w"], size: torch.Size) -> Tensor:

@@ -1,4 +1,4 @@
-"""Pixel decoders: from a backbone's pyramid to mask features and the levels that queries attend to."""
+"""Pixel decoder: from a backbone's pyramid to mask features and the levels that queries attend to."""
 
 from __future__ import annotations
 
@@ -11,8 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from clouds.core.component import FeatureSpec
+from clouds.core.errors import ConfigError
 from clouds.core.interfaces import Features
-from clouds.heads.layers import ChannelNorm
+from clouds.heads.deformable_encoder import DeformableEncoder
+from clouds.heads.layers import NormConv
+
+_ENCODED = ("res5", "res4", "res3")  # coarse to fine
+_GROUPS = 32
 
 
 @frozen(eq=False, kw_only=True)
@@ -29,42 +34,57 @@ class PixelFeatures:
 
 
 @final
-class LateralPixelDecoder(nn.Module):
-    """Top-down sums of lateral projections, smoothed by 3x3 convolutions.
+class PixelDecoder(nn.Module):
+    """Deformable attention over res3..res5, then one top-down step to the stride of res2.
 
-    Lin et al., Feature Pyramid Networks, CVPR 2017; as pixel decoder: MaskFormer (Cheng et al., NeurIPS 2021).
+    Cheng et al., Mask2Former, CVPR 2022, section 3.2; the parameters' names are those of its published module.
 
     Args:
         features: channels and strides of res2..res5.
-        width: channels of every output.
+        width: channels of every output; a multiple of 32 (groups of the norms).
+        heads, layers, points, feedforward: of the encoder.
+
+    Raises:
+        ConfigError: `width` does not divide into groups or heads.
     """
 
-    def __init__(self, features: Mapping[str, FeatureSpec], *, width: int) -> None:
+    def __init__(
+        self,
+        features: Mapping[str, FeatureSpec],
+        *,
+        width: int,
+        heads: int,
+        layers: int,
+        points: int,
+        feedforward: int,
+    ) -> None:
         super().__init__()
-        self.laterals = nn.ModuleDict(
-            {
-                level: nn.Sequential(ChannelNorm(spec.channels), nn.Conv2d(spec.channels, width, 1))
-                for level, spec in features.items()
-            }
+        if width % _GROUPS or width % heads:
+            raise ConfigError(
+                f"width={width} must be a multiple of {_GROUPS} (groups of the norms) and of heads={heads}"
+            )
+        self.input_proj = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(features[level].channels, width, 1), nn.GroupNorm(_GROUPS, width))
+            for level in _ENCODED
         )
-        self.smooth = nn.ModuleDict(
-            {
-                level: nn.Sequential(nn.Conv2d(width, width, 3, padding=1), ChannelNorm(width), nn.GELU())
-                for level in features
-            }
+        self.transformer = DeformableEncoder(
+            width=width, heads=heads, levels=len(_ENCODED), points=points, layers=layers, feedforward=feedforward
         )
-        self.mask_projection = nn.Conv2d(width, width, 1)
+        self.mask_features = nn.Conv2d(width, width, 1)
+        self.adapter_1 = NormConv(features["res2"].channels, width, 1, relu=False)
+        self.layer_1 = NormConv(width, width, 3, relu=True)
+        for projection in self.input_proj:
+            nn.init.xavier_uniform_(projection[0].weight)
+            nn.init.zeros_(projection[0].bias)
+        nn.init.kaiming_uniform_(self.mask_features.weight, a=1)
+        nn.init.zeros_(self.mask_features.bias)
 
     def forward(self, features: Features) -> PixelFeatures:
         levels = features.levels()
-        outputs: dict[str, Tensor] = {}
-        above: Tensor | None = None
-        for level in reversed(levels):
-            here = self.laterals[level](levels[level])
-            if above is not None:
-                here = here + functional.interpolate(above, size=here.shape[-2:], mode="bilinear", align_corners=False)
-            above = outputs[level] = self.smooth[level](here)
+        projected = [project(levels[name]) for project, name in zip(self.input_proj, _ENCODED, strict=True)]
+        coarse, middle, fine = self.transformer(projected)
+        lateral = self.adapter_1(features.res2)
+        above = functional.interpolate(fine, size=lateral.shape[-2:], mode="bilinear", align_corners=False)
         return PixelFeatures(
-            mask_features=self.mask_projection(outputs["res2"]),
-            levels=(outputs["res5"], outputs["res4"], outputs["res3"]),
+            mask_features=self.mask_features(self.layer_1(lateral + above)), levels=(coarse, middle, fine)
         )

@@ -2,13 +2,68 @@
 
 from __future__ import annotations
 
+from typing import Protocol, final
+
 import torch
-from jaxtyping import Float
+from attrs import frozen
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
 OVERSAMPLE = 3.0  # candidates per point
 IMPORTANCE = 0.75  # share of points taken where the mask is least certain
+
+
+class PointSource(Protocol):
+    """Where masks are compared. Layers are numbered from 0 (bare queries); the last one is the final prediction."""
+
+    def matching(self, layer: int, image: int, mask_logits: Float[Tensor, "q h w"]) -> Float[Tensor, "p 2"]:
+        """Points for the matching costs of one image; all its masks share them."""
+        ...
+
+    def loss(
+        self, layer: int, mask_logits: Float[Tensor, "n h w"], images: Int[Tensor, " n"]
+    ) -> Float[Tensor, "n p 2"]:
+        """Points for the losses of n matched masks, in the order of their images, then of their queries."""
+        ...
+
+
+@final
+@frozen(eq=False)
+class RandomPoints:
+    """Uniform points for the costs, mostly uncertain ones for the losses, as published.
+
+    Attributes:
+        count: points per mask.
+        generator: source of the random numbers; None takes torch's.
+    """
+
+    count: int
+    generator: torch.Generator | None
+
+    def matching(self, layer: int, image: int, mask_logits: Float[Tensor, "q h w"]) -> Float[Tensor, "p 2"]:
+        return uniform(1, self.count, mask_logits, self.generator)[0]
+
+    def loss(
+        self, layer: int, mask_logits: Float[Tensor, "n h w"], images: Int[Tensor, " n"]
+    ) -> Float[Tensor, "n p 2"]:
+        return uncertain(mask_logits, self.count, self.generator)
+
+
+@final
+@frozen(eq=False)
+class FixedPoints:
+    """The same given points "b p 2" for all layers and masks of an image, in costs and losses."""
+
+    points: Float[Tensor, "b p 2"]
+
+    def matching(self, layer: int, image: int, mask_logits: Float[Tensor, "q h w"]) -> Float[Tensor, "p 2"]:
+        return self.points[image].to(mask_logits)
+
+    def loss(
+        self, layer: int, mask_logits: Float[Tensor, "n h w"], images: Int[Tensor, " n"]
+    ) -> Float[Tensor, "n p 2"]:
+        return self.points.to(mask_logits)[images]
 
 
 def sample(maps: Float[Tensor, "n c h w"], points: Float[Tensor, "n p 2"]) -> Float[Tensor, "n c p"]:
@@ -28,8 +83,14 @@ def uncertain(
 ) -> Float[Tensor, "n p 2"]:
     """Random points, most of them where mask logits are nearest to 0."""
     candidates = uniform(len(mask_logits), int(points * OVERSAMPLE), mask_logits, generator)
+    chosen = least_certain(mask_logits, candidates, int(points * IMPORTANCE))
+    return torch.cat((chosen, uniform(len(mask_logits), points - chosen.shape[1], mask_logits, generator)), dim=1)
+
+
+def least_certain(
+    mask_logits: Float[Tensor, "n h w"], candidates: Float[Tensor, "n p 2"], count: int
+) -> Float[Tensor, "n c 2"]:
+    """The `count` candidates whose mask logit is nearest to 0."""
     certainty = sample(mask_logits[:, None], candidates)[:, 0].abs()
-    chosen = int(points * IMPORTANCE)
-    nearest = certainty.topk(chosen, dim=1, largest=False).indices
-    hard = candidates.gather(1, nearest[..., None].expand(-1, -1, 2))
-    return torch.cat((hard, uniform(len(mask_logits), points - chosen, mask_logits, generator)), dim=1)
+    nearest = certainty.topk(count, dim=1, largest=False).indices
+    return candidates.gather(1, nearest[..., None].expand(-1, -1, 2))

@@ -1,0 +1,156 @@
+"""Encoder of deformable attention over several levels (Zhu et al., Deformable DETR, ICLR 2021, section 4.1)."""
+
+from __future__ import annotations
+
+import math
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from clouds.heads.layers import sine_position
+from clouds.kernels.deformable_attention import Shapes, deformable_sampling
+
+
+@final
+class DeformableAttention(nn.Module):
+    """Each query reads a few points per head and level, at offsets that it predicts itself.
+
+    Args:
+        width: channels.
+        heads: attention heads; they divide `width`.
+        levels: number of levels.
+        points: points per head and level.
+    """
+
+    def __init__(self, *, width: int, heads: int, levels: int, points: int) -> None:
+        super().__init__()
+        self.shape = (heads, levels, points)
+        self.sampling_offsets = nn.Linear(width, heads * levels * points * 2)
+        self.attention_weights = nn.Linear(width, heads * levels * points)
+        self.value_proj = nn.Linear(width, width)
+        self.output_proj = nn.Linear(width, width)
+        self._initialize()
+
+    def _initialize(self) -> None:
+        """Head h starts out looking in direction h / heads of a full turn, its point p at distance p + 1."""
+        heads, levels, points = self.shape
+        angle = torch.arange(heads) * (2 * math.pi / heads)
+        direction = torch.stack((angle.cos(), angle.sin()), -1)
+        direction = direction / direction.abs().amax(-1, keepdim=True)
+        distance = torch.arange(1, points + 1)
+        offsets = (direction[:, None, None] * distance[:, None]).expand(-1, levels, -1, -1)
+        with torch.no_grad():
+            self.sampling_offsets.bias.copy_(offsets.flatten())
+        for layer in (self.sampling_offsets, self.attention_weights):
+            nn.init.zeros_(layer.weight)
+        for layer in (self.value_proj, self.output_proj):
+            nn.init.xavier_uniform_(layer.weight)
+        for layer in (self.attention_weights, self.value_proj, self.output_proj):
+            nn.init.zeros_(layer.bias)
+
+    def forward(
+        self,
+        query: Float[Tensor, "b q c"],
+        reference_points: Float[Tensor, "_ q l r"],
+        memory: Float[Tensor, "b s c"],
+        spatial_shapes: Shapes,
+        padding: Tensor | None = None,
+    ) -> Float[Tensor, "b q c"]:
+        """Attend from queries to the cells of all levels.
+
+        Args:
+            query: with its position added.
+            reference_points: per level (x, y) in 0..1, or boxes (x, y, width, height) whose size scales the offsets.
+            memory: cells of all levels, one after the other.
+            spatial_shapes: (height, width) per level.
+            padding: bool "b s", True where a cell reads as 0.
+        """
+        heads, levels, points = self.shape
+        value = self.value_proj(memory)
+        if padding is not None:
+            value = value.masked_fill(padding[..., None], 0)
+        offsets = self.sampling_offsets(query).unflatten(-1, (heads, levels, points, 2))
+        weights = self.attention_weights(query).unflatten(-1, (heads, levels * points))
+        weights = weights.softmax(-1).unflatten(-1, (levels, points))
+        reference = reference_points[:, :, None, :, None]
+        if reference_points.shape[-1] == 2:
+            sizes = torch.tensor([[width, height] for height, width in spatial_shapes], device=query.device)
+            locations = reference + offsets / sizes[:, None]
+        else:
+            locations = reference[..., :2] + offsets / points * reference[..., 2:] * 0.5
+        return self.output_proj(
+            deformable_sampling(value.unflatten(-1, (heads, -1)), spatial_shapes, locations, weights)
+        )
+
+
+@final
+class EncoderLayer(nn.Module):
+    """Deformable self-attention and feed-forward, each with a residual and a norm behind it."""
+
+    def __init__(self, *, width: int, heads: int, levels: int, points: int, feedforward: int) -> None:
+        super().__init__()
+        self.self_attn = DeformableAttention(width=width, heads=heads, levels=levels, points=points)
+        self.norm1 = nn.LayerNorm(width)
+        self.linear1 = nn.Linear(width, feedforward)
+        self.linear2 = nn.Linear(feedforward, width)
+        self.norm2 = nn.LayerNorm(width)
+        for layer in (self.linear1, self.linear2):
+            nn.init.xavier_uniform_(layer.weight)
+
+    def forward(
+        self, x: Float[Tensor, "b s c"], position: Tensor, reference_points: Tensor, spatial_shapes: Shapes
+    ) -> Float[Tensor, "b s c"]:
+        x = self.norm1(x + self.self_attn(x + position, reference_points, x, spatial_shapes))
+        return self.norm2(x + self.linear2(functional.relu(self.linear1(x))))
+
+
+@final
+class DeformableEncoder(nn.Module):
+    """Layers over all cells of all levels; the parameters' names are those of the published module.
+
+    Args:
+        width: channels.
+        heads: attention heads.
+        levels: number of levels.
+        points: points per head and level.
+        layers: number of layers.
+        feedforward: hidden width of the feed-forward blocks.
+    """
+
+    def __init__(self, *, width: int, heads: int, levels: int, points: int, layers: int, feedforward: int) -> None:
+        super().__init__()
+        self.level_embed = nn.Parameter(torch.empty(levels, width))
+        self.encoder = nn.Module()
+        self.encoder.layers = nn.ModuleList(
+            EncoderLayer(width=width, heads=heads, levels=levels, points=points, feedforward=feedforward)
+            for _ in range(layers)
+        )
+        nn.init.normal_(self.level_embed)
+
+    def forward(self, levels: list[Tensor]) -> list[Tensor]:
+        """Maps "b c h w" in, maps of the same shapes out."""
+        spatial_shapes = [(level.shape[2], level.shape[3]) for level in levels]
+        x = torch.cat([level.flatten(2) for level in levels], dim=2).transpose(1, 2)
+        position = torch.cat(
+            [
+                sine_position(height, width, x.shape[-1], x.device).flatten(1).T + self.level_embed[index]
+                for index, (height, width) in enumerate(spatial_shapes)
+            ]
+        )
+        points = reference_points(spatial_shapes, x.device)
+        for layer in self.encoder.layers:
+            x = layer(x, position, points, spatial_shapes)
+        parts = x.transpose(1, 2).split([height * width for height, width in spatial_shapes], dim=2)
+        return [part.unflatten(2, shape) for part, shape in zip(parts, spatial_shapes, strict=True)]
+
+
+def reference_points(spatial_shapes: Shapes, device: torch.device) -> Float[Tensor, "1 s l 2"]:
+    """(x, y) of every cell's centre in 0..1; the same for each of the l levels."""
+    centers = []
+    for height, width in spatial_shapes:
+        y, x = ((torch.arange(length, device=device) + 0.5) / length for length in (height, width))
+        centers.append(torch.stack((x.expand(height, -1), y[:, None].expand(-1, width)), -1).flatten(0, 1))
+    return torch.cat(centers)[None, :, None].expand(-1, -1, len(spatial_shapes), -1)

@@ -1,0 +1,37 @@
+"""Classification against embeddings of words."""
+
+from __future__ import annotations
+
+import torch
+from attrs import evolve
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from clouds.core.interfaces import TextClassifier
+
+
+def text_logits(
+    x: Float[Tensor, "*b d"], classifier: TextClassifier, scale: Float[Tensor, ""] | float
+) -> Float[Tensor, "*b k"]:
+    """Cosine similarity with each class's best word, times `scale`; the words' embeddings are used as they are.
+
+    Args:
+        x: embeddings of what is classified.
+        classifier: the words; k classes.
+        scale: inverse temperature.
+    """
+    similarity = scale * functional.normalize(x, dim=-1) @ classifier.embeddings.to(x.dtype).T
+    best = similarity.new_full((*x.shape[:-1], len(classifier.seen)), -torch.inf)
+    return best.scatter_reduce(-1, classifier.class_of.expand_as(similarity), similarity, "amax")
+
+
+def with_void(classifier: TextClassifier, void: Float[Tensor, "1 d"]) -> TextClassifier:
+    """The same classifier with "no object" as its last class, whose embedding is learned, not made from words."""
+    count = len(classifier.seen)
+    return evolve(
+        classifier,
+        embeddings=torch.cat((classifier.embeddings, functional.normalize(void, dim=-1))),
+        class_of=functional.pad(classifier.class_of, (0, 1), value=count),
+        seen=functional.pad(classifier.seen, (0, 1), value=True),
+    )
