@@ -2,39 +2,96 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
+from clouds.backbones.published import CLIP_MODELS, TIMM_MODELS, ClipName
 from clouds.core.component import Component, Kind
 from clouds.core.hookspecs import hookimpl
 
 _PYRAMID = ("res2", "res3", "res4", "res5")
+_CLIP = "clouds.backbones.presets:clip"
+_TIMM = "clouds.backbones.presets:timm"
+_EVERYTHING = (*_PYRAMID, "text-encoder", "mask-pooler")
+_WITH_TEXT = {"text": ("text-encoder",)}
 
 
 @hookimpl
 def clouds_backbones() -> list[Component]:
-    return [
-        Component(
-            name="tiny",
-            kind=Kind.BACKBONE,
-            factory="clouds.backbones.presets:tiny",
-            summary="small ConvNeXt with a small text tower; random weights, no download",
-            source="Liu et al., A ConvNet for the 2020s, CVPR 2022 (shrunk)",
-            licence="Apache-2.0 (no published weights)",
-            provides=(*_PYRAMID, "text-encoder", "mask-pooler"),
-        )
-    ]
+    tiny = Component(
+        name="tiny",
+        kind=Kind.BACKBONE,
+        factory="clouds.backbones.presets:tiny",
+        summary="small ConvNeXt with a small text tower; random weights, no download",
+        source="Liu et al., A ConvNet for the 2020s, CVPR 2022 (shrunk)",
+        licence="Apache-2.0 (no published weights)",
+        provides=_EVERYTHING,
+    )
+    return [*(_clip(name) for name in CLIP_MODELS), *(_timm(name) for name in TIMM_MODELS), tiny]
+
+
+def _clip(name: str) -> Component:
+    """Models whose tokenizer open_clip brings along have no choice of it."""
+    published = CLIP_MODELS[name]
+    own_tokenizer = name in get_args(ClipName)
+    return Component(
+        name=name,
+        kind=Kind.BACKBONE,
+        factory=_CLIP,
+        summary=published.summary,
+        source=published.source,
+        licence=published.licence,
+        provides=_EVERYTHING,
+        options={
+            "model": published.model,
+            "weights": published.weights,
+            **({"tokenizer": "hub"} if own_tokenizer else {}),
+        },
+        without_weights={} if own_tokenizer else {"tokenizer": "bytes"},
+    )
+
+
+def _timm(name: str) -> Component:
+    published = TIMM_MODELS[name]
+    return Component(
+        name=name,
+        kind=Kind.BACKBONE,
+        factory=_TIMM,
+        summary=published.summary,
+        source=published.source,
+        licence=published.licence,
+        provides=_PYRAMID,
+        provides_with=_WITH_TEXT,
+        options={"model": published.model},
+    )
 
 
 @hookimpl
 def clouds_resolve(kind: Kind, name: str) -> Component | None:
     family, _, model = name.partition(":")
-    if kind != Kind.BACKBONE or family != "timm" or not model:
+    if kind != Kind.BACKBONE or not model:
         return None
-    return Component(
-        name=name,
-        kind=Kind.BACKBONE,
-        factory="clouds.backbones.presets:timm_pyramid",
-        summary=f"timm's {model}, features at strides 4 to 32",
-        source=f"timm: {model}",
-        licence="see the model card",
-        provides=_PYRAMID,
-        options={"model": model},
-    )
+    if family == "timm":
+        return Component(
+            name=name,
+            kind=Kind.BACKBONE,
+            factory=_TIMM,
+            summary=f"timm's {model}: a feature pyramid, or a plain ViT",
+            source=f"timm: {model}",
+            licence="see the model card",
+            provides=_PYRAMID,
+            provides_with=_WITH_TEXT,
+            options={"model": model},
+        )
+    architecture, _, weights = model.partition("/")
+    if family == "clip" and weights:
+        return Component(
+            name=name,
+            kind=Kind.BACKBONE,
+            factory=_CLIP,
+            summary=f"open_clip's {architecture} with the weights {weights}",
+            source=f"open_clip: {model}",
+            licence="see the model card",
+            provides=_EVERYTHING,
+            options={"model": architecture, "weights": weights},
+        )
+    return None

@@ -1,11 +1,67 @@
-"""One function per built-in backbone: the numbers, and the built module. Imports nothing heavy by itself."""
+"""One function per family of backbones. Which published model a built-in name stands for, `published.py` says.
+
+Imports nothing heavy by itself.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from clouds.backbones.published import CLIP_MODELS, ClipName
 
 if TYPE_CHECKING:
     from clouds.core.interfaces import Backbone
+
+
+def clip(
+    *,
+    model: str,
+    weights: str,
+    pretrained: bool | Path = True,
+    trainable: bool = False,
+    tokenizer: Literal["hub", "bytes"] | Path = "hub",
+) -> Backbone:
+    """A CLIP model of open_clip: ConvNeXt, ModifiedResNet or plain ViT (CLIP, EVA02-CLIP, SigLIP).
+
+    Args:
+        model: open_clip's name of the architecture.
+        weights: open_clip's tag of the published weights.
+        pretrained: load the published weights; False initialises randomly; a path reads a local file of open_clip's
+            (.safetensors, .bin, .pt, .pth).
+        trainable: train the image trunk, too; the text tower and the pooling of masks never are.
+        tokenizer: "hub": the model's own, whose files come from the hub when open_clip does not bring them; "bytes":
+            one without files, for random weights; a path is a folder with the files.
+    """
+    from clouds.backbones.clip_factory import build_clip
+
+    backbone = build_clip(model, weights, pretrained=pretrained, tokenizer=tokenizer)
+    return backbone if trainable else backbone.freeze()
+
+
+def timm(
+    *, model: str, pretrained: bool | Path = True, trainable: bool = False, text: ClipName | None = None
+) -> Backbone:
+    """A timm model: with feature maps at strides 4 to 32 (ConvNeXt, ResNet, Swin, ...), or a plain ViT (DINO, ...).
+
+    Args:
+        model: timm's name of it, with or without the tag of its weights.
+        pretrained: load the published weights; False initialises randomly; a path reads a local file of timm's
+            (.safetensors, .bin, .pt, .pth).
+        trainable: train it, too; frozen otherwise.
+        text: a built-in CLIP backbone whose text tower embeds texts, so that text-classified heads work. It has its
+            published weights, or random ones with `pretrained=False`.
+    """
+    from clouds.backbones.timm_pyramid import build_timm
+
+    backbone: Backbone = build_timm(model, pretrained=pretrained)
+    if text is not None:
+        from clouds.backbones.clip_factory import build_clip_text
+        from clouds.backbones.with_text import WithText
+
+        names = CLIP_MODELS[text]
+        backbone = WithText(backbone, build_clip_text(names.model, names.weights, pretrained=pretrained is not False))
+    return backbone if trainable else backbone.freeze()
 
 
 def tiny(
@@ -23,18 +79,4 @@ def tiny(
     from clouds.backbones.tiny import TinyBackbone
 
     backbone = TinyBackbone(dims=tuple(dims), depths=tuple(depths))
-    return backbone if trainable else backbone.freeze()
-
-
-def timm_pyramid(*, model: str, pretrained: bool = True, trainable: bool = False) -> Backbone:
-    """Any timm model with feature maps at strides 4, 8, 16 and 32 (ConvNeXt, ResNet, Swin, ...).
-
-    Args:
-        model: timm's name of it, with or without the tag of its weights.
-        pretrained: download the published weights; False initialises randomly.
-        trainable: train it too; frozen otherwise.
-    """
-    from clouds.backbones.timm_pyramid import TimmPyramid
-
-    backbone = TimmPyramid(model, pretrained=pretrained)
     return backbone if trainable else backbone.freeze()

@@ -1,65 +1,131 @@
-"""Feature pyramids of timm models."""
+"""timm models as backbones: those with a feature pyramid of their own, and plain vision transformers."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, final
 
 import timm
+import torch
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from jaxtyping import Float
+from timm.models import eva, vision_transformer
 from torch import Tensor, nn
 
+from clouds.backbones.levels import STRIDES, sized, specs_of
+from clouds.backbones.vit import PLAIN_VITS, VitPyramid, to_patch_16
+from clouds.backbones.weight_files import read_weights
 from clouds.core.component import FeatureSpec
 from clouds.core.errors import ConfigError, WeightsError, did_you_mean
-from clouds.core.interfaces import LEVELS, Backbone, Features
+from clouds.core.interfaces import Backbone, Features
+from clouds.core.weights import load_weights
 
-STRIDES = (4, 8, 16, 32)
+
+@final
+class TimmPyramid(Backbone):
+    """A timm model as backbone.
+
+    Args:
+        trunk: normalised images "b 3 h w" to four maps at strides 4, 8, 16, 32.
+        features: specs of the four.
+        mean, std: what the model's weights were trained with, 0..255.
+    """
+
+    def __init__(
+        self, trunk: nn.Module, *, features: Mapping[str, FeatureSpec], mean: Sequence[float], std: Sequence[float]
+    ) -> None:
+        super().__init__(features=features, mean=mean, std=std)
+        self.trunk = trunk
+
+    def forward(self, images: Float[Tensor, "b 3 h w"]) -> Features:
+        res2, res3, res4, res5 = self.trunk(self.normalize(sized(images)))
+        return Features(res2=res2, res3=res3, res4=res4, res5=res5)
 
 
-def build_trunk(model: str, *, pretrained: bool, **arguments: Any) -> tuple[nn.Module, dict[str, FeatureSpec]]:
-    """Build timm's feature extractor with outputs at strides 4, 8, 16 and 32.
+def build_timm(model: str, *, pretrained: bool | Path) -> TimmPyramid:
+    """Build the backbone that fits the sort of model.
 
     Raises:
-        ConfigError: timm has no such model, or it has no such feature maps.
-        WeightsError: the published weights could not be had.
+        ConfigError: timm has no such model, or it is neither a pyramid nor a plain ViT.
+        WeightsError: the weights could not be had, or do not fit.
     """
-    if not timm.is_model(model):
-        raise ConfigError(f"timm has no model {model!r}{did_you_mean(model, timm.list_models())}")
-    probe: Any = timm.create_model(model, features_only=True, pretrained=False, **arguments)
+    _require_model(model)
+    with torch.device("meta"):
+        plain = isinstance(timm.create_model(model), PLAIN_VITS)
+    if plain:
+        trunk, specs = build_vit(model, pretrained=pretrained)
+    else:
+        trunk, specs = build_trunk(model, pretrained=pretrained)
+    config = timm.get_pretrained_cfg(model)
+    mean, std = (config.mean, config.std) if config is not None else ((0.5,) * 3, (0.5,) * 3)
+    return TimmPyramid(
+        trunk, features=specs, mean=[255 * value for value in mean], std=[255 * value for value in std]
+    )
+
+
+def build_trunk(
+    model: str, *, pretrained: bool | Path, **arguments: Any
+) -> tuple[nn.Module, dict[str, FeatureSpec]]:
+    """timm's feature extractor with outputs at strides 4, 8, 16 and 32.
+
+    Raises:
+        ConfigError: the model has no such feature maps.
+        WeightsError: the weights could not be had, or do not fit.
+    """
+    with torch.device("meta"):
+        probe: Any = timm.create_model(model, features_only=True, **arguments)
     reductions: list[int] = probe.feature_info.reduction()
     if not set(STRIDES) <= set(reductions):
         raise ConfigError(
             f"timm model {model!r} has feature maps at strides {reductions}; expected {list(STRIDES)} among them"
         )
     indices = [len(reductions) - 1 - reductions[::-1].index(stride) for stride in STRIDES]
+    arguments |= {"features_only": True, "out_indices": indices}
+    if isinstance(pretrained, Path):
+        # The extractor renames and drops layers, and timm forgives what does not fit; the whole model does not.
+        whole = timm.create_model(model)
+        load_weights(whole, read_weights(pretrained), source=str(pretrained))
+        arguments["pretrained_cfg_overlay"] = {"state_dict": whole.state_dict()}
+    trunk: Any = _create(model, pretrained=pretrained is not False, **arguments)
+    return trunk, specs_of(trunk.feature_info.channels())
+
+
+def build_vit(model: str, *, pretrained: bool | Path) -> tuple[nn.Module, dict[str, FeatureSpec]]:
+    """A plain ViT with 16 x 16 patches and the simple pyramid of `clouds.backbones.vit`.
+
+    Raises:
+        ConfigError: the model is not a plain ViT.
+        WeightsError: the weights could not be had, or do not fit.
+    """
+    vit: Any = _create(model, pretrained=pretrained is True, dynamic_img_size=True)
+    if isinstance(pretrained, Path):
+        load_weights(vit, _converted(read_weights(pretrained), vit, pretrained), source=str(pretrained))
+    vit.reset_classifier(0, "")
+    return VitPyramid(to_patch_16(vit)), specs_of([vit.embed_dim] * 4)
+
+
+def _converted(state: dict[str, Tensor], vit: nn.Module, path: Path) -> dict[str, Tensor]:
+    """Weights in timm's names, whether the file has timm's or those of the model's authors."""
+    family = eva if isinstance(vit, eva.Eva) else vision_transformer
     try:
-        trunk: Any = timm.create_model(
-            model, features_only=True, out_indices=indices, pretrained=pretrained, **arguments
-        )
+        return family.checkpoint_filter_fn(state, vit)  # pyright: ignore[reportArgumentType]
+    except (RuntimeError, KeyError, ValueError, AssertionError) as error:
+        raise WeightsError(f"{path} does not fit {type(vit).__name__}: {type(error).__name__}: {error}") from error
+
+
+def _create(model: str, *, pretrained: bool, **arguments: Any) -> nn.Module:
+    try:
+        return timm.create_model(model, pretrained=pretrained, **arguments)
     except (OSError, RuntimeError, LocalEntryNotFoundError, HfHubHTTPError) as error:
+        if not pretrained:
+            raise
         raise WeightsError(
             f"weights of timm model {model!r} could not be loaded ({type(error).__name__}: {error}); "
-            "check the connection, or use pretrained=False"
+            "check the connection, or use pretrained=FILE or pretrained=False"
         ) from error
-    channels = trunk.feature_info.channels()
-    specs = {
-        level: FeatureSpec(channels=count, stride=stride)
-        for level, count, stride in zip(LEVELS, channels, STRIDES, strict=True)
-    }
-    return trunk, specs
 
 
-@final
-class TimmPyramid(Backbone):
-    """A timm model as backbone; normalisation as its weights were trained with."""
-
-    def __init__(self, model: str, *, pretrained: bool) -> None:
-        trunk, specs = build_trunk(model, pretrained=pretrained)
-        config = timm.get_pretrained_cfg(model)
-        mean, std = (config.mean, config.std) if config is not None else ((0.5,) * 3, (0.5,) * 3)
-        super().__init__(features=specs, mean=[255 * value for value in mean], std=[255 * value for value in std])
-        self.trunk = trunk
-
-    def forward(self, images: Float[Tensor, "b 3 h w"]) -> Features:
-        res2, res3, res4, res5 = self.trunk(self.normalize(images))
-        return Features(res2=res2, res3=res3, res4=res4, res5=res5)
+def _require_model(model: str) -> None:
+    if not timm.is_model(model):
+        raise ConfigError(f"timm has no model {model!r}{did_you_mean(model, timm.list_models())}")

@@ -10,8 +10,9 @@ from jaxtyping import Float
 from open_clip.tokenizer import SimpleTokenizer
 from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
-from torch.nn import functional
 
+from clouds.backbones.levels import sized
+from clouds.backbones.pooling import masked_mean
 from clouds.backbones.timm_pyramid import build_trunk
 from clouds.core.interfaces import Backbone, Features, MaskPooler, TextEncoder
 
@@ -53,16 +54,16 @@ class TinyBackbone(Backbone, TextEncoder, MaskPooler):
         return self
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Features:
-        res2, res3, res4, res5 = self.trunk(self.normalize(images))
+        res2, res3, res4, res5 = self.trunk(self.normalize(sized(images)))
         return Features(res2=res2, res3=res3, res4=res4, res5=res5, dense=res5)
 
     def pool(self, dense: Float[Tensor, "b d h w"], masks: Float[Tensor, "b q hm wm"]) -> Float[Tensor, "b q e"]:
-        masks = functional.interpolate(masks, size=dense.shape[-2:], mode="bilinear", align_corners=False)
-        inside = (masks > 0).to(dense.dtype)
-        area = inside.sum((-2, -1)).clamp(min=1)
-        return self.projection(torch.einsum("bdhw,bqhw->bqd", dense, inside) / area[..., None])
+        return self.projection(masked_mean(dense, masks))
 
     def embed_text(self, texts: Sequence[str]) -> Float[Tensor, "n e"]:
         if not texts:
             return self.projection.weight.new_zeros(0, EMBEDDING)
         return self.text(self.tokenizer(list(texts)).to(self.projection.weight.device))
+
+    def text_weights(self) -> dict[str, Tensor]:
+        return {f"text.{key}": value for key, value in self.text.state_dict().items()}

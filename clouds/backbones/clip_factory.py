@@ -1,0 +1,142 @@
+"""CLIP backbones from the names of open_clip's models and weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import open_clip
+from attrs import frozen
+from open_clip.convert import convert_state_dict
+from open_clip.model import convert_to_custom_text_state_dict
+from open_clip.modified_resnet import ModifiedResNet
+from open_clip.pretrained import download_pretrained
+from open_clip.timm_model import TimmModel
+from open_clip.transformer import VisionTransformer as OpenClipVit
+from timm.models.convnext import ConvNeXt
+from torch import Tensor, nn
+
+from clouds.backbones.clip_backbone import ClipBackbone
+from clouds.backbones.clip_convnext import ClipConvNeXt
+from clouds.backbones.clip_resnet import ClipResNet
+from clouds.backbones.clip_text import ClipText
+from clouds.backbones.clip_vit import ClipVit
+from clouds.backbones.tokenizers import tokenizer_for
+from clouds.backbones.vit import PLAIN_VITS
+from clouds.backbones.weight_files import read_weights
+from clouds.core.errors import ConfigError, WeightsError, did_you_mean
+from clouds.core.weights import load_weights
+
+
+@frozen
+class Published:
+    """One of open_clip's published models.
+
+    Attributes:
+        model: open_clip's name of the architecture.
+        weights: open_clip's tag of the weights.
+        config: the architecture: `embed_dim`, `vision_cfg`, `text_cfg`, ...
+        tag: about the weights: where they lie, `mean`, `std`, `quick_gelu`.
+    """
+
+    model: str
+    weights: str
+    config: dict[str, Any]
+    tag: dict[str, Any]
+
+    @classmethod
+    def named(cls, model: str, weights: str) -> Published:
+        """Look both names up.
+
+        Raises:
+            ConfigError: open_clip has no such model or no such weights, or the model is not made of one image and one
+                text tower of open_clip's own.
+        """
+        known = open_clip.list_models()
+        if model not in known:
+            raise ConfigError(f"open_clip has no model {model!r}{did_you_mean(model, known)}")
+        tags = open_clip.list_pretrained_tags_by_model(model)
+        if weights not in tags:
+            raise ConfigError(f"open_clip has no weights {weights!r} of {model!r}{did_you_mean(weights, tags)}")
+        config: Any = open_clip.get_model_config(model)
+        if "multimodal_cfg" in config or "hf_model_name" in config["text_cfg"]:
+            raise ConfigError(f"open_clip model {model!r} is not supported: its text tower is not open_clip's own")
+        return cls(model, weights, config, open_clip.get_pretrained_cfg(model, weights))
+
+    def build(self) -> nn.Module:
+        """The model with random weights; with QuickGELU when the published weights were trained with it."""
+        config = dict(self.config)
+        kind = open_clip.CustomTextCLIP if config.pop("custom_text", False) else open_clip.CLIP
+        config["quick_gelu"] = bool(config.get("quick_gelu") or self.tag.get("quick_gelu"))
+        return kind(**config)
+
+    def load(self, clip_model: nn.Module, pretrained: bool | Path) -> None:
+        """Load the published weights, or those of a file; False leaves the model as it is.
+
+        Raises:
+            WeightsError: the weights could not be had, or do not fit.
+        """
+        if pretrained is False:
+            return
+        path = self._download() if pretrained is True else pretrained
+        load_weights(clip_model, _converted(read_weights(path), clip_model), source=str(path))
+
+    def _download(self) -> Path:
+        try:
+            return Path(download_pretrained(self.tag))
+        except (OSError, RuntimeError) as error:
+            raise WeightsError(
+                f"weights {self.weights!r} of open_clip model {self.model!r} could not be loaded "
+                f"({type(error).__name__}: {error}); check the connection, or use pretrained=FILE or pretrained=False"
+            ) from error
+
+
+def build_clip(
+    model: str, weights: str, *, pretrained: bool | Path, tokenizer: Literal["hub", "bytes"] | Path
+) -> ClipBackbone:
+    """Build the backbone class that fits the model's image tower. Raises what `Published` raises."""
+    published = Published.named(model, weights)
+    clip_model = published.build()
+    backbone = _family(clip_model.visual, model)
+    published.load(clip_model, pretrained)
+    return backbone(
+        clip_model,
+        tokenizer_for(published.config["text_cfg"], tokenizer),
+        mean=[255 * value for value in published.tag["mean"]],
+        std=[255 * value for value in published.tag["std"]],
+    )
+
+
+def build_clip_text(model: str, weights: str, *, pretrained: bool) -> ClipText:
+    """Build the text side of a model alone. Raises what `Published` raises."""
+    published = Published.named(model, weights)
+    clip_model = published.build()
+    published.load(clip_model, pretrained)
+    return ClipText(clip_model, tokenizer_for(published.config["text_cfg"], "hub"))
+
+
+def _family(visual: object, model: str) -> type[ClipConvNeXt | ClipResNet | ClipVit]:
+    trunk = visual.trunk if isinstance(visual, TimmModel) else visual
+    for kinds, backbone in (
+        (ConvNeXt, ClipConvNeXt),
+        (ModifiedResNet, ClipResNet),
+        ((OpenClipVit, *PLAIN_VITS), ClipVit),
+    ):
+        if isinstance(trunk, kinds):
+            return backbone
+    raise ConfigError(
+        f"open_clip model {model!r} is not supported: its image tower is a {type(trunk).__name__}; "
+        "expected a ConvNeXt, a ModifiedResNet or a plain ViT"
+    )
+
+
+def _converted(state: dict[str, Tensor], clip_model: Any) -> dict[str, Tensor]:
+    """Weights in the names of the model, whichever of open_clip's layouts the file has."""
+    state = dict(convert_state_dict(clip_model, state))
+    if isinstance(clip_model, open_clip.CustomTextCLIP):
+        state = convert_to_custom_text_state_dict(state)
+    for name in ("logit_scale", "logit_bias"):  # a scalar in some files, one element in others
+        own = getattr(clip_model, name)
+        if own is not None and name in state and state[name].numel() == 1:
+            state[name] = state[name].reshape(own.shape)
+    return state

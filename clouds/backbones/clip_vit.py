@@ -1,0 +1,142 @@
+"""CLIP, EVA-CLIP and SigLIP vision transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, final
+
+import timm
+from jaxtyping import Float
+from open_clip.timm_model import TimmModel
+from open_clip.transformer import QuickGELU, ResidualAttentionBlock
+from open_clip.transformer import VisionTransformer as OpenClipVit
+from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+from torch import Tensor, nn
+
+from clouds.backbones.clip_backbone import MEAN, STD, ClipBackbone
+from clouds.backbones.clip_text import without_images
+from clouds.backbones.levels import sized
+from clouds.backbones.pooling import inside_of, masked_attention, masked_mean
+from clouds.backbones.tokenizers import Tokenizer
+from clouds.backbones.vit import patch_map, pyramid, to_patch_16
+from clouds.core.errors import ConfigError
+from clouds.core.interfaces import Features
+from clouds.core.weights import load_weights
+
+
+@final
+class ClipVit(ClipBackbone):
+    """Plain ViT of an open_clip model (CLIP, EVA02-CLIP, SigLIP, SigLIP 2), as a timm ViT with 16 x 16 patches.
+
+    `dense` and res4 are the patch tokens after the final norm; for res2, res3 and res5 see `clouds.backbones.vit`.
+    A mask is pooled as the mean of the patch tokens under it, through the model's projection into the text space;
+    SigLIP's models pool with their own attention pool, restricted to the patches under the mask. CLIP and EVA02-CLIP
+    were trained to project the class token, so their pooled patches are approximate.
+
+    Args:
+        clip_model: an open_clip model whose image tower is a ViT; the tower is replaced by `vit`.
+        tokenizer: texts to token ids.
+        mean, std: per channel, 0..255.
+
+    Raises:
+        ConfigError: the image tower is not a plain ViT.
+    """
+
+    def __init__(
+        self,
+        clip_model: nn.Module,
+        tokenizer: Tokenizer,
+        *,
+        mean: Sequence[float] = MEAN,
+        std: Sequence[float] = STD,
+    ) -> None:
+        vit, head = image_trunk(clip_model.visual)
+        pooling = [part for part in (vit.attn_pool, vit.fc_norm, vit.head, head) if part is not None]
+        super().__init__(
+            without_images(clip_model), tokenizer, channels=[vit.embed_dim] * 4, pooling=pooling, mean=mean, std=std
+        )
+        self.vit = vit
+        self.head = head
+
+    def forward(self, images: Float[Tensor, "b 3 h w"]) -> Features:
+        dense = patch_map(self.vit, self.normalize(sized(images)))
+        res2, res3, res4, res5 = pyramid(dense)
+        return Features(res2=res2, res3=res3, res4=res4, res5=res5, dense=dense)
+
+    def pool(self, dense: Float[Tensor, "b d h w"], masks: Float[Tensor, "b q hm wm"]) -> Float[Tensor, "b q e"]:
+        vit: Any = self.vit
+        if vit.attn_pool is None:
+            pooled = masked_mean(dense, masks)
+        else:
+            pooled = attention_pool(vit.attn_pool, dense, masks)
+        return self.head(vit.head(vit.fc_norm(pooled)))
+
+
+def attention_pool(
+    pool: Any, dense: Float[Tensor, "b d h w"], masks: Float[Tensor, "b q hm wm"]
+) -> Float[Tensor, "b q d"]:
+    """timm's `AttentionPoolLatent` with one latent, once per mask, with the patches under the mask as keys."""
+    query = pool.q(pool.latent)
+    key, value = pool.kv(dense.flatten(2).mT).chunk(2, dim=-1)
+    inside = inside_of(masks, (dense.shape[-2], dense.shape[-1]))
+    pooled = pool.proj(masked_attention(query, key, value, inside, heads=pool.num_heads))
+    return pooled + pool.mlp(pool.norm(pooled))
+
+
+def image_trunk(visual: Any) -> tuple[Any, nn.Module]:
+    """The image tower of an open_clip model as a timm ViT with 16 x 16 patches, and what follows its head.
+
+    Raises:
+        ConfigError: the tower has parts that a plain ViT has not.
+    """
+    if isinstance(visual, OpenClipVit):
+        vit, head = _convert(visual), nn.Identity()
+    else:
+        vit, head = _rebuild(visual), visual.head
+    return to_patch_16(vit), head
+
+
+def _rebuild(visual: TimmModel) -> Any:
+    """The same timm model, built to take any image size."""
+    trunk: Any = visual.trunk
+    vit: Any = timm.create_model(
+        trunk.pretrained_cfg["architecture"],
+        num_classes=trunk.num_classes,
+        global_pool=trunk.global_pool,
+        dynamic_img_size=True,
+    )
+    load_weights(vit, trunk.state_dict(), source="image tower")
+    return vit
+
+
+def _convert(visual: Any) -> Any:
+    """timm's ViT with the weights of open_clip's own; its head is CLIP's projection, which has no bias."""
+    blocks = visual.transformer.resblocks
+    plain = visual.attn_pool is None and not visual.final_ln_after_pool and isinstance(visual.ln_pre, nn.LayerNorm)
+    if not (plain and all(type(block) is ResidualAttentionBlock for block in blocks)):
+        raise ConfigError(
+            "the model's ViT has an attention pool, other blocks or other norms than CLIP's own; "
+            "use it as a timm model (timm:NAME)"
+        )
+    first = blocks[0]
+    width, dimensions = visual.proj.shape
+    vit = VisionTransformer(
+        img_size=visual.image_size,
+        patch_size=visual.patch_size,
+        num_classes=dimensions,
+        embed_dim=width,
+        depth=len(blocks),
+        num_heads=first.attn.num_heads,
+        mlp_ratio=first.mlp.c_fc.out_features / width,
+        pre_norm=True,
+        act_layer="quick_gelu" if isinstance(first.mlp.gelu, QuickGELU) else "gelu",
+        norm_layer=_norm_like(visual.ln_pre),
+        dynamic_img_size=True,
+    )
+    state = {f"visual.{key}": value for key, value in visual.state_dict().items()}
+    load_weights(vit, checkpoint_filter_fn(state, vit), source="image tower")
+    return vit
+
+
+def _norm_like(norm: nn.LayerNorm) -> Any:
+    return lambda width, **where: nn.LayerNorm(width, eps=norm.eps, **where)

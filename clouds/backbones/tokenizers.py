@@ -1,0 +1,94 @@
+"""From texts to token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, final
+
+import torch
+from jaxtyping import Int
+from open_clip.model import CLIPTextCfg
+from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
+from torch import Tensor
+
+from clouds.core.errors import WeightsError
+
+Tokenizer = Callable[[list[str]], Tensor]
+
+
+@final
+class ByteTokenizer:
+    """UTF-8 bytes as ids 1..256, then the largest id of the vocabulary as end, then 0: needs no files.
+
+    It stands in where weights are random. Long texts are cut.
+    """
+
+    def __init__(self, context_length: int, vocabulary: int) -> None:
+        self.context_length = context_length
+        self.end = vocabulary - 1
+
+    def __call__(self, texts: list[str]) -> Int[Tensor, "n {self.context_length}"]:
+        tokens = torch.zeros(len(texts), self.context_length, dtype=torch.long)
+        for row, text in zip(tokens, texts, strict=True):
+            ids = [byte + 1 for byte in text.encode()[: self.context_length - 1]] + [self.end]
+            row[: len(ids)] = torch.tensor(ids)
+        return tokens
+
+
+@final
+class FileTokenizer:
+    """A Hugging Face tokenizer, loaded when the first text comes.
+
+    Args:
+        source: a local folder with the tokenizer's files, or the name of a repository of the hub.
+        context_length: tokens per text; shorter ones are padded.
+        options: further arguments of `open_clip.tokenizer.HFTokenizer`.
+    """
+
+    def __init__(self, source: str | Path, context_length: int, options: Mapping[str, Any]) -> None:
+        self.source = source
+        self.context_length = context_length
+        self.options = dict(options)
+        self._loaded: HFTokenizer | None = None
+
+    def __call__(self, texts: list[str]) -> Int[Tensor, "n {self.context_length}"]:
+        """Token ids.
+
+        Raises:
+            WeightsError: the folder or the hub's files could not be had.
+        """
+        if self._loaded is None:
+            self._loaded = self._load()
+        return self._loaded(texts)
+
+    def _load(self) -> HFTokenizer:
+        remedy = "pass tokenizer=FOLDER with the tokenizer's files, or tokenizer='bytes' for tests with random weights"
+        if isinstance(self.source, Path) and not self.source.is_dir():
+            raise WeightsError(f"tokenizer {self.source}: no such folder; {remedy}")
+        try:
+            return HFTokenizer(str(self.source), context_length=self.context_length, **self.options)
+        except (OSError, ValueError, ImportError, KeyError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise WeightsError(
+                f"tokenizer {self.source} could not be loaded ({type(error).__name__}: {reason}); {remedy}"
+            ) from error
+
+
+def tokenizer_for(text_config: Mapping[str, Any], choice: Literal["hub", "bytes"] | Path) -> Tokenizer:
+    """The tokenizer of an open_clip model.
+
+    Args:
+        text_config: `text_cfg` of the model's configuration.
+        choice: "hub": the model's own, which open_clip brings along for most models and the hub has for the others;
+            "bytes": a `ByteTokenizer`; or a folder with the files.
+    """
+    text = CLIPTextCfg(**text_config)
+    options = text.tokenizer_kwargs or {}
+    if choice == "bytes":
+        return ByteTokenizer(text.context_length, text.vocab_size)
+    if isinstance(choice, Path):
+        return FileTokenizer(choice, text.context_length, options)
+    if text.hf_tokenizer_name:
+        return FileTokenizer(text.hf_tokenizer_name, text.context_length, options)
+    return SimpleTokenizer(context_length=text.context_length, **options)

@@ -1,0 +1,55 @@
+"""Weight files of the formats that open_clip and timm publish, read without ever running code from them."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clouds.core.errors import WeightsError
+from clouds.core.weights import read_safetensors
+
+_TORCH_ENDINGS = (".bin", ".pt", ".pth")
+_WRAPPERS = ("state_dict", "model")  # what training checkpoints file the weights under
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The state dict of a .safetensors, .bin, .pt or .pth file, on the CPU.
+
+    Training checkpoints are unwrapped (`state_dict`, `model`, and the prefix `module.` of data-parallel training).
+
+    Raises:
+        WeightsError: the file is missing, truncated, of another format, or a pickle that holds more than tensors.
+    """
+    if path.suffix == ".safetensors":
+        return read_safetensors(path)[0]
+    if path.suffix not in _TORCH_ENDINGS:
+        raise WeightsError(f"{path}: weight files end in .safetensors, {', '.join(_TORCH_ENDINGS)}")
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such weight file")
+    loaded: Any = _load_torch(path)
+    for wrapper in _WRAPPERS:
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
+            loaded = loaded[wrapper]
+    if not isinstance(loaded, Mapping) or not loaded:
+        raise WeightsError(f"{path}: expected a state dict (names to tensors), found {type(loaded).__name__}")
+    others = [f"{key!r} ({type(value).__name__})" for key, value in loaded.items() if not isinstance(value, Tensor)]
+    if others:
+        raise WeightsError(f"{path}: expected a state dict (names to tensors), found {', '.join(others[:5])}")
+    parallel = all(str(key).startswith("module.") for key in loaded)
+    return {str(key).removeprefix("module.") if parallel else str(key): value for key, value in loaded.items()}
+
+
+def _load_torch(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:  # noqa: BLE001 - damaged pickles raise anything; all of it ends in the same advice
+        reason = " ".join(str(error).split())
+        raise WeightsError(
+            f"{path}: refused, it is not a whole file of tensors alone: it is truncated, of another format, or carries "
+            f"code; get it again, or as .safetensors ({type(error).__name__}: {reason[:300]})"
+        ) from error
