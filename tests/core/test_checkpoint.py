@@ -4,12 +4,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from reference_models import CATALOG, published
 
 import clouds
 from clouds.core.errors import ConfigError, DataError, PlanError, WeightsError
 from clouds.core.interfaces import Backbone, Features
 
 TINY = {"name": "tiny", "dims": [8, 16, 24, 32], "depths": [1, 1, 1, 1]}
+SMALL_HEAD = {"name": "mask2former", "queries": 3, "width": 4, "layers": 1, "encoder_layers": 1}
 IMAGE = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
 
 
@@ -130,3 +132,79 @@ def test_ready_modules_are_passed_again(tmp_path: Path) -> None:
         clouds.load(tmp_path / "out")
     loaded = clouds.load(tmp_path / "out", ready={"backbone": Ready()})
     assert (loaded.predict(IMAGE).scores() == pipeline.predict(IMAGE).scores()).all()
+
+
+class TestIncludeFrozen:
+    """Frozen published weights may be left out of a checkpoint."""
+
+    def compose(self, **backbone: object) -> clouds.Pipeline:
+        return clouds.compose(
+            backbone={"name": "clip-rn50", **backbone},
+            head=SMALL_HEAD,
+            pretrained=False,
+            device="cpu",
+            catalog=CATALOG,
+        )
+
+    @pytest.mark.parametrize("pretrained", [True, "weights.bin"])
+    def test_the_weights_come_back(self, tmp_path: Path, pretrained: bool | str) -> None:
+        pipeline = self.compose(pretrained=pretrained)
+        pipeline.save(tmp_path / "out", include_frozen=False, catalog=CATALOG)
+        assert not (tmp_path / "out" / "backbone.safetensors").exists()
+        loaded = clouds.load(tmp_path / "out", device="cpu", catalog=CATALOG)
+        assert loaded.plan == pipeline.plan
+        for key, value in pipeline.backbone.state_dict().items():
+            assert (loaded.backbone.state_dict()[key] == value).all()
+        loaded.save(tmp_path / "again", False, catalog=CATALOG)
+        assert (tmp_path / "again" / "backbone.json").read_bytes() == (tmp_path / "out" / "backbone.json").read_bytes()
+
+    def test_a_published_checkpoint_with_published_weights(self, tmp_path: Path) -> None:
+        weights = self.compose(pretrained=True).backbone.state_dict()
+        state = {**published(), **{f"backbone.{key}": value for key, value in weights.items()}}
+        pipeline = clouds.from_reference_checkpoint(state, device="cpu", catalog=CATALOG)
+        pipeline.save(tmp_path / "out", include_frozen=False, catalog=CATALOG)
+        loaded = clouds.load(tmp_path / "out", device="cpu", catalog=CATALOG).to_reference_state_dict()
+        assert list(loaded) == list(state)
+        assert all((loaded[key] == value).all() for key, value in state.items())
+
+    def test_a_full_checkpoint_takes_the_place_of_one_without(self, tmp_path: Path) -> None:
+        pipeline = self.compose(pretrained=True)
+        pipeline.save(tmp_path / "out", include_frozen=False, catalog=CATALOG)
+        pipeline.save(tmp_path / "out")
+        assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+            "backbone.safetensors",
+            "head.safetensors",
+            "plan.json",
+        ]
+
+    def test_other_weights_are_not_left_out(self, tmp_path: Path) -> None:
+        message = "weights of backbone clip-rn50 are not those of pretrained=True; save with include_frozen=True"
+        with pytest.raises(WeightsError, match=message):
+            self.compose(pretrained=False).save(tmp_path / "out", include_frozen=False, catalog=CATALOG)
+        assert not (tmp_path / "out").exists()
+
+    def test_a_trained_backbone_is_not_left_out(self, tmp_path: Path) -> None:
+        pipeline = self.compose(pretrained=True, trainable=True)
+        with pytest.raises(WeightsError, match="backbone clip-rn50 is trained, not frozen; save with include_frozen"):
+            pipeline.save(tmp_path / "out", include_frozen=False, catalog=CATALOG)
+
+    def test_a_backbone_without_published_weights_is_not_left_out(
+        self, pipeline: clouds.Pipeline, tmp_path: Path
+    ) -> None:
+        with pytest.raises(WeightsError, match="backbone tiny has no published weights; save with include_frozen=True"):
+            pipeline.save(tmp_path / "out", include_frozen=False)
+
+    def test_changed_published_weights_are_noticed(self, tmp_path: Path) -> None:
+        self.compose(pretrained=True).save(tmp_path / "out", include_frozen=False, catalog=CATALOG)
+        path = tmp_path / "out" / "backbone.json"
+        path.write_text(path.read_text().replace("true", '"changed"'))
+        message = r"backbone\.json: weights of pretrained='changed' are not those that the pipeline was saved with"
+        with pytest.raises(WeightsError, match=message):
+            clouds.load(tmp_path / "out", device="cpu", catalog=CATALOG)
+
+    @pytest.mark.parametrize("text", ["", "[1]", "{}", '{"pretrained": true}'])
+    def test_a_damaged_note_is_named(self, tmp_path: Path, text: str) -> None:
+        self.compose(pretrained=True).save(tmp_path / "out", include_frozen=False, catalog=CATALOG)
+        (tmp_path / "out" / "backbone.json").write_text(text)
+        with pytest.raises(WeightsError, match=r"backbone\.json: does not say which weights the backbone has"):
+            clouds.load(tmp_path / "out", device="cpu", catalog=CATALOG)
