@@ -68,6 +68,13 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def cache_folder(name: str) -> Path:
+    """Where what can be computed again is kept: `name` in `CLOUDS_CACHE`, or in `clouds` of the user's cache."""
+    base = os.environ.get("CLOUDS_CACHE")
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clouds"
+    return (Path(base) if base else home) / name
+
+
 def inside(root: str | os.PathLike[str], name: str) -> Path:
     """Return `root / name`, refusing names that lead out of `root`.
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor, nn
@@ -26,12 +26,24 @@ from torch.nn import functional
 from clouds.core.catalog import Catalog
 from clouds.core.checkpoint import save_checkpoint
 from clouds.core.component import Kind
-from clouds.core.errors import DataError, UntrainedHeadWarning
+from clouds.core.errors import ConfigError, DataError, UntrainedHeadWarning
+from clouds.core.files import cache_folder
 from clouds.core.images import read_image, to_rgb
-from clouds.core.interfaces import SIZE_DIVISOR, Backbone, Generator, Head, HeadOutput, Prompter, Refiner
+from clouds.core.interfaces import (
+    SIZE_DIVISOR,
+    Backbone,
+    Generator,
+    Head,
+    HeadOutput,
+    Prompter,
+    Refiner,
+    TextClassifier,
+    TextEncoder,
+)
 from clouds.core.labels import LabelSpace
 from clouds.core.plan import Plan
 from clouds.core.segments import ImageMasks, Instances, Panoptic, find_instances, find_panoptic
+from clouds.core.text import build_classifier
 from clouds.core.windows import sliding_windows
 
 ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray | Tensor
@@ -119,6 +131,7 @@ class Pipeline:
         self.trained = False
         self.kept: dict[str, Tensor] = {}
         self._warned = False
+        self._classifier: TextClassifier | None = None
         self._deferred = dict(deferred or {})
         self._helpers: dict[Kind, Any] = {kind: _place(part, device) for kind, part in (helpers or {}).items()}
 
@@ -142,11 +155,36 @@ class Pipeline:
         """Writes prompts, or None."""
         return self._helper(Kind.PROMPTER)
 
+    @property
+    def classifier(self) -> TextClassifier | None:
+        """The label space as text embeddings, made once, when it is first asked for; None when the head uses none."""
+        if self._classifier is None and self.head.uses_text:
+            self._classifier = self._embed_labels()
+        return self._classifier
+
+    def with_labels(self, labels: LabelSpace) -> Pipeline:
+        """The same modules for another label space (open vocabulary).
+
+        Raises:
+            ConfigError: the head's classes are fixed.
+        """
+        if not self.head.open_vocabulary:
+            raise ConfigError(
+                f"the head {type(self.head).__name__} was made for the classes of {self.labels.name!r} and cannot "
+                "serve others; a head that classifies by text can: mask2former-text"
+            )
+        trained = self.plan.trained_labels or self.plan.labels
+        plan = evolve(self.plan, labels=labels, trained_labels=None if labels == trained else trained)
+        other = Pipeline(plan=plan, backbone=self.backbone, head=self.head, device=self.device)
+        other.trained, other.kept = self.trained, self.kept
+        return other
+
     def forward(self, images: Sequence[UInt8[Tensor, "3 _ _"]]) -> HeadOutput:
         """Masks and classes of images of any sizes: padded bottom and right with the backbone's mean to a multiple
         of 32 of the largest. The outputs are at a quarter of that network size."""
+        classifier = self.classifier
         with self.autocast():
-            return self.head(self.backbone(self.pad(images)))
+            return self.head(self.backbone(self.pad(images)), classifier)
 
     def autocast(self) -> torch.autocast:
         """The context of every forward pass: reduced precision when the plan asks for it."""
@@ -222,6 +260,21 @@ class Pipeline:
         from clouds.core.reference import to_reference_state_dict  # composes pipelines, too
 
         return to_reference_state_dict(self)
+
+    def _embed_labels(self) -> TextClassifier:
+        if not isinstance(self.backbone, TextEncoder):
+            raise ConfigError(
+                f"the head {type(self.head).__name__} compares with text embeddings, but the backbone "
+                f"{type(self.backbone).__name__} embeds no texts; choose one that is a TextEncoder"
+            )
+        part = self.plan.parts[Kind.BACKBONE]
+        return build_classifier(
+            self.backbone,
+            self.labels,
+            trained=self.plan.trained_labels or self.labels,
+            model=f"{part.name} {part.options}",
+            cache=None if part.ready else cache_folder("text"),
+        )
 
     def _segment(
         self, pixels: np.ndarray, size: tuple[int, int]

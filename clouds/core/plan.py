@@ -79,6 +79,7 @@ class Plan:
     Attributes:
         parts: `Part` by kind (`plan.parts["head"]`); kinds that are not used are absent.
         labels: the label space to predict.
+        trained_labels: the label space that the head is for, when it predicts another one (open vocabulary).
         pretrained: whether parts load published weights unless their options say otherwise.
         device: `"auto"`, `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`.
         dtype: None (float32) or the name of the autocast type.
@@ -89,6 +90,7 @@ class Plan:
     pretrained: bool = True
     device: str = "auto"
     dtype: str | None = None
+    trained_labels: LabelSpace | None = None
 
     def __str__(self) -> str:
         lines = [f"labels: {self.labels.name} ({len(self.labels)} classes)"]
@@ -117,6 +119,7 @@ class Plan:
             "pretrained": self.pretrained,
             "device": self.device,
             "dtype": self.dtype,
+            "trained_labels": self.trained_labels.to_dict() if self.trained_labels else None,
             "parts": parts,
         }
         return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
@@ -129,12 +132,14 @@ class Plan:
             if document["format"] != FORMAT:
                 raise WeightsError(f"plan has format {document['format']!r}; this version reads {FORMAT}")
             parts = [Part(**fields) for fields in document["parts"]]
+            trained = document["trained_labels"]
             return cls(
                 parts={part.kind: part for part in parts},
                 labels=LabelSpace(**document["labels"]),
                 pretrained=document["pretrained"],
                 device=document["device"],
                 dtype=document["dtype"],
+                trained_labels=LabelSpace(**trained) if trained else None,
             )
         except (ValueError, KeyError, TypeError, ComponentError, ConfigError) as error:
             raise WeightsError(f"this is not a plan: {type(error).__name__}: {error}") from error

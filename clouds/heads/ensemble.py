@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import torch
 from attrs import frozen
-from jaxtyping import Float
-from torch import Tensor
 from torch.nn import functional
 
 from clouds.core.errors import ConfigError

@@ -6,10 +6,11 @@ import copy
 from typing import TypeVar
 
 import torch
+from attrs import evolve
 from jaxtyping import UInt8
 from torch import Tensor, nn
 
-from clouds.core.interfaces import Features, HeadOutput
+from clouds.core.interfaces import HeadOutput, MaskPooler
 from clouds.core.pipeline import Pipeline
 
 _Module = TypeVar("_Module", bound=nn.Module)
@@ -48,9 +49,11 @@ class Teacher:
     @torch.no_grad()
     def label_maps(self, images: list[UInt8[Tensor, "3 h w"]]) -> list[UInt8[Tensor, "h w"]]:
         """Label maps of clean views: the class of the highest score, "ignore" where it is not confident."""
+        classifier = self._student.classifier
+        if classifier is not None and isinstance(self.backbone, MaskPooler):
+            classifier = evolve(classifier, pooler=self.backbone)
         with self._student.autocast():
-            features: Features = self.backbone(self._student.pad(images))
-            output = self.head(features)
+            output = self.head(self.backbone(self._student.pad(images)), classifier)
         sizes = [(image.shape[1], image.shape[2]) for image in images]
         return [self._label_map(output.image(index), size) for index, size in enumerate(sizes)]
 
