@@ -41,7 +41,7 @@ class PixelDecoder(nn.Module):
 
     Args:
         features: channels and strides of res2..res5.
-        width: channels of every output; a multiple of 32 (groups of the norms).
+        width: channels of every output; a multiple of 64.
         heads, layers, points, feedforward: of the encoder.
 
     Raises:
@@ -59,9 +59,10 @@ class PixelDecoder(nn.Module):
         feedforward: int,
     ) -> None:
         super().__init__()
-        if width % _GROUPS or width % heads:
+        if width % (2 * _GROUPS) or width % heads:
             raise ConfigError(
-                f"width={width} must be a multiple of {_GROUPS} (groups of the norms) and of heads={heads}"
+                f"width={width} must be a multiple of {2 * _GROUPS} (two channels in each of the norms' {_GROUPS} "
+                f"groups) and of heads={heads}"
             )
         self.input_proj = nn.ModuleList(
             nn.Sequential(nn.Conv2d(features[level].channels, width, 1), nn.GroupNorm(_GROUPS, width))

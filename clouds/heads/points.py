@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol, final
+from typing import Protocol, final, runtime_checkable
 
 import torch
 from attrs import frozen
@@ -14,6 +14,7 @@ OVERSAMPLE = 3.0  # candidates per point
 IMPORTANCE = 0.75  # share of points taken where the mask is least certain
 
 
+@runtime_checkable
 class PointSource(Protocol):
     """Where masks are compared. Layers are numbered from 0 (bare queries); the last one is the final prediction."""
 

@@ -61,7 +61,7 @@ def mask2former(
         text_width: width of the backbone's text embeddings, or None.
         classification: how queries become classes; each of the three is a component of its own.
         queries: number of mask predictions.
-        width: channels of queries, keys and mask embeddings; a multiple of 32.
+        width: channels of queries, keys and mask embeddings; a multiple of 64.
         layers: decoder layers, round-robin over res5, res4, res3.
         heads: attention heads.
         feedforward: hidden width of the decoder's feed-forward blocks.

@@ -10,7 +10,7 @@ import clouds
 from clouds.core.errors import DataError, UntrainedHeadWarning
 
 TINY = {"name": "tiny", "dims": [8, 16, 24, 32], "depths": [1, 1, 1, 1]}
-SMALL_MASK2FORMER = {"name": "mask2former", "queries": 20, "width": 16, "layers": 3, "heads": 2, "feedforward": 32}
+SMALL_MASK2FORMER = {"name": "mask2former", "queries": 20, "width": 64, "layers": 3, "encoder_layers": 1}
 HEADS = ["linear", SMALL_MASK2FORMER]
 
 

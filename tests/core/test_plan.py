@@ -177,11 +177,18 @@ def test_plugins_may_find_problems() -> None:
     assert problems(catalog=strict) == ["head: at most 2 classes, not 19"]
 
 
-def test_a_label_space_that_the_head_cannot_serve_is_a_problem() -> None:
-    many = LabelSpace.from_names([f"class {i}" for i in range(101)], name="many")
-    with pytest.raises(PlanError, match="mask2former has 100 queries, but label space 'many' has 101 classes -> set q"):
-        clouds.plan(backbone="tiny", head="mask2former", labels=many)
-    clouds.plan(backbone="tiny", head={"name": "mask2former", "queries": 101}, labels=many)
+def test_options_change_what_parts_provide_and_need() -> None:
+    plan = clouds.plan(backbone="tiny", head={"name": "mask2former", "geometric_ensemble": True})
+    assert {"text-encoder", "mask-pooler"} <= set(plan.parts[Kind.HEAD].needs)
+    assert "text-encoder" not in clouds.plan(backbone="tiny", head="mask2former").parts[Kind.HEAD].needs
+    with pytest.raises(PlanError, match="mask2former needs mask-pooler, text-encoder from the backbone, but timm:resnet"):
+        clouds.plan(backbone="timm:resnet18", head={"name": "mask2former", "geometric_ensemble": True})
+
+
+def test_more_classes_than_queries_are_fine() -> None:
+    """A query is one segment of an image, and no image has all classes of a large label space."""
+    many = LabelSpace.from_names([f"class {i}" for i in range(200)], name="many")
+    assert len(clouds.plan(backbone="tiny", head="mask2former", labels=many).labels) == 200
 
 
 def test_ready_modules_are_checked_by_what_they_can_do() -> None:

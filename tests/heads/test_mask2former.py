@@ -16,7 +16,8 @@ from clouds.heads.matcher import assign, matching_cost
 from clouds.heads.points import sample, uncertain, uniform
 
 SPECS = {f"res{i + 2}": clouds.FeatureSpec(channels=8 * (i + 1), stride=4 * 2**i) for i in range(4)}
-SMALL = {"name": "mask2former", "queries": 20, "width": 16, "layers": 4, "heads": 2, "feedforward": 32, "points": 200}
+SMALL = {"name": "mask2former", "queries": 20, "width": 64, "layers": 4, "feedforward": 64, "points": 200}
+SMALL |= {"encoder_layers": 1, "encoder_feedforward": 64}
 WEIGHTS = Weights(class_=2.0, mask=5.0, dice=5.0, no_object=0.1)
 
 
@@ -50,10 +51,10 @@ def test_attention_masks_equal_resized_mask_logits() -> None:
 
 
 def test_a_query_with_an_empty_mask_attends_everywhere() -> None:
-    from clouds.heads.masked_decoder import _open
+    from clouds.heads.masked_decoder import attention_mask
 
     logits = torch.tensor([[[-1.0, -2.0], [-1.0, 0.0]]])
-    assert _open(logits)[0, 0].tolist() == [[True, True], [False, True]]
+    assert attention_mask(logits)[0, 0].tolist() == [[True, True], [False, True]]
 
 
 @given(queries=st.integers(3, 5), count=st.integers(0, 3), seed=st.integers(0, 999))
@@ -101,7 +102,7 @@ def test_perfect_masks_cost_nothing() -> None:
     logits[0, torch.arange(len(target.labels)), target.labels] = 100.0
     corners = torch.rand(1, 500, 2)
     centers = (torch.floor(corners * torch.tensor([6.0, 4.0])) + 0.5) / torch.tensor([6.0, 4.0])
-    terms = Criterion(weights=WEIGHTS, points=500)(
+    terms = Criterion(weights=WEIGHTS, points=500, ignored="exclude")(
         HeadOutput(class_logits=logits, mask_logits=masks[None]), [target], points=centers
     )
     assert {name: round(term.item(), 4) for name, term in terms.items()} == {"class": 0, "mask": 0, "dice": 0}
@@ -115,7 +116,7 @@ def test_ignored_pixels_do_not_count() -> None:
     made, points = output(1), torch.rand(1, 300, 2)
     changed = made.mask_logits.detach().clone()
     changed[..., 12:] += 3.0 * torch.randn_like(changed[..., 12:])
-    criterion = Criterion(weights=WEIGHTS, points=300)
+    criterion = Criterion(weights=WEIGHTS, points=300, ignored="exclude")
     before = criterion(made, [target], points=points)
     after = criterion(HeadOutput(class_logits=made.class_logits, mask_logits=changed), [target], points=points)
     assert {n: t.item() for n, t in before.items()} == {n: t.item() for n, t in after.items()}
@@ -124,7 +125,7 @@ def test_ignored_pixels_do_not_count() -> None:
 def test_an_image_without_labels_still_trains_the_classes() -> None:
     nothing = Targets.from_label_map(torch.full((64, 96), 255, dtype=torch.uint8))
     made = output(1)
-    terms = Criterion(weights=WEIGHTS, points=50)(made, [nothing])
+    terms = Criterion(weights=WEIGHTS, points=50, ignored="exclude")(made, [nothing])
     assert terms["mask"].item() == terms["dice"].item() == 0
     sum(terms.values()).backward()
     assert made.class_logits.grad.abs().sum() > 0
@@ -136,7 +137,7 @@ def test_losses_that_are_not_finite_are_named() -> None:
     nothing = Targets.from_label_map(torch.full((64, 96), 255, dtype=torch.uint8))
     broken.mask_logits[0, 0] = float("inf")
     with pytest.raises(NonFiniteError, match=r"loss terms \['mask', 'dice'\] are not finite"):
-        Criterion(weights=WEIGHTS, points=50)(broken, [nothing])
+        Criterion(weights=WEIGHTS, points=50, ignored="exclude")(broken, [nothing])
 
 
 def test_the_loss_is_repeatable_with_a_generator() -> None:
