@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import predict, refiners
+from benchmarks import decoder, memory, predict, refiners
 from benchmarks.rows import append
 
-BENCHMARKS = {"predict": predict.run, "refiners": refiners.run}
+BENCHMARKS = {"decoder": decoder.run, "memory": memory.run, "predict": predict.run, "refiners": refiners.run}
 
 
 def main(names: list[str]) -> int:
@@ -20,7 +20,7 @@ def main(names: list[str]) -> int:
         rows = BENCHMARKS[name]()
         for one in rows:
             print(
-                f"{one['benchmark']:<10} {one['provider']:<24} {one['metric']:<28} "
+                f"{one['benchmark']:<10} {one['provider']:<32} {one['metric']:<34} "
                 f"{one['p50']:>10.4f} {one['unit']}  [{one['p20']:.4f} .. {one['p80']:.4f}]"
             )
         print(f"-> {append(name, rows)}")
