@@ -16,13 +16,14 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 BACKBONE, HEAD, TEACHER, SAM = "backbone.", "sem_seg_head.", "sem_seg_head_ema.", "sam."
 CLASS_WEIGHTS, VOID = "criterion.empty_weight", "void_embedding.weight"
-ORDER = (BACKBONE, HEAD, TEACHER, CLASS_WEIGHTS, VOID, SAM)  # of the published state dict
-UNUSED = ORDER[2:]
+UNUSED = (TEACHER, CLASS_WEIGHTS, VOID, SAM)
 
 _VISUAL = "backbone.clip_model.visual."
 _STEMS = {f"{_VISUAL}trunk.stem.0.weight": "ConvNeXt", f"{_VISUAL}conv1.weight": "ResNet"}
 _BLOCK = re.compile(re.escape(_VISUAL) + r"(?:trunk\.stages\.|layer)(\d+)\.(?:blocks\.)?(\d+)\.")
 _PREDICTOR, _ENCODER = "sem_seg_head.predictor.", "sem_seg_head.pixel_decoder.transformer.encoder.layers."
+_TEXT_CLASSES = f"{_PREDICTOR}class_embed.layers."  # the published text decoder has them last, the others do not
+_ORDER = (BACKBONE, HEAD, _TEXT_CLASSES, *UNUSED)  # of the published state dict
 _HEADS, _LEVELS = 8, 3  # attention heads and levels of the pixel decoder: not to be seen in any shape
 
 # Output channels of the stem's first convolution and blocks per stage, which tell all of them apart.
@@ -77,7 +78,7 @@ def find_head(shapes: Shapes, *, source: str) -> tuple[str, dict[str, Any]]:
     if not local:
         raise WeightsError(f"{source}: not a checkpoint of CLOUDS: no key begins with {_PREDICTOR}")
     pooled = any(key.startswith("_mask_pooling_proj.") for key in local)
-    text = any(key.startswith("class_embed.layers.") for key in local)
+    text = any(key.startswith(_TEXT_CLASSES) for key in shapes)
     name = "mask2former-text" if text else "mask2former-pooled" if pooled else "mask2former"
     offsets = _rows(shapes, _ENCODER, "self_attn.sampling_offsets.weight")
     sizes = {
@@ -102,8 +103,8 @@ def find_classes(shapes: Shapes) -> int | None:
 
 
 def position(key: str) -> int:
-    """Where a key's group stands in the published order; behind all when it belongs to none."""
-    return next((index for index, prefix in enumerate(ORDER) if key.startswith(prefix)), len(ORDER))
+    """Where a key's group stands in the published order."""
+    return max(index for index, prefix in enumerate(_ORDER) if key.startswith(prefix))
 
 
 def _count_blocks(shapes: Shapes) -> tuple[int, ...]:
