@@ -65,10 +65,7 @@ class ClipVit(ClipBackbone):
 
     def pool(self, dense: Float[Tensor, "b d h w"], masks: Float[Tensor, "b q hm wm"]) -> Float[Tensor, "b q e"]:
         vit: Any = self.vit
-        if vit.attn_pool is None:
-            pooled = masked_mean(dense, masks)
-        else:
-            pooled = attention_pool(vit.attn_pool, dense, masks)
+        pooled = masked_mean(dense, masks) if vit.attn_pool is None else attention_pool(vit.attn_pool, dense, masks)
         return self.head(vit.head(vit.fc_norm(pooled)))
 
 

@@ -59,14 +59,10 @@ def build_timm(model: str, *, pretrained: bool | Path) -> TimmPyramid:
         trunk, specs = build_trunk(model, pretrained=pretrained)
     config = timm.get_pretrained_cfg(model)
     mean, std = (config.mean, config.std) if config is not None else ((0.5,) * 3, (0.5,) * 3)
-    return TimmPyramid(
-        trunk, features=specs, mean=[255 * value for value in mean], std=[255 * value for value in std]
-    )
+    return TimmPyramid(trunk, features=specs, mean=[255 * value for value in mean], std=[255 * value for value in std])
 
 
-def build_trunk(
-    model: str, *, pretrained: bool | Path, **arguments: Any
-) -> tuple[nn.Module, dict[str, FeatureSpec]]:
+def build_trunk(model: str, *, pretrained: bool | Path, **arguments: Any) -> tuple[nn.Module, dict[str, FeatureSpec]]:
     """timm's feature extractor with outputs at strides 4, 8, 16 and 32.
 
     Raises:

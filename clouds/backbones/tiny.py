@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Self, final
 
-import torch
 from jaxtyping import Float
 from open_clip.tokenizer import SimpleTokenizer
 from open_clip.transformer import TextTransformer

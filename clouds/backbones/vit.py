@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, final
 
 from jaxtyping import Float
-from timm.layers import PatchEmbed
+from timm.layers.patch_embed import PatchEmbed
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import torch
 from torch import Tensor
 
 from clouds.core.errors import WeightsError
-from clouds.core.weights import read_safetensors
+from clouds.core.weights import read_pickle, read_safetensors
 
 _TORCH_ENDINGS = (".bin", ".pt", ".pth")
 _WRAPPERS = ("state_dict", "model")  # what training checkpoints file the weights under
@@ -29,9 +25,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         return read_safetensors(path)[0]
     if path.suffix not in _TORCH_ENDINGS:
         raise WeightsError(f"{path}: weight files end in .safetensors, {', '.join(_TORCH_ENDINGS)}")
-    if not path.is_file():
-        raise WeightsError(f"{path}: no such weight file")
-    loaded: Any = _load_torch(path)
+    loaded = read_pickle(path)
     for wrapper in _WRAPPERS:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
             loaded = loaded[wrapper]
@@ -42,14 +36,3 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"{path}: expected a state dict (names to tensors), found {', '.join(others[:5])}")
     parallel = all(str(key).startswith("module.") for key in loaded)
     return {str(key).removeprefix("module.") if parallel else str(key): value for key, value in loaded.items()}
-
-
-def _load_torch(path: Path) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as error:  # noqa: BLE001 - damaged pickles raise anything; all of it ends in the same advice
-        reason = " ".join(str(error).split())
-        raise WeightsError(
-            f"{path}: refused, it is not a whole file of tensors alone: it is truncated, of another format, or carries "
-            f"code; get it again, or as .safetensors ({type(error).__name__}: {reason[:300]})"
-        ) from error

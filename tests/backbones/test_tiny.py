@@ -1,10 +1,9 @@
-import numpy as np
 import pytest
 import torch
 
 import clouds
 from clouds.core.composer import build_part
-from clouds.core.errors import ConfigError, WeightsError
+from clouds.core.errors import ConfigError, DataError
 
 SMALL = {"name": "tiny", "dims": [8, 16, 24, 32], "depths": [1, 1, 1, 1]}
 
@@ -45,43 +44,14 @@ def test_texts_are_embedded_one_by_one_and_order_matters() -> None:
     assert not torch.allclose(both[0], both[1], atol=1e-3)
 
 
-def test_timm_models_are_found_by_pattern_and_pretrained_reaches_them() -> None:
-    component = clouds.catalog().find("backbone", "timm:resnet18")
-    assert component.options == {"model": "resnet18"}
-    backbone = build_part("backbone", "timm:resnet18", pretrained=False)
-    features = backbone(torch.rand(1, 3, 64, 96) * 255)
-    assert [tuple(level.shape[1:]) for level in features.levels().values()] == [
-        (64, 16, 24),
-        (128, 8, 12),
-        (256, 4, 6),
-        (512, 2, 3),
-    ]
-    np.testing.assert_allclose(backbone.mean.flatten(), np.array([0.485, 0.456, 0.406]) * 255, rtol=1e-6)
+def test_the_trunk_is_no_part_of_what_texts_depend_on() -> None:
+    backbone = build_part("backbone", SMALL)
+    assert {key.split(".")[0] for key in backbone.text_weights()} == {"text"}
 
 
-def test_unknown_timm_models_have_a_nearest_name() -> None:
-    with pytest.raises(ConfigError, match=r"timm has no model 'resnet118'; did you mean 'resnet\w+'"):
-        build_part("backbone", "timm:resnet118", pretrained=False)
-
-
-def test_timm_models_without_a_pyramid_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"feature maps at strides \[.*\]; expected \[4, 8, 16, 32\]"):
-        build_part("backbone", "timm:vit_tiny_patch16_224", pretrained=False)
-
-
-def test_weights_that_cannot_be_had_say_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    import timm
-
-    real = timm.create_model
-
-    def offline(*arguments: object, pretrained: bool = False, **options: object) -> object:
-        if pretrained:
-            raise OSError("no route to host")
-        return real(*arguments, pretrained=False, **options)
-
-    monkeypatch.setattr(timm, "create_model", offline)
-    with pytest.raises(WeightsError, match=r"could not be loaded .*no route to host.*pretrained=False"):
-        build_part("backbone", "timm:resnet18", pretrained=True)
+def test_other_sizes_are_refused() -> None:
+    with pytest.raises(DataError, match="images are 32 x 31 pixels"):
+        build_part("backbone", SMALL)(torch.zeros(1, 3, 32, 31))
 
 
 def test_strides_are_part_of_the_contract() -> None:

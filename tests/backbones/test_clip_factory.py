@@ -1,0 +1,137 @@
+"""From open_clip's names and weight files to backbones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+from backbone_helpers import CONFIGS, clip_model, published
+from open_clip.transformer import QuickGELU
+from safetensors.torch import save_file
+
+from clouds.backbones import presets
+from clouds.backbones.clip_convnext import ClipConvNeXt
+from clouds.backbones.clip_resnet import ClipResNet
+from clouds.backbones.clip_vit import ClipVit
+from clouds.core.composer import build_part
+from clouds.core.errors import ConfigError, PlanError, WeightsError
+
+__all__ = ["published"]  # the fixture
+pytestmark = pytest.mark.usefixtures("published")
+
+KINDS = {"resnet": ClipResNet, "convnext": ClipConvNeXt}
+
+
+def test_the_image_tower_decides_the_class_and_the_tag_the_normalisation() -> None:
+    for family in CONFIGS:
+        backbone = build_part("backbone", f"clip:test-{family}/none", pretrained=False)
+        assert type(backbone) is KINDS.get(family, ClipVit)
+        assert backbone.frozen
+        assert backbone.mean.flatten().tolist() == [127.5, 63.75, 31.875]
+        assert not build_part(
+            "backbone", {"name": f"clip:test-{family}/none", "trainable": True}, pretrained=False
+        ).frozen
+
+
+def test_weights_trained_with_quickgelu_bring_it_along() -> None:
+    for weights, quick in (("none", False), ("quick", True)):
+        backbone: Any = build_part("backbone", f"clip:test-resnet/{weights}", pretrained=False)
+        assert isinstance(backbone.clip_model.transformer.resblocks[0].mlp.gelu, QuickGELU) == quick
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("ending", [".safetensors", ".bin", ".pt"])
+@torch.no_grad()
+def test_local_files_are_loaded(tmp_path: Path, family: str, ending: str) -> None:
+    state = clip_model(family).state_dict()
+    path = tmp_path / f"open_clip_model{ending}"
+    if ending == ".safetensors":
+        save_file({key: value.contiguous() for key, value in state.items()}, path)
+    else:
+        torch.save({"state_dict": {f"module.{key}": value for key, value in state.items()}}, path)
+    name = {"name": f"clip:test-{family}/none", "pretrained": str(path)}
+    first, second = build_part("backbone", name), build_part("backbone", name)
+    images = torch.rand(1, 3, 64, 64) * 255
+    assert torch.equal(first(images).res5, second(images).res5)
+    first.tokenizer = second.tokenizer = lambda texts: torch.ones(len(texts), first.clip_model.context_length).long()
+    assert torch.equal(first.embed_text(["road"]), second.embed_text(["road"]))
+    assert torch.equal(first.clip_model.logit_scale, state["logit_scale"])
+
+
+def test_texts_in_the_old_layout_and_scalars_of_one_element_are_understood(tmp_path: Path) -> None:
+    state = dict(clip_model("eva").state_dict())
+    old = {key.removeprefix("text."): value for key, value in state.items()}
+    old["logit_scale"] = old["logit_scale"].reshape(1)
+    torch.save(old, tmp_path / "w.pt")
+    backbone = build_part("backbone", {"name": "clip:test-eva/none", "pretrained": tmp_path / "w.pt"})
+    assert torch.equal(backbone.clip_model.text.token_embedding.weight, state["text.token_embedding.weight"])
+
+
+def test_files_that_do_not_fit_name_file_and_keys(tmp_path: Path) -> None:
+    path = tmp_path / "w.pt"
+    state = dict(clip_model("resnet").state_dict())
+    torch.save({**state, "ln_final.weight": torch.ones(7)}, path)
+    with pytest.raises(WeightsError, match=r"w\.pt does not fit CLIP: 1 wrong shapes: ln_final\.weight is \(7,\), exp"):
+        presets.clip(model="test-resnet", weights="none", pretrained=path)
+    torch.save(clip_model("convnext").state_dict(), path)
+    with pytest.raises(WeightsError, match=r"w\.pt does not fit CLIP: \d+ missing keys: visual\..*; \d+ keys that no"):
+        presets.clip(model="test-resnet", weights="none", pretrained=path)
+    torch.save({**state, "logit_scale": torch.ones(2)}, path)
+    with pytest.raises(WeightsError, match=r"logit_scale is \(2,\), expected \(\)"):
+        presets.clip(model="test-resnet", weights="none", pretrained=path)
+
+
+def test_published_weights_are_downloaded_and_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = clip_model("resnet").state_dict()
+    asked: list[str] = []
+
+    def download(repo_id: str, filename: str, **_: object) -> str:
+        asked.append(f"{repo_id}/{filename}")
+        save_file(state, tmp_path / "w.safetensors")
+        return str(tmp_path / "w.safetensors")
+
+    monkeypatch.setattr(open_clip.pretrained, "hf_hub_download", download)
+    backbone = build_part("backbone", "clip:test-resnet/none", pretrained=True)
+    assert asked == ["nobody/nothing/open_clip_model.safetensors"]
+    assert all(torch.equal(backbone.clip_model.state_dict()[key], value) for key, value in state.items())
+
+
+def test_weights_that_cannot_be_had_say_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*_: object, **__: object) -> str:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(open_clip.pretrained, "hf_hub_download", offline)
+    match = r"weights 'none' of open_clip model 'test-resnet' could not be loaded .*no route to host.*pretrained=FILE"
+    with pytest.raises(WeightsError, match=match):
+        build_part("backbone", "clip:test-resnet/none", pretrained=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "match"),
+    [
+        ("clip:RN51/openai", r"open_clip has no model 'RN51'; did you mean 'RN\d+'"),
+        ("clip:RN50/opnai", "open_clip has no weights 'opnai' of 'RN50'; did you mean 'openai'"),
+        ("clip:hf-hub:a/b/c", r"open_clip has no model 'hf-hub:a'"),
+        ("clip:coca_ViT-B-32/laion2b_s13b_b90k", "'coca_ViT-B-32' is not supported: its text tower"),
+        ("clip:roberta-ViT-B-32/laion2b_s12b_b32k", "'roberta-ViT-B-32' is not supported: its text tower"),
+        ("clip:MobileCLIP-S1/datacompdr", r"'MobileCLIP-S1' is not supported: its image tower is a FastVit; expected"),
+    ],
+)
+def test_models_that_cannot_serve_are_refused(name: str, match: str) -> None:
+    with pytest.raises(ConfigError, match=match), torch.device("meta"):
+        build_part("backbone", name, pretrained=False)
+
+
+def test_a_model_without_weights_in_its_name_is_unknown() -> None:
+    with pytest.raises(PlanError, match="unknown backbone 'clip:RN50'"):
+        build_part("backbone", "clip:RN50")
+
+
+def test_random_siglip_takes_bytes_and_embeds_without_files() -> None:
+    backbone: Any = presets.clip(model="test-siglip", weights="none", pretrained=False, tokenizer="bytes")
+    embeddings = backbone.embed_text(["road", "sky", "road"])
+    assert torch.allclose(embeddings[0], embeddings[2])
+    assert not torch.allclose(embeddings[0], embeddings[1])
