@@ -6,20 +6,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from attrs import asdict, frozen
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from clouds.core.errors import WeightsError
 from clouds.core.files import atomic_folder
+from clouds.core.interfaces import MaskPooler, TextClassifier
 from clouds.core.plan import Plan
 from clouds.core.weights import digest, load_weights, read_safetensors
 
 MARKER = "plan.json"
-BACKBONE, HEAD, KEPT, PUBLISHED = "backbone.safetensors", "head.safetensors", "kept.safetensors", "backbone.json"
+BACKBONE, HEAD, PUBLISHED = "backbone.safetensors", "head.safetensors", "backbone.json"
+KEPT, CLASSIFIER = "kept.safetensors", "classifier.safetensors"
+_CLASSIFIER_TENSORS = ("embeddings", "class_of", "seen")
 
 
 @frozen(kw_only=True)
@@ -71,7 +76,20 @@ class Checkpoint:
         if not (self.folder / KEPT).is_file():
             return {}
         tensors, metadata = read_safetensors(self.folder / KEPT)
-        return {key: tensors[key] for key in json.loads(metadata["order"])}
+        with _written_here(self.folder / KEPT):
+            return {key: tensors[key] for key in json.loads(metadata["order"])}
+
+    def read_classifier(self, backbone: nn.Module, device: torch.device) -> TextClassifier | None:
+        """The label space as text embeddings, so that neither tokenizer nor text tower is needed; None if not saved."""
+        if not (self.folder / CLASSIFIER).is_file():
+            return None
+        tensors, metadata = read_safetensors(self.folder / CLASSIFIER)
+        with _written_here(self.folder / CLASSIFIER):
+            return TextClassifier(
+                **{name: tensors[name].to(device) for name in _CLASSIFIER_TENSORS},
+                logit_scale=float(metadata["logit_scale"]),
+                pooler=backbone if isinstance(backbone, MaskPooler) else None,
+            )
 
     def _fill(self, module: nn.Module, name: str) -> None:
         state, _ = read_safetensors(self.folder / name)
@@ -86,13 +104,14 @@ def save_checkpoint(
     head: nn.Module,
     trained: bool,
     kept: Mapping[str, Tensor],
+    classifier: TextClassifier | None,
     published: Published | None,
 ) -> None:
     """Write a checkpoint in one piece; an earlier checkpoint at the same place is replaced.
 
     Args:
         folder: where.
-        plan, backbone, head, trained, kept: of the pipeline.
+        plan, backbone, head, trained, kept, classifier: of the pipeline.
         published: leave out the backbone's weights, which these are; None writes them.
     """
     with atomic_folder(folder, marker=MARKER) as temporary:
@@ -103,6 +122,9 @@ def save_checkpoint(
         _write(temporary / HEAD, head.state_dict(), {"trained": str(trained)})
         if kept:
             _write(temporary / KEPT, kept, {"order": json.dumps(list(kept))})  # safetensors sorts its tensors
+        if classifier is not None:
+            tensors = {name: getattr(classifier, name) for name in _CLASSIFIER_TENSORS}
+            _write(temporary / CLASSIFIER, tensors, {"logit_scale": repr(classifier.logit_scale)})
         (temporary / MARKER).write_text(plan.to_json(), encoding="utf-8")
 
 
@@ -130,10 +152,16 @@ def read_checkpoint(folder: str | Path) -> Checkpoint:
 def _read_published(path: Path) -> Published | None:
     if not path.is_file():
         return None
-    try:
+    with _written_here(path):
         return Published(**json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise WeightsError(f"{path}: does not say which weights the backbone has ({error})") from error
+
+
+@contextmanager
+def _written_here(path: Path) -> Generator[None]:
+    try:
+        yield
+    except (ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"{path}: not as Pipeline.save writes it ({type(error).__name__}: {error})") from error
 
 
 def _write(path: Path, state: Mapping[str, Tensor], metadata: dict[str, str]) -> None:

@@ -98,11 +98,13 @@ def load(
             )
     parts = _build(_without_downloads(plan, checkpoint.published), [Kind.BACKBONE, Kind.HEAD], modules, found)
     checkpoint.restore(parts[Kind.BACKBONE], parts[Kind.HEAD])
+    place = pick_device(str(device))
     pipeline = Pipeline(
         plan=plan,
         backbone=parts[Kind.BACKBONE],
         head=parts[Kind.HEAD],
-        device=pick_device(str(device)),
+        device=place,
+        classifier=checkpoint.read_classifier(parts[Kind.BACKBONE], place),
         helpers={kind: modules[kind] for kind in _TRAINING_ONLY if kind in modules},
         deferred={
             kind: lambda kind=kind: _build(plan, [kind], modules, found)[kind]

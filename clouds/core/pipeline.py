@@ -121,6 +121,7 @@ class Pipeline:
         backbone: Backbone,
         head: Head,
         device: torch.device,
+        classifier: TextClassifier | None = None,
         helpers: Mapping[Kind, object] | None = None,
         deferred: Mapping[Kind, Callable[[], object]] | None = None,
     ) -> None:
@@ -131,7 +132,7 @@ class Pipeline:
         self.trained = False
         self.kept: dict[str, Tensor] = {}
         self._warned = False
-        self._classifier: TextClassifier | None = None
+        self._classifier = classifier
         self._deferred = dict(deferred or {})
         self._helpers: dict[Kind, Any] = {kind: _place(part, device) for kind, part in (helpers or {}).items()}
 
@@ -244,6 +245,7 @@ class Pipeline:
             head=self.head,
             trained=self.trained,
             kept=self.kept,
+            classifier=self._classifier,
             published=published,
         )
 

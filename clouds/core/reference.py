@@ -144,7 +144,7 @@ def _fill(pipeline: Pipeline, state: Mapping[str, Tensor], *, source: str) -> No
 
 def _never_used(pipeline: Pipeline, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors that the published code wants to find, though its inference does not depend on them."""
-    class_weights = torch.ones(len(pipeline.labels) + 1)
+    class_weights = torch.ones(len(pipeline.plan.trained_labels or pipeline.labels) + 1)
     class_weights[-1] = pipeline.plan.parts[Kind.HEAD].options["no_object_weight"]
     width = own[f"{BACKBONE}clip_model.text_projection"].shape[1]
     return {CLASS_WEIGHTS: class_weights, VOID: torch.zeros(1, width)}

@@ -11,6 +11,7 @@ from clouds.core.errors import ConfigError, DataError, PlanError, WeightsError
 from clouds.core.interfaces import Backbone, Features
 
 TINY = {"name": "tiny", "dims": [8, 16, 24, 32], "depths": [1, 1, 1, 1]}
+SMALLEST = {"queries": 20, "width": 64, "layers": 1, "feedforward": 32, "encoder_layers": 1, "encoder_feedforward": 32}
 SMALL_HEAD = {"name": "mask2former", "queries": 3, "width": 4, "layers": 1, "encoder_layers": 1}
 IMAGE = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
 
@@ -134,6 +135,54 @@ def test_ready_modules_are_passed_again(tmp_path: Path) -> None:
     assert (loaded.predict(IMAGE).scores() == pipeline.predict(IMAGE).scores()).all()
 
 
+class TestTextClassifier:
+    """Text embeddings that were made are saved, too."""
+
+    @pytest.fixture
+    def saved(self, tmp_path: Path) -> Path:
+        pipeline = clouds.compose(backbone=TINY, head={"name": "mask2former-text", **SMALLEST}, device="cpu")
+        pipeline.trained = True
+        assert pipeline.classifier is not None
+        pipeline.save(tmp_path / "out")
+        return tmp_path / "out"
+
+    def test_a_loaded_pipeline_embeds_no_text(self, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        loaded = clouds.load(saved, device="cpu")
+        monkeypatch.setattr(type(loaded.backbone), "embed_text", None)
+        classifier = loaded.classifier
+        assert classifier is not None
+        assert classifier.pooler is loaded.backbone
+        assert classifier.seen.all()
+        assert len(classifier.seen) == 19
+        assert len(classifier.embeddings) == len(classifier.class_of) == sum(map(len, loaded.labels.synonyms))
+        assert loaded.predict(IMAGE).labels.shape == IMAGE.shape[:2]
+
+    def test_it_is_the_one_that_would_be_made(self, saved: Path) -> None:
+        loaded = clouds.load(saved, device="cpu").classifier
+        (saved / "classifier.safetensors").unlink()
+        made = clouds.load(saved, device="cpu").classifier
+        assert loaded is not None
+        assert made is not None
+        assert torch.equal(loaded.embeddings, made.embeddings)
+        assert torch.equal(loaded.class_of, made.class_of)
+        assert torch.equal(loaded.seen, made.seen)
+        assert loaded.logit_scale == made.logit_scale
+
+    def test_another_file_in_its_place_is_named(self, saved: Path) -> None:
+        (saved / "head.safetensors").rename(saved / "classifier.safetensors")
+        (saved / "head.safetensors").write_bytes((saved / "classifier.safetensors").read_bytes())
+        with pytest.raises(WeightsError, match=r"classifier\.safetensors: not as Pipeline\.save writes it \(KeyError"):
+            clouds.load(saved)
+
+
+def test_another_file_in_place_of_kept_tensors_is_named(pipeline: clouds.Pipeline, tmp_path: Path) -> None:
+    pipeline.kept = {"sam.a": torch.zeros(1)}
+    pipeline.save(tmp_path / "out")
+    (tmp_path / "out" / "kept.safetensors").write_bytes((tmp_path / "out" / "head.safetensors").read_bytes())
+    with pytest.raises(WeightsError, match=r"kept\.safetensors: not as Pipeline\.save writes it \(KeyError: 'order'"):
+        clouds.load(tmp_path / "out")
+
+
 class TestIncludeFrozen:
     """Frozen published weights may be left out of a checkpoint."""
 
@@ -206,5 +255,5 @@ class TestIncludeFrozen:
     def test_a_damaged_note_is_named(self, tmp_path: Path, text: str) -> None:
         self.compose(pretrained=True).save(tmp_path / "out", include_frozen=False, catalog=CATALOG)
         (tmp_path / "out" / "backbone.json").write_text(text)
-        with pytest.raises(WeightsError, match=r"backbone\.json: does not say which weights the backbone has"):
+        with pytest.raises(WeightsError, match=r"backbone\.json: not as Pipeline\.save writes it"):
             clouds.load(tmp_path / "out", device="cpu", catalog=CATALOG)
