@@ -11,8 +11,8 @@ import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, cast
+from zipfile import is_zipfile
 
 import numpy as np
 import torch
@@ -61,18 +61,18 @@ def read_pickle(path: str | os.PathLike[str]) -> Any:
     try:
         with torch.serialization.safe_globals(_NUMPY), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # advice on pickle protocols: what cannot be read is an error anyway
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
-        raise WeightsError(
-            f"{path}: refused, nothing of it was run: a pickle that carries code, or no checkpoint at all; "
-            "a file of tensors alone is safe: torch.save({'model': model.state_dict()}, path)"
-        ) from error
+            code = torch.serialization.get_unsafe_globals_in_checkpoint(path) if is_zipfile(path) else []
+            if not code:
+                return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file may raise anything; the cause is kept
-        text = str(error).partition("\n")[0]
         raise WeightsError(
-            f"{path}: not a whole checkpoint of torch.save, truncated or of another format "
-            f"({type(error).__name__}: {text})"
+            f"{path}: not a whole checkpoint of torch.save, nothing of it was run: truncated, of another format, or a "
+            f"pickle that carries code ({type(error).__name__})"
         ) from error
+    raise WeightsError(
+        f"{path}: refused, nothing of it was run: a pickle that carries code ({', '.join(code)}); "
+        "a file of tensors alone is safe: torch.save({'model': model.state_dict()}, path)"
+    )
 
 
 def digest(state: Mapping[str, Tensor]) -> str:

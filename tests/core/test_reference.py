@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 from reference_models import CATALOG, DEPTHS, backbone_shapes, published
@@ -152,14 +153,29 @@ class TestRoundTrip:
         assert state["void_embedding.weight"].shape == published(**SMALL)["void_embedding.weight"].shape
         assert_same(read(state, labels=labels).to_reference_state_dict(), state)
 
+    def test_class_weights_are_of_the_classes_that_were_trained(self) -> None:
+        pipeline = read(published(**SMALL))
+        pipeline.kept = {}
+        other = clouds.LabelSpace.from_names(["ground", "sky"])
+        pipeline.plan = evolve(pipeline.plan, labels=other, trained_labels=pipeline.labels)
+        assert pipeline.to_reference_state_dict()["criterion.empty_weight"].shape == (20,)
+
+    def test_half_precision_is_widened(self) -> None:
+        half = {key: value.half() for key, value in STATE.items()}
+        state = read(half).to_reference_state_dict()
+        for key, value in half.items():
+            assert state[key].dtype == (torch.float16 if key.startswith(("criterion", "void")) else torch.float32)
+            assert torch.equal(state[key].float(), value.float())
+
     @pytest.mark.parametrize(
         ("backbone", "head", "named"),
         [("tiny", "mask2former", "backbone tiny"), ("clip-rn50", "linear", "head linear")],
     )
     def test_other_parts_have_no_published_form(self, backbone: str, head: str, named: str) -> None:
         pipeline = read(STATE)
-        for kind, name in (("backbone", backbone), ("head", head)):
-            object.__setattr__(pipeline.plan.parts[clouds.Kind(kind)], "name", name)
+        names = {clouds.Kind.BACKBONE: backbone, clouds.Kind.HEAD: head}
+        parts = {kind: evolve(part, name=names[kind]) for kind, part in pipeline.plan.parts.items()}
+        pipeline.plan = evolve(pipeline.plan, parts=parts)
         with pytest.raises(ConfigError, match=f"{named}.* has no published form; expected a backbone of clip-"):
             pipeline.to_reference_state_dict()
 
