@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+
 from torch import Tensor
 
 from clouds.core.errors import WeightsError

@@ -18,6 +18,7 @@ from clouds.backbones.clip_resnet import ClipResNet
 from clouds.backbones.clip_vit import ClipVit
 from clouds.core.composer import build_part
 from clouds.core.errors import ConfigError, PlanError, WeightsError
+from clouds.testing import check_by_name
 
 __all__ = ["published"]  # the fixture
 pytestmark = pytest.mark.usefixtures("published")
@@ -34,6 +35,12 @@ def test_the_image_tower_decides_the_class_and_the_tag_the_normalisation() -> No
         assert not build_part(
             "backbone", {"name": f"clip:test-{family}/none", "trainable": True}, pretrained=False
         ).frozen
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_contract_by_name(family: str) -> None:
+    """Declaration, built backbone, and the same answer after loading its weights into a second one."""
+    check_by_name("backbone", f"clip:test-{family}/none")
 
 
 def test_weights_trained_with_quickgelu_bring_it_along() -> None:

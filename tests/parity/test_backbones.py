@@ -15,6 +15,7 @@ import pytest
 import torch
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
+from torch.nn import functional
 
 from clouds.backbones.clip_backbone import MEAN, STD, ClipBackbone
 from clouds.backbones.clip_convnext import ClipConvNeXt
@@ -124,7 +125,7 @@ def test_features_of_set_8(family: str, prefix: str) -> None:
 def test_pooled_masks_of_set_8(family: str) -> None:
     data = golden.load("08_inference")
     dense = torch.from_numpy(data[f"{family}_clip_vis_dense"])
-    masks = torch.nn.functional.interpolate(torch.from_numpy(data["pred_masks"]), size=(96, 128), mode="bilinear")
+    masks = functional.interpolate(torch.from_numpy(data["pred_masks"]), size=(96, 128), mode="bilinear")
     pooled = backbone_of_set_8(family).pool(dense, masks)
     compare({f"{family}_pooled_prediction": pooled}, data, SET_8_FLOOR)
 
@@ -157,3 +158,8 @@ def test_rn50_of_set_9() -> None:
         golden.assert_close(
             level[:, ::channels, ::rows, ::columns], expected[f"{name}_slice"], floor=SET_9_FLOOR, what=name
         )
+    road = golden.read_json("06_class_names")["gta5"]["first"][:14]  # the templates of the first synonym
+    unit = functional.normalize(backbone.embed_text(road), dim=-1).mean(0)
+    golden.assert_close(
+        functional.normalize(unit, dim=0), expected["text_classifier"][0], floor=SET_9_FLOOR, what="text_classifier"
+    )
