@@ -2,6 +2,9 @@
 
 Axis letters: b images, h and w pixels of the padded network input, q queries (mask predictions), k classes, n items.
 Images are RGB; uint8 outside models, float 0..255 at a backbone's door. Label maps hold train ids, 255 is "ignore".
+
+Records are never changed once made. Those that are made within a network are not frozen by attrs, because
+`torch.compile` cannot trace the constructor of a frozen attrs class.
 """
 
 # pyright: reportUnknownMemberType=false
@@ -15,7 +18,7 @@ from typing import Any, Self, cast
 
 import numpy as np
 import torch
-from attrs import field, frozen
+from attrs import define, field, frozen
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 
@@ -26,7 +29,7 @@ LEVELS = ("res2", "res3", "res4", "res5")
 SIZE_DIVISOR = 32
 
 
-@frozen(eq=False, kw_only=True)
+@define(eq=False, kw_only=True)
 class Features:
     """What a backbone sees in a batch: a pyramid at strides 4, 8, 16, 32 and a map for mask pooling.
 
@@ -46,7 +49,7 @@ class Features:
         return {"res2": self.res2, "res3": self.res3, "res4": self.res4, "res5": self.res5}
 
 
-@frozen(eq=False, kw_only=True)
+@define(eq=False, kw_only=True)
 class TextClassifier:
     """Class embeddings made from words (open vocabulary).
 
@@ -65,7 +68,7 @@ class TextClassifier:
     pooler: MaskPooler | None = None
 
 
-@frozen(eq=False, kw_only=True)
+@define(eq=False, kw_only=True)
 class HeadOutput:
     """Mask classification of a batch: q masks, each with one class (or none).
 

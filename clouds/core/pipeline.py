@@ -41,6 +41,7 @@ from clouds.core.interfaces import (
     TextEncoder,
 )
 from clouds.core.labels import LabelSpace
+from clouds.core.network import Network
 from clouds.core.plan import Plan
 from clouds.core.segments import ImageMasks, Instances, Panoptic, find_instances, find_panoptic
 from clouds.core.text import build_classifier
@@ -186,6 +187,10 @@ class Pipeline:
         classifier = self.classifier
         with self.autocast():
             return self.head(self.backbone(self.pad(images)), classifier)
+
+    def as_module(self) -> Network:
+        """What `forward` does to a padded batch, as one module in eval mode to compile or export: see `Network`."""
+        return Network(self.backbone, self.head, self.classifier)
 
     def autocast(self) -> torch.autocast:
         """The context of every forward pass: reduced precision when the plan asks for it."""

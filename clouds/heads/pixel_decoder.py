@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import final
 
-from attrs import frozen
+from attrs import define
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
@@ -20,7 +20,7 @@ _ENCODED = ("res5", "res4", "res3")  # coarse to fine
 _GROUPS = 32
 
 
-@frozen(eq=False, kw_only=True)
+@define(eq=False, kw_only=True)
 class PixelFeatures:
     """What a pixel decoder hands to the transformer decoder.
 
