@@ -23,6 +23,9 @@ _CERTAIN = 200.0  # exp(-200) is 0 in float32: query i is class i, and nothing e
 class LinearHead(Head):
     """Each class is one query whose class is known; P(mask) is the softmax over classes.
 
+    What the softmax leaves open is chosen such that the sigmoid of the best class's mask logit is its probability, and
+    that of any other at most 1/2: so instances and panoptic segments, which know sigmoids only, find the best class.
+
     Args:
         features: channels and strides of res2..res5.
         classes: number of classes k.
@@ -48,6 +51,7 @@ class LinearHead(Head):
             for level, lateral in self.laterals.items()
         )
         mask_logits = self.classify(functional.gelu(self.norm(summed)))
+        mask_logits = mask_logits - _odds_base(mask_logits.detach())
         batch, classes = mask_logits.shape[:2]
         known = torch.full((classes, classes + 1), -_CERTAIN, device=mask_logits.device, dtype=mask_logits.dtype)
         known.fill_diagonal_(0.0)
@@ -82,3 +86,9 @@ class LinearHead(Head):
             size=size,
             scores=scores,
         )
+
+
+def _odds_base(logits: Float[Tensor, "b k h w"]) -> Float[Tensor, "b 1 h w"]:
+    """log of the sum of exp over all classes but the best: less this, the best logit is log(p / (1 - p))."""
+    others = logits.scatter(1, logits.argmax(1, keepdim=True), -torch.inf)
+    return others.logsumexp(1, keepdim=True).clamp(min=-_CERTAIN)  # where there is one class, there are no others

@@ -16,6 +16,20 @@ def test_each_query_is_one_class_for_certain() -> None:
     assert (output.class_logits[0].softmax(-1)[:, :-1] == torch.eye(19)).all()
 
 
+@pytest.mark.parametrize("classes", [1, 2, 19])
+def test_sigmoids_say_which_class_is_the_best(classes: int) -> None:
+    labels = clouds.LabelSpace.from_names([f"class {index}" for index in range(classes)])
+    head = build_part("head", "linear", features=SPECS, labels=labels)
+    with torch.no_grad():
+        head.classify.bias += 100 * torch.rand(1)  # what the softmax does not see
+    maps = [torch.randn(2, 4, 16 // 2**i, 16 // 2**i) for i in range(4)]
+    logits = head(Features(res2=maps[0], res3=maps[1], res4=maps[2], res5=maps[3])).mask_logits
+    best, others = logits.sigmoid().sort(1, descending=True).values.split([1, classes - 1], 1)
+    # float32 around 100 has steps of 8e-6, and some of these add up
+    torch.testing.assert_close(best, logits.softmax(1).amax(1, keepdim=True), rtol=0, atol=1e-4)
+    assert (others <= 0.5 + 1e-4).all()
+
+
 def test_scores_are_probabilities() -> None:
     head = build_part("head", "linear", features=SPECS)
     output = HeadOutput(class_logits=torch.zeros(1, 19, 20), mask_logits=torch.randn(1, 19, 16, 16))
