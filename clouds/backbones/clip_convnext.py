@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from clouds.backbones.clip_backbone import MEAN, STD, ClipBackbone
 from clouds.backbones.levels import sized
-from clouds.backbones.pooling import masked_mean
 from clouds.backbones.tokenizers import Tokenizer
 from clouds.core.interfaces import Features
+from clouds.kernels.mask_pool import mask_pool
 
 
 @final
@@ -58,6 +58,6 @@ class ClipConvNeXt(ClipBackbone):
 
     def pool(self, dense: Float[Tensor, "b d h w"], masks: Float[Tensor, "b q hm wm"]) -> Float[Tensor, "b q e"]:
         visual: Any = self.clip_model.visual
-        pooled = masked_mean(dense, masks)
+        pooled = mask_pool(dense, masks)
         one_pixel_each = pooled.flatten(0, 1)[..., None, None]
         return visual.head(visual.trunk.head(one_pixel_each)).unflatten(0, pooled.shape[:2])

@@ -11,9 +11,10 @@ from torch.nn import functional
 
 from clouds.backbones.clip_backbone import MEAN, STD, ClipBackbone
 from clouds.backbones.levels import sized
-from clouds.backbones.pooling import inside_of, masked_attention
+from clouds.backbones.pooling import masked_attention
 from clouds.backbones.tokenizers import Tokenizer
 from clouds.core.interfaces import Features
+from clouds.kernels.mask_pool import inside_of
 
 
 @final

@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from clouds.backbones.clip_backbone import MEAN, STD, ClipBackbone
 from clouds.backbones.clip_text import without_images
 from clouds.backbones.levels import sized
-from clouds.backbones.pooling import inside_of, masked_attention, masked_mean
+from clouds.backbones.pooling import masked_attention
 from clouds.backbones.tokenizers import Tokenizer
 from clouds.backbones.vit import patch_map, pyramid, to_patch_16
 from clouds.core.errors import ConfigError
 from clouds.core.interfaces import Features
 from clouds.core.weights import load_weights
+from clouds.kernels.mask_pool import inside_of, mask_pool
 
 
 @final
@@ -65,7 +66,7 @@ class ClipVit(ClipBackbone):
 
     def pool(self, dense: Float[Tensor, "b d h w"], masks: Float[Tensor, "b q hm wm"]) -> Float[Tensor, "b q e"]:
         vit: Any = self.vit
-        pooled = masked_mean(dense, masks) if vit.attn_pool is None else attention_pool(vit.attn_pool, dense, masks)
+        pooled = mask_pool(dense, masks) if vit.attn_pool is None else attention_pool(vit.attn_pool, dense, masks)
         return self.head(vit.head(vit.fc_norm(pooled)))
 
 

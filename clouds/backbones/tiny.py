@@ -11,9 +11,9 @@ from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 
 from clouds.backbones.levels import sized
-from clouds.backbones.pooling import masked_mean
 from clouds.backbones.timm_pyramid import build_trunk
 from clouds.core.interfaces import Backbone, Features, MaskPooler, TextEncoder
+from clouds.kernels.mask_pool import mask_pool
 
 # CLIP's published mean and deviation, in 0..255, so that pictures padded for one backbone look alike to all.
 MEAN, STD = (122.7709, 116.7460, 104.0937), (68.5005, 66.6322, 70.3232)
@@ -57,7 +57,7 @@ class TinyBackbone(Backbone, TextEncoder, MaskPooler):
         return Features(res2=res2, res3=res3, res4=res4, res5=res5, dense=res5)
 
     def pool(self, dense: Float[Tensor, "b d h w"], masks: Float[Tensor, "b q hm wm"]) -> Float[Tensor, "b q e"]:
-        return self.projection(masked_mean(dense, masks))
+        return self.projection(mask_pool(dense, masks))
 
     def embed_text(self, texts: Sequence[str]) -> Float[Tensor, "n e"]:
         if not texts:

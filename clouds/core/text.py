@@ -3,8 +3,8 @@
 Templates: Gu et al., ViLD, ICLR 2022, appendix (the fourteen about scenes, as OpenSeg, FC-CLIP and CLOUDS use them).
 """
 
-# pyright: reportUnknownMemberType=false
-# (torch is typed in parts only)
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# (torch and safetensors are typed in parts only)
 
 from __future__ import annotations
 

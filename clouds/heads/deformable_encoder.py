@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import final
+from typing import cast, final
 
 import torch
 from jaxtyping import Float
@@ -123,11 +123,11 @@ class DeformableEncoder(nn.Module):
     def __init__(self, *, width: int, heads: int, levels: int, points: int, layers: int, feedforward: int) -> None:
         super().__init__()
         self.level_embed = nn.Parameter(torch.empty(levels, width))
-        self.encoder = nn.Module()
-        self.encoder.layers = nn.ModuleList(
+        stack = (
             EncoderLayer(width=width, heads=heads, levels=levels, points=points, feedforward=feedforward)
             for _ in range(layers)
         )
+        self.encoder = nn.ModuleDict({"layers": nn.ModuleList(stack)})
         nn.init.normal_(self.level_embed)
 
     def forward(self, levels: list[Tensor]) -> list[Tensor]:
@@ -141,7 +141,7 @@ class DeformableEncoder(nn.Module):
             ]
         )
         points = reference_points(spatial_shapes, x.device)
-        for layer in self.encoder.layers:
+        for layer in cast("nn.ModuleList", self.encoder["layers"]):
             x = layer(x, position, points, spatial_shapes)
         parts = x.transpose(1, 2).split([height * width for height, width in spatial_shapes], dim=2)
         return [part.unflatten(2, shape) for part, shape in zip(parts, spatial_shapes, strict=True)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -67,6 +68,19 @@ class Attention(nn.Module):
         )
         attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.out_proj(attended.transpose(1, 2).flatten(-2))
+
+
+class PointwiseConv(nn.Conv2d):
+    """1x1 convolution with a bias that starts at 0.
+
+    Args:
+        inputs, outputs: channels.
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 1)
+        nn.init.kaiming_uniform_(self.weight, a=1)
+        nn.init.constant_(cast("Tensor", self.bias), 0)
 
 
 class NormConv(nn.Conv2d):

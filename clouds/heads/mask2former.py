@@ -51,7 +51,7 @@ class Mask2Former(Head):
         self.criterion = criterion
         self.void_embedding = None if void_width is None else nn.Embedding(1, void_width)
         self.ensemble = ensemble
-        self.postprocess = postprocess
+        self.postprocess: Literal["merge_first", "masks_first"] = postprocess
         self.open_vocabulary = void_width is not None
         self.uses_text = self.open_vocabulary or ensemble is not None
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from clouds.core.errors import ConfigError
 from clouds.core.interfaces import HeadOutput, TextClassifier
-from clouds.heads.layers import Attention, Mlp, sine_position
+from clouds.heads.layers import Attention, Mlp, PointwiseConv, sine_position
 from clouds.heads.pixel_decoder import PixelFeatures
 from clouds.heads.text_logits import text_logits
 from clouds.kernels.mask_pool import mask_pool
@@ -94,15 +94,11 @@ class MaskedDecoder(nn.Module):
         self.query_embed = nn.Embedding(queries, width)
         self.level_embed = nn.Embedding(_LEVELS, width)
         self.input_proj = nn.ModuleList(
-            nn.Conv2d(width, width, 1) if project_inputs else nn.Identity() for _ in range(_LEVELS)
+            PointwiseConv(width, width) if project_inputs else nn.Identity() for _ in range(_LEVELS)
         )
         self.class_embed = class_embed
         self.mask_embed = Mlp(width, width, width, width)
         self._mask_pooling_proj = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width)) if pooled else None
-        if project_inputs:
-            for projection in self.input_proj:
-                nn.init.kaiming_uniform_(projection.weight, a=1)
-                nn.init.zeros_(projection.bias)
 
     def forward(self, pixels: PixelFeatures, classifier: TextClassifier | None = None) -> HeadOutput:
         """Predictions after the last layer; in training also those before it, from the bare queries on.

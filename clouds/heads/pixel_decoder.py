@@ -14,7 +14,7 @@ from clouds.core.component import FeatureSpec
 from clouds.core.errors import ConfigError
 from clouds.core.interfaces import Features
 from clouds.heads.deformable_encoder import DeformableEncoder
-from clouds.heads.layers import NormConv
+from clouds.heads.layers import NormConv, PointwiseConv
 
 _ENCODED = ("res5", "res4", "res3")  # coarse to fine
 _GROUPS = 32
@@ -65,20 +65,18 @@ class PixelDecoder(nn.Module):
                 f"groups) and of heads={heads}"
             )
         self.input_proj = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(features[level].channels, width, 1), nn.GroupNorm(_GROUPS, width))
+            nn.Sequential(PointwiseConv(features[level].channels, width), nn.GroupNorm(_GROUPS, width))
             for level in _ENCODED
         )
+        for weight in self.input_proj.parameters():
+            if weight.ndim > 1:
+                nn.init.xavier_uniform_(weight)
         self.transformer = DeformableEncoder(
             width=width, heads=heads, levels=len(_ENCODED), points=points, layers=layers, feedforward=feedforward
         )
-        self.mask_features = nn.Conv2d(width, width, 1)
+        self.mask_features = PointwiseConv(width, width)
         self.adapter_1 = NormConv(features["res2"].channels, width, 1, relu=False)
         self.layer_1 = NormConv(width, width, 3, relu=True)
-        for projection in self.input_proj:
-            nn.init.xavier_uniform_(projection[0].weight)
-            nn.init.zeros_(projection[0].bias)
-        nn.init.kaiming_uniform_(self.mask_features.weight, a=1)
-        nn.init.zeros_(self.mask_features.bias)
 
     def forward(self, features: Features) -> PixelFeatures:
         levels = features.levels()

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 from clouds.core.component import FeatureSpec
-from clouds.core.errors import ConfigError
 from clouds.core.labels import LabelSpace
 
 if TYPE_CHECKING:
@@ -81,42 +80,15 @@ def mask2former(
     Raises:
         ConfigError: a width that does not fit, or "text" without `text_width`.
     """
-    from torch import nn
+    from clouds.heads.build import Criterion, DecoderSizes, EncoderSizes, Ensemble, Weights, build_mask2former
 
-    from clouds.heads.criterion import Criterion, Weights
-    from clouds.heads.ensemble import Ensemble
-    from clouds.heads.layers import Mlp
-    from clouds.heads.mask2former import Mask2Former
-    from clouds.heads.masked_decoder import MaskedDecoder
-    from clouds.heads.pixel_decoder import PixelDecoder
-
-    text = classification == "text"
-    if text and text_width is None:
-        raise ConfigError("mask2former-text needs the width of the text embeddings; pass text_width=")
     weights = Weights(class_=class_weight, mask=mask_weight, dice=dice_weight, no_object=no_object_weight)
     ensemble = Ensemble(alpha=ensemble_alpha, beta=ensemble_beta, on_valid_mask=ensemble_on_valid_mask)
-    return Mask2Former(
-        pixel_decoder=PixelDecoder(
-            features,
-            width=width,
-            heads=heads,
-            layers=encoder_layers,
-            points=encoder_points,
-            feedforward=encoder_feedforward,
-        ),
-        predictor=MaskedDecoder(
-            class_embed=Mlp(width, width, width, text_width) if text else nn.Linear(width, len(labels) + 1),
-            queries=queries,
-            width=width,
-            layers=layers,
-            heads=heads,
-            feedforward=feedforward,
-            pooled=classification != "linear",
-            text=text,
-            project_inputs=project_inputs,
-        ),
-        criterion=Criterion(weights=weights, points=points, ignored=ignored),
-        void_width=text_width if text else None,
-        ensemble=ensemble if geometric_ensemble else None,
-        postprocess=postprocess,
+    return build_mask2former(
+        EncoderSizes(features, width, heads, encoder_layers, encoder_points, encoder_feedforward),
+        DecoderSizes(len(labels), text_width, queries, width, heads, layers, feedforward, project_inputs),
+        Criterion(weights=weights, points=points, ignored=ignored),
+        ensemble if geometric_ensemble else None,
+        classification,
+        postprocess,
     )

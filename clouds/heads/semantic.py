@@ -1,8 +1,8 @@
 """From low-resolution maps to a segmentation, strip by strip, so that no [queries x H x W] tensor exists at full size.
 
 Order of work, as published: upsample the maps to the network size, turn them into class scores there, crop to the valid
-size, resize the scores to the size of the answer, argmax. With "masks_first" the maps themselves are cropped and resized
-to the size of the answer, and turned into class scores there.
+size, resize the scores to the size of the answer, argmax. With "masks_first" the maps themselves are cropped and
+resized to the size of the answer, and turned into class scores there.
 """
 
 from __future__ import annotations

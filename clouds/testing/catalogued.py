@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,16 +13,18 @@ from torch import Tensor, nn
 from clouds.core.catalog import GROUP, Catalog, Entry
 from clouds.core.component import FeatureSpec, Kind
 from clouds.core.composer import build_part
-from clouds.core.interfaces import LEVELS, Backbone, Head, capabilities
+from clouds.core.interfaces import LEVELS, Backbone, Head, TextClassifier, capabilities
+from clouds.core.labels import CITYSCAPES
 from clouds.core.weights import load_weights
 from clouds.testing.backbone import check_backbone
 from clouds.testing.component import check_component
 from clouds.testing.contract import in_evaluation, require
 from clouds.testing.generator import check_generator
-from clouds.testing.head import check_head, random_features
+from clouds.testing.head import check_head, random_classifier, random_features
 from clouds.testing.prompter import check_prompter
 from clouds.testing.refiner import check_refiner
 
+TEXT_WIDTH = 16
 FEATURES = {name: FeatureSpec(channels=8 * (i + 1), stride=4 * 2**i) for i, name in enumerate(LEVELS)}
 
 
@@ -45,7 +48,14 @@ def check_by_name(
     check_component(component)
 
     def build() -> Any:
-        return build_part(kind, {"name": name, **(options or {})}, features=FEATURES, pretrained=False, catalog=catalog)
+        return build_part(
+            kind,
+            {"name": name, **(options or {})},
+            features=FEATURES,
+            text_width=TEXT_WIDTH,
+            pretrained=False,
+            catalog=catalog,
+        )
 
     built = build()
     if kind == Kind.BACKBONE:
@@ -53,8 +63,9 @@ def check_by_name(
         _check_provides(f"{kind} {name!r}", component.provides, built)
         _check_rebuilt(built, build(), _backbone_answer)
     elif kind == Kind.HEAD:
-        check_head(built, FEATURES)
-        _check_rebuilt(built, build(), _head_answer)
+        classifier = random_classifier(CITYSCAPES, TEXT_WIDTH) if built.uses_text else None
+        check_head(built, FEATURES, classifier=classifier)
+        _check_rebuilt(built, build(), partial(_head_answer, classifier=classifier))
     elif kind == Kind.GENERATOR:
         check_generator(built)
     elif kind == Kind.REFINER:
@@ -67,6 +78,7 @@ def component_tests(
     distribution: str,
     *,
     options: Mapping[str, Mapping[str, Any]] | None = None,
+    without: Collection[str] = (),
     catalog: Catalog | None = None,
 ) -> Callable[..., None]:
     """Make a pytest test with one case per component of an installed distribution.
@@ -80,6 +92,8 @@ def component_tests(
     Args:
         distribution: the name that `pip` knows.
         options: for factories that require some, by `"kind:name"`: `{"prompter:file": {"path": "prompts.txt"}}`.
+        without: `"kind:name"` of components that are too large to be built here; check their classes with smaller
+            sizes.
         catalog: None takes built-ins and installed plugins.
 
     Raises:
@@ -92,6 +106,15 @@ def component_tests(
     broken = [str(plugin) for plugin in catalog.broken if canonicalize_name(plugin.distribution) == mine]
     require(not broken, distribution, "every plugin must load", got="; ".join(broken), remedy="see `clouds doctor`")
     entries = [e for kind in Kind for e in catalog.entries(kind) if canonicalize_name(e.distribution) == mine]
+    names = {f"{entry.component.kind}:{entry.component.name}" for entry in entries}
+    require(
+        set(without) <= names,
+        distribution,
+        "what is left out must be a component of the distribution",
+        got=sorted(set(without) - names),
+        remedy=f"names are {sorted(names)}",
+    )
+    entries = [entry for entry in entries if f"{entry.component.kind}:{entry.component.name}" not in without]
     require(
         bool(entries),
         distribution,
@@ -141,6 +164,6 @@ def _backbone_answer(backbone: Backbone) -> list[Tensor]:
     return list(backbone(images).levels().values())
 
 
-def _head_answer(head: Head) -> list[Tensor]:
-    output = head(random_features(FEATURES, batch=1, height=32, width=32))
+def _head_answer(head: Head, classifier: TextClassifier | None) -> list[Tensor]:
+    output = head(random_features(FEATURES, batch=1, height=32, width=32), classifier)
     return [output.class_logits, output.mask_logits]

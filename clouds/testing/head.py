@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import torch
 from attrs import evolve
+from torch.nn import functional
 
 from clouds.core.component import FeatureSpec
 from clouds.core.interfaces import Features, Head, HeadOutput, TextClassifier
@@ -76,6 +77,18 @@ def random_features(
             name: torch.randn(batch, spec.channels, height // spec.stride, width // spec.stride, generator=random)
             for name, spec in specs.items()
         }
+    )
+
+
+def random_classifier(labels: LabelSpace, width: int) -> TextClassifier:
+    """Random unit vectors for the words of a label space, without a pooler."""
+    counts = torch.tensor([len(group) for group in labels.synonyms])
+    embeddings = torch.randn(int(counts.sum()), width, generator=torch.Generator().manual_seed(0))
+    return TextClassifier(
+        embeddings=functional.normalize(embeddings, dim=-1),
+        class_of=torch.repeat_interleave(torch.arange(len(labels)), counts),
+        seen=torch.ones(len(labels), dtype=torch.bool),
+        logit_scale=100.0,
     )
 
 

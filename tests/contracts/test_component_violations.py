@@ -170,3 +170,8 @@ def test_a_broken_plugin_is_an_error() -> None:
         ContractError, match=r"my-plugin: every plugin must load; got .*out of words -> see `clouds doc"
     ):
         component_tests("my-plugin", catalog=broken)
+
+
+def test_only_what_exists_can_be_left_out() -> None:
+    with pytest.raises(ContractError, match=r"what is left out must be a component .* got \['backbone:gone'\]"):
+        component_tests("my-plugin", without={"backbone:gone"}, catalog=catalog(component()))

@@ -181,7 +181,7 @@ def test_options_change_what_parts_provide_and_need() -> None:
     plan = clouds.plan(backbone="tiny", head={"name": "mask2former", "geometric_ensemble": True})
     assert {"text-encoder", "mask-pooler"} <= set(plan.parts[Kind.HEAD].needs)
     assert "text-encoder" not in clouds.plan(backbone="tiny", head="mask2former").parts[Kind.HEAD].needs
-    with pytest.raises(PlanError, match="mask2former needs mask-pooler, text-encoder from the backbone, but timm:resnet"):
+    with pytest.raises(PlanError, match="mask2former needs mask-pooler, text-encoder from the backbone, but timm"):
         clouds.plan(backbone="timm:resnet18", head={"name": "mask2former", "geometric_ensemble": True})
 
 

@@ -26,7 +26,9 @@ FACTORS = {"class": 2.0, "mask": 5.0, "dice": 5.0}
 class StoredPoints:
     """The points that the published code was given."""
 
-    def __init__(self, data: dict[str, np.ndarray], *, empty: tuple[int, ...] = (), everywhere: int | None = None) -> None:
+    def __init__(
+        self, data: dict[str, np.ndarray], *, empty: tuple[int, ...] = (), everywhere: int | None = None
+    ) -> None:
         self.data, self.empty, self.everywhere = data, empty, everywhere
 
     def matching(self, layer: int, image: int, mask_logits: Tensor) -> Tensor:
@@ -49,9 +51,7 @@ def layers() -> list[HeadOutput]:
 
 
 def stacked(made: list[HeadOutput]) -> HeadOutput:
-    return HeadOutput(
-        class_logits=made[-1].class_logits, mask_logits=made[-1].mask_logits, auxiliary=tuple(made[:-1])
-    )
+    return HeadOutput(class_logits=made[-1].class_logits, mask_logits=made[-1].mask_logits, auxiliary=tuple(made[:-1]))
 
 
 def criterion() -> Criterion:

@@ -104,9 +104,7 @@ def test_semantic_output(backbone: str, ensemble: int, valid: int, before: int) 
             _assert_labels(scores, data[f"{name}_teacher_argmax{index}"])
 
 
-def _ensembled(
-    output: HeadOutput, data: dict[str, np.ndarray], backbone: str, *, on_valid_mask: bool
-) -> HeadOutput:
+def _ensembled(output: HeadOutput, data: dict[str, np.ndarray], backbone: str, *, on_valid_mask: bool) -> HeadOutput:
     words = classifier_of(
         torch.from_numpy(data["text_classifier_without_void"]),
         data["num_templates"],

@@ -1,7 +1,7 @@
 """Sets 9 and 10: the whole published RN50 model at its true size, evaluation and three optimizer steps.
 
-Noise floors (GOLDEN.md, section 0): set 9 8.3e-7, one fp16 ulp for the float16 copy; set 10 gradients 8.4e-5, loss terms
-of the third step 5.2e-4 absolute, norms of parameter changes 2.4e-4 relative. Ours is held to ten times these.
+Noise floors (GOLDEN.md, section 0): set 9 8.3e-7, one fp16 ulp for the float16 copy; set 10 gradients 8.4e-5, loss
+terms of the third step 5.2e-4 absolute, norms of parameter changes 2.4e-4 relative. Ours is held to ten times these.
 """
 
 from __future__ import annotations

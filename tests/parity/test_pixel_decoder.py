@@ -74,7 +74,7 @@ def test_pixel_decoder(name: str) -> None:
     seed = 401 if name == "even" else 411
     decoder, features, maps = _pixel_decoder(name, seed)
     memories: list[torch.Tensor] = []
-    for layer in decoder.transformer.encoder.layers:
+    for layer in decoder.transformer.encoder["layers"]:
         layer.register_forward_hook(lambda _module, _inputs, output: memories.append(output))
     pixels = decoder(features)
     assert_close(pixels.mask_features, data["mask_features"], floor=SET_4)
@@ -84,7 +84,7 @@ def test_pixel_decoder(name: str) -> None:
         assert_close(memory, data[f"enc_layer{index}_out"], floor=SET_4, what=f"encoder layer {index}")
     weight = randn(seed + 50, tuple(pixels.mask_features.shape))
     scalar = (pixels.mask_features * weight).sum() / weight.numel() ** 0.5
-    first = decoder.transformer.encoder.layers[0].self_attn.sampling_offsets.weight
+    first = decoder.transformer.encoder["layers"][0].self_attn.sampling_offsets.weight
     wanted = {f"grad_res{i + 2}": level for i, level in enumerate(maps)}
     wanted |= {"grad_level_embed": decoder.transformer.level_embed, "grad_layer0_sampling_offsets_weight": first}
     for key, gradient in zip(wanted, torch.autograd.grad(scalar, list(wanted.values())), strict=True):

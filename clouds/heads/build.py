@@ -1,0 +1,91 @@
+"""Mask2Former heads from sizes: what `presets.mask2former` calls once torch may be loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from attrs import frozen
+from torch import nn
+
+from clouds.core.component import FeatureSpec
+from clouds.core.errors import ConfigError
+from clouds.heads.criterion import Criterion, Weights
+from clouds.heads.ensemble import Ensemble
+from clouds.heads.layers import Mlp
+from clouds.heads.mask2former import Mask2Former
+from clouds.heads.masked_decoder import MaskedDecoder
+from clouds.heads.pixel_decoder import PixelDecoder
+
+__all__ = ["Criterion", "DecoderSizes", "EncoderSizes", "Ensemble", "Weights", "build_mask2former"]
+
+
+@frozen
+class EncoderSizes:
+    """Sizes of the pixel decoder; for their meaning see `PixelDecoder`."""
+
+    features: Mapping[str, FeatureSpec]
+    width: int
+    heads: int
+    layers: int
+    points: int
+    feedforward: int
+
+
+@frozen
+class DecoderSizes:
+    """Sizes of the transformer decoder; for their meaning see `MaskedDecoder`."""
+
+    classes: int
+    text_width: int | None
+    queries: int
+    width: int
+    heads: int
+    layers: int
+    feedforward: int
+    project_inputs: bool
+
+
+def build_mask2former(
+    encoder: EncoderSizes,
+    decoder: DecoderSizes,
+    criterion: Criterion,
+    ensemble: Ensemble | None,
+    classification: Literal["linear", "pooled", "text"],
+    postprocess: Literal["merge_first", "masks_first"],
+) -> Mask2Former:
+    """Assemble a head of one of the three published sorts.
+
+    Raises:
+        ConfigError: a width that does not fit, or "text" without the width of the texts.
+    """
+    text_width = decoder.text_width if classification == "text" else None
+    if classification == "text" and text_width is None:
+        raise ConfigError("mask2former-text needs the width of the backbone's text embeddings; pass text_width=")
+    width = decoder.width
+    linear = nn.Linear(width, decoder.classes + 1)
+    return Mask2Former(
+        pixel_decoder=PixelDecoder(
+            encoder.features,
+            width=encoder.width,
+            heads=encoder.heads,
+            layers=encoder.layers,
+            points=encoder.points,
+            feedforward=encoder.feedforward,
+        ),
+        predictor=MaskedDecoder(
+            class_embed=linear if text_width is None else Mlp(width, width, width, text_width),
+            queries=decoder.queries,
+            width=width,
+            layers=decoder.layers,
+            heads=decoder.heads,
+            feedforward=decoder.feedforward,
+            pooled=classification != "linear",
+            text=classification == "text",
+            project_inputs=decoder.project_inputs,
+        ),
+        criterion=criterion,
+        void_width=text_width,
+        ensemble=ensemble,
+        postprocess=postprocess,
+    )
