@@ -95,6 +95,15 @@ def apply_recipe(module: nn.Module, prefix: str = "", rename: Callable[[str], st
                 value.copy_(made)
 
 
+def checkpoint(table: str) -> dict[str, Tensor]:
+    """Recipe weights under the names of a released checkpoint; `table` is one of keys_*.json."""
+    state: dict[str, Tensor] = {}
+    for key, (shape, dtype) in read_json(table).items():
+        made = recipe(key, tuple(shape)) if dtype == "float32" else None
+        state[key] = torch.zeros(shape, dtype=getattr(torch, dtype)) if made is None else made
+    return state
+
+
 def assert_close(actual: Tensor | np.ndarray, expected: Tensor | np.ndarray, *, floor: float, what: str = "") -> None:
     """Largest difference, relative to the largest expected magnitude, within 10 times the noise floor.
 

@@ -7,7 +7,6 @@ terms of the third step 5.2e-4 absolute, norms of parameter changes 2.4e-4 relat
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 
 import golden
 import numpy as np
@@ -27,36 +26,18 @@ POINTS = 256
 NAMES = {"class": "loss_ce", "mask": "loss_mask", "dice": "loss_dice"}
 
 
-def checkpoint() -> dict[str, Tensor]:
-    """Recipe weights under the names of a released checkpoint."""
-    state: dict[str, Tensor] = {}
-    for key, (shape, dtype) in golden.read_json("keys_warmup_rn50").items():
-        made = golden.recipe(key, tuple(shape)) if dtype == "float32" else None
-        state[key] = torch.zeros(shape, dtype=getattr(torch, dtype)) if made is None else made
-    return state
-
-
 @pytest.fixture(scope="module")
 def state() -> dict[str, Tensor]:
-    return checkpoint()
+    return golden.checkpoint("keys_warmup_rn50")
 
 
 @pytest.fixture(scope="module")
-def threads() -> Iterator[None]:
-    """Full-size layers are worth a second thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def pipeline(state: dict[str, Tensor], threads: None) -> clouds.Pipeline:
+def pipeline(state: dict[str, Tensor], two_threads: None) -> clouds.Pipeline:
     return clouds.from_reference_checkpoint({"model": state}, device="cpu")
 
 
 @pytest.mark.parametrize("ensemble", [False, True])
-def test_segmentation(state: dict[str, Tensor], threads: None, ensemble: bool) -> None:
+def test_segmentation(state: dict[str, Tensor], two_threads: None, ensemble: bool) -> None:
     data, name = golden.load("09_model_rn50"), f"ge{int(ensemble)}"
     pipeline = clouds.from_reference_checkpoint({"model": state}, ensemble, device="cpu")
     if ensemble:
@@ -132,7 +113,7 @@ def _uniform(seed: int, shape: tuple[int, ...]) -> Tensor:
     return torch.from_numpy(np.random.RandomState(seed).random_sample(shape).astype(np.float32))
 
 
-def test_three_optimizer_steps(state: dict[str, Tensor], threads: None) -> None:
+def test_three_optimizer_steps(state: dict[str, Tensor], two_threads: None) -> None:
     data, facts = golden.load("10_train_rn50"), golden.read_json("10_train_rn50")
     pipeline = clouds.from_reference_checkpoint({"model": state}, device="cpu")
     head = pipeline.head.train()
