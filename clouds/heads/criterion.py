@@ -31,6 +31,8 @@ class Weights:
 class Criterion(nn.Module):
     """Matches each layer's predictions with the targets, then compares classes, and masks at sampled points.
 
+    All of it in float32, whatever the model runs in.
+
     Args:
         weights: of the terms.
         points: points per mask.
@@ -58,14 +60,21 @@ class Criterion(nn.Module):
             points = RandomPoints(self.points, generator)
         elif isinstance(points, Tensor):
             points = FixedPoints(points)
-        last = len(output.auxiliary)
-        terms = self._layer(last, output, targets, points)
-        for index, layer in enumerate(output.auxiliary):
-            earlier = self._layer(index, layer, targets, points)
-            terms.update({f"{name}_{index}": term for name, term in earlier.items()})
+        layers = [_in_float32(layer) for layer in (*output.auxiliary, output)]
+        *earlier, last = range(len(layers))
+        terms: dict[str, Tensor] = {}
+        with torch.autocast(output.mask_logits.device.type, enabled=False):
+            for index in (last, *earlier):
+                suffix = "" if index == last else f"_{index}"
+                found = self._layer(index, layers[index], targets, points)
+                terms.update({f"{name}{suffix}": term for name, term in found.items()})
         bad = [name for name, term in terms.items() if not term.isfinite()]
         if bad:
-            raise NonFiniteError(f"loss terms {bad} are not finite; look at the learning rate and the precision")
+            images = [image for image in range(len(targets)) if any(_is_broken(layer, image) for layer in layers)]
+            raise NonFiniteError(
+                f"loss terms {bad} are not finite: the network's output for images {images} of the batch is NaN or "
+                "infinite; look at those images, the learning rate and the precision"
+            )
         return terms
 
     def _counted(self, target: Targets) -> Targets:
@@ -78,8 +87,8 @@ class Criterion(nn.Module):
             self.match(output, target, points.matching(layer, image, output.mask_logits[image]), image)
             for image, target in enumerate(targets)
         ]
-        class_term = self._class_loss(output.class_logits.float(), targets, pairs)
-        mask_term, dice_term = self._mask_losses(layer, output.mask_logits.float(), targets, pairs, points)
+        class_term = self._class_loss(output.class_logits, targets, pairs)
+        mask_term, dice_term = self._mask_losses(layer, output.mask_logits, targets, pairs, points)
         return {
             "class": self.weights.class_ * class_term,
             "mask": self.weights.mask * mask_term,
@@ -91,13 +100,12 @@ class Criterion(nn.Module):
         self, output: HeadOutput, target: Targets, points: Float[Tensor, "p 2"], image: int
     ) -> tuple[Tensor, Tensor]:
         """Query and target indices of the cheapest pairs for one image of the batch, compared at `points`."""
-        mask_logits = output.mask_logits[image].float()
         maps = torch.cat((target.masks, target.valid[None])).float()
         at_points = sample(maps[None], points[None])[0]
         cost = matching_cost(
             output.class_logits[image],
             target.labels,
-            sample(mask_logits[None], points[None])[0],
+            sample(output.mask_logits[image][None], points[None])[0],
             at_points[:-1],
             (at_points[-1] > 0.5).float(),
             (self.weights.class_, self.weights.mask, self.weights.dice),
@@ -140,6 +148,14 @@ class Criterion(nn.Module):
         dice_terms = 1 - (2 * (probability * wanted).sum(1) + 1) / (probability.sum(1) + wanted.sum(1) + 1)
         count = sum(len(target.labels) for target in targets)
         return mask_terms.sum() / count, dice_terms.sum() / count
+
+
+def _in_float32(output: HeadOutput) -> HeadOutput:
+    return HeadOutput(class_logits=output.class_logits.float(), mask_logits=output.mask_logits.float())
+
+
+def _is_broken(output: HeadOutput, image: int) -> bool:
+    return not (output.class_logits[image].isfinite().all() and output.mask_logits[image].isfinite().all())
 
 
 def _counted(targets: Sequence[Targets], places: Sequence[Float[Tensor, "_ p 2"]]) -> Float[Tensor, "_ p"]:

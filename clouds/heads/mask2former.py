@@ -77,7 +77,7 @@ class Mask2Former(Head):
     def segment(
         self, output: HeadOutput, valid_size: tuple[int, int], size: tuple[int, int], *, scores: bool = False
     ) -> Tensor:
-        probabilities = output.class_logits[0].softmax(-1)[:, :-1]
+        probabilities = output.class_logits[0].float().softmax(-1)[:, :-1]
         return segment(
             output.mask_logits[0],
             lambda logits: torch.einsum("qk,qyx->kyx", probabilities, logits.sigmoid()),

@@ -27,7 +27,7 @@ def segment(
     scores: bool,
     postprocess: Literal["merge_first", "masks_first"] = "merge_first",
 ) -> Tensor:
-    """Class scores or labels of one image.
+    """Class scores or labels of one image, merged in float32 whatever the model runs in.
 
     Args:
         maps: logits at 1/stride of the network size.
@@ -41,13 +41,14 @@ def segment(
     Returns:
         float32 "k h w" scores or uint8 "h w" labels.
     """
+    maps = maps.float()
     network_size = (maps.shape[1] * stride, maps.shape[2] * stride)
 
     def at_network(start: int, stop: int) -> Tensor:
-        return to_scores(resized_rows(maps, network_size, start, stop))[..., : valid_size[1]].float()
+        return to_scores(resized_rows(maps, network_size, start, stop))[..., : valid_size[1]]
 
     def at_answer(start: int, stop: int) -> Tensor:
-        return to_scores(answer_rows(maps, network_size, valid_size, size, start, stop)).float()
+        return to_scores(answer_rows(maps, network_size, valid_size, size, start, stop))
 
     if size == valid_size:
         return _strips(at_network, size, len(maps), network_size[1], scores=scores)

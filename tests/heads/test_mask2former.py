@@ -136,7 +136,8 @@ def test_losses_that_are_not_finite_are_named() -> None:
     broken = HeadOutput(class_logits=made.class_logits, mask_logits=made.mask_logits.detach().clone())
     nothing = Targets.from_label_map(torch.full((64, 96), 255, dtype=torch.uint8))
     broken.mask_logits[0, 0] = float("inf")
-    with pytest.raises(NonFiniteError, match=r"loss terms \['mask', 'dice'\] are not finite"):
+    message = r"loss terms \['mask', 'dice'\] are not finite: the network's output for images \[0\] of the batch is NaN"
+    with pytest.raises(NonFiniteError, match=message):
         Criterion(weights=WEIGHTS, points=50, ignored="exclude")(broken, [nothing])
 
 
@@ -183,3 +184,30 @@ def test_a_few_steps_fit_one_image(name: object) -> None:
         optimizer.step()
     segmentation = head.eval().segment(head(inputs).image(0), (64, 96), (64, 96))
     assert (segmentation == label_map).float().mean() > 0.95
+
+
+@pytest.mark.parametrize("sort", ["mask2former", "mask2former-pooled"])
+def test_a_step_in_reduced_precision(sort: str) -> None:
+    """Layers in bfloat16, costs and losses in float32: also where the loss, too, is computed within autocast."""
+    head = build_part("head", {**SMALL, "name": sort}, features=SPECS).train()
+    inputs, wanted, totals = features(), targets(), []
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        made = head(inputs)
+    for enabled in (False, True):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            terms = head.loss(made, wanted, generator=torch.Generator().manual_seed(5))
+        totals.append(torch.stack(list(terms.values())).sum())
+    assert made.mask_logits.dtype == torch.bfloat16
+    assert totals[0].dtype == torch.float32
+    assert totals[0].item() == totals[1].item()
+    totals[0].backward()
+    assert all(parameter.grad.isfinite().all() for parameter in head.parameters())
+
+
+def test_segmentation_of_reduced_precision_is_merged_in_float32() -> None:
+    head, made = build_part("head", SMALL, features=SPECS), output(1, classes=19)
+    classes, masks = made.class_logits.detach().bfloat16(), made.mask_logits.detach().bfloat16()
+    half = HeadOutput(class_logits=classes, mask_logits=masks)
+    single = HeadOutput(class_logits=classes.float(), mask_logits=masks.float())
+    answers = [head.segment(one, (60, 90), (33, 91), scores=True) for one in (half, single)]
+    assert torch.equal(*answers)
