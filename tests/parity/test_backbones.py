@@ -22,6 +22,8 @@ from clouds.backbones.clip_convnext import ClipConvNeXt
 from clouds.backbones.clip_factory import Published
 from clouds.backbones.clip_resnet import ClipResNet
 from clouds.core.composer import build_part
+from clouds.core.labels import LabelSpace
+from clouds.core.text import embed_labels
 from clouds.kernels.mask_pool import mask_pool
 
 NO_FLOOR = 1e-5  # times 10
@@ -83,7 +85,8 @@ def test_texts_of_set_6(activation: str) -> None:
     assert torch.equal(backbone.tokenizer(first), torch.from_numpy(expected["tokens"][: len(first)]).long())
     assert torch.equal(backbone.tokenizer(last), torch.from_numpy(expected["tokens"][-len(last) :]).long())
     compare(
-        {"raw_text_features_last14": backbone.embed_text(last[-14:])}
+        {"text_classifier": embed_labels(backbone, LabelSpace.named("cityscapes"))}
+        | {"raw_text_features_last14": backbone.embed_text(last[-14:])}
         | {"raw_text_features_first28": embed_tokens(backbone, expected["tokens"][:28])},
         expected,
         NO_FLOOR,

@@ -70,6 +70,9 @@ def test_predictions_of_every_layer(name: str, projected: bool, monkeypatch: pyt
         assert_close(layer.class_logits, data[f"pred_logits_{index}"], floor=SET_5, what=f"classes {index}")
         if f"pred_masks_{index}" in data:
             assert_close(layer.mask_logits, data[f"pred_masks_{index}"], floor=SET_5, what=f"masks {index}")
+    heads = 8  # the published counts are of rows per head
+    empty = [heads * int((logits < 0).all(-1).sum()) for logits in seen]
+    assert empty == golden.read_json("05_decoders")[f"fully_masked_rows_{name}_inputproj{int(projected)}"]
     for index, logits in enumerate(seen):
         blocked, expected = logits.detach().numpy() < 0, data[f"attn_mask_{index}"]
         certain = np.abs(logits.detach().numpy()) > 1e-5  # 10 x noise floor x magnitude: such a logit may flip
@@ -104,6 +107,9 @@ def test_gradients(name: str) -> None:
     assert_close(scalar, data[f"{name}_scalar"], floor=1e-5)
     scalar.backward()
     assert_close(leaves[0].grad[:, :, ::2, ::2], data[f"{name}_grad_mask_features_stride2"], floor=1e-5)
+    whole = leaves[0].grad
+    stats = torch.stack((whole.mean(), whole.std(correction=0), whole.abs().max()))
+    assert_close(stats, data[f"{name}_grad_mask_features_stats"], floor=1e-5)
     for index, level in enumerate(leaves[1:]):
         assert_close(level.grad, data[f"{name}_grad_x{index}"], floor=1e-5, what=f"level {index}")
     gradients = {key: parameter.grad for key, parameter in made.named_parameters()}

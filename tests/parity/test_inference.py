@@ -43,6 +43,9 @@ def test_text_logits(case: str) -> None:
     words = classifier_of(torch.from_numpy(data["cl_text_classifier"]), np.append(data["cl_num_templates"], 1))
     logits = text_logits(x, words, scale.exp().clamp(max=100))
     assert_close(logits, data[f"cl_out_{case}"], floor=ORDER)
+    gradients = torch.autograd.grad(logits.square().sum(), (x, scale))
+    for name, gradient in zip(("x", "logit_scale"), gradients, strict=True):
+        assert_close(gradient, data[f"cl_grad_{name}_{case}"], floor=ORDER, what=name)
 
 
 def test_mask_pooling() -> None:
@@ -56,7 +59,9 @@ def test_prompts_of_cityscapes() -> None:
     labels = clouds.LabelSpace.named("cityscapes")
     assert list(TEMPLATES) == published["vild_prompt"]
     assert prompts(labels) == published["all_prompts_gta5"]
-    assert [len(group) for group in labels.synonyms] == published["gta5"]["num_templates"]
+    for dataset in ("gta5", "synthia", "cityscapes_val", "bdd_val", "mapillary_val"):
+        assert [len(group) for group in labels.synonyms] == published[dataset]["num_templates"]
+        assert [list(group) for group in labels.synonyms] == published[dataset]["synonyms"]
 
 
 def test_seen_classes() -> None:
