@@ -75,45 +75,55 @@ def reference(
 def _gather(value: Tensor, spatial_shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
     """All samples of a query and head as one weighted sum of l x p x 4 rows of the values.
 
-    On a CPU this takes a fraction of the time of `grid_sample`, which makes l maps of "d q p" and sums them.
+    On a CPU this takes a fraction of the time of `grid_sample`, which makes l maps of "d q p" and sums them. Each level
+    gets a border of zeros, so that corners outside of it need no test.
     """
-    batch, cells, heads, width = value.shape
-    table = value.reshape(-1, width)
+    batch, _, heads, width = value.shape
+    levels = value.split([rows * columns for rows, columns in spatial_shapes], dim=1)
+    bordered = [
+        functional.pad(level.unflatten(1, shape), (0, 0, 0, 0, 1, 1, 1, 1)).flatten(1, 2)
+        for level, shape in zip(levels, spatial_shapes, strict=True)
+    ]
+    table = torch.cat(bordered, dim=1)  # "b cells m d"
     images, channels = torch.arange(batch, dtype=torch.int32), torch.arange(heads, dtype=torch.int32)
-    owners = images[:, None] * (cells * heads) + channels
+    owners = (images[:, None] * (table.shape[1] * heads) + channels)[:, None, :, None, None, None]
     parts: list[Tensor] = []
     for start in range(0, locations.shape[1], _QUERIES):
         part = slice(start, start + _QUERIES)
-        rows, shares = _corners(spatial_shapes, locations[:, part], weights[:, part])
-        rows = rows * heads + owners[:, None, :, None]
+        rows, shares = _corners(spatial_shapes, locations[:, part], weights[:, part], owners, heads)
         summed = functional.embedding_bag(
-            rows.flatten(0, 2), table, per_sample_weights=shares.flatten(0, 2).to(table.dtype), mode="sum"
+            rows.flatten(0, 2),
+            table.view(-1, width),
+            per_sample_weights=shares.flatten(0, 2).to(table.dtype),
+            mode="sum",
         )
         parts.append(summed.view(batch, -1, heads * width))
     return torch.cat(parts, dim=1)
 
 
-def _corners(spatial_shapes: Shapes, locations: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """The cell of each sample's four corners, and what it contributes (0 outside of the level): both "b q m 4lp"."""
-    heights, widths = (
-        torch.tensor(sides, dtype=torch.int32)[:, None] for sides in zip(*spatial_shapes, strict=True)
-    )  # "l 1"
-    areas = [height * width for height, width in spatial_shapes]
-    starts = torch.tensor([0, *accumulate(areas[:-1])], dtype=torch.int32)[:, None, None]
+def _corners(
+    spatial_shapes: Shapes, locations: Tensor, weights: Tensor, owners: Tensor, heads: int
+) -> tuple[Tensor, Tensor]:
+    """The rows of the table with each sample's four corners, and what they contribute: both "b q m 4lp"."""
+    heights, widths = (torch.tensor(sides, dtype=torch.int32)[:, None] for sides in zip(*spatial_shapes, strict=True))
+    areas = [(height + 2) * (width + 2) for height, width in spatial_shapes]
+    starts = torch.tensor([0, *accumulate(areas[:-1])], dtype=torch.int32)[:, None, None] * heads
     columns, across = _neighbours(locations[..., 0], widths)
     lines, down = _neighbours(locations[..., 1], heights)
-    lines = lines * widths[..., None] + starts
+    lines = lines * ((widths + 2)[..., None] * heads) + (starts + owners)
+    rows = lines[..., :, None] + (columns * heads)[..., None, :]
     down = down * weights[..., None]
-    rows = lines[..., :, None] + columns[..., None, :]
     return rows.flatten(-4), (down[..., :, None] * across[..., None, :]).flatten(-4)
 
 
 def _neighbours(coordinate: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
-    """Along one axis: the two cells next to a coordinate of 0..1, and their bilinear weights; both "... 2"."""
-    position = coordinate * size - 0.5
+    """Along one axis: the two cells next to a coordinate of 0..1, and their bilinear weights; both "... 2".
+
+    Cells are counted from the border, which is 0 and size + 1; what lies further out is border, too.
+    """
+    position = coordinate * size + 0.5
     low = position.floor()
     fraction = position - low
     cells = torch.stack((low, low + 1), -1)
-    size = size[..., None]
-    weight = torch.stack((1 - fraction, fraction), -1) * ((cells >= 0) & (cells < size))
-    return cells.fmax(cells.new_zeros(())).fmin(size - 1).int(), weight  # a NaN reads cell 0, and its weight is NaN
+    cells = cells.fmax(cells.new_zeros(())).fmin(size[..., None] + 1)  # a NaN reads the border, and its weight is NaN
+    return cells.int(), torch.stack((1 - fraction, fraction), -1)
