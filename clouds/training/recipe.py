@@ -30,7 +30,9 @@ class DataConfig:
         flip: mirror half of the samples.
         distortion: distort the colours of source images and of the student's view of generated ones, as published.
         randomize: change their colours far more; for networks that are trained from random weights.
-        workers: processes that read images; 0 reads in the training process.
+        workers: processes that read images, for each training process; 0 reads in the training process.
+        on_error: "stop" ends the run at an image that cannot be read, "skip" takes the set's next one in its place.
+        evaluation: SPECs of labelled datasets for evaluations during training.
     """
 
     source: tuple[str, ...] = ()
@@ -43,6 +45,8 @@ class DataConfig:
     distortion: bool = True
     randomize: bool = False
     workers: int = 0
+    on_error: Literal["stop", "skip"] = "stop"
+    evaluation: tuple[str, ...] = ()
 
     def __attrs_post_init__(self) -> None:
         if any(side < 32 or side % 32 for side in self.crop):
@@ -68,7 +72,7 @@ class OptimizerConfig:
 
 @frozen(kw_only=True)
 class PhaseConfig:
-    """One phase of training: optimizer steps and images per step."""
+    """One phase of training: optimizer steps, and images per step, of all processes together."""
 
     steps: int
     batch_size: int
@@ -102,6 +106,32 @@ class TeacherConfig:
 
 
 @frozen(kw_only=True)
+class LoopConfig:
+    """How the loop runs. But for rounding, nothing here changes what is learnt.
+
+    Attributes:
+        accumulate: parts of a process's share of a batch, whose gradients are added up; more parts need less memory.
+        channels_last: keep the weights of convolutions with the channels last in memory; faster on some processors.
+        checkpoint_every: steps between checkpoints, so the most that an interruption can cost.
+        evaluate_every: steps between evaluations on `data.evaluation`; 0 makes none.
+        trackers: where the numbers of each step go beside `log.jsonl`, e.g. "tensorboard", "wandb".
+    """
+
+    accumulate: int = 1
+    channels_last: bool = False
+    checkpoint_every: int = 1000
+    evaluate_every: int = 0
+    trackers: tuple[str, ...] = ()
+
+    def __attrs_post_init__(self) -> None:
+        if self.accumulate < 1 or self.checkpoint_every < 1 or self.evaluate_every < 0:
+            raise ConfigError(
+                f"loop needs accumulate >= 1, checkpoint_every >= 1 and evaluate_every >= 0, "
+                f"got {self.accumulate}, {self.checkpoint_every} and {self.evaluate_every}"
+            )
+
+
+@frozen(kw_only=True)
 class Recipe:
     """Everything that a training run needs. `model` holds arguments of `clouds.compose`."""
 
@@ -111,6 +141,7 @@ class Recipe:
     warmup: PhaseConfig
     joint: PhaseConfig
     teacher: TeacherConfig = field(factory=TeacherConfig)
+    loop: LoopConfig = field(factory=LoopConfig)
     seed: int = 0
 
     def to_dict(self) -> dict[str, Any]:
