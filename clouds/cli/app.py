@@ -40,6 +40,7 @@ def build_app() -> App:
         app.command(function, name=name, sort_key=order)
     datasets = App(name="datasets", help="Look after labelled datasets.", sort_key=len(commands))
     datasets.command(data_commands.check, name="check")
+    datasets.command(data_commands.convert, name="convert")
     app.command(datasets)
     return app
 

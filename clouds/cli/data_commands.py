@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 from cyclopts.validators import MutuallyExclusive
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from clouds.core.interfaces import Generator
 
 _ONE_SOURCE = Group("Prompts", validator=MutuallyExclusive())
+_SHOWN_FAULTS = 20
 
 
 def prompts(*, n: int, out: Path, prompter: str = "grammar", seed: int = 0, assignments: Assignments = ()) -> None:
@@ -97,7 +98,7 @@ def check(spec: str, /, *, dataset_config: DatasetConfig = None, as_json: AsJson
     """Read every file of a dataset, count its classes, and report every fault at once.
 
     Args:
-        spec: KIND:PATH[:SPLIT], for example folder:photos:train.
+        spec: KIND:PATH[:SPLIT], for example folder:photos:train or cityscapes:/data/cityscapes:val.
     """
     from clouds.data.check import check_dataset
     from clouds.data.folder import open_dataset
@@ -110,10 +111,41 @@ def check(spec: str, /, *, dataset_config: DatasetConfig = None, as_json: AsJson
         total = max(1, sum(report.pixels.values()))
         rows = [(name, f"{count}", f"{100 * count / total:.2f}") for name, count in report.pixels.items()]
         write_table(("class", "pixels", "per cent"), rows)
-        for fault in report.faults:
+        for fault in report.faults[:_SHOWN_FAULTS]:
             write(f"fault: {fault.message}")
+        if len(report.faults) > _SHOWN_FAULTS:
+            write(f"... and {len(report.faults) - _SHOWN_FAULTS} more faults; --json has them all")
         write(f"{report.name}: {report.images} images, {len(report.faults)} faults")
     return 0 if report.ok else 1
+
+
+def convert(
+    spec: str,
+    out: Path,
+    /,
+    *,
+    images: Literal["link", "copy"] = "link",
+    dataset_config: DatasetConfig = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a dataset's labels as PNGs of train ids, in folders; the same call again adds what is missing.
+
+    Training and evaluation read every dataset as it is downloaded; this is for other programs.
+
+    Args:
+        spec: KIND:PATH[:SPLIT], for example gta5:/data/gta5.
+        out: folder of the new dataset, which is then folder:OUT:SPLIT. Several splits may share it.
+        images: symbolic links to the original images, or copies, which leave the new dataset independent of them.
+    """
+    from clouds.data.convert import convert_dataset
+    from clouds.data.folder import open_dataset
+
+    dataset = open_dataset(spec, CITYSCAPES, config=dataset_config)
+    made = convert_dataset(dataset, out, images=images, progress=True)
+    if as_json:
+        write_json({"spec": made.spec, "images": made.images, "written": made.written})
+    else:
+        write(f"{made.written} label maps written, {made.images - made.written} were there: {made.spec}")
 
 
 def _build_generator(value: dict[str, Any], device: str, catalog: Catalog) -> tuple[Generator, Part]:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -14,9 +12,10 @@ import numpy as np
 from attrs import asdict, evolve, frozen
 
 from clouds.core.errors import DataError
-from clouds.core.progress import progress_bar
 from clouds.data.encodings import IGNORE, IGNORE_ID
-from clouds.data.folder import Dataset, check_sizes, label_files, read_label_pixels
+from clouds.data.folder import Dataset, check_sizes
+from clouds.data.label_files import read_label_pixels
+from clouds.data.threads import map_in_threads
 
 T = TypeVar("T")
 FaultKind = Literal["image", "label", "missing label", "missing image", "size", "values"]
@@ -74,7 +73,7 @@ class _Finding:
 
 
 def check_dataset(dataset: Dataset, *, progress: bool = False) -> CheckReport:
-    """Read every image and label file, on all processor cores (decoding runs outside the interpreter lock).
+    """Read every image and label file, on all processor cores.
 
     Open the dataset with `require_labels=False`, so that missing label files are found together with everything else.
 
@@ -82,20 +81,22 @@ def check_dataset(dataset: Dataset, *, progress: bool = False) -> CheckReport:
         dataset: what to check.
         progress: show a progress bar on standard error, when that is a terminal.
     """
-    with ThreadPoolExecutor(os.cpu_count()) as executor, progress_bar(shown=progress) as bar:
-        results = executor.map(lambda index: _check_item(dataset, index), range(len(dataset)))
-        findings = list(bar.track(results, total=len(dataset), description="check"))
-    counts = sum((finding.counts for finding in findings), np.zeros(IGNORE_ID + 1, np.int64)).tolist()
-    unknown = Counter[str]()
+    counts = np.zeros(IGNORE_ID + 1, np.int64)
+    unknown, faults = Counter[str](), list[Fault]()
+    findings = map_in_threads(
+        lambda index: _check_item(dataset, index), len(dataset), description="check", progress=progress
+    )
     for finding in findings:
+        counts += finding.counts
         unknown.update(finding.unknown)
-    faults = [fault for finding in findings for fault in finding.faults]
+        faults += finding.faults
+    by_class = counts.tolist()
     return CheckReport(
         name=dataset.name,
         images=len(dataset),
-        pixels={**dict(zip(dataset.labels.names, counts, strict=False)), IGNORE: counts[IGNORE_ID]},
+        pixels={**dict(zip(dataset.labels.names, by_class, strict=False)), IGNORE: by_class[IGNORE_ID]},
         unknown=dict(unknown),
-        faults=(*faults, *_labels_without_image(dataset)),
+        faults=(*faults, *map(_without_image, dataset.unpaired)),
     )
 
 
@@ -126,12 +127,5 @@ def _attempt(faults: list[Fault], kind: FaultKind, file: Path, action: Callable[
         return None
 
 
-def _labels_without_image(dataset: Dataset) -> list[Fault]:
-    used = {item.label for item in dataset.items}
-    folders = sorted({label.parent for label in used if label})
-    return [
-        Fault(kind="missing image", file=str(path), message=f"{path}: no image has this name")
-        for folder in folders
-        for path in label_files(folder).values()
-        if path not in used
-    ]
+def _without_image(path: Path) -> Fault:
+    return Fault(kind="missing image", file=str(path), message=f"{path}: no image has this name")

@@ -1,12 +1,14 @@
 """`dataset.toml`: what a dataset says about its own label files.
 
 [labels]
-encoding = "ids"            # "trainIds" (default), "ids" or "color"
+encoding = "ids"            # "trainIds", "ids", "color", or a published data set's: "gta5", "mapillary-v1.2", ...
 [labels.mapping]            # more values, or all of them
 "0" = "ignore"
 [fold]                      # predictions only, for datasets with coarser classes
 rider = "bicycle"
 terrain = "ignore"
+[converted]                 # written by `clouds datasets convert`: what each split was made from
+train = "gta5:/data/gta5:train"
 """
 
 from __future__ import annotations
@@ -40,24 +42,32 @@ class DatasetConfig:
     Attributes:
         labels: how label files are encoded.
         fold: predicted class name -> class name or "ignore".
+        converted: split -> what it was converted from.
     """
 
     labels: LabelSettings = field(factory=LabelSettings)
     fold: dict[str, str] = field(factory=dict)
+    converted: dict[str, str] = field(factory=dict)
 
 
-def read_dataset_config(path: Path | None, labels: LabelSpace) -> tuple[LabelEncoding, np.ndarray | None]:
+def read_dataset_config(
+    path: Path | None, labels: LabelSpace, *, encoding: str = "trainIds"
+) -> tuple[LabelEncoding, np.ndarray | None]:
     """Read the label encoding and the fold table (uint8 "256", or None) from a file; None gives the defaults.
+
+    Args:
+        path: the file, or None.
+        labels: the label space to decode into.
+        encoding: name of the encoding where the file has no table `[labels]`.
 
     Raises:
         ConfigError: the file is missing or not TOML, or has a wrong key or value; the message names file and key.
     """
     if path is None:
-        return label_encoding(labels), None
+        return label_encoding(labels, encoding), None
     config = structure(read_toml(path), DatasetConfig, source=str(path))
+    said = config.labels if config.labels != LabelSettings() else LabelSettings(encoding=encoding)
     try:
-        encoding = label_encoding(labels, config.labels.encoding, config.labels.mapping)
-        fold = fold_table(labels, config.fold)
+        return label_encoding(labels, said.encoding, said.mapping), fold_table(labels, config.fold)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
-    return encoding, fold

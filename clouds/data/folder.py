@@ -1,25 +1,23 @@
-"""Datasets in folders: `images/<split>/NAME.(jpg|jpeg|png)`, `labels/<split>/NAME.png`, optional `dataset.toml`."""
+"""Data sets on disk: finding their files by layout, and reading pairs of image and label map."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 from jaxtyping import UInt8
 
 from clouds.core.errors import DataError, did_you_mean
-from clouds.core.images import open_image, read_image, to_rgb
+from clouds.core.images import read_image
 from clouds.core.labels import LabelSpace
 from clouds.data.config import FILE_NAME, read_dataset_config
 from clouds.data.encodings import LabelEncoding
-from clouds.data.spec import parse_spec
-
-_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-_INDEX_MODES = ("L", "P", "1")
-_COLOR_MODES = ("RGB", "RGBA", "P")
+from clouds.data.label_files import read_label_pixels
+from clouds.data.layouts import LAYOUTS, Files, Layout
+from clouds.data.spec import Spec, parse_spec
 
 
 @frozen
@@ -35,23 +33,31 @@ def _to_items(value: Iterable[Item]) -> tuple[Item, ...]:
     return tuple(value)
 
 
+def _to_paths(value: Iterable[Path]) -> tuple[Path, ...]:
+    return tuple(value)
+
+
 @frozen(eq=False, kw_only=True)
 class Dataset:
     """Images and label maps on disk, read one at a time.
 
     Attributes:
-        name: readable domain name, for example "camvid:val".
+        name: readable domain name, for example "camvid:val" or "acdc-fog:val".
+        spec: what it was opened from, with its split.
         items: what there is, sorted by name.
         labels: label space of the label maps that `read` returns.
         encoding: what the values in the label files mean.
         fold: uint8 lookup of 256 train ids, applied to predictions before they are scored; or None.
+        unpaired: label files without an image.
     """
 
     name: str
+    spec: Spec
     items: tuple[Item, ...] = field(converter=_to_items)
     labels: LabelSpace
     encoding: LabelEncoding
     fold: np.ndarray | None = None
+    unpaired: tuple[Path, ...] = field(default=(), converter=_to_paths)
 
     def __len__(self) -> int:
         return len(self.items)
@@ -86,49 +92,45 @@ def open_dataset(
     default_split: str = "train",
     require_labels: bool = True,
 ) -> Dataset:
-    """Find the files of a dataset. Nothing but `dataset.toml` is read.
+    """Find the files of a dataset in the layout in which it is downloaded. Nothing but `dataset.toml` is read.
 
     Args:
-        spec: `folder:PATH[:SPLIT]`. Without a split the only one is taken, or `default_split` where there are several.
-        labels: the label space to decode label files into.
-        config: a file that takes the place of the folder's own `dataset.toml`, for data that must not be altered.
+        spec: `KIND:PATH[:SPLIT]`; `clouds.data.layouts.LAYOUTS` has the kinds. Without a split the only one is taken,
+            or `default_split` where there are several.
+        labels: the label space to decode label files into. Published data sets are decoded by class name, so that it
+            may be any selection of the 19 classes of Cityscapes, in any order; the others are ignored.
+        config: a file that takes the place of `PATH/dataset.toml`, for data that must not be altered. What it says
+            about labels goes before the encoding of the kind.
         default_split: "train" or "val".
         require_labels: an image without a label file is an error; otherwise its `Item.label` is None.
 
     Raises:
-        ConfigError: the spec or the configuration is wrong.
-        DataError: a folder is missing or empty, an image has no label, or two images would share one.
+        ConfigError: the spec or the configuration is wrong, or a class is not labelled by this kind.
+        DataError: a folder is missing or empty, an image has no label, or two files have one name.
     """
     parsed = parse_spec(spec)
-    split = _choose_split(spec, parsed.path, parsed.split, default_split)
-    items = _find_items(parsed.path, split)
-    lacking = [item for item in items if item.label is None]
-    if require_labels and lacking:
-        raise DataError(
-            f"{spec}: {len(lacking)} of {len(items)} images have no label file; the first is {lacking[0].image}, "
-            f"expected {_label_folder(parsed.path, split) / lacking[0].name}.png"
-        )
+    layout = LAYOUTS[parsed.kind]
+    split = _choose_split(parsed, layout, default_split)
+    folder = split if layout.splits is None else layout.splits[split]
+    images, truths = _choose_variant(parsed, layout, folder)
+    pictures, label_of = _find(parsed.path, folder, images), _find(parsed.path, folder, truths)
+    if not pictures:
+        raise _not_there(parsed, layout, f"{images.path(parsed.path, folder)} holds no image")
+    items = [Item(name=name, image=path, label=label_of.get(name)) for name, path in pictures.items()]
+    if require_labels:
+        _check_labels(spec, items, truths.path(parsed.path, folder) / truths.group, truths.endings[0])
     own = parsed.path / FILE_NAME
-    encoding, fold = read_dataset_config(Path(config) if config else own if own.exists() else None, labels)
-    name = f"{parsed.path.resolve().name}:{split}"
-    return Dataset(name=name, items=items, labels=labels, encoding=encoding, fold=fold)
-
-
-def read_label_pixels(path: Path, encoding: LabelEncoding) -> UInt8[np.ndarray, "h w *rgb"]:
-    """Read a label file as it was stored: indices "h w", or RGB "h w 3" for colour encodings.
-
-    Raises:
-        DataError: the file cannot be read, or has more than 8 bits or the wrong channels for the encoding.
-    """
-    image = open_image(path)
-    modes = _COLOR_MODES if encoding.colored else _INDEX_MODES
-    if image.mode not in modes:
-        wanted = "an RGB picture" if encoding.colored else "one channel of 8 bits"
-        raise DataError(
-            f"{path}: label has mode {image.mode}, but encoding {encoding.name!r} expects {wanted}; "
-            f"choose another labels.encoding in {FILE_NAME}, or convert the file"
-        )
-    return to_rgb(image, name=str(path)) if encoding.colored else np.array(image, dtype=np.uint8)
+    source = Path(config) if config else own if own.exists() else None
+    encoding, fold = read_dataset_config(source, labels, encoding=layout.encoding)
+    return Dataset(
+        name=f"{parsed.path.resolve().name if layout.splits is None else parsed.kind}:{split}",
+        spec=evolve(parsed, split=split),
+        items=items,
+        labels=labels,
+        encoding=encoding,
+        fold=fold,
+        unpaired=[path for name, path in label_of.items() if name not in pictures],
+    )
 
 
 def check_sizes(item: Item, image: UInt8[np.ndarray, "h w 3"], label: UInt8[np.ndarray, "hl wl *rgb"]) -> None:
@@ -140,47 +142,80 @@ def check_sizes(item: Item, image: UInt8[np.ndarray, "h w 3"], label: UInt8[np.n
         )
 
 
-def label_files(folder: Path) -> dict[str, Path]:
-    """Label files in a folder by name, sorted; hidden files are not counted."""
-    return {path.stem: path for path in _files(folder, (".png",))}
+def _check_labels(spec: str, items: list[Item], folder: Path, ending: str) -> None:
+    lacking = [item for item in items if item.label is None]
+    if lacking:
+        raise DataError(
+            f"{spec}: {len(lacking)} of {len(items)} images have no label file; the first is {lacking[0].image}, "
+            f"expected {folder / lacking[0].name}{ending}"
+        )
 
 
-def _choose_split(spec: str, root: Path, split: str | None, default: str) -> str:
-    folder = root / "images"
-    if not folder.is_dir():
-        raise DataError(f"{spec}: no folder {folder}; expected images/<split>/NAME.jpg and labels/<split>/NAME.png")
-    splits = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if split is None and len(splits) == 1:
+def _choose_split(spec: Spec, layout: Layout, default: str) -> str:
+    if layout.splits is not None:
+        splits, where = list(layout.splits), f"kind {spec.kind!r}"
+    else:
+        folder = layout.variants[0][0].path(spec.path, "")
+        if not folder.is_dir():
+            raise _not_there(spec, layout, f"no folder {folder}")
+        splits = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+        where = str(folder)
+    if spec.split is None and len(splits) == 1:
         return splits[0]
-    wanted = split or default
+    wanted = spec.split or default
     if wanted not in splits:
-        raise DataError(f"{spec}: {folder} has no split {wanted!r}{did_you_mean(wanted, splits)}")
+        raise DataError(f"{spec}: {where} has no split {wanted!r}{did_you_mean(wanted, splits)}")
     return wanted
 
 
-def _find_items(root: Path, split: str) -> list[Item]:
-    folder = root / "images" / split
-    labels = label_files(_label_folder(root, split))
-    items: dict[str, Item] = {}
-    for path in _files(folder, _IMAGE_SUFFIXES):
-        if path.stem in items:
-            raise DataError(f"{path} and {items[path.stem].image.name} would share one label file; rename one of them")
-        items[path.stem] = Item(name=path.stem, image=path, label=labels.get(path.stem))
-    if not items:
-        raise DataError(f"{folder} holds no image; expected NAME.jpg, NAME.jpeg or NAME.png")
-    return list(items.values())
+def _choose_variant(spec: Spec, layout: Layout, split_folder: str) -> tuple[Files, Files]:
+    """The form in which the data lie there; labels may be missing."""
+    known = layout.variants
+    with_images = [pair for pair in known if pair[0].path(spec.path, split_folder).is_dir()]
+    if not with_images:
+        missing = " nor ".join(dict.fromkeys(str(images.path(spec.path, split_folder)) for images, _ in known))
+        raise _not_there(spec, layout, f"no folder {missing}")
+    whole = [pair for pair in with_images if pair[1].path(spec.path, split_folder).is_dir()]
+    if len(whole) > 1:
+        folders = " and ".join(str(labels.path(spec.path, split_folder)) for _, labels in whole)
+        raise DataError(f"{spec}: {folders} are both there, and either could be meant; rename one of them")
+    return (whole or with_images)[0]
 
 
-def _label_folder(root: Path, split: str) -> Path:
-    return root / "labels" / split
+def _not_there(spec: Spec, layout: Layout, what: str) -> DataError:
+    return DataError(f"{spec}: {what}; expected {layout} below {spec.path} ({layout.download})")
 
 
-def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    """Sorted by name; files that begin with a dot are unfinished or not meant for us."""
+def _find(root: Path, split_folder: str, files: Files) -> dict[str, Path]:
+    """Files by NAME, sorted."""
+    found: dict[str, Path] = {}
+    endings = tuple(ending.lower() for ending in files.endings)
+    skip = files.skip.lower()
+    for path in _visible(files.path(root, split_folder), nested=bool(files.group)):
+        lower = path.name.lower()
+        ending = next((one for one in endings if lower.endswith(one)), None)
+        if ending is None or (skip and lower.endswith(skip)):
+            continue
+        name = path.name[: -len(ending)]
+        other = found.setdefault(name, path)
+        if other != path:
+            raise DataError(
+                f"{path} and {other} have one name, {name!r}; images and labels are paired by name: rename one of them"
+            )
+    return dict(sorted(found.items()))
+
+
+def _visible(folder: Path, *, nested: bool) -> Iterator[Path]:
+    """Files of a folder, sorted, and of the folders in it; what begins with a dot is unfinished or not meant for us."""
     if not folder.is_dir():
-        return []
-    found = (path for path in folder.iterdir() if path.suffix.lower() in suffixes and not path.name.startswith("."))
-    return sorted(found, key=lambda path: path.name)
+        return
+    with os.scandir(folder) as entries:
+        shown = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+    for entry in shown:
+        if nested and entry.is_dir():
+            yield from _visible(Path(entry.path), nested=False)
+        else:
+            yield Path(entry.path)
 
 
 def _size(pixels: np.ndarray) -> str:

@@ -7,9 +7,7 @@ from pathlib import Path
 from attrs import frozen
 
 from clouds.core.errors import ConfigError, did_you_mean
-
-# What lies under PATH, by kind.
-KINDS = {"folder": "images/<split>/NAME.(jpg|jpeg|png) and labels/<split>/NAME.png"}
+from clouds.data.layouts import LAYOUTS
 
 
 @frozen
@@ -17,7 +15,7 @@ class Spec:
     """A parsed dataset spec.
 
     Attributes:
-        kind: one of `KINDS`.
+        kind: a name of `clouds.data.layouts.LAYOUTS`.
         path: the dataset's root folder.
         split: subset of the dataset, or None when the spec leaves it open.
     """
@@ -44,8 +42,8 @@ def parse_spec(text: str) -> Spec:
         raise ConfigError(
             f"dataset spec {text!r} names no kind; expected KIND:PATH[:SPLIT], for example 'folder:{text}'"
         )
-    if kind not in KINDS:
-        raise ConfigError(f"dataset spec {text!r}: unknown kind {kind!r}{did_you_mean(kind, KINDS)}")
+    if kind not in LAYOUTS:
+        raise ConfigError(f"dataset spec {text!r}: unknown kind {kind!r}{did_you_mean(kind, LAYOUTS)}")
     path, colon, split = rest.rpartition(":")
     if not colon or "/" in split:
         path, split = rest, None

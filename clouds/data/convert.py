@@ -1,0 +1,124 @@
+"""Converting a dataset to files: label maps as PNGs of train ids, laid out as a `folder:` dataset."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Literal
+
+from attrs import evolve, frozen
+
+from clouds.core.config import read_toml, structure
+from clouds.core.errors import DataError
+from clouds.core.files import atomic_file, inside, write_text
+from clouds.core.images import write_png
+from clouds.data.config import FILE_NAME, DatasetConfig, LabelSettings
+from clouds.data.encodings import IGNORE, IGNORE_ID
+from clouds.data.folder import Dataset
+from clouds.data.threads import map_in_threads
+
+
+@frozen(kw_only=True)
+class Conversion:
+    """What `convert_dataset` did.
+
+    Attributes:
+        spec: the converted dataset.
+        images: how many there are.
+        written: label files written now; the others were there.
+    """
+
+    spec: str
+    images: int
+    written: int
+
+
+def convert_dataset(
+    dataset: Dataset,
+    out: str | os.PathLike[str],
+    *,
+    images: Literal["link", "copy"] = "link",
+    progress: bool = False,
+) -> Conversion:
+    """Write `out/images/<split>/NAME.*`, `out/labels/<split>/NAME.png` (train ids, 255 = ignore) and `dataset.toml`.
+
+    All images come before the first label map, and every file appears whole, so that what an interrupted run leaves
+    cannot be taken for a dataset; the same call again adds what is missing. Several splits may share `out`.
+
+    Args:
+        dataset: what to convert; each image needs a label file.
+        out: the folder.
+        images: "link" makes symbolic links to the originals, "copy" makes `out` independent of them.
+        progress: show a progress bar on standard error, when that is a terminal.
+
+    Raises:
+        DataError: `out` holds something else, or a label file cannot be read; nothing of that file is written.
+    """
+    root, split = Path(out), str(dataset.spec.split)
+    _claim(dataset, root, split)
+    picture_folder, label_folder = inside(root, f"images/{split}"), inside(root, f"labels/{split}")
+    picture_folder.mkdir(parents=True, exist_ok=True)
+    for item in dataset.items:
+        _place(item.image, picture_folder / f"{item.name}{item.image.suffix}", images)
+
+    def write_label(index: int) -> bool:
+        path = label_folder / f"{dataset.items[index].name}.png"
+        if path.exists():
+            return False
+        write_png(path, dataset.read_label(index))
+        return True
+
+    written = sum(map_in_threads(write_label, len(dataset), description="convert", progress=progress))
+    return Conversion(spec=f"folder:{root}:{split}", images=len(dataset), written=written)
+
+
+def _claim(dataset: Dataset, root: Path, split: str) -> None:
+    """Say in `dataset.toml` what the split is made from; refuse a folder that holds something else."""
+    path, wanted = root / FILE_NAME, _config(dataset, split)
+    there = structure(read_toml(path), DatasetConfig, source=str(path)) if path.exists() else None
+    used = any((root / part / split).exists() for part in ("images", "labels"))
+    converted = there.converted if there else {}
+    before = converted.get(split, "files of another origin" if used else wanted.converted[split])
+    if before != wanted.converted[split]:
+        raise DataError(f"{root}: split {split!r} holds {before}, not {wanted.converted[split]}; choose another folder")
+    if there and evolve(there, converted=wanted.converted) != wanted:
+        raise DataError(f"{path}: its [labels] or [fold] differ from those of {dataset.spec}; choose another folder")
+    if split not in converted:
+        write_text(path, _to_toml(evolve(wanted, converted=converted | wanted.converted)))
+
+
+def _config(dataset: Dataset, split: str) -> DatasetConfig:
+    names, fold = dataset.labels.names, dataset.fold
+    source = evolve(dataset.spec, path=dataset.spec.path.resolve())
+    return DatasetConfig(
+        labels=LabelSettings(encoding="trainIds"),
+        fold={}
+        if fold is None
+        else {
+            name: IGNORE if fold[index] == IGNORE_ID else names[fold[index]]
+            for index, name in enumerate(names)
+            if fold[index] != index
+        },
+        converted={split: f"{source}, encoding {dataset.encoding.name}, label space {dataset.labels.name}"},
+    )
+
+
+def _to_toml(config: DatasetConfig) -> str:
+    lines = ["[labels]", f"encoding = {json.dumps(config.labels.encoding)}"]
+    for table, values in (("fold", config.fold), ("converted", config.converted)):
+        lines += ["", f"[{table}]"] if values else []
+        lines += [f"{json.dumps(key)} = {json.dumps(value)}" for key, value in values.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _place(source: Path, target: Path, images: Literal["link", "copy"]) -> None:
+    if target.exists():
+        return
+    if images == "copy":
+        with atomic_file(target) as temporary:
+            shutil.copyfile(source, temporary)
+        return
+    target.unlink(missing_ok=True)  # a link to what is no longer there
+    target.symlink_to(source.resolve())

@@ -1,0 +1,152 @@
+"""Where published data sets keep their files, as they are downloaded: one record per kind of spec."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from attrs import frozen
+
+
+@frozen(kw_only=True)
+class Files:
+    """A set of files, each called by its NAME.
+
+    Attributes:
+        folder: below the root; "<split>" stands for the split's folder.
+        endings: what may follow NAME in a file's name; upper and lower case are one.
+        group: what the folders between `folder` and the files stand for, or "" when there are none.
+        skip: ending of files that other tools leave in the same folder, or "".
+    """
+
+    folder: str
+    endings: tuple[str, ...]
+    group: str = ""
+    skip: str = ""
+
+    def path(self, root: Path, split_folder: str) -> Path:
+        """The folder that holds the files of a split."""
+        return root / self.folder.replace("<split>", split_folder)
+
+    def __str__(self) -> str:
+        ending = self.endings[0] if len(self.endings) == 1 else f"({'|'.join(self.endings)})"
+        return "/".join(part for part in (self.folder, self.group, f"NAME{ending}") if part)
+
+
+@frozen(kw_only=True)
+class Layout:
+    """How a kind of data set lies on disk.
+
+    Attributes:
+        variants: the forms in which it was published: image files and label files, paired by NAME.
+        splits: the folder of each split; None takes whatever folders there are.
+        encoding: what label files hold, a name for `clouds.data.encodings.label_encoding`.
+        source: the paper.
+        download: which files to get, and where.
+    """
+
+    variants: tuple[tuple[Files, Files], ...]
+    splits: dict[str, str] | None
+    encoding: str
+    source: str
+    download: str
+
+    def __str__(self) -> str:
+        return ", or ".join(f"{images} and {labels}" for images, labels in self.variants)
+
+
+_SPLITS = {name: name for name in ("train", "val", "test")}
+_OTHER_TOOLS = "_labelTrainIds.png"  # train ids that converters of other projects write beside the originals
+
+
+def _acdc(condition: str) -> Layout:
+    images = Files(folder=f"rgb_anon/{condition}/<split>", group="<recording>", endings=("_rgb_anon.png",))
+    labels = Files(folder=f"gt/{condition}/<split>", group="<recording>", endings=("_gt_labelIds.png",))
+    return Layout(
+        variants=((images, labels),),
+        splits=_SPLITS,
+        encoding="cityscapes",
+        source="Sakaridis et al., ACDC, ICCV 2021",
+        download="rgb_anon_trainvaltest.zip and gt_trainval.zip of https://acdc.vision.ee.ethz.ch",
+    )
+
+
+LAYOUTS: dict[str, Layout] = {
+    "folder": Layout(
+        variants=(
+            (
+                Files(folder="images/<split>", endings=(".jpg", ".jpeg", ".png")),
+                Files(folder="labels/<split>", endings=(".png",)),
+            ),
+        ),
+        splits=None,
+        encoding="trainIds",
+        source="anyone's own data",
+        download="your own files; dataset.toml says how labels are encoded",
+    ),
+    "gta5": Layout(
+        variants=(
+            (
+                Files(folder="images", endings=(".png",)),
+                Files(folder="labels", endings=(".png",), skip=_OTHER_TOOLS),
+            ),
+        ),
+        splits={"train": ""},
+        encoding="gta5",
+        source="Richter et al., Playing for Data, ECCV 2016",
+        download="all ten parts of images and labels of https://download.visinf.tu-darmstadt.de/data/from_games",
+    ),
+    "synthia": Layout(
+        variants=(
+            (
+                Files(folder="RGB", endings=(".png",)),
+                Files(folder="GT/LABELS", endings=(".png",), skip=_OTHER_TOOLS),
+            ),
+        ),
+        splits={"train": ""},
+        encoding="synthia",
+        source="Ros et al., The SYNTHIA Dataset, CVPR 2016",
+        download="SYNTHIA-RAND-CITYSCAPES of https://synthia-dataset.net",
+    ),
+    "cityscapes": Layout(
+        variants=(
+            (
+                Files(folder="leftImg8bit/<split>", group="<city>", endings=("_leftImg8bit.png",)),
+                Files(folder="gtFine/<split>", group="<city>", endings=("_gtFine_labelIds.png",)),
+            ),
+        ),
+        splits=_SPLITS,
+        encoding="cityscapes",
+        source="Cordts et al., The Cityscapes Dataset, CVPR 2016",
+        download="leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip of https://www.cityscapes-dataset.com",
+    ),
+    "bdd100k": Layout(
+        variants=(
+            (
+                Files(folder="images/10k/<split>", endings=(".jpg",)),
+                Files(folder="labels/sem_seg/masks/<split>", endings=(".png",)),
+            ),
+            (
+                Files(folder="seg/images/<split>", endings=(".jpg",)),
+                Files(folder="seg/labels/<split>", endings=("_train_id.png",)),
+            ),
+        ),
+        splits=_SPLITS,
+        encoding="bdd100k",
+        source="Yu et al., BDD100K, CVPR 2020",
+        download="10K Images and Segmentation of http://bdd-data.berkeley.edu",
+    ),
+    "mapillary": Layout(
+        variants=tuple(
+            (
+                Files(folder="<split>/images", endings=(".jpg",)),
+                Files(folder=f"<split>/{labels}", endings=(".png",)),
+            )
+            for labels in ("labels", "v1.2/labels")
+        ),
+        splits={"train": "training", "val": "validation", "test": "testing"},
+        encoding="mapillary-v1.2",
+        source="Neuhold et al., Mapillary Vistas, ICCV 2017",
+        download="the research edition with labels of v1.2, https://www.mapillary.com/dataset/vistas",
+    ),
+    **{f"acdc-{condition}": _acdc(condition) for condition in ("fog", "night", "rain", "snow")},
+}
