@@ -177,7 +177,14 @@ class Pipeline:
             )
         trained = self.plan.trained_labels or self.plan.labels
         plan = evolve(self.plan, labels=labels, trained_labels=None if labels == trained else trained)
-        other = Pipeline(plan=plan, backbone=self.backbone, head=self.head, device=self.device)
+        other = Pipeline(
+            plan=plan,
+            backbone=self.backbone,
+            head=self.head,
+            device=self.device,
+            helpers=self._helpers,
+            deferred=self._deferred,
+        )
         other.trained, other.kept = self.trained, self.kept
         return other
 
@@ -215,8 +222,10 @@ class Pipeline:
             window: images of more than window x window pixels are segmented in overlapping windows of that side.
 
         Raises:
-            DataError: the image cannot be read or has another form.
+            DataError: the image cannot be read or has another form, or `short_side` or `window` is less than 1.
         """
+        if window < 1:
+            raise DataError(f"window is {window}; expected at least 1 pixel")
         self._warn_untrained()
         pixels = to_pixels(image)
         resized = _resize_short_side(pixels, short_side)
@@ -250,7 +259,7 @@ class Pipeline:
             head=self.head,
             trained=self.trained,
             kept=self.kept,
-            classifier=self._classifier,
+            classifier=self.classifier,
             published=published,
         )
 

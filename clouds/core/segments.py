@@ -107,6 +107,8 @@ def find_instances(found: ImageMasks, labels: LabelSpace, *, top: int) -> Instan
     """The best `top` pairs of query and class, among classes that are things (all classes when none is).
 
     score = P(class | query) x mean of P(mask) over the pixels inside the mask. Masks without a pixel are left out.
+    The published code takes `top` pairs of all classes by P(class | query), and of these the things; the scores are
+    the same.
 
     Raises:
         ConfigError: `top` is less than 1.

@@ -57,8 +57,9 @@ def build_mask2former(
     """Assemble a head of one of the three published sorts.
 
     Raises:
-        ConfigError: a width that does not fit, or "text" without the width of the texts.
+        ConfigError: a size below 1, a width that does not fit, or "text" without the width of the texts.
     """
+    _check_sizes(encoder, decoder, criterion)
     text_width = decoder.text_width if classification == "text" else None
     if classification == "text" and text_width is None:
         raise ConfigError("mask2former-text needs the width of the backbone's text embeddings; pass text_width=")
@@ -89,3 +90,20 @@ def build_mask2former(
         ensemble=ensemble,
         postprocess=postprocess,
     )
+
+
+def _check_sizes(encoder: EncoderSizes, decoder: DecoderSizes, criterion: Criterion) -> None:
+    sizes = {
+        "queries": decoder.queries,
+        "width": decoder.width,
+        "layers": decoder.layers,
+        "heads": decoder.heads,
+        "feedforward": decoder.feedforward,
+        "encoder_layers": encoder.layers,
+        "encoder_feedforward": encoder.feedforward,
+        "encoder_points": encoder.points,
+        "points": criterion.points,
+    }
+    wrong = ", ".join(f"{name}={size}" for name, size in sizes.items() if size < 1)
+    if wrong:
+        raise ConfigError(f"head: {wrong}; expected at least 1 of each")

@@ -78,7 +78,7 @@ def mask2former(
         postprocess: resize merged class scores to the image ("merge_first", as published), or mask logits.
 
     Raises:
-        ConfigError: a width that does not fit, or "text" without `text_width`.
+        ConfigError: a size below 1, a width that does not fit, or "text" without `text_width`.
     """
     from clouds.heads.build import Criterion, DecoderSizes, EncoderSizes, Ensemble, Weights, build_mask2former
 

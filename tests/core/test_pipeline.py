@@ -82,6 +82,11 @@ def test_short_side_resizes_and_answers_at_the_own_size(pipeline: clouds.Pipelin
         pipeline.predict(random_image(60, 90), short_side=0)
 
 
+def test_a_window_has_a_pixel(pipeline: clouds.Pipeline) -> None:
+    with pytest.raises(DataError, match="window is 0; expected at least 1"):
+        pipeline.predict(random_image(60, 90), window=0)
+
+
 def test_large_images_go_through_windows(pipeline: clouds.Pipeline) -> None:
     image = random_image(200, 300)
     prediction = pipeline.predict(image, window=128)

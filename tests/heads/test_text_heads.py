@@ -78,6 +78,12 @@ def test_the_width_must_divide_into_groups_and_heads() -> None:
             build_part("head", {"name": "mask2former", **SMALL, "width": width, "heads": heads}, features=SPECS)
 
 
+def test_sizes_are_at_least_one() -> None:
+    part = {"name": "mask2former", **SMALL, "queries": 0, "heads": 0, "points": -1}
+    with pytest.raises(ConfigError, match="head: queries=0, heads=0, points=-1; expected at least 1 of each"):
+        build_part("head", part, features=SPECS)
+
+
 def test_the_ensemble_is_for_evaluation_and_keeps_the_masks() -> None:
     plain = build_part("head", {"name": "mask2former", **SMALL}, features=SPECS, labels=LABELS)
     joined = build_part(
