@@ -67,13 +67,19 @@ def _peer() -> tuple[Any, Any]:
     return Mask2FormerForUniversalSegmentation(config).eval(), Mask2FormerImageProcessor()
 
 
+def measure(provider: str, size: tuple[int, int], *, backbone: str) -> tuple[float, float]:
+    """What `peak` gives in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.memory", provider, backbone, *map(str, size)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    before, after = map(float, done.stdout.split()[-2:])
+    return before, after
+
+
 def run(size: tuple[int, int] = (1024, 2048), *, backbone: str = "clip-rn50") -> list[dict[str, Any]]:
     """Two rows per provider: with the model built, and with the image segmented."""
     rows: list[dict[str, Any]] = []
     for provider in (OURS, PEER):
-        command = [sys.executable, "-m", "benchmarks.memory", provider, backbone, *map(str, size)]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-        before, after = map(float, done.stdout.split()[-2:])
+        before, after = measure(provider, size, backbone=backbone)
         for metric, value in (("built", before), (f"predicted {size[0]}x{size[1]}", after)):
             rows.append(row("memory", provider, f"peak, {metric}", "GB", [value], shape=list(size)))
     return rows

@@ -1,4 +1,4 @@
-"""The rows of the decoder and memory benchmarks, on sizes so small that their numbers mean nothing."""
+"""The rows of the decoder and memory benchmarks, on sizes so small that their numbers mean nothing; and one bound."""
 
 import pytest
 import torch
@@ -50,3 +50,9 @@ def test_peaks_of_memory_are_measured_beside_the_peer() -> None:
     ]
     built, predicted = rows[0]["p50"], rows[1]["p50"]
     assert 0.1 < built <= predicted < 3  # gigabytes: torch alone takes more than the first
+
+
+@pytest.mark.slow
+def test_segmenting_1024x2048_with_a_resnet_50_takes_less_than_three_gigabytes() -> None:
+    _, predicted = memory.measure(memory.OURS, (1024, 2048), backbone="clip-rn50")
+    assert predicted < 3

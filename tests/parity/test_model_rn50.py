@@ -139,6 +139,8 @@ def test_three_optimizer_steps(state: dict[str, Tensor], two_threads: None) -> N
         change = (parameter.detach() - before[key]).norm().item()
         expected = facts["param_delta_norm_after_3_steps"][f"sem_seg_head.{key}"]
         assert change == pytest.approx(expected, rel=10 * 2.4e-4), key
+        largest = facts["param_delta_absmax_after_3_steps"][f"sem_seg_head.{key}"]
+        assert (parameter.detach() - before[key]).abs().max().item() == pytest.approx(largest, rel=10 * 2.4e-4), key
         if f"after3/sem_seg_head.{key}" in data:
             assert_close(parameter, data[f"after3/sem_seg_head.{key}"], floor=1e-5, what=key)
 
