@@ -252,6 +252,24 @@ class MaskPooler(ABC):
         """
 
 
+class ImageGenerators(torch.Generator):
+    """One source of random numbers per image of a batch, so that what an image draws does not depend on the batch.
+
+    To a head that draws for the whole batch it is a usual generator, seeded by all of the seeds.
+
+    Attributes:
+        images: one generator per image, on the CPU.
+    """
+
+    def __new__(cls, seeds: Sequence[int]) -> Self:
+        return super().__new__(cls)
+
+    def __init__(self, seeds: Sequence[int]) -> None:
+        super().__init__()
+        self.images = tuple(torch.Generator().manual_seed(seed) for seed in seeds)
+        self.manual_seed(int(np.random.SeedSequence(list(seeds)).generate_state(1, np.uint64)[0] >> 1))
+
+
 class Head(nn.Module, ABC):
     """Turns features into mask predictions, owns its loss, and merges masks into a segmentation.
 
@@ -281,11 +299,17 @@ class Head(nn.Module, ABC):
             output: of a batch.
             targets: one per image, at network size.
             points: (x, y) in 0..1 at which masks are compared, for heads that sample; None draws them.
-            generator: source of those random points.
+            generator: source of those random points; `ImageGenerators` has one per image.
 
         Raises:
             NonFiniteError: a term is not finite; the message names the images.
         """
+
+    def loss_counts(self, targets: Sequence[Targets]) -> Mapping[str, float]:
+        """What each term of `loss` is a mean over, by the term's name, so that the losses of parts of a batch can be
+        joined: the term of the whole is sum(term x count) / sum(count) over the parts. A term that is not named is
+        a mean over images, which is the default. Every batch has the same names."""
+        return {}
 
     @abstractmethod
     def segment(

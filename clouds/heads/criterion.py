@@ -77,6 +77,24 @@ class Criterion(nn.Module):
             )
         return terms
 
+    def counts(self, targets: Sequence[Targets], *, queries: int, layers: int) -> dict[str, float]:
+        """What the terms are means over: queries by weight, and target masks. See `Head.loss_counts`.
+
+        Args:
+            targets: of a batch.
+            queries: of each image.
+            layers: earlier layers that have a loss of their own.
+        """
+        masks = sum(len(target.labels) for target in targets)
+        matched = sum(min(queries, len(target.labels)) for target in targets)
+        weight = matched + self.weights.no_object * (queries * len(targets) - matched)
+        suffixes = ["", *(f"_{layer}" for layer in range(layers))]
+        return {
+            f"{name}{suffix}": float(count)
+            for suffix in suffixes
+            for name, count in (("class", weight), ("mask", masks), ("dice", masks))
+        }
+
     def _counted(self, target: Targets) -> Targets:
         return evolve(target, valid=torch.ones_like(target.valid)) if self.ignored == "negative" else target
 

@@ -75,6 +75,9 @@ class LinearHead(Head):
             raise NonFiniteError(f"cross entropy is not finite for images {bad} of the batch; check the features")
         return {"cross_entropy": per_pixel.sum() / (maps != 255).sum().clamp(min=1)}
 
+    def loss_counts(self, targets: Sequence[Targets]) -> dict[str, float]:
+        return {"cross_entropy": float(sum(int((target.to_label_map() != 255).sum()) for target in targets))}
+
     def segment(
         self, output: HeadOutput, valid_size: tuple[int, int], size: tuple[int, int], *, scores: bool = False
     ) -> Tensor:

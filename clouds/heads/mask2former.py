@@ -74,6 +74,9 @@ class Mask2Former(Head):
     ) -> dict[str, Tensor]:
         return self.criterion(output, targets, points=points, generator=generator)
 
+    def loss_counts(self, targets: Sequence[Targets]) -> dict[str, float]:
+        return self.criterion.counts(targets, queries=self.predictor.queries, layers=self.predictor.layers)
+
     def segment(
         self, output: HeadOutput, valid_size: tuple[int, int], size: tuple[int, int], *, scores: bool = False
     ) -> Tensor:

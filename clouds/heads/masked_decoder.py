@@ -90,6 +90,7 @@ class MaskedDecoder(nn.Module):
         self.transformer_cross_attention_layers = nn.ModuleList(_CrossAttention(width, heads) for _ in range(layers))
         self.transformer_ffn_layers = nn.ModuleList(_FeedForward(width, feedforward) for _ in range(layers))
         self.decoder_norm = nn.LayerNorm(width)
+        self.queries, self.layers = queries, layers
         self.query_feat = nn.Embedding(queries, width)
         self.query_embed = nn.Embedding(queries, width)
         self.level_embed = nn.Embedding(_LEVELS, width)

@@ -10,6 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from clouds.core.interfaces import ImageGenerators
+
 OVERSAMPLE = 3.0  # candidates per point
 IMPORTANCE = 0.75  # share of points taken where the mask is least certain
 
@@ -36,19 +38,29 @@ class RandomPoints:
 
     Attributes:
         count: points per mask.
-        generator: source of the random numbers; None takes torch's.
+        generator: source of the random numbers; None takes torch's. From `ImageGenerators` each image draws its own.
     """
 
     count: int
     generator: torch.Generator | None
 
     def matching(self, layer: int, image: int, mask_logits: Float[Tensor, "q h w"]) -> Float[Tensor, "p 2"]:
-        return uniform(1, self.count, mask_logits, self.generator)[0]
+        return uniform(1, self.count, mask_logits, self._of(image))[0]
 
     def loss(
         self, layer: int, mask_logits: Float[Tensor, "n h w"], images: Int[Tensor, " n"]
     ) -> Float[Tensor, "n p 2"]:
-        return uncertain(mask_logits, self.count, self.generator)
+        if not isinstance(self.generator, ImageGenerators):
+            return uncertain(mask_logits, self.count, self.generator)
+        owners, counts = images.unique_consecutive(return_counts=True)
+        parts = mask_logits.split(counts.tolist())
+        drawn = [
+            uncertain(part, self.count, self._of(image)) for image, part in zip(owners.tolist(), parts, strict=True)
+        ]
+        return torch.cat(drawn)
+
+    def _of(self, image: int) -> torch.Generator | None:
+        return self.generator.images[image] if isinstance(self.generator, ImageGenerators) else self.generator
 
 
 @final
