@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
@@ -70,20 +72,21 @@ def build_classifier(
         model: what the encoder is, beside its weights; part of the cache's key.
         cache: folder for embeddings of encoders and label spaces that were used before, or None.
     """
-    embeddings = embed_labels(encoder, labels) if cache is None else _cached(encoder, labels, model, cache)
-    counts = torch.tensor([len(group) for group in labels.synonyms])
-    return TextClassifier(
-        embeddings=embeddings,
-        class_of=torch.repeat_interleave(torch.arange(len(labels)), counts).to(embeddings.device),
-        seen=torch.tensor(seen_classes(labels, trained), device=embeddings.device),
-        logit_scale=encoder.logit_scale,
-        pooler=encoder if isinstance(encoder, MaskPooler) else None,
-    )
+    with torch.inference_mode(False):  # tensors of inference mode could not take part in training
+        embeddings = embed_labels(encoder, labels) if cache is None else _cached(encoder, labels, model, cache)
+        counts = torch.tensor([len(group) for group in labels.synonyms])
+        return TextClassifier(
+            embeddings=embeddings,
+            class_of=torch.repeat_interleave(torch.arange(len(labels)), counts).to(embeddings.device),
+            seen=torch.tensor(seen_classes(labels, trained), device=embeddings.device),
+            logit_scale=encoder.logit_scale,
+            pooler=encoder if isinstance(encoder, MaskPooler) else None,
+        )
 
 
 def embed_labels(encoder: TextEncoder, labels: LabelSpace) -> Float[Tensor, "n d"]:
     """One unit vector per synonym: each prompt normalised, the templates' average, normalised again."""
-    with torch.inference_mode(False), torch.no_grad():  # tensors of inference mode could not take part in training
+    with torch.no_grad():
         embedded = functional.normalize(encoder.embed_text(prompts(labels)).float(), dim=-1)
         return functional.normalize(embedded.unflatten(0, (-1, len(TEMPLATES))).mean(1), dim=-1)
 
@@ -93,14 +96,12 @@ def _cached(encoder: TextEncoder, labels: LabelSpace, model: str, folder: Path) 
     key = json.dumps([model, digest(weights), prompts(labels)])
     path = folder / f"{hashlib.sha256(key.encode()).hexdigest()}.safetensors"
     device = next(iter(weights.values())).device
-    if path.is_file():
-        try:
-            return read_safetensors(path)[0]["embeddings"].to(device)
-        except WeightsError:
-            path.unlink(missing_ok=True)  # damaged from outside: it is made again
+    with suppress(WeightsError, OSError):  # not there, or damaged from outside: it is made again
+        return read_safetensors(path)[0]["embeddings"].to(device)
     embeddings = embed_labels(encoder, labels)
-    with atomic_file(path) as temporary:
-        save_file({"embeddings": embeddings.cpu()}, temporary)
-    for old in sorted(folder.glob("*.safetensors"), key=lambda file: file.stat().st_mtime)[:-_KEPT_FILES]:
-        old.unlink(missing_ok=True)
+    with suppress(OSError, SafetensorError):  # a folder that is read-only, or that others tidy, too, costs time only
+        with atomic_file(path) as temporary:
+            save_file({"embeddings": embeddings.cpu()}, temporary)
+        for old in sorted(folder.glob("*.safetensors"), key=lambda file: file.stat().st_mtime)[:-_KEPT_FILES]:
+            old.unlink(missing_ok=True)
     return embeddings

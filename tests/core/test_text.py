@@ -92,6 +92,31 @@ def test_a_classifier_made_in_inference_mode_can_be_trained_with() -> None:
     x = torch.randn(2, 26, requires_grad=True)
     (functional.normalize(x, dim=-1) @ classifier.embeddings.T).sum().backward()
     assert x.grad is not None
+    assert not classifier.class_of.is_inference()
+    assert not classifier.seen.is_inference()
+
+
+def test_embeddings_read_in_inference_mode_can_be_trained_with(tmp_path: Path) -> None:
+    made(Letters(), tmp_path)
+    with torch.inference_mode():
+        assert not made(Letters(), tmp_path).embeddings.is_inference()
+
+
+def test_a_cache_that_cannot_be_written_costs_time_only(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    encoder = Letters()
+    assert torch.equal(made(encoder, tmp_path / "file").embeddings, made(encoder, None).embeddings)
+    assert encoder.calls == 2
+
+
+def test_a_cache_that_others_tidy_at_the_same_time_costs_time_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(folder: Path, pattern: str) -> list[Path]:
+        return [folder / f"gone{pattern[1:]}"]
+
+    monkeypatch.setattr(Path, "glob", gone)
+    assert made(Letters(), tmp_path).embeddings.shape == (3, 26)
 
 
 def test_the_cache_lies_where_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
