@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Generator as GeneratorOf
 from contextlib import contextmanager
+from copy import copy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -130,9 +131,8 @@ class Pipeline:
         self.device = device
         self.backbone = backbone.to(device)
         self.head = head.to(device)
-        self.trained = False
+        self.trained = self._warned = False
         self.kept: dict[str, Tensor] = {}
-        self._warned = False
         self._classifier = classifier
         self._deferred = dict(deferred or {})
         self._helpers: dict[Kind, Any] = {kind: _place(part, device) for kind, part in (helpers or {}).items()}
@@ -177,15 +177,8 @@ class Pipeline:
             )
         trained = self.plan.trained_labels or self.plan.labels
         plan = evolve(self.plan, labels=labels, trained_labels=None if labels == trained else trained)
-        other = Pipeline(
-            plan=plan,
-            backbone=self.backbone,
-            head=self.head,
-            device=self.device,
-            helpers=self._helpers,
-            deferred=self._deferred,
-        )
-        other.trained, other.kept = self.trained, self.kept
+        other = copy(self)
+        other.plan, other._classifier = plan, None
         return other
 
     def forward(self, images: Sequence[UInt8[Tensor, "3 _ _"]]) -> HeadOutput:

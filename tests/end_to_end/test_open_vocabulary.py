@@ -35,6 +35,18 @@ def test_a_trained_head_serves_another_label_space() -> None:
     assert other.with_labels(pipeline.labels).plan == pipeline.plan
 
 
+def test_helpers_stay_with_another_label_space(tmp_path: Path) -> None:
+    pipeline = clouds.compose(
+        backbone=TINY, head={"name": "mask2former-text", **SMALL}, refiner="regions", prompter="grammar", device="cpu"
+    )
+    other = pipeline.with_labels(MANY)
+    assert other.refiner is pipeline.refiner
+    assert other.prompter is pipeline.prompter
+    other.save(tmp_path / "out")
+    loaded = clouds.load(tmp_path / "out", device="cpu")
+    assert loaded.with_labels(pipeline.labels).refiner is not None
+
+
 def test_classes_are_seen_when_they_share_a_word_with_the_training() -> None:
     other = composed().with_labels(clouds.LabelSpace.from_names(["street", "car"], synonyms=[["street"], ["cars"]]))
     assert other.classifier is not None
