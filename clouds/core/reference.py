@@ -107,14 +107,15 @@ def _read(content: str | os.PathLike[str] | Mapping[str, Any]) -> tuple[str, dic
         entries = cast("Mapping[str, Any]", found)
         model = entries.get("model")
         state = cast("Mapping[str, Any]", model) if isinstance(model, Mapping) else entries
-        return source, {key: _to_tensor(value, f"{source}: {key}") for key, value in state.items()}
+        return source, {str(key): _to_tensor(value, f"{source}: {key}") for key, value in state.items()}
     raise WeightsError(f"{source}: holds a {type(found).__name__}; expected {{'model': state dict}} or a state dict")
 
 
 def _to_tensor(value: Any, what: str) -> Tensor:
     if isinstance(value, Tensor):
         return value.detach()
-    array: Any = np.array(value) if isinstance(value, (np.ndarray, np.generic)) else None
+    numpy = isinstance(value, (np.ndarray, np.generic))
+    array: Any = np.array(value, value.dtype.newbyteorder("=")) if numpy else None
     try:
         return torch.from_numpy(array)
     except TypeError as error:
@@ -132,7 +133,8 @@ def _published_names(pipeline: Pipeline) -> dict[str, Tensor]:
 def _fill(pipeline: Pipeline, state: Mapping[str, Tensor], *, source: str) -> None:
     own = _published_names(pipeline)
     kept = {key: tensor for key, tensor in state.items() if key.startswith(UNUSED) and key not in own}
-    faults = misfits(own, {key: tensor for key, tensor in state.items() if key not in kept})
+    known = {key: tensor for key, tensor in _never_used(pipeline, own).items() if key in kept}
+    faults = misfits({**known, **own}, {key: state[key] for key in state if key in known or key not in kept})
     if faults:
         listed = "; ".join(f"{len(found)} {what}: {', '.join(found)}" for what, found in faults.items())
         parts = " with ".join(str(pipeline.plan.parts[kind].name) for kind in (Kind.BACKBONE, Kind.HEAD))

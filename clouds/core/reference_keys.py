@@ -96,8 +96,9 @@ def find_head(shapes: Shapes, *, source: str) -> tuple[str, dict[str, Any]]:
 
 
 def find_classes(shapes: Shapes) -> int | None:
-    """Classes of the linear classifier, without "no object"; None when there is none or its tensors differ."""
+    """Classes of the linear classifier or else of the loss, without "no object"; None when tensors differ or lack."""
     tensors = [shapes.get(f"{_PREDICTOR}class_embed.{name}") for name in ("weight", "bias")]
+    tensors = tensors if any(tensors) else [shapes.get(CLASS_WEIGHTS)]
     found = _agreed(shape[0] for shape in tensors if shape)
     return None if found is None else found - 1
 
