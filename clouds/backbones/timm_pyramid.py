@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any, final
 
@@ -70,6 +71,9 @@ def build_trunk(model: str, *, pretrained: bool | Path, **arguments: Any) -> tup
         WeightsError: the weights could not be had, or do not fit.
     """
     with torch.device("meta"):
+        windowed = "strict_img_size" in signature(type(timm.create_model(model)).__init__).parameters
+        if windowed:  # Swin takes any size only when told, and its maps have their channels last but through a getter
+            arguments |= {"strict_img_size": False, "feature_cls": "getter"}
         probe: Any = timm.create_model(model, features_only=True, **arguments)
     reductions: list[int] = probe.feature_info.reduction()
     if not set(STRIDES) <= set(reductions):
@@ -125,3 +129,9 @@ def _create(model: str, *, pretrained: bool, **arguments: Any) -> nn.Module:
 def _require_model(model: str) -> None:
     if not timm.is_model(model):
         raise ConfigError(f"timm has no model {model!r}{did_you_mean(model, timm.list_models())}")
+    try:
+        timm.get_pretrained_cfg(model)
+    except RuntimeError as error:
+        name, _, tag = model.partition(".")
+        tags = [known.removeprefix(f"{name}.") for known in timm.list_pretrained(f"{name}.*")]
+        raise ConfigError(f"timm has no weights {tag!r} of {name!r}{did_you_mean(tag, tags)}") from error

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from clouds.core.plan import Problem
 
+_SHOWN = 40  # words of a list, in one message
+
 
 class CloudsError(Exception):
     """Base class: catching it catches everything that `clouds` raises on purpose."""
@@ -65,9 +67,10 @@ class UntrainedHeadWarning(UserWarning):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return `"; did you mean 'x'?"` for the nearest known word, or the list of known words when none is near."""
+    """Return `"; did you mean 'x'?"` for the nearest known word, or some of the known words when none is near."""
     words = sorted(set(known))
     near = get_close_matches(word, words, n=1, cutoff=0.6)
     if near:
         return f"; did you mean {near[0]!r}?"
-    return f"; known: {', '.join(words)}" if words else "; none is known"
+    more = [f"and {len(words) - _SHOWN} more"] if len(words) > _SHOWN else []
+    return f"; known: {', '.join([*words[:_SHOWN], *more])}" if words else "; none is known"

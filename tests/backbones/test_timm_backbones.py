@@ -63,6 +63,34 @@ def test_unknown_models_have_a_nearest_name() -> None:
         build_part("backbone", "timm:resnet118", pretrained=False)
 
 
+def test_unknown_weights_have_a_nearest_name() -> None:
+    with pytest.raises(ConfigError, match=r"timm has no weights 'a1_in2k' of 'resnet18'; did you mean 'a1_in1k'"):
+        build_part("backbone", "timm:resnet18.a1_in2k", pretrained=False)
+
+
+def test_windowed_transformers_take_any_size(tmp_path: Path) -> None:
+    """Swin's own maps are for one image size, with channels last."""
+    name = "swin_tiny_patch4_window7_224"
+    state = timm.create_model(name).state_dict()
+    save_file(state, tmp_path / "w.safetensors")
+    backbone = presets.timm(model=name, pretrained=tmp_path / "w.safetensors")
+    with torch.no_grad():
+        features = backbone(torch.zeros(1, 3, 64, 96))
+        assert [tuple(level.shape[1:]) for level in features.levels().values()] == [
+            (96, 16, 24),
+            (192, 8, 12),
+            (384, 4, 6),
+            (768, 2, 3),
+        ]
+        overlay = {"state_dict": state}
+        own = timm.create_model(name, features_only=True, pretrained=True, pretrained_cfg_overlay=overlay).eval()
+        images = torch.rand(1, 3, 224, 224) * 255
+        for level, channels_last in zip(
+            backbone(images).levels().values(), own(backbone.normalize(images)), strict=True
+        ):
+            torch.testing.assert_close(level, channels_last.permute(0, 3, 1, 2), rtol=1e-4, atol=1e-5)
+
+
 def test_models_without_a_pyramid_are_refused() -> None:
     with pytest.raises(
         ConfigError, match=r"'beit_base_patch16_224' has feature maps at strides \[16.*\]; expected \[4,"

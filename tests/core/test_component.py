@@ -68,3 +68,4 @@ def test_nearest_words() -> None:
     assert did_you_mean("grammer", ["file", "grammar"]) == "; did you mean 'grammar'?"
     assert did_you_mean("zzz", ["file", "grammar", "file"]) == "; known: file, grammar"
     assert did_you_mean("zzz", []) == "; none is known"
+    assert did_you_mean("zzz", [f"a{i:03}" for i in range(1000)]).endswith(", a038, a039, and 960 more")
