@@ -165,5 +165,5 @@ def _backbone_answer(backbone: Backbone) -> list[Tensor]:
 
 
 def _head_answer(head: Head, classifier: TextClassifier | None) -> list[Tensor]:
-    output = head(random_features(FEATURES, batch=1, height=32, width=32), classifier)
+    output = head(random_features(FEATURES, batch=1, height=32, width=32, dense=TEXT_WIDTH), classifier)
     return [output.class_logits, output.mask_logits]

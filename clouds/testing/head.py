@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import final
 
 import torch
 from attrs import evolve
+from torch import Tensor
 from torch.nn import functional
 
 from clouds.core.component import FeatureSpec
-from clouds.core.interfaces import Features, Head, HeadOutput, TextClassifier
+from clouds.core.interfaces import Features, Head, HeadOutput, MaskPooler, TextClassifier
 from clouds.core.labels import CITYSCAPES, LabelSpace
 from clouds.testing.contract import (
     BATCH_TOLERANCE,
@@ -47,7 +49,7 @@ def check_head(
         head: the head.
         features: what it was built for.
         labels: what it was built for.
-        classifier: for heads that classify by text.
+        classifier: for heads that use text; if it has a pooler, that is given maps as wide as its embeddings.
 
     Raises:
         ContractError: a clause is broken.
@@ -55,7 +57,7 @@ def check_head(
     require_instance(head, Head, "head")
     tested = in_evaluation(head)
     check_module(tested)
-    images = random_features(features, batch=2, height=_HEIGHT, width=_WIDTH)
+    images = random_features(features, batch=2, height=_HEIGHT, width=_WIDTH, dense=_width(classifier))
     output = tested(images, classifier)
     _check_output(tested, output, len(labels))
     _check_independence(tested, features, classifier)
@@ -68,20 +70,29 @@ def check_head(
 
 
 def random_features(
-    specs: Mapping[str, FeatureSpec], *, batch: int, height: int, width: int, seed: int = 0
+    specs: Mapping[str, FeatureSpec], *, batch: int, height: int, width: int, seed: int = 0, dense: int | None = None
 ) -> Features:
-    """Normal features of a batch of `height` x `width` images."""
+    """Normal features of a batch of `height` x `width` images; with a map of `dense` channels to pool, if given."""
     random = torch.Generator().manual_seed(seed)
-    return Features(
-        **{
-            name: torch.randn(batch, spec.channels, height // spec.stride, width // spec.stride, generator=random)
-            for name, spec in specs.items()
-        }
-    )
+
+    def normal(channels: int, stride: int) -> Tensor:
+        return torch.randn(batch, channels, height // stride, width // stride, generator=random)
+
+    levels = {name: normal(spec.channels, spec.stride) for name, spec in specs.items()}
+    return Features(**levels, dense=None if dense is None else normal(dense, 32))
+
+
+@final
+class MeanPooler(MaskPooler):
+    """Pools means under the masks, so that features to pool are as wide as the texts."""
+
+    def pool(self, dense: Tensor, masks: Tensor) -> Tensor:
+        inside = functional.interpolate(masks.float(), size=dense.shape[-2:], mode="bilinear").flatten(2) > 0
+        return inside.float() @ dense.float().flatten(2).mT / inside.sum(-1, keepdim=True).clamp(min=1)
 
 
 def random_classifier(labels: LabelSpace, width: int) -> TextClassifier:
-    """Random unit vectors for the words of a label space, without a pooler."""
+    """Random unit vectors for the words of a label space, and a `MeanPooler`."""
     counts = torch.tensor([len(group) for group in labels.synonyms])
     embeddings = torch.randn(int(counts.sum()), width, generator=torch.Generator().manual_seed(0))
     return TextClassifier(
@@ -89,7 +100,12 @@ def random_classifier(labels: LabelSpace, width: int) -> TextClassifier:
         class_of=torch.repeat_interleave(torch.arange(len(labels)), counts),
         seen=torch.ones(len(labels), dtype=torch.bool),
         logit_scale=100.0,
+        pooler=MeanPooler(),
     )
+
+
+def _width(classifier: TextClassifier | None) -> int | None:
+    return None if classifier is None else classifier.embeddings.shape[1]
 
 
 def _check_output(head: Head, output: object, classes: int) -> None:
@@ -109,8 +125,9 @@ def _check_independence(head: Head, specs: Mapping[str, FeatureSpec], classifier
     difference in the last bit now and then becomes a large one, whereas a head that mixes images differs every time."""
     smallest = float("inf")
     for seed in range(_DRAWS):
-        both = random_features(specs, batch=2, height=_HEIGHT, width=_WIDTH, seed=seed)
-        one = Features(**{name: level[1:] for name, level in both.levels().items()})
+        both = random_features(specs, batch=2, height=_HEIGHT, width=_WIDTH, seed=seed, dense=_width(classifier))
+        dense = None if both.dense is None else both.dense[1:]
+        one = Features(**{name: level[1:] for name, level in both.levels().items()}, dense=dense)
         with torch.no_grad():
             together, alone = head(both, classifier).image(1), head(one, classifier)
         pairs = ((together.class_logits, alone.class_logits), (together.mask_logits, alone.mask_logits))
