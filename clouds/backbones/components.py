@@ -93,5 +93,6 @@ def clouds_resolve(kind: Kind, name: str) -> Component | None:
             licence="see the model card",
             provides=_EVERYTHING,
             options={"model": architecture, "weights": weights},
+            without_weights={"tokenizer": "bytes"},  # some models' own would come from the hub
         )
     return None

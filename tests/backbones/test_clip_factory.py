@@ -12,6 +12,7 @@ from backbone_helpers import CONFIGS, clip_model, published
 from open_clip.transformer import QuickGELU
 from safetensors.torch import save_file
 
+import clouds
 from clouds.backbones import presets
 from clouds.backbones.clip_convnext import ClipConvNeXt
 from clouds.backbones.clip_resnet import ClipResNet
@@ -142,3 +143,10 @@ def test_random_siglip_takes_bytes_and_embeds_without_files() -> None:
     embeddings = backbone.embed_text(["road", "sky", "road"])
     assert torch.allclose(embeddings[0], embeddings[2])
     assert not torch.allclose(embeddings[0], embeddings[1])
+
+
+def test_random_weights_need_no_tokenizer_from_the_hub() -> None:
+    part = clouds.plan(backbone="clip:ViT-B-16-SigLIP2/webli", head="linear", pretrained=False).parts["backbone"]
+    assert part.options["tokenizer"] == "bytes"
+    part = clouds.plan(backbone="clip:ViT-B-16-SigLIP2/webli", head="linear").parts["backbone"]
+    assert part.options["tokenizer"] == "hub"
