@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 GROUP = "clouds"
 BUILT_IN = "clouds-dgss"
-_BUILT_IN_MODULES = ("backbones", "generators", "refiners", "heads")
+_BUILT_IN_MODULES = ("backbones", "generators", "refiners", "heads", "training")
 
 
 @frozen(kw_only=True)
@@ -172,6 +172,19 @@ class Catalog:
                     found.append(problem)
                 else:
                     self._fail(owner, PluginError(f"clouds_check_plan returned {problem!r}; expected a clouds.Problem"))
+        return found
+
+    def trackers(self) -> dict[str, str]:
+        """Import path of the factory of every tracker, by `dist::name`."""
+        found: dict[str, str] = {}
+        for owner, offers in self._call("clouds_trackers"):
+            for offer in offers:
+                match offer:
+                    case (str(name), str(factory)):
+                        found[f"{owner.distribution}::{name}"] = factory
+                    case _:
+                        text = f"clouds_trackers returned {offer!r}; expected a pair of a name and an import path"
+                        self._fail(owner, PluginError(text))
         return found
 
     # -- discovery ---------------------------------------------------------------------------------------------------

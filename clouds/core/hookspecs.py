@@ -97,6 +97,18 @@ def clouds_resolve(kind: Kind, name: str) -> Component | None:
 
 
 @hookspec
+def clouds_trackers() -> Iterable[tuple[str, str]]:  # pyright: ignore[reportReturnType]
+    """Return the trackers of this plugin: pairs of a name for `loop.trackers` and the import path of a factory.
+
+    The factory is called with the run's folder (a `Path`) and its recipe (plain values), in a run's first process; what
+    it returns has `log(phase, step, numbers)` and `close()`.
+
+    >>> def clouds_trackers():
+    ...     return [("my-tracker", "my_package.tracking:MyTracker")]
+    """
+
+
+@hookspec
 def clouds_check_plan(plan: Plan) -> Iterable[Problem]:  # pyright: ignore[reportReturnType]
     """Return the problems that this plugin sees in a plan, before anything is built.
 

@@ -11,17 +11,23 @@ from torch.optim.lr_scheduler import LambdaLR
 from clouds.training.recipe import OptimizerConfig
 
 _POLY_POWER = 0.9
-_NO_DECAY = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d, nn.Embedding)
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+_NO_DECAY = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.InstanceNorm2d, *_BATCH_NORMS, nn.Embedding)
 
 
 def build_optimizer(modules: Iterable[nn.Module], config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW over trainable parameters; norms and embeddings are not decayed, biases are (as published)."""
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
+    """AdamW over trainable parameters; norms and embeddings are not decayed, biases are (as published).
+
+    A parameter that several modules share is trained once, and not decayed if one of them is a norm or an embedding.
+    """
+    decay: dict[nn.Parameter, bool] = {}
     for module in modules:
         for part in module.modules():
-            group = plain if isinstance(part, _NO_DECAY) else decayed
-            group += [parameter for parameter in part.parameters(recurse=False) if parameter.requires_grad]
+            for parameter in part.parameters(recurse=False):
+                if parameter.requires_grad:
+                    decay[parameter] = decay.get(parameter, True) and not isinstance(part, _NO_DECAY)
+    decayed = [parameter for parameter, yes in decay.items() if yes]
+    plain = [parameter for parameter, yes in decay.items() if not yes]
     groups = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
     return torch.optim.AdamW(
         [group for group in groups if group["params"]], lr=config.lr, weight_decay=config.weight_decay

@@ -3,19 +3,30 @@
 Benigmim et al., "Collaborating Foundation Models for Domain Generalized Semantic Segmentation", CVPR 2024, section 3:
 the teacher labels the clean view of a generated image, the refiner improves the label map, and the student learns it
 on a distorted view, with the same loss as for source images.
+
+The images of a step are split over processes, and on each of them over parts whose gradients are added up
+(`State.accumulate`). The loss is that of the whole batch: each part's terms are weighted by its share of what they are
+means over. Mask losses are so divided by the number of targets of all processes, as published; the published code
+leaves the class term to each process.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
-from attrs import define
+from attrs import Factory, define
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
 
-from clouds.core.interfaces import Targets
+from clouds.core.errors import NonFiniteError
+from clouds.core.interfaces import ImageGenerators, Targets
 from clouds.core.pipeline import Pipeline
+from clouds.core.processes import Processes
+from clouds.training.learner import Learner
 from clouds.training.recipe import OptimizerConfig, TeacherConfig
 from clouds.training.samples import Sample
 from clouds.training.teacher import Teacher
@@ -32,6 +43,9 @@ class State:
         seed: of every random choice that belongs to a step.
         teacher_config: how often the teacher is updated.
         teacher: None while there are no generated images.
+        processes: which of several processes this is.
+        learner: the student's loss, shared by the processes.
+        accumulate: parts of this process's share of a batch.
         step: number of the next step.
     """
 
@@ -42,6 +56,9 @@ class State:
     seed: int
     teacher_config: TeacherConfig
     teacher: Teacher | None = None
+    processes: Processes = Factory(Processes)
+    learner: nn.Module = Factory(lambda state: Learner(state.pipeline), takes_self=True)
+    accumulate: int = 1
     step: int = 0
 
 
@@ -49,28 +66,38 @@ def train_step(state: State, samples: Sequence[Sample]) -> dict[str, float]:
     """Carry out one optimizer step on a mixed batch; returns the loss, its terms, and the gradient's norm.
 
     The teacher is updated before the step, from the student as the step before left it (as published).
+
+    Args:
+        state: what is trained.
+        samples: this process's share of the batch, at least `state.accumulate` images.
+
+    Raises:
+        NonFiniteError: the loss or its gradient is not finite; the weights are left as they were.
     """
-    pipeline, device = state.pipeline, state.pipeline.device
     if state.teacher is not None and state.step % state.teacher_config.every == 0:
         state.teacher.update()
-    pseudo = pseudo_targets(state, [sample for sample in samples if sample.clean is not None])
-    targets = [
-        pseudo[sample.position] if sample.label_map is None else Targets.from_label_map(sample.label_map)
-        for sample in samples
-    ]
-    output = pipeline.forward([sample.image.to(device) for sample in samples])
-    points = torch.Generator().manual_seed(_key(state.seed, state.step))
-    terms = pipeline.head.loss(output, [target.to(device) for target in targets], generator=points)
-    loss = torch.stack(list(terms.values())).sum()
+    parts = [samples[index :: state.accumulate] for index in range(state.accumulate)]
+    targets = [_targets(state, part) for part in parts]
+    weights = _part_weights(state, targets)
     state.optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    terms: dict[str, Tensor] = {}
+    for index, (part, wanted, weight) in enumerate(zip(parts, targets, weights, strict=True)):
+        with _averaging(state.learner, last=index == len(parts) - 1):
+            found = _part_terms(state, part, wanted, weight)
+            torch.stack(list(found.values())).sum().backward()
+        terms = {name: term.detach() + terms.get(name, 0.0) for name, term in found.items()}
     trained = [parameter for group in state.optimizer.param_groups for parameter in group["params"]]
     norm = torch.nn.utils.clip_grad_norm_(trained, state.config.clip_norm)
+    if not norm.isfinite():
+        raise NonFiniteError(
+            f"step {state.step}: the gradient's norm is {norm.item()}; the images are {_names(samples)}"
+        )
     state.optimizer.step()
     state.schedule.step()
     state.step += 1
-    numbers = {name: term.item() for name, term in terms.items()}
-    return {"loss": loss.item(), "gradient_norm": norm.item(), **numbers}
+    numbers = state.processes.sum(torch.stack([torch.stack(list(terms.values())).sum(), *terms.values()]))
+    loss, *each = (numbers / state.processes.world).tolist()
+    return {"loss": loss, "gradient_norm": norm.item(), **dict(zip(terms, each, strict=True))}
 
 
 def pseudo_targets(state: State, generated: Sequence[Sample]) -> dict[int, Targets]:
@@ -90,6 +117,54 @@ def pseudo_targets(state: State, generated: Sequence[Sample]) -> dict[int, Targe
     return {sample.position: target for sample, target in zip(generated, refined, strict=True)}
 
 
-def _key(seed: int, step: int) -> int:
+def _targets(state: State, samples: Sequence[Sample]) -> list[Targets]:
+    """Of labelled and generated images, in the order of the samples, on the pipeline's device."""
+    pseudo = pseudo_targets(state, [sample for sample in samples if sample.clean is not None])
+    found = [
+        pseudo[sample.position] if sample.label_map is None else Targets.from_label_map(sample.label_map)
+        for sample in samples
+    ]
+    return [target.to(state.pipeline.device) for target in found]
+
+
+def _part_weights(state: State, targets: Sequence[Sequence[Targets]]) -> list[dict[str, float]]:
+    """Per part: the factor of each term (that of unnamed ones as ""), such that the mean over processes of the sum
+    over parts is the loss of the whole batch."""
+    if state.processes.world * len(targets) == 1:
+        return [{"": 1.0}]
+    counts = [{"": float(len(part)), **state.pipeline.head.loss_counts(part)} for part in targets]
+    own = torch.tensor([list(part.values()) for part in counts], dtype=torch.float64)
+    share = (state.processes.sum(own.sum(0)) / state.processes.world).tolist()
+    return [
+        {name: count / total if total else 0.0 for (name, count), total in zip(part.items(), share, strict=True)}
+        for part in counts
+    ]
+
+
+def _part_terms(
+    state: State, samples: Sequence[Sample], targets: Sequence[Targets], weights: dict[str, float]
+) -> dict[str, Tensor]:
+    images = [sample.image.to(state.pipeline.device) for sample in samples]
+    generator = ImageGenerators([_key(state.seed, sample.position) for sample in samples])
+    try:
+        terms = state.learner(images, targets, generator)
+    except NonFiniteError as error:
+        raise NonFiniteError(f"step {state.step}: {error}; the images are {_names(samples)}") from error
+    bad = [name for name, term in terms.items() if not term.isfinite()]
+    if bad:
+        raise NonFiniteError(f"step {state.step}: loss terms {bad} are not finite; the images are {_names(samples)}")
+    return {name: term * weights.get(name, weights[""]) for name, term in terms.items()}
+
+
+def _averaging(learner: nn.Module, *, last: bool) -> AbstractContextManager[None]:
+    """Gradients are averaged over the processes once per step, with those of the last part."""
+    return learner.no_sync() if isinstance(learner, DistributedDataParallel) and not last else nullcontext()
+
+
+def _names(samples: Sequence[Sample]) -> str:
+    return ", ".join(f"{index}: {sample.name}" for index, sample in enumerate(samples))
+
+
+def _key(seed: int, position: int) -> int:
     """One 63-bit seed from two numbers, without the correlation of neighbouring seeds."""
-    return int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence([seed, position]).generate_state(1, np.uint64)[0] >> 1)

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from attrs import evolve, frozen
 
+from clouds.core.config import structure
 from clouds.core.errors import ConfigError
 from clouds.core.files import write_text
 from clouds.core.pipeline import Pipeline
-from clouds.data.folder import Dataset, open_dataset
-from clouds.data.transforms import Augmentation
+from clouds.core.processes import Processes, joined
+from clouds.data.folder import open_dataset
 from clouds.synthesis.manifest import open_generated
-from clouds.training.optimizer import build_optimizer, build_schedule
-from clouds.training.recipe import Phase, PhaseConfig, Recipe, load_recipe
-from clouds.training.samples import SampleReader, batches
-from clouds.training.steps import State, train_step
-from clouds.training.teacher import Teacher
+from clouds.training.checkpoint import Checkpoint, Progress, read_checkpoint
+from clouds.training.interrupt import StopSignal
+from clouds.training.loop import Loop, Report, Run, run_phase
+from clouds.training.recipe import Phase, Recipe, load_recipe
+from clouds.training.tracking import JsonLines, open_trackers
 
-_SEEDS: dict[Phase, int] = {"warmup": 1, "joint": 2}  # phases draw different samples from the same recipe seed
-Report = Callable[[Phase, int, int, dict[str, float]], None]
+START, RECIPE, LOG = "start", "recipe.json", "log.jsonl"
+__all__ = ["Report", "TrainingRun", "train"]
 
 
 @frozen(kw_only=True)
@@ -34,7 +36,8 @@ class TrainingRun:
         checkpoint: the trained pipeline, for `clouds.load`.
         log: one JSON line per step.
         steps: optimizer steps made.
-        loss: of the last step.
+        loss: of the last step; nan when this call made none.
+        skipped: images that could not be read, with `data.on_error` "skip".
     """
 
     out: Path
@@ -42,6 +45,7 @@ class TrainingRun:
     log: Path
     steps: int
     loss: float
+    skipped: int = 0
 
 
 def train(
@@ -49,97 +53,115 @@ def train(
     *,
     source: str | Sequence[str] = (),
     generated: str | os.PathLike[str] | None = None,
-    recipe: str | Path | Recipe,
-    out: str | os.PathLike[str],
+    recipe: str | Path | Recipe | None = None,
+    out: str | os.PathLike[str] | None = None,
     phase: Phase | None = None,
     on_step: Report | None = None,
+    resume: str | os.PathLike[str] | None = None,
 ) -> TrainingRun:
     """Train a pipeline in place, and save it.
+
+    Every `loop.checkpoint_every` steps, at the end of a phase, on SIGTERM and SIGINT, and before the run stops at an
+    image that cannot be read, `checkpoint.pt` is written; `resume` goes on from there as if nothing had happened.
+    Started by torchrun, each process takes its share of every batch: `batch_size` is that of all of them.
 
     Args:
         pipeline: what to train: the head, and the backbone unless it is frozen.
         source: SPEC (or several) of labelled data; replaces the recipe's.
         generated: folder of a generated dataset; replaces the recipe's. None or absent trains on the source alone.
         recipe: name, TOML file, or a `Recipe`.
-        out: folder for the log, the resolved recipe, and a saved pipeline per phase.
+        out: folder for the log, the resolved recipe, the pipeline as it was (`start`), and a saved pipeline per phase.
         phase: `"warmup"` or `"joint"` alone; None runs the warm-up, and then the joint phase if there are generated
             images. The joint phase without generated images is the control: the same steps on the source alone.
         on_step: called after every step with phase, step, number of steps, and the step's numbers.
+        resume: folder of a run to go on with, in place of all arguments but `pipeline` and `on_step`. The pipeline is
+            composed as at its start, or loaded from `start`; what was trained comes from the checkpoint.
 
     Raises:
         ConfigError, DataError: the recipe or the data cannot be used.
-        NonFiniteError: the loss is not finite.
+        WeightsError: the checkpoint to go on from is damaged, or does not fit the pipeline.
+        NonFiniteError: the loss is not finite; the last checkpoint is kept.
+        TrainingInterrupted: a signal stopped the run.
     """
+    if resume is not None and (source or generated or recipe or out or phase):
+        raise ConfigError("resume goes on with a run as it was begun; leave out source, generated, recipe, out, phase")
+    with joined(pipeline.device.type) as processes, StopSignal() as stop, ExitStack() as closing:
+        if resume is None:
+            if recipe is None or out is None:
+                raise ConfigError("a new run needs recipe= and out=; to go on with one, give resume=FOLDER")
+            settings = _settings(recipe, source, generated)
+            run = _open(pipeline, settings, Path(out), phase, processes)
+            start = Checkpoint(progress=Progress(phases=run.phases, phase=run.phases[0]))
+            _write_start(run)
+        else:
+            start = read_checkpoint(Path(resume))
+            run = _open(pipeline, _read_recipe(Path(resume)), Path(resume), None, processes)
+            run = evolve(run, phases=start.progress.phases)
+        log = JsonLines(run.folder / LOG, size=start.progress.log_size) if processes.main else None
+        trackers = open_trackers(run.recipe.loop.trackers, run.folder, run.recipe.to_dict()) if processes.main else []
+        for tracker in (*trackers, *([log] if log else [])):
+            closing.callback(tracker.close)
+        loop = Loop(run=run, stop=stop, log=log, trackers=trackers, on_step=on_step, skipped=start.progress.skipped)
+        for name in run.phases[run.phases.index(start.progress.phase) :]:
+            run_phase(loop, name, start if name == start.progress.phase else None)
+            pipeline.trained = pipeline.trained or run.config(name).steps > 0
+            if processes.main:
+                pipeline.save(run.folder / name)
+            processes.wait()
+    return TrainingRun(
+        out=run.folder,
+        checkpoint=run.folder / run.phases[-1],
+        log=run.folder / LOG,
+        steps=sum(run.config(name).steps for name in run.phases),
+        loss=loop.loss,
+        skipped=loop.skipped,
+    )
+
+
+def _settings(recipe: str | Path | Recipe, source: str | Sequence[str], generated: object) -> Recipe:
+    """The recipe with the data that was given."""
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     specs = ((source,) if isinstance(source, str) else tuple(source)) or recipe.data.source
     if not specs:
         raise ConfigError("no source to train on; give source=SPEC, or --set data.source=folder:PATH")
-    recipe = evolve(recipe, data=evolve(recipe.data, source=specs, generated=str(generated or recipe.data.generated)))
-    sources = [open_dataset(spec, pipeline.labels, default_split="train") for spec in specs]
+    return evolve(recipe, data=evolve(recipe.data, source=specs, generated=str(generated or recipe.data.generated)))
+
+
+def _read_recipe(folder: Path) -> Recipe:
+    path = folder / RECIPE
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error}); start the run anew") from error
+    return structure(document, Recipe, source=str(path))
+
+
+def _open(pipeline: Pipeline, recipe: Recipe, folder: Path, phase: Phase | None, processes: Processes) -> Run:
+    """Find the data, and see whether a batch can be split; nothing is written."""
+    sources = [open_dataset(spec, pipeline.labels, default_split="train") for spec in recipe.data.source]
     pictures = open_generated(recipe.data.generated).images if recipe.data.generated else ()
-    folder = Path(out)
-    write_text(folder / "recipe.json", json.dumps(recipe.to_dict(), indent=2) + "\n")
     phases: tuple[Phase, ...] = (phase,) if phase else (("warmup", "joint") if pictures else ("warmup",))
-    log = folder / "log.jsonl"
-    log.unlink(missing_ok=True)
-    steps, loss = 0, float("nan")
-    for name in phases:
-        generated_images = pictures if name == "joint" else ()
-        made, loss = _run_phase(pipeline, recipe, name, sources, generated_images, log, on_step)
-        steps += made
-        pipeline.trained = pipeline.trained or made > 0
-        pipeline.save(folder / name)
-    return TrainingRun(out=folder, checkpoint=folder / phases[-1], log=log, steps=steps, loss=loss)
-
-
-def _run_phase(
-    pipeline: Pipeline,
-    recipe: Recipe,
-    phase: Phase,
-    sources: Sequence[Dataset],
-    pictures: Sequence[Path],
-    log: Path,
-    on_step: Report | None,
-) -> tuple[int, float]:
-    """Run one phase and return the number of steps and the last loss."""
-    config: PhaseConfig = recipe.warmup if phase == "warmup" else recipe.joint
-    state = _start(pipeline, recipe, config, phase, with_teacher=bool(pictures))
-    settings = Augmentation(
-        crop=recipe.data.crop,
-        scale=recipe.data.scale,
-        flip=recipe.data.flip,
-        distortion=recipe.data.distortion,
-        randomize=recipe.data.randomize,
-    )
-    reader = SampleReader(sources, pictures, settings, seed=state.seed)
-    factors = list(recipe.data.source_factors or [1.0] * len(sources))
-    factors += [recipe.data.generated_factor] if pictures else []
-    stream = batches(
-        reader, factors=factors, batch_size=config.batch_size, steps=config.steps, workers=recipe.data.workers
-    )
-    pipeline.backbone.train()
-    pipeline.head.train()
-    loss = float("nan")
-    with open(log, "a", encoding="utf-8") as lines:
-        for samples in stream:
-            numbers = train_step(state, samples)
-            loss = numbers["loss"]
-            lines.write(json.dumps({"phase": phase, "step": state.step, **numbers}) + "\n")
-            if on_step is not None:
-                on_step(phase, state.step, config.steps, numbers)
-    pipeline.backbone.eval()
-    pipeline.head.eval()
-    return state.step, loss
-
-
-def _start(pipeline: Pipeline, recipe: Recipe, config: PhaseConfig, phase: Phase, *, with_teacher: bool) -> State:
-    optimizer, teacher = build_optimizer((pipeline.backbone, pipeline.head), recipe.optimizer), recipe.teacher
-    return State(
+    run = Run(
         pipeline=pipeline,
-        optimizer=optimizer,
-        schedule=build_schedule(optimizer, recipe.optimizer, steps=config.steps),
-        config=recipe.optimizer,
-        seed=recipe.seed * 2 + _SEEDS[phase],
-        teacher=Teacher(pipeline, decay=teacher.decay, confidence=teacher.confidence) if with_teacher else None,
-        teacher_config=teacher,
+        recipe=recipe,
+        folder=folder,
+        phases=phases,
+        sources=tuple(sources),
+        pictures=tuple(pictures),
+        processes=processes,
     )
+    parts = processes.world * recipe.loop.accumulate
+    for name in phases:
+        if run.config(name).batch_size < parts:
+            raise ConfigError(
+                f"{name}.batch_size is {run.config(name).batch_size}, but {processes.world} processes with "
+                f"loop.accumulate={recipe.loop.accumulate} need at least {parts} images in a batch"
+            )
+    return run
+
+
+def _write_start(run: Run) -> None:
+    if run.processes.main:
+        write_text(run.folder / RECIPE, json.dumps(run.recipe.to_dict(), indent=2) + "\n")
+        run.pipeline.save(run.folder / START)
+    run.processes.wait()

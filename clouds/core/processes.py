@@ -1,0 +1,90 @@
+"""The processes of one run: alone, or several that torchrun started.
+
+Work is split by position: process `rank` of `world` takes items `rank`, `rank + world`, ... of one global order.
+"""
+
+# pyright: reportUnknownMemberType=false
+# (torch is typed in parts only)
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+from attrs import frozen
+from torch import Tensor, distributed
+
+T = TypeVar("T")
+
+
+@frozen
+class Processes:
+    """Which of the processes this is. Every method that talks to the others must be called by all of them."""
+
+    rank: int = 0
+    world: int = 1
+
+    @classmethod
+    def current(cls) -> Processes:
+        """The processes that have joined; this one alone if none has."""
+        if not (distributed.is_available() and distributed.is_initialized()):
+            return cls()
+        return cls(distributed.get_rank(), distributed.get_world_size())
+
+    @property
+    def main(self) -> bool:
+        """Whether this is the one that writes files and shows progress."""
+        return self.rank == 0
+
+    def share(self, items: Sequence[T]) -> Sequence[T]:
+        """This process's part of a global order."""
+        return items[self.rank :: self.world]
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Element-wise sum over all processes, on the CPU; integers are exact. Shapes must agree."""
+        if self.world == 1:
+            return values.cpu()
+        summed = values.to(_place()).clone()
+        distributed.all_reduce(summed)
+        return summed.cpu()
+
+    def gather(self, value: Any) -> list[Any]:
+        """The value of every process, by rank. It travels as a pickle, among processes of one run."""
+        if self.world == 1:
+            return [value]
+        values: list[Any] = [None] * self.world
+        distributed.all_gather_object(values, value)
+        return values
+
+    def wait(self) -> None:
+        """Wait until every process is here."""
+        self.sum(torch.zeros(1))
+
+
+@contextmanager
+def joined(device: str) -> Generator[Processes]:
+    """Join the processes that torchrun started, for the block; alone without torchrun.
+
+    Args:
+        device: "cpu" joins through gloo; otherwise accelerate chooses, NCCL on CUDA.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or distributed.is_initialized():
+        yield Processes.current()
+        return
+    from accelerate import PartialState  # pyright: ignore[reportMissingTypeStubs]
+
+    group = PartialState(cpu=device == "cpu")
+    try:
+        yield Processes.current()
+    finally:
+        group.destroy_process_group()
+
+
+def _place() -> torch.device:
+    return torch.device("cuda", torch.cuda.current_device()) if distributed.get_backend() == "nccl" else _CPU
+
+
+_CPU = torch.device("cpu")

@@ -1,0 +1,51 @@
+"""The student as one module from images to loss terms, which several processes can share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import final
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor, nn
+
+from clouds.core.interfaces import ImageGenerators, Targets
+from clouds.core.pipeline import Pipeline
+from clouds.core.processes import Processes
+
+
+@final
+class Learner(nn.Module):
+    """Backbone, head and loss of a pipeline, whose modules it shares.
+
+    Args:
+        pipeline: the student.
+        channels_last: keep the weights of convolutions with the channels last in memory.
+    """
+
+    def __init__(self, pipeline: Pipeline, *, channels_last: bool = False) -> None:
+        super().__init__()
+        self.backbone, self.head = pipeline.backbone, pipeline.head
+        self._forward = pipeline.forward
+        if channels_last:
+            self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+    def forward(
+        self, images: Sequence[UInt8[Tensor, "3 _ _"]], targets: Sequence[Targets], generator: ImageGenerators
+    ) -> dict[str, Tensor]:
+        """The head's loss terms for a batch."""
+        return self.head.loss(self._forward(images), targets, generator=generator)
+
+
+def distribute(learner: Learner, processes: Processes) -> nn.Module:
+    """The learner, whose gradients are averaged over the processes if there are several (DistributedDataParallel).
+
+    A parameter may have no gradient in a step, as that of "no object" in a head that does not use it.
+    """
+    if processes.world == 1:
+        return learner
+    from accelerate import Accelerator, DistributedDataParallelKwargs
+
+    cpu = next(learner.parameters()).device.type == "cpu"
+    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+    return Accelerator(cpu=cpu, device_placement=False, mixed_precision="no", kwargs_handlers=[unused]).prepare(learner)
