@@ -55,6 +55,10 @@ class Criterion(nn.Module):
         generator: torch.Generator | None = None,
     ) -> dict[str, Tensor]:
         """Weighted terms `class`, `mask`, `dice` of the last layer, and of each earlier one with its number behind."""
+        if len(targets) != len(output.mask_logits):
+            raise ValueError(
+                f"loss: {len(targets)} targets for a batch of {len(output.mask_logits)} images; one for each"
+            )
         targets = [self._counted(target.to(output.mask_logits.device)) for target in targets]
         if points is None:
             points = RandomPoints(self.points, generator)

@@ -211,3 +211,9 @@ def test_segmentation_of_reduced_precision_is_merged_in_float32() -> None:
     single = HeadOutput(class_logits=classes.float(), mask_logits=masks.float())
     answers = [head.segment(one, (60, 90), (33, 91), scores=True) for one in (half, single)]
     assert torch.equal(*answers)
+
+
+def test_every_image_needs_its_targets() -> None:
+    criterion = Criterion(weights=WEIGHTS, points=50, ignored="exclude")
+    with pytest.raises(ValueError, match="loss: 1 targets for a batch of 2 images; one for each"):
+        criterion(output(2), targets(1))
