@@ -19,6 +19,8 @@ from clouds.training.recipe import Phase, Recipe, load_recipe
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
+    from clouds.core.pipeline import Pipeline
+
 
 def plan(recipe: str, /, *, assignments: Assignments = (), as_json: AsJson = False) -> None:
     """Check what a recipe would build, without building anything.
@@ -31,37 +33,50 @@ def plan(recipe: str, /, *, assignments: Assignments = (), as_json: AsJson = Fal
 
 
 def train(
-    recipe: str,
+    recipe: str = "",
     /,
     *,
-    out: Path,
+    out: Path | None = None,
     assignments: Assignments = (),
     phase: Phase | None = None,
     init: Path | None = None,
+    resume: Path | None = None,
     as_json: AsJson = False,
 ) -> None:
     """Train on a labelled source, then on generated images if there are any.
 
+    On several GPUs or machines: torchrun --nproc-per-node N --no-python clouds train ...
+
     Args:
         recipe: a recipe's name, or a TOML file.
-        out: folder for the log, the resolved recipe, and a saved pipeline per phase.
+        out: folder for the log, the resolved recipe, checkpoints, and a saved pipeline per phase.
         phase: warmup or joint alone; both when left out.
         init: a saved pipeline to go on from, for example the warm-up's for the joint phase, in place of a new model.
+        resume: folder of a run that was interrupted, to go on with exactly; it takes the place of everything else.
     """
-    import torch
-
-    from clouds.core.composer import compose, load
+    from clouds.core.composer import load
+    from clouds.core.processes import joined
+    from clouds.training.train import START, read_recipe
     from clouds.training.train import train as run_training
 
-    settings = load_recipe(recipe, assignments)
-    if init is None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(settings.seed)  # initial weights depend on the recipe's seed alone
-            pipeline = compose(**_model(settings, recipe))
-    else:
-        pipeline = load(init)
-    with progress_bar() as shown:
-        run = run_training(pipeline, recipe=settings, out=out, phase=phase, on_step=_step_display(shown))
+    if resume and (recipe or out or assignments or phase or init):
+        raise ConfigError("--resume goes on with a run as it was begun; leave out everything else")
+    if not resume and not (recipe and out):
+        raise ConfigError("a new run needs RECIPE and --out; to go on with one, give --resume DIR")
+    settings = read_recipe(resume) if resume else load_recipe(recipe, assignments)
+    device = str(settings.model.get("device", "auto"))
+    start = resume / START if resume else init
+    with joined(device) as processes, progress_bar(shown=processes.main) as shown:
+        run = run_training(
+            load(start, device=device) if start else _fresh(settings, recipe),
+            recipe=None if resume else settings,
+            out=out,
+            phase=phase,
+            resume=resume,
+            on_step=_step_display(shown),
+        )
+    if not processes.main:
+        return
     if as_json:
         write_json({"checkpoint": run.checkpoint, "log": run.log, "steps": run.steps, "loss": run.loss})
     else:
@@ -90,10 +105,14 @@ def evaluate(
     """
     from clouds.core.composer import load
     from clouds.core.files import write_text
+    from clouds.core.processes import joined
     from clouds.evaluation.evaluate import evaluate as run_evaluation
 
-    pipeline = load(checkpoint, device=device)
-    result = run_evaluation(pipeline, data, protocol=protocol, configs=dataset_config, progress=True)
+    with joined(device) as processes:
+        pipeline = load(checkpoint, device=device)
+        result = run_evaluation(pipeline, data, protocol=protocol, configs=dataset_config, progress=True)
+    if not processes.main:
+        return
     write(result.to_text())
     if as_json:
         write_text(as_json, result.to_json() + "\n")
@@ -159,15 +178,31 @@ def demo(*, out: Path = Path("demo"), seed: int = 0, steps: int | None = None, a
 
 
 def _step_display(shown: Progress) -> Callable[[Phase, int, int, dict[str, float]], None]:
-    """A callback for training that draws one bar per phase."""
+    """A callback for training that draws one bar per phase: loss, last mIoU, images per second, memory."""
     tasks: dict[Phase, TaskID] = {}
+    last: dict[str, float] = {}
+    forms = {"loss": "loss {:.3f}", "miou": "mIoU {:.1f} %", "images_per_second": "{:.1f} images/s"}
+    forms["memory_gib"] = "{:.1f} GiB"
 
     def on_step(phase: Phase, step: int, steps: int, numbers: dict[str, float]) -> None:
         if phase not in tasks:
             tasks[phase] = shown.add_task(phase, total=steps)
-        shown.update(tasks[phase], completed=step, description=f"{phase}, loss {numbers['loss']:.3f}")
+        last.update(numbers)
+        facts = [form.format(last[name]) for name, form in forms.items() if name in last]
+        shown.update(tasks[phase], completed=step, description=", ".join([phase, *facts]))
 
     return on_step
+
+
+def _fresh(recipe: Recipe, source: str) -> Pipeline:
+    """A new pipeline; its initial weights depend on the recipe's seed alone."""
+    import torch
+
+    from clouds.core.composer import compose
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        return compose(**_model(recipe, source))
 
 
 def _percent(value: float | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -144,7 +145,8 @@ def build_part(
 def pick_device(device: str) -> torch.device:
     """Turn `"auto"` into the best device there is. Raises `ConfigError` when a named one is not available."""
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        own = f"cuda:{os.environ['LOCAL_RANK']}" if "LOCAL_RANK" in os.environ else "cuda"  # torchrun numbers them
+        device = own if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     chosen = torch.device(device)
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise ConfigError(f"device {device!r} asked for, but torch sees {torch.cuda.device_count()} CUDA devices")

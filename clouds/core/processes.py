@@ -69,14 +69,14 @@ def joined(device: str) -> Generator[Processes]:
     """Join the processes that torchrun started, for the block; alone without torchrun.
 
     Args:
-        device: "cpu" joins through gloo; otherwise accelerate chooses, NCCL on CUDA.
+        device: "cpu", and any without CUDA, joins through gloo; otherwise accelerate chooses, NCCL as a rule.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or distributed.is_initialized():
         yield Processes.current()
         return
     from accelerate import PartialState  # pyright: ignore[reportMissingTypeStubs]
 
-    group = PartialState(cpu=device == "cpu")
+    group = PartialState(cpu=device == "cpu" or not torch.cuda.is_available())
     try:
         yield Processes.current()
     finally:

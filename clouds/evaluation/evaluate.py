@@ -48,6 +48,9 @@ def evaluate(
 ) -> Report:
     """Segment datasets and compare with their labels.
 
+    Among several processes (torchrun) each segments its share of the images; all of them call this, and all get the
+    same report, with the counts of one process.
+
     Args:
         pipeline: a composed or loaded pipeline.
         specs: dataset specs such as "folder:PATH:val" (without a split: the only one, or "val"), or open datasets.
@@ -60,16 +63,22 @@ def evaluate(
         ConfigError: the protocol, a spec or a configuration is wrong, or two datasets are one.
         DataError: a file cannot be used; the message names it.
     """
+    import torch
+
+    from clouds.core.processes import Processes
+
     check_protocol(protocol)
+    processes = Processes.current()
     datasets = _open(specs, pipeline.labels, configs)
     domains: dict[str, DomainResult] = {}
-    with progress_bar(shown=progress) as bar:
+    with progress_bar(shown=progress and processes.main) as bar:
         task = bar.add_task("evaluate", total=sum(len(dataset) for dataset in datasets.values()))
         for name, dataset in datasets.items():
             counts = np.zeros((len(pipeline.labels), len(pipeline.labels) + 1), np.int64)
-            for index in range(len(dataset)):
+            for index in processes.share(range(len(dataset))):
                 counts += _score(pipeline, dataset, index, protocol)
-                bar.update(task, advance=1, description=name)
+                bar.update(task, advance=processes.world, description=name)
+            counts = processes.sum(torch.from_numpy(counts)).numpy()
             domains[name] = DomainResult.from_counts(counts, names=pipeline.labels.names, images=len(dataset))
     return Report(protocol=protocol, domains=domains)
 

@@ -95,7 +95,7 @@ def train(
             _write_start(run)
         else:
             start = read_checkpoint(Path(resume))
-            run = _open(pipeline, _read_recipe(Path(resume)), Path(resume), None, processes)
+            run = _open(pipeline, read_recipe(Path(resume)), Path(resume), None, processes)
             run = evolve(run, phases=start.progress.phases)
         log = JsonLines(run.folder / LOG, size=start.progress.log_size) if processes.main else None
         trackers = open_trackers(run.recipe.loop.trackers, run.folder, run.recipe.to_dict()) if processes.main else []
@@ -127,7 +127,8 @@ def _settings(recipe: str | Path | Recipe, source: str | Sequence[str], generate
     return evolve(recipe, data=evolve(recipe.data, source=specs, generated=str(generated or recipe.data.generated)))
 
 
-def _read_recipe(folder: Path) -> Recipe:
+def read_recipe(folder: Path) -> Recipe:
+    """The recipe of a run, from its folder. Raises `ConfigError` naming the file when it cannot be read."""
     path = folder / RECIPE
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
