@@ -8,7 +8,7 @@ from itertools import count
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from clouds.core.errors import ConfigError
 
@@ -25,21 +25,30 @@ class Draw(NamedTuple):
 def mixed_order(lengths: Sequence[int], factors: Sequence[float], *, seed: int, epoch: int) -> Int[np.ndarray, "n 2"]:
     """The order of one epoch over several datasets: rows of (dataset, index).
 
-    Every record of dataset d occurs floor(f_d) times, and once more with probability f_d - floor(f_d): a coin per
-    record and epoch. Then all are shuffled. The same seed and epoch give the same order.
+    The records of `repeated`, with coins drawn anew for each epoch, shuffled. The same seed and epoch give the same
+    order. Several processes take their shares of this one order, so that together they make exactly one epoch.
 
     Raises:
         ConfigError: lengths and factors differ in number or are negative, or no record would ever be drawn.
     """
     _check(lengths, factors)
     rng = np.random.default_rng((seed, epoch))
-    parts: list[np.ndarray] = []
-    for dataset, (length, factor) in enumerate(zip(lengths, factors, strict=True)):
-        whole = math.floor(factor)
-        repeats = whole + (rng.random(length) < factor - whole)
-        index = np.repeat(np.arange(length), repeats)
-        parts.append(np.stack([np.full_like(index, dataset), index], axis=1))
-    return rng.permutation(np.concatenate(parts))
+    return rng.permutation(repeated(lengths, factors, rng.random(sum(lengths))))
+
+
+def repeated(
+    lengths: Sequence[int], factors: Sequence[float], coins: Float[np.ndarray, " r"]
+) -> Int[np.ndarray, "n 2"]:
+    """The records of one epoch, in order: rows of (dataset, index).
+
+    Every record of dataset d occurs floor(f_d) times, and once more where its coin, a number in 0..1, is below
+    f_d - floor(f_d).
+    """
+    dataset = np.repeat(np.arange(len(lengths)), lengths)
+    index = np.concatenate([np.arange(length) for length in lengths])
+    factor = np.repeat(np.asarray(factors, float), lengths)
+    repeats = np.floor(factor).astype(int) + (coins < factor - np.floor(factor))
+    return np.repeat(np.stack([dataset, index], axis=1), repeats, axis=0)
 
 
 def endless(lengths: Sequence[int], factors: Sequence[float], seed: int) -> Iterator[Draw]:

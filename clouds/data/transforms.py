@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from attrs import field, frozen
@@ -42,6 +43,11 @@ class Augmentation:
         flip: mirror half of the views left to right.
         distortion: distort colours, as published.
         randomize: change colours far more on top of it; see `clouds.data.randomize`.
+        crop_offsets: "independent" draws a number for the rows of a crop and one for its columns; "diagonal", as
+            published, draws one for both, so that crops lie on the image's diagonal.
+        label_resize: label maps are read at pixel centres, as images are ("nearest-exact"), or, as published, up to
+            half a pixel beside them ("nearest"); both are called as torch calls them.
+        distort_padding: distort the colours of the padding too, as published, or leave it black.
     """
 
     crop: tuple[int, int] = field(converter=_to_size)
@@ -49,6 +55,9 @@ class Augmentation:
     flip: bool = True
     distortion: bool = True
     randomize: bool = False
+    crop_offsets: Literal["independent", "diagonal"] = "independent"
+    label_resize: Literal["nearest-exact", "nearest"] = "nearest-exact"
+    distort_padding: bool = False
 
     def __attrs_post_init__(self) -> None:
         low, high = self.scale
@@ -98,14 +107,15 @@ def augment(
     rng: np.random.Generator,
     settings: Augmentation,
 ) -> tuple[UInt8[np.ndarray, "hc wc 3"], UInt8[np.ndarray, "hc wc"]]:
-    """A training view of the size `settings.crop`: resize, crop, pad, distort, flip.
+    """A training view of the size `settings.crop`: resize, crop, distort, pad, flip.
 
     What the crop lacks is padded at the bottom and the right, with 0 in the image and 255 in the label map.
     """
     geometry = draw_geometry(label.shape, rng, settings)
-    view = resize_crop(image, geometry, settings.crop, fill=0, resample=Image.Resampling.BILINEAR)
-    target = resize_crop(label, geometry, settings.crop, fill=IGNORE_ID, resample=Image.Resampling.NEAREST)
-    return _flip(_change_colors(view, rng, settings), geometry.flip), _flip(target, geometry.flip)
+    part = resize_crop(image, geometry, settings.crop, resample=Image.Resampling.BILINEAR)
+    view = _change_colors(part, rng, settings)
+    target = pad(resize_crop_label(label, geometry, settings), settings.crop, IGNORE_ID)
+    return _flip(view, geometry.flip), _flip(target, geometry.flip)
 
 
 def generated_views(
@@ -116,41 +126,55 @@ def generated_views(
     As published the image keeps its scale and is only flipped. One that is larger than `settings.crop` is cropped,
     a smaller one is padded with 0 at the bottom and the right (`rows < h` and `columns < w` are the image).
     """
-    size = (image.shape[0], image.shape[1])
+    size, crop = (image.shape[0], image.shape[1]), settings.crop
     flip = settings.flip and rng.random() < 0.5
-    geometry = Geometry(size=size, offset=_draw_offset(size, rng, settings.crop), flip=False)
-    clean = resize_crop(_flip(image, flip), geometry, settings.crop, fill=0, resample=Image.Resampling.BILINEAR)
-    return clean, _change_colors(clean, rng, settings)
+    top, left = _draw_offset(size, rng, settings)
+    clean = _flip(image, flip)[top : top + crop[0], left : left + crop[1]]
+    return pad(clean, crop, 0), _change_colors(clean, rng, settings)
 
 
 def draw_geometry(shape: tuple[int, ...], rng: np.random.Generator, settings: Augmentation) -> Geometry:
-    """Draw scale, crop offsets (rows and columns independently) and flip for an image of shape (h, w, ...)."""
+    """Draw scale, crop offsets and flip for an image of shape (h, w, ...)."""
     scale = rng.uniform(*settings.scale)
     size = max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
-    offset = _draw_offset(size, rng, settings.crop)
+    offset = _draw_offset(size, rng, settings)
     return Geometry(size=size, offset=offset, flip=settings.flip and rng.random() < 0.5)
 
 
 def resize_crop(
-    pixels: UInt8[np.ndarray, "h w *c"],
-    geometry: Geometry,
-    crop: tuple[int, int],
-    *,
-    fill: int,
-    resample: Image.Resampling,
+    pixels: UInt8[np.ndarray, "h w *c"], geometry: Geometry, crop: tuple[int, int], *, resample: Image.Resampling
 ) -> UInt8[np.ndarray, "hc wc *c"]:
-    """Resize to `geometry.size`, crop at `geometry.offset`, pad with `fill`; `geometry.flip` is left to the caller.
+    """Resize to `geometry.size` and crop at `geometry.offset`; padding and `geometry.flip` are left to the caller.
 
-    Only the part that is kept is resized; its pixels are those of the whole resized image.
+    Only what is kept is computed; its pixels are those of the whole resized image. Where that is smaller than the crop
+    the result is, too.
     """
-    (height, width), (top, left) = geometry.size, geometry.offset
-    rows, columns = min(crop[0], height - top), min(crop[1], width - left)
-    y, x = pixels.shape[0] / height, pixels.shape[1] / width
+    (top, left), (rows, columns) = geometry.offset, _kept(geometry, crop)
+    y, x = pixels.shape[0] / geometry.size[0], pixels.shape[1] / geometry.size[1]
     right, bottom = min((left + columns) * x, pixels.shape[1]), min((top + rows) * y, pixels.shape[0])
-    part = Image.fromarray(pixels).resize((columns, rows), resample, box=(left * x, top * y, right, bottom))
-    view = np.full((*crop, *pixels.shape[2:]), fill, np.uint8)
-    view[:rows, :columns] = np.asarray(part)
-    return view
+    return np.asarray(Image.fromarray(pixels).resize((columns, rows), resample, box=(left * x, top * y, right, bottom)))
+
+
+def resize_crop_label(
+    label: UInt8[np.ndarray, "h w"], geometry: Geometry, settings: Augmentation
+) -> UInt8[np.ndarray, "hc wc"]:
+    """Like `resize_crop`, for a label map, as `settings.label_resize` says."""
+    if settings.label_resize == "nearest-exact":
+        return resize_crop(label, geometry, settings.crop, resample=Image.Resampling.NEAREST)
+    rows, columns = (
+        _legacy_nearest(np.arange(start, start + count, dtype=np.float32), old, new)
+        for start, count, old, new in zip(
+            geometry.offset, _kept(geometry, settings.crop), label.shape, geometry.size, strict=True
+        )
+    )
+    return label[rows][:, columns]
+
+
+def pad(pixels: UInt8[np.ndarray, "h w *c"], size: tuple[int, int], fill: int) -> UInt8[np.ndarray, "hp wp *c"]:
+    """A copy with `fill` added at the bottom and the right, up to `size`."""
+    padded = np.full((*size, *pixels.shape[2:]), fill, np.uint8)
+    padded[: pixels.shape[0], : pixels.shape[1]] = pixels
+    return padded
 
 
 def draw_distortion(rng: np.random.Generator) -> Distortion:
@@ -183,19 +207,41 @@ def distort(image: UInt8[np.ndarray, "h w 3"], distortion: Distortion) -> UInt8[
 
 
 def _change_colors(
-    image: UInt8[np.ndarray, "h w 3"], rng: np.random.Generator, settings: Augmentation
-) -> UInt8[np.ndarray, "h w 3"]:
-    """The image with the colour changes that the settings ask for; always a copy."""
-    changed = distort(image, draw_distortion(rng)) if settings.distortion else image.copy()
-    return randomize_colors(changed, rng) if settings.randomize else changed
+    part: UInt8[np.ndarray, "h w 3"], rng: np.random.Generator, settings: Augmentation
+) -> UInt8[np.ndarray, "hc wc 3"]:
+    """The part with the colour changes that the settings ask for, padded to the crop; always a copy."""
+    image = pad(part, settings.crop, 0) if settings.distort_padding else part
+    if settings.distortion:
+        image = distort(image, draw_distortion(rng))
+    if settings.randomize:
+        image = randomize_colors(image, rng)
+    return pad(image, settings.crop, 0)
+
+
+def _kept(geometry: Geometry, crop: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of the resized image that the crop takes."""
+    rows, columns = (
+        min(part, full - start) for part, full, start in zip(crop, geometry.size, geometry.offset, strict=True)
+    )
+    return rows, columns
+
+
+def _legacy_nearest(index: np.ndarray, old: int, new: int) -> np.ndarray:
+    """Where pixels of a side that was resized from `old` to `new` come from, in float32 as torch computes it."""
+    return np.minimum((index * np.float32(old / new)).astype(np.int64), old - 1)
 
 
 def _maybe(rng: np.random.Generator, low: float, high: float, default: float) -> float:
     return rng.uniform(low, high) if rng.random() < 0.5 else default
 
 
-def _draw_offset(size: tuple[int, int], rng: np.random.Generator, crop: tuple[int, int]) -> tuple[int, int]:
-    top, left = (int(rng.integers(max(0, full - part) + 1)) for full, part in zip(size, crop, strict=True))
+def _draw_offset(size: tuple[int, int], rng: np.random.Generator, settings: Augmentation) -> tuple[int, int]:
+    rooms = [max(0, full - part) for full, part in zip(size, settings.crop, strict=True)]
+    if settings.crop_offsets == "diagonal":
+        share = rng.random()
+        top, left = (round(room * share) for room in rooms)
+    else:
+        top, left = (int(rng.integers(room + 1)) for room in rooms)
     return top, left
 
 

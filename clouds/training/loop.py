@@ -16,7 +16,6 @@ from clouds.core.errors import DataError
 from clouds.core.pipeline import Pipeline
 from clouds.core.processes import Processes
 from clouds.data.folder import Dataset
-from clouds.data.transforms import Augmentation
 from clouds.evaluation.evaluate import evaluate
 from clouds.training.checkpoint import Checkpoint, Progress, restore_state, save_checkpoint
 from clouds.training.interrupt import StopSignal, TrainingInterrupted
@@ -143,10 +142,7 @@ def _start(run: Run, phase: Phase) -> State:
 def _stream(run: Run, phase: Phase, state: State, start: int) -> Iterator[list[Sample]]:
     data, config = run.recipe.data, run.config(phase)
     pictures = run.pictures if phase == "joint" else ()
-    settings = Augmentation(
-        crop=data.crop, scale=data.scale, flip=data.flip, distortion=data.distortion, randomize=data.randomize
-    )
-    reader = SampleReader(run.sources, pictures, settings, seed=state.seed, on_error=data.on_error)
+    reader = SampleReader(run.sources, pictures, data.augmentation(), seed=state.seed, on_error=data.on_error)
     factors = list(data.source_factors or [1.0] * len(run.sources))
     return batches(
         reader,

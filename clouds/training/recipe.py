@@ -8,10 +8,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-from attrs import asdict, field, frozen
+from attrs import asdict, evolve, field, fields, frozen
 
 from clouds.core.config import merge, override, read_toml, structure
 from clouds.core.errors import ConfigError, did_you_mean
+from clouds.data.spec import parse_spec
+from clouds.data.transforms import Augmentation
 
 Phase = Literal["warmup", "joint"]
 
@@ -21,20 +23,20 @@ class DataConfig:
     """What is trained on, and how it is cropped.
 
     Attributes:
+        root: folder below which relative paths of `source`, `generated` and `evaluation` lie; empty leaves them alone.
         source: SPECs of labelled datasets.
         source_factors: repeats per epoch of an image of each source; empty means 1 for all.
         generated: folder of a generated dataset, or empty.
         generated_factor: repeats per epoch of a generated image.
         crop: (height, width) in pixels, multiples of 32.
-        scale: range of the random resize before the crop.
-        flip: mirror half of the samples.
-        distortion: distort the colours of source images and of the student's view of generated ones, as published.
-        randomize: change their colours far more; for networks that are trained from random weights.
+        scale, flip, distortion, randomize, crop_offsets, label_resize, distort_padding: how views are made, see
+            `clouds.data.transforms.Augmentation`.
         workers: processes that read images, for each training process; 0 reads in the training process.
         on_error: "stop" ends the run at an image that cannot be read, "skip" takes the set's next one in its place.
         evaluation: SPECs of labelled datasets for evaluations during training.
     """
 
+    root: str = ""
     source: tuple[str, ...] = ()
     source_factors: tuple[float, ...] = ()
     generated: str = ""
@@ -44,6 +46,9 @@ class DataConfig:
     flip: bool = True
     distortion: bool = True
     randomize: bool = False
+    crop_offsets: Literal["independent", "diagonal"] = "independent"
+    label_resize: Literal["nearest-exact", "nearest"] = "nearest-exact"
+    distort_padding: bool = False
     workers: int = 0
     on_error: Literal["stop", "skip"] = "stop"
     evaluation: tuple[str, ...] = ()
@@ -58,6 +63,26 @@ class DataConfig:
         low, high = self.scale
         if not 0 < low <= high:
             raise ConfigError(f"data.scale is {list(self.scale)}; expected 0 < low <= high")
+
+    def augmentation(self) -> Augmentation:
+        """How training views are made."""
+        return Augmentation(**{one.name: getattr(self, one.name) for one in fields(Augmentation)})
+
+    def located(self) -> DataConfig:
+        """The same with paths below `root`, absolute ones as they are; done twice it changes nothing more.
+
+        Raises:
+            ConfigError: a spec is wrong.
+        """
+        if not self.root:
+            return self
+        root = Path(self.root).expanduser().absolute()  # links below it may lead anywhere, as those to data sets do
+        source, evaluation = (
+            tuple(str(evolve(spec, path=root / spec.path)) for spec in map(parse_spec, specs))
+            for specs in (self.source, self.evaluation)
+        )
+        generated = str(root / self.generated) if self.generated else ""
+        return evolve(self, source=source, generated=generated, evaluation=evaluation)
 
 
 @frozen(kw_only=True)
@@ -166,7 +191,8 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     data = document.get("data")
     if isinstance(data, dict) and isinstance(data.get("source"), str):
         data["source"] = [data["source"]]  # one SPEC may be given without brackets
-    return structure(document, Recipe, source=f"recipe {name}")
+    recipe = structure(document, Recipe, source=f"recipe {name}")
+    return evolve(recipe, data=recipe.data.located())
 
 
 def _resolve(name: str | Path) -> dict[str, Any]:

@@ -90,13 +90,12 @@ def train(
             if recipe is None or out is None:
                 raise ConfigError("a new run needs recipe= and out=; to go on with one, give resume=FOLDER")
             settings = _settings(recipe, source, generated)
-            run = _open(pipeline, settings, Path(out), phase, processes)
+            run = _open(pipeline, settings, Path(out), (phase,) if phase else (), processes)
             start = Checkpoint(progress=Progress(phases=run.phases, phase=run.phases[0]))
             _write_start(run)
         else:
             start = read_checkpoint(Path(resume))
-            run = _open(pipeline, read_recipe(Path(resume)), Path(resume), None, processes)
-            run = evolve(run, phases=start.progress.phases)
+            run = _open(pipeline, read_recipe(Path(resume)), Path(resume), start.progress.phases, processes)
         log = JsonLines(run.folder / LOG, size=start.progress.log_size) if processes.main else None
         trackers = open_trackers(run.recipe.loop.trackers, run.folder, run.recipe.to_dict()) if processes.main else []
         for tracker in (*trackers, *([log] if log else [])):
@@ -137,11 +136,12 @@ def read_recipe(folder: Path) -> Recipe:
     return structure(document, Recipe, source=str(path))
 
 
-def _open(pipeline: Pipeline, recipe: Recipe, folder: Path, phase: Phase | None, processes: Processes) -> Run:
-    """Find the data, and see whether a batch can be split; nothing is written."""
+def _open(pipeline: Pipeline, recipe: Recipe, folder: Path, phases: tuple[Phase, ...], processes: Processes) -> Run:
+    """Find the data that the phases need (none named: all of them), and see whether a batch can be split."""
     sources = [open_dataset(spec, pipeline.labels, default_split="train") for spec in recipe.data.source]
-    pictures = open_generated(recipe.data.generated).images if recipe.data.generated else ()
-    phases: tuple[Phase, ...] = (phase,) if phase else (("warmup", "joint") if pictures else ("warmup",))
+    joint = recipe.data.generated and phases != ("warmup",)
+    pictures = open_generated(recipe.data.generated).images if joint else ()
+    phases = phases or (("warmup", "joint") if pictures else ("warmup",))
     run = Run(
         pipeline=pipeline,
         recipe=recipe,

@@ -2,12 +2,15 @@ import colorsys
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
+from torch.nn import functional
 
 from clouds import ConfigError
+from clouds.data import transforms
 from clouds.data.transforms import (
     Augmentation,
     Distortion,
@@ -17,7 +20,9 @@ from clouds.data.transforms import (
     draw_distortion,
     draw_geometry,
     generated_views,
+    pad,
     resize_crop,
+    resize_crop_label,
 )
 
 _side = st.integers(1, 40)
@@ -53,11 +58,11 @@ def test_crop_is_a_part_of_the_whole_resized_image(height: int, width: int, crop
     top, left = geometry.offset
     assert top + rows <= geometry.size[0]
     assert left + columns <= geometry.size[1]
-    view = resize_crop(image, geometry, crop, fill=0, resample=Image.Resampling.BILINEAR)
+    view = pad(resize_crop(image, geometry, crop, resample=Image.Resampling.BILINEAR), crop, 0)
     whole = np.asarray(Image.fromarray(image).resize(geometry.size[::-1], Image.Resampling.BILINEAR)).astype(int)
     # The filter's weights are rounded at other places: one level for each of the two passes.
     assert np.abs(view[:rows, :columns] - whole[top : top + rows, left : left + columns]).max() <= 2
-    target = resize_crop(label, geometry, crop, fill=255, resample=Image.Resampling.NEAREST)
+    target = pad(resize_crop_label(label, geometry, Augmentation(crop=crop)), crop, 255)
     ys, xs = (
         _nearest(np.arange(start, start + count), old, new)
         for start, count, old, new in zip((top, left), (rows, columns), label.shape, geometry.size, strict=True)
@@ -72,6 +77,18 @@ def _nearest(index: np.ndarray, old: int, new: int) -> list[np.ndarray]:
     """The pixels nearest to the centres of resized ones; two answers where a centre lies between two pixels."""
     centre = (index + 0.5) * old / new
     return [np.clip(np.floor(centre + shift), 0, old - 1).astype(int) for shift in (-1e-6, 1e-6)]
+
+
+@given(height=_side, width=_side, crop=st.tuples(_side, _side), seed=_seed)
+def test_published_labels_are_those_of_torchs_nearest(
+    height: int, width: int, crop: tuple[int, int], seed: int
+) -> None:
+    _, label = _pair(height, width, seed)
+    settings = Augmentation(crop=crop, label_resize="nearest")
+    geometry = draw_geometry(label.shape, np.random.default_rng(seed), settings)
+    whole = functional.interpolate(torch.from_numpy(label)[None, None].double(), geometry.size, mode="nearest")[0, 0]
+    (top, left), part = geometry.offset, resize_crop_label(label, geometry, settings)
+    assert np.array_equal(part, whole[top : top + crop[0], left : left + crop[1]])
 
 
 def test_image_and_label_stay_together() -> None:
@@ -96,6 +113,27 @@ def test_offsets_are_independent_and_flips_are_even() -> None:
     # Six standard deviations: 1 / sqrt(n) for a correlation, 1 / (2 sqrt(n)) for a share.
     assert abs(np.corrcoef(offsets.T)[0, 1]) < 6 / np.sqrt(4000)
     assert abs(np.mean([geometry.flip for geometry in drawn]) - 0.5) < 3 / np.sqrt(4000)
+
+
+def test_published_crops_lie_on_the_diagonal() -> None:
+    settings = Augmentation(crop=(10, 10), scale=(1.0, 1.0), crop_offsets="diagonal")
+    rng = np.random.default_rng(0)
+    offsets = np.array([draw_geometry((110, 60), rng, settings).offset for _ in range(1000)])
+    assert offsets.min(0).tolist() == [0, 0]
+    assert offsets.max(0).tolist() == [100, 50]
+    assert np.abs(offsets[:, 0] - 2 * offsets[:, 1]).max() <= 1  # each is rounded: 0.5 + 2 x 0.5, and whole numbers
+
+
+@pytest.mark.parametrize("distort_padding", [False, True])
+def test_padding_is_distorted_only_when_asked(monkeypatch: pytest.MonkeyPatch, distort_padding: bool) -> None:
+    monkeypatch.setattr(transforms, "draw_distortion", lambda rng: Distortion(brightness=20))
+    settings = Augmentation(crop=(9, 9), scale=(1, 1), flip=False, distort_padding=distort_padding)
+    image, rng = np.full((4, 6, 3), 100, np.uint8), np.random.default_rng(0)
+    view, _ = augment(image, np.zeros((4, 6), np.uint8), rng, settings)
+    clean, distorted = generated_views(image, rng, settings)
+    assert np.all(clean == pad(image, (9, 9), 0))
+    for changed in (view, distorted):
+        assert np.all(changed == pad(image + np.uint8(20), (9, 9), 20 if distort_padding else 0))
 
 
 def test_switches() -> None:
