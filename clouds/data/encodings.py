@@ -115,7 +115,7 @@ class LabelEncoding:
         """Train ids, `_SUSPECT` where a code is unknown. Every sample of a training run passes here."""
         if self.colored:
             return self._table.take(packed, mode="clip")  # any mode but "raise", which checks the bounds
-        translated = bytearray(np.ascontiguousarray(packed)).translate(self._table)  # half the time of an index
+        translated = bytearray(np.ascontiguousarray(packed)).translate(self._table.data)  # half the time of an index
         return np.frombuffer(translated, np.uint8).reshape(packed.shape)
 
     def _pack(self, pixels: np.ndarray, name: str) -> np.ndarray:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
+from PIL import Image
 
 from clouds.core.errors import DataError
 from clouds.core.images import open_image, to_rgb
@@ -32,22 +33,22 @@ def read_label_pixels(path: Path, encoding: LabelEncoding) -> UInt8[np.ndarray, 
 
 
 def _read_deep(path: Path, encoding: LabelEncoding) -> UInt8[np.ndarray, "h w"]:
-    """The first of several 16-bit channels. Pillow would keep the upper byte alone, which is always 0."""
-    import torch
-    from torchvision.io import ImageReadMode, decode_png
+    """The first of three 16-bit channels, 0..255.
 
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    data = torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8)
+    Pillow has pictures of 8 bits alone and keeps the upper byte of each channel, which is 0 in label files. PNG stores
+    the upper byte first; read as if it came last, the same bytes give the lower one.
+    """
     try:
-        first = decode_png(data, ImageReadMode.UNCHANGED)[0].numpy()
-    except RuntimeError as error:
-        raise DataError(f"{path}: cannot be read as PNG; the file may be truncated or damaged") from error
-    if first.dtype != np.uint16:
-        raise _misfit(path, "8 bits per channel", encoding, "16, the class in the first one")
-    if first.size and first.max() > 255:
-        raise DataError(f"{path}: label value {first.max()}; encoding {encoding.name!r} has values 0..255")
-    return first.astype(np.uint8)
+        with Image.open(path) as image:
+            forms = [tile.args for tile in image.tile]
+            if forms == ["RGB;16B"]:
+                image.tile = [tile._replace(args="RGB;16L") for tile in image.tile]
+                return np.array(image)[..., 0]
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); the file may be truncated or damaged") from error
+    raise _misfit(path, f"form {forms}", encoding, "a PNG of 16 bits RGB, with the class in the first channel")
 
 
 def _misfit(path: Path, actual: str, encoding: LabelEncoding, wanted: str) -> DataError:

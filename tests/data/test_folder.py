@@ -159,7 +159,7 @@ def test_folders_that_are_not_datasets(town: Path, add: Add, labels: LabelSpace,
 def test_two_images_of_one_label(town: Path, add: Add, labels: LabelSpace) -> None:
     add("a", suffix=".png")
     add("a", suffix=".jpg")
-    with pytest.raises(DataError, match=r"a\.png and .*a\.jpg have one name, 'a'; images and labels are paired by name"):
+    with pytest.raises(DataError, match=r"a\.png and .*a\.jpg have one name, 'a'; .* are paired by name"):
         open_dataset(f"folder:{town}", labels)
 
 
