@@ -149,3 +149,37 @@ class TestDatasetsCheck:
     ) -> None:
         (tmp_path / "empty" / "images" / "val").mkdir(parents=True)
         assert_one_line(run("datasets", "check", spec.format(tmp_path)), *words)
+
+    def test_many_faults_are_shortened(self, run: Run, photos: Path) -> None:
+        for number in range(25):
+            write_png(photos / "labels" / "val" / f"orphan{number}.png", np.zeros((1, 1), np.uint8))
+        outcome = run("datasets", "check", f"folder:{photos}")
+        assert outcome.code == 1
+        assert outcome.out.count("fault: ") == 20
+        assert "... and 5 more faults; --json has them all" in outcome.out
+
+
+class TestDatasetsConvert:
+    def test_it_writes_train_ids_and_goes_on(self, run: Run, photos: Path, tmp_path: Path) -> None:
+        for path in (photos / "labels" / "val").iterdir():
+            write_png(path, np.full((40, 50), 26, np.uint8))  # the Cityscapes id of "car"
+        (tmp_path / "ids.toml").write_text('[labels]\nencoding = "cityscapes"\n')
+        out = tmp_path / "out"
+        call = ("datasets", "convert", f"folder:{photos}", out, "--dataset-config", tmp_path / "ids.toml")
+        outcome = run(*call)
+        assert (outcome.code, outcome.err) == (0, "")
+        assert outcome.out == f"2 label maps written, 0 were there: folder:{out}:val\n"
+        assert np.array(Image.open(out / "labels" / "val" / "a.png")).max() == 13
+        assert (out / "images" / "val" / "a.png").is_symlink()
+        assert json.loads(run(*call, "--json").out) == {"spec": f"folder:{out}:val", "images": 2, "written": 0}
+        assert run("datasets", "check", f"folder:{out}").code == 0
+
+    def test_images_can_be_copied(self, run: Run, photos: Path, tmp_path: Path) -> None:
+        assert run("datasets", "convert", f"folder:{photos}", tmp_path / "out", "--images", "copy").code == 0
+        assert not (tmp_path / "out" / "images" / "val" / "a.png").is_symlink()
+        assert run("datasets", "convert", f"folder:{photos}", tmp_path / "out", "--images", "move").code == 2
+
+    def test_what_is_no_dataset_is_named(self, run: Run, tmp_path: Path) -> None:
+        outcome = run("datasets", "convert", f"cityscapes:{tmp_path}", tmp_path / "out")
+        assert_one_line(outcome, "no folder", "leftImg8bit/<split>/<city>/", "gtFine_trainvaltest.zip")
+        assert not (tmp_path / "out").exists()

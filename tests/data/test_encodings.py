@@ -71,6 +71,19 @@ def test_unknown_values_are_named_with_their_pixels() -> None:
         label_encoding(CITYSCAPES).decode(np.arange(19, 249, dtype=np.uint8)[None])
 
 
+def test_a_space_of_255_classes_has_no_spare_train_id() -> None:
+    many = LabelSpace.from_names([f"class {number}" for number in range(255)])
+    pixels = np.arange(256, dtype=np.uint8)[None]
+    assert np.array_equal(label_encoding(many).decode(pixels), pixels)
+    with pytest.raises(DataError, match=r"label values 3 \(1 pixels\) mean nothing"):
+        label_encoding(many, mapping={"2": 254}).decode(np.array([[2, 3]], np.uint8))
+
+
+def test_views_of_label_maps_are_decoded() -> None:
+    pixels = np.array([[7, 8, 11], [0, 0, 33]], np.uint8).T
+    assert label_encoding(CITYSCAPES, "cityscapes").decode(pixels).tolist() == [[0, 255], [1, 255], [2, 18]]
+
+
 def test_class_without_a_value_cannot_be_written() -> None:
     encoding = label_encoding(CITYSCAPES, mapping={"1": "road"})
     with pytest.raises(DataError, match=r"train ids \[3, 4\] have no value in encoding 'mapping'; add them"):
