@@ -106,10 +106,11 @@ def run_phase(loop: Loop, phase: Phase, start: Checkpoint | None) -> None:
     before = time.perf_counter()
     while state.step < run.config(phase).steps:
         samples = _next(loop, state, phase, stream)
+        lr = state.optimizer.param_groups[0]["lr"]
         numbers = train_step(state, samples)
         now = time.perf_counter()
         numbers |= {
-            "lr": state.optimizer.param_groups[0]["lr"],
+            "lr": lr,
             "images_per_second": run.config(phase).batch_size / (now - before),
             "memory_gib": _memory(run.pipeline.device),
             "skipped": float(loop.skipped),

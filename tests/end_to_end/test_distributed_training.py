@@ -1,0 +1,125 @@
+"""Two processes compute what one does: the same losses, weights, and evaluation."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import clouds
+from clouds.core.images import write_png
+from clouds.training.checkpoint import read_checkpoint
+from clouds.training.recipe import load_recipe
+from clouds.training.train import train
+
+# Five images on two processes are three and two; one of the seven is ignored altogether, and crops may be, too.
+SETTINGS = [
+    *("data.crop=[64,64]", "warmup.steps=4", "warmup.batch_size=5", "joint.steps=4", "joint.batch_size=5"),
+    *("loop.evaluate_every=4", "optimizer.clip_norm=0.01"),
+]
+# A process alone sums over the same samples in another order. A sum of some 10,000 float32 terms is then off by up to
+# 100 roundings of 6e-8, about 1e-5, and Adam divides a gradient by its own size, so an update is off by as much
+# relative to itself; eight steps add up.
+LOSS, WEIGHTS = 2e-5, 4e-4
+
+SCRIPT = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import test_distributed_training as here
+here.run(*sys.argv[2:])
+"""
+
+
+def run(out: str, source: str, generated: str) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        pipeline = clouds.compose(
+            backbone={"name": "tiny", "dims": [8, 16, 24, 32], "depths": [1, 1, 1, 1], "trainable": True},
+            head={"name": "mask2former", "queries": 8, "width": 64, "layers": 2, "encoder_layers": 1, "points": 64},
+            refiner="regions",
+            device="cpu",
+        )
+    recipe = load_recipe("folder", [*SETTINGS, f'data.evaluation=["{source}"]'])
+    train(pipeline, source=source, generated=generated, recipe=recipe, out=out)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    folder, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+    for index in range(7):
+        labels = rng.integers(0, 4, (5, 6)).repeat(16, 0).repeat(16, 1).astype(np.uint8)
+        labels[:] = 255 if index == 3 else labels
+        image = (labels[..., None] * 50 % 200 + rng.integers(0, 50, (80, 96, 3))).astype(np.uint8)
+        write_png(folder / "source" / "images" / "train" / f"{index}.png", image)
+        write_png(folder / "source" / "labels" / "train" / f"{index}.png", labels)
+    pipeline = clouds.compose(backbone="tiny", head="linear", generator="procedural", prompter="grammar", device="cpu")
+    made = clouds.generate(pipeline, 5, out=folder / "generated", size=(64, 64))
+    return f"folder:{folder / 'source'}", str(made.folder)
+
+
+def launch(out: Path, data: tuple[str, str], script: str = SCRIPT) -> subprocess.CompletedProcess[str]:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    file = out.with_suffix(".py")
+    file.write_text(script)
+    command = [*torchrun, str(file), str(Path(__file__).parent), str(out), *data]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
+
+
+def read_log(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def change(folder: Path, phase: str) -> torch.Tensor:
+    """What training has made of the weights."""
+    before, after = (clouds.load(folder / name, device="cpu") for name in ("start", phase))
+    pairs = zip((before.backbone, before.head), (after.backbone, after.head), strict=True)
+    return torch.cat(
+        [(two - one).flatten() for a, b in pairs for one, two in zip(a.parameters(), b.parameters(), strict=True)]
+    ).detach()
+
+
+def test_two_processes_equal_one(tmp_path: Path, data: tuple[str, str]) -> None:
+    run(str(tmp_path / "one"), *data)
+    outcome = launch(tmp_path / "two", data)
+    assert outcome.returncode == 0, outcome.stderr
+    one, two = read_log(tmp_path / "one"), read_log(tmp_path / "two")
+    assert [(line["phase"], line["step"]) for line in two] == [(line["phase"], line["step"]) for line in one]
+    for mine, theirs in zip(one, two, strict=True):
+        for name in ("loss", "class", "mask", "dice", "mask_0", "gradient_norm"):
+            assert theirs[name] == pytest.approx(mine[name], rel=LOSS), (name, mine["phase"], mine["step"])
+    for phase in ("warmup", "joint"):
+        mine, theirs = (change(tmp_path / name, phase) for name in ("one", "two"))
+        assert float((mine - theirs).norm() / mine.norm()) < WEIGHTS
+    # Labels of pixels where two classes are equally probable may differ; there are 46,080 labelled ones.
+    found = [[line["miou"] for line in lines if "miou" in line] for lines in (one, two)]
+    assert len(found[0]) == 2
+    assert found[1] == pytest.approx(found[0], abs=0.05)
+
+
+@pytest.mark.slow
+def test_shares_that_are_not_joined_would_be_noticed(tmp_path: Path, data: tuple[str, str]) -> None:
+    """With the mean over images of what each process averaged, losses are off by far more than the tolerance."""
+    run(str(tmp_path / "one"), *data)
+    averaged = "from clouds.heads.mask2former import Mask2Former\nMask2Former.loss_counts = clouds.Head.loss_counts"
+    outcome = launch(tmp_path / "two", data, SCRIPT.replace("here.run(", f"import clouds\n{averaged}\nhere.run("))
+    assert outcome.returncode == 0, outcome.stderr
+    one, two = read_log(tmp_path / "one"), read_log(tmp_path / "two")
+    assert max(abs(a["loss"] - b["loss"]) / a["loss"] for a, b in zip(one, two, strict=True)) > 50 * LOSS
+
+
+def test_an_unreadable_image_stops_both_after_the_same_step(tmp_path: Path, data: tuple[str, str]) -> None:
+    folder = tmp_path / "source"
+    shutil.copytree(data[0].removeprefix("folder:"), folder)
+    spoiled = folder / "images" / "train" / "2.png"
+    spoiled.write_bytes(spoiled.read_bytes()[:200])
+    outcome = launch(tmp_path / "run", (f"folder:{folder}", data[1]))
+    assert outcome.returncode == 1
+    assert f"DataError: {spoiled}: " in outcome.stderr
+    assert "DataError: another process met an image that cannot be read" in outcome.stderr
+    assert read_checkpoint(tmp_path / "run").progress.step == len(read_log(tmp_path / "run")) < 4
