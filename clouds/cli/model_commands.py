@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from attrs import evolve
 from cyclopts import Parameter
 
 from clouds.cli.options import AsJson, Assignments, DatasetConfig, Device
 from clouds.cli.output import write, write_json, write_table
+from clouds.core.component import Kind
 from clouds.core.errors import ConfigError, DataError, did_you_mean
 from clouds.core.plan import make_plan
 from clouds.core.progress import progress_bar
 from clouds.training.recipe import Phase, Recipe, load_recipe
+
+_UNUSED: dict[Phase, tuple[str, ...]] = {  # generated images are on disk when training begins
+    "warmup": ("generator", "prompter", "refiner"),
+    "joint": ("generator", "prompter"),
+}
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -22,14 +30,23 @@ if TYPE_CHECKING:
     from clouds.core.pipeline import Pipeline
 
 
-def plan(recipe: str, /, *, assignments: Assignments = (), as_json: AsJson = False) -> None:
-    """Check what a recipe would build, without building anything.
+def plan(recipe: str, /, *, assignments: Assignments = (), phase: Phase | None = None, as_json: AsJson = False) -> None:
+    """Print a recipe with every value, and check what it would build, without building anything.
+
+    What is printed is a recipe file by itself; the parts stand in its last lines, as comments.
 
     Args:
         recipe: a recipe's name, or a TOML file.
+        phase: only the parts that this phase of training needs.
     """
-    made = make_plan(**_model(load_recipe(recipe, assignments), recipe))
-    write(made.to_json() if as_json else str(made))
+    settings = load_recipe(recipe, assignments)
+    if as_json:
+        made = make_plan(**_model(settings, recipe, phase))
+        write_json({**json.loads(made.to_json()), "recipe": settings.to_dict()})
+        return
+    write(settings.to_toml())
+    made = make_plan(**_model(settings, recipe, phase))
+    write("\n".join(f"# {line}" for line in str(made).splitlines()))
 
 
 def train(
@@ -65,10 +82,9 @@ def train(
         raise ConfigError("a new run needs RECIPE and --out; to go on with one, give --resume DIR")
     settings = read_recipe(resume) if resume else load_recipe(recipe, assignments)
     device = str(settings.model.get("device", "auto"))
-    start = resume / START if resume else init
     with joined(device) as processes, progress_bar(shown=processes.main) as shown:
         run = run_training(
-            load(start, device=device) if start else _fresh(settings, recipe),
+            load(resume / START, device=device) if resume else _start(settings, recipe, phase, init),
             recipe=None if resume else settings,
             out=out,
             phase=phase,
@@ -194,28 +210,39 @@ def _step_display(shown: Progress) -> Callable[[Phase, int, int, dict[str, float
     return on_step
 
 
-def _fresh(recipe: Recipe, source: str) -> Pipeline:
-    """A new pipeline; its initial weights depend on the recipe's seed alone."""
+def _start(recipe: Recipe, source: str, phase: Phase | None, init: Path | None) -> Pipeline:
+    """What a run begins with: a new pipeline, whose weights depend on the recipe's seed alone, or a saved one with the
+    recipe's refiner, which a warm-up has none of."""
     import torch
 
-    from clouds.core.composer import compose
+    from clouds.core.composer import build_part, compose, load
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
-        return compose(**_model(recipe, source))
+    model = _model(recipe, source, phase or "joint")
+    if init is None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            return compose(**model)
+    part = make_plan(**model).parts.get(Kind.REFINER)
+    ready = {} if part is None else {"refiner": build_part("refiner", {"name": part.qualified_name, **part.options})}
+    pipeline = load(init, device=str(model.get("device", "auto")), ready=ready)
+    if part is not None:
+        pipeline.plan = evolve(pipeline.plan, parts={**pipeline.plan.parts, Kind.REFINER: part})
+    return pipeline
 
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
 
 
-def _model(recipe: Recipe, source: str) -> dict[str, Any]:
-    """The arguments of `compose` that a recipe holds; what is missing is the plan's to report."""
+def _model(recipe: Recipe, source: str, phase: Phase | None) -> dict[str, Any]:
+    """The arguments of `compose` that a recipe holds, or those that a phase of training needs; what is missing is the
+    plan's to report."""
     known = set(inspect.signature(make_plan).parameters) - {"catalog"}
     for key in recipe.model:
         if key not in known:
             raise ConfigError(f"recipe {source}: model.{key} is unknown{did_you_mean(key, known)}")
-    return {"backbone": None, "head": None, **recipe.model}
+    needed = {key: value for key, value in recipe.model.items() if phase is None or key not in _UNUSED[phase]}
+    return {"backbone": None, "head": None, **needed}
 
 
 def _places(images: Sequence[Path], out: Path) -> dict[Path, tuple[Path, Path]]:

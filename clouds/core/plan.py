@@ -12,7 +12,16 @@ from packaging.requirements import Requirement
 
 from clouds.core.catalog import Catalog
 from clouds.core.component import Component, Kind
-from clouds.core.errors import CloudsError, ComponentError, ConfigError, PlanError, WeightsError, did_you_mean
+from clouds.core.errors import (
+    CloudsError,
+    ComponentError,
+    ConfigError,
+    PlanError,
+    UnknownComponentError,
+    WeightsError,
+    did_you_mean,
+)
+from clouds.core.known_plugins import install_command
 from clouds.core.labels import LabelSpace
 from clouds.core.schema import read_schema, to_json_value
 
@@ -206,6 +215,8 @@ def plan_part(kind: Kind, value: object, *, pretrained: bool, catalog: Catalog) 
     try:
         entry = catalog.entry(kind, name)
         schema = read_schema(entry.component)
+    except UnknownComponentError as error:
+        return None, [Problem(kind, str(error), install_command(kind, name))]
     except CloudsError as error:
         return None, [Problem(kind, str(error))]
     faults = [Problem(kind, f"{name}: {fault}") for fault in schema.faults(options)]

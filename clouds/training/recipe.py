@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +18,7 @@ from clouds.data.spec import parse_spec
 from clouds.data.transforms import Augmentation
 
 Phase = Literal["warmup", "joint"]
+_BARE_KEY = re.compile("[A-Za-z0-9_-]+")
 
 
 @frozen(kw_only=True)
@@ -173,6 +176,15 @@ class Recipe:
         """Plain values, as a TOML or JSON file holds them."""
         return asdict(self)
 
+    def to_toml(self) -> str:
+        """The recipe as a file that `load_recipe` reads: every value, nothing left to a default."""
+        document = self.to_dict()
+        tables = {key: value for key, value in document.items() if isinstance(value, dict)}
+        lines = _pairs({key: value for key, value in document.items() if key not in tables})
+        for name, table in tables.items():
+            lines += ["", f"[{name}]", *_pairs(table)]
+        return "\n".join(lines) + "\n"
+
 
 def recipe_names() -> list[str]:
     """Names of the recipes that come with the library."""
@@ -193,6 +205,20 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         data["source"] = [data["source"]]  # one SPEC may be given without brackets
     recipe = structure(document, Recipe, source=f"recipe {name}")
     return evolve(recipe, data=recipe.data.located())
+
+
+def _pairs(table: Mapping[str, Any]) -> list[str]:
+    """Lines of a TOML table."""
+    return [f"{key if _BARE_KEY.fullmatch(key) else _to_toml(key)} = {_to_toml(value)}" for key, value in table.items()]
+
+
+def _to_toml(value: Any) -> str:
+    """A value in one line. JSON's strings, numbers and booleans are TOML's, too."""
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(_pairs(value)) + " }"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(_to_toml, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _resolve(name: str | Path) -> dict[str, Any]:

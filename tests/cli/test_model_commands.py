@@ -11,30 +11,65 @@ from PIL import Image
 import clouds
 from clouds.cli import model_commands
 from clouds.core.labels import CITYSCAPES
+from clouds.training.recipe import load_recipe
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (40, 50, 3), np.uint8)
+RELEASED = [
+    f"{source}-{backbone}" for source in ("gta", "synthia", "cityscapes") for backbone in ("convnext-l", "r50", "r101")
+]
 
 
 class TestPlan:
     def test_it_prints_the_parts(self, run: Run) -> None:
         outcome = run("plan", "folder", "--set", "model.head.width=32")
         assert outcome.code == 0
-        assert "head: linear(width=32)" in outcome.out
+        assert "# head: linear(width=32)" in outcome.out
 
-    def test_json_is_a_plan(self, run: Run) -> None:
+    def test_what_it_prints_is_the_whole_recipe(self, run: Run, tmp_path: Path) -> None:
+        path = tmp_path / "mine.toml"
+        path.write_text(run("plan", "folder", "--set", "seed=7").out)
+        assert load_recipe(path) == load_recipe("folder", ["seed=7"])
+
+    def test_json_is_a_plan_with_its_recipe(self, run: Run) -> None:
         text = run("plan", "folder", "--json").out
         assert clouds.Plan.from_json(text).parts[clouds.Kind.BACKBONE].name == "tiny"
+        assert json.loads(text)["recipe"]["warmup"]["steps"] == 1500
+
+    def test_a_phase_needs_less(self, run: Run) -> None:
+        kinds = {
+            phase: list(clouds.Plan.from_json(run("plan", "folder", "--json", *option).out).parts)
+            for phase, option in (("all", ()), ("warmup", ("--phase", "warmup")), ("joint", ("--phase", "joint")))
+        }
+        assert kinds["all"] == ["backbone", "generator", "refiner", "head", "prompter"]
+        assert kinds["warmup"] == ["backbone", "head"]
+        assert kinds["joint"] == ["backbone", "refiner", "head"]
+
+    def test_a_released_recipe_prints_and_names_what_is_missing(
+        self, run: Run, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("CLOUDS_PLUGINS", "")
+        outcome = run("plan", "gta-convnext-l", "--phase", "joint")
+        assert outcome.code == 1
+        assert 'crop_offsets = "diagonal"' in outcome.out
+        assert "unknown refiner 'mobile-sam'" in outcome.err
+        assert "-> pip install plugins/clouds-mobile-sam" in outcome.err
+
+    def test_the_warm_up_of_every_released_recipe_can_be_planned(self, run: Run) -> None:
+        for name in RELEASED:
+            outcome = run("plan", name, "--phase", "warmup", "--set", "data.root=/datasets")
+            assert (outcome.code, outcome.err) == (0, "")
+            assert f":/datasets/{name.split('-')[0]}" in outcome.out
 
     def test_all_problems_come_at_once(self, run: Run) -> None:
         outcome = run("plan", "folder", "--set", "model.head=liner", "--set", "model.backbone.dims=wide")
-        assert (outcome.code, outcome.out) == (1, "")
+        assert outcome.code == 1
         assert "error: the plan has 2 problems:" in outcome.err
         assert "unknown head 'liner'; did you mean 'linear'?" in outcome.err
         assert "dims='wide' is not of type" in outcome.err
 
     def test_a_wrong_key_of_the_model_is_named(self, run: Run) -> None:
-        outcome = run("plan", "folder", "--set", "model.bakcbone=tiny")
+        outcome = run("plan", "folder", "--json", "--set", "model.bakcbone=tiny")
         assert_one_line(outcome, "recipe folder: model.bakcbone is unknown; did you mean 'backbone'?")
 
     def test_a_model_without_parts_is_a_problem_of_the_plan(self, run: Run, tmp_path: Path) -> None:
@@ -97,6 +132,21 @@ class TestTrain:
         assert outcome.code == 0, outcome.err
         assert outcome.out.startswith("1 steps, last loss ")
         assert (tmp_path / "run" / "joint" / "plan.json").is_file()
+
+    def test_the_joint_phase_takes_its_refiner_from_the_recipe(
+        self, run: Run, recipe: Path, photos: Path, tmp_path: Path
+    ) -> None:
+        self.train(run, recipe, photos, tmp_path / "a", "--phase", "warmup")
+        warm = clouds.load(tmp_path / "a" / "warmup")
+        assert warm.refiner is None
+        refiner = ("--set", "model.refiner.cell=4")
+        outcome = self.train(
+            run, recipe, photos, tmp_path / "b", "--phase", "joint", "--init", tmp_path / "a" / "warmup", *refiner
+        )
+        assert outcome.code == 0, outcome.err
+        for saved in ("start", "joint"):  # the start too, so that a resumed run has it
+            part = clouds.load(tmp_path / "b" / saved).plan.parts[clouds.Kind.REFINER]
+            assert (part.name, part.options["cell"]) == ("regions", 4)
 
     def test_a_recipe_without_source_is_refused(self, run: Run, tmp_path: Path) -> None:
         assert_one_line(run("train", "folder", "--out", tmp_path / "run"), "no source to train on")

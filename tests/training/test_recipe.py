@@ -1,15 +1,68 @@
+import tomllib
 from pathlib import Path
 
 import pytest
+from attrs import evolve
+from hypothesis import given
+from hypothesis import strategies as st
 
+from clouds.core.config import structure
 from clouds.core.errors import ConfigError
-from clouds.training.recipe import DataConfig, PhaseConfig, TeacherConfig, load_recipe, recipe_names
+from clouds.data.transforms import Augmentation
+from clouds.training.recipe import DataConfig, PhaseConfig, Recipe, TeacherConfig, load_recipe, recipe_names
 
 
 @pytest.mark.parametrize("name", recipe_names())
-def test_every_recipe_loads(name: str) -> None:
+def test_every_recipe_loads_and_prints(name: str) -> None:
     recipe = load_recipe(name)
     assert {"backbone", "head"} <= set(recipe.model)
+    assert structure(tomllib.loads(recipe.to_toml()), Recipe, source=name) == recipe
+
+
+_text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x7f"))  # DEL: TOML wants it escaped
+_options = st.recursive(
+    st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False) | _text,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_text, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(model=st.dictionaries(_text, _options, max_size=4))
+def test_options_of_any_kind_survive_printing(model: dict[str, object]) -> None:
+    recipe = evolve(load_recipe("base"), model=model)
+    assert tomllib.loads(recipe.to_toml())["model"] == model
+
+
+def test_relative_paths_lie_below_the_root(tmp_path: Path) -> None:
+    given = ["data.source=gta5:games/gta5:train", f"data.evaluation=['acdc-fog:acdc:val', 'folder:{tmp_path}']"]
+    assert load_recipe("folder", given).data.source == ("gta5:games/gta5:train",)
+    data = load_recipe("folder", [*given, "data.root=/sets", "data.generated=sd"]).data
+    assert data.source == ("gta5:/sets/games/gta5:train",)
+    assert data.generated == "/sets/sd"
+    assert data.evaluation == ("acdc-fog:/sets/acdc:val", f"folder:{tmp_path}")
+    assert data.located() == data
+    relative = DataConfig(root="sets", source=("gta5:gta5",)).located()
+    assert relative.source == (f"gta5:{Path.cwd()}/sets/gta5",)
+    assert relative.located() == relative
+
+
+def test_a_wrong_spec_below_a_root_is_named() -> None:
+    with pytest.raises(ConfigError, match="dataset spec 'gta' names no kind"):
+        load_recipe("folder", ["data.root=/sets", "data.source=gta"])
+
+
+def test_every_choice_about_views_reaches_them() -> None:
+    changed = {
+        "crop": (64, 96),
+        "scale": (1.0, 1.5),
+        "flip": False,
+        "distortion": False,
+        "randomize": True,
+        "crop_offsets": "diagonal",
+        "label_resize": "nearest",
+        "distort_padding": True,
+    }
+    assert DataConfig(**changed).augmentation() == Augmentation(**changed)
 
 
 def test_recipes_say_only_what_differs() -> None:
