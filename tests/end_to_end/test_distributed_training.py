@@ -23,9 +23,10 @@ SETTINGS = [
     *("loop.evaluate_every=4", "optimizer.clip_norm=0.01"),
 ]
 # A process alone sums over the same samples in another order. A sum of some 10,000 float32 terms is then off by up to
-# 100 roundings of 6e-8, about 1e-5, and Adam divides a gradient by its own size, so an update is off by as much
-# relative to itself; eight steps add up.
-LOSS, WEIGHTS = 2e-5, 4e-4
+# 100 roundings of 6e-8, about 1e-5: that is the first step. Later ones start from weights that are off by as much, and
+# two choices are not continuous: the least certain 48 of 192 points, and the class of a pixel. One other point of the
+# 64 of a mask, among some ten masks, moves a term by up to 1 / 640, and the update by its share of the gradient.
+FIRST, LOSS, WEIGHTS = 2e-5, 5e-3, 5e-2
 
 SCRIPT = """
 import sys
@@ -90,16 +91,38 @@ def test_two_processes_equal_one(tmp_path: Path, data: tuple[str, str]) -> None:
     assert outcome.returncode == 0, outcome.stderr
     one, two = read_log(tmp_path / "one"), read_log(tmp_path / "two")
     assert [(line["phase"], line["step"]) for line in two] == [(line["phase"], line["step"]) for line in one]
-    for mine, theirs in zip(one, two, strict=True):
-        for name in ("loss", "class", "mask", "dice", "mask_0", "gradient_norm"):
-            assert theirs[name] == pytest.approx(mine[name], rel=LOSS), (name, mine["phase"], mine["step"])
+    for name in ("loss", "class", "mask", "dice", "class_0", "mask_1", "gradient_norm"):
+        assert two[0][name] == pytest.approx(one[0][name], rel=FIRST), name
+    assert [line["loss"] for line in two] == pytest.approx([line["loss"] for line in one], rel=LOSS)
     for phase in ("warmup", "joint"):
         mine, theirs = (change(tmp_path / name, phase) for name in ("one", "two"))
         assert float((mine - theirs).norm() / mine.norm()) < WEIGHTS
-    # Labels of pixels where two classes are equally probable may differ; there are 46,080 labelled ones.
-    found = [[line["miou"] for line in lines if "miou" in line] for lines in (one, two)]
-    assert len(found[0]) == 2
-    assert found[1] == pytest.approx(found[0], abs=0.05)
+    scores = [[line["miou"] for line in lines if "miou" in line] for lines in (one, two)]
+    assert len(scores[0]) == 2
+    assert scores[1] == pytest.approx(scores[0], abs=1)  # percent: other weights, other labels where classes tie
+
+
+COUNT = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+import clouds
+from clouds.core.processes import joined
+with joined("cpu") as processes:
+    report = clouds.evaluate(clouds.load(sys.argv[4], device="cpu"), [sys.argv[3]])
+    (Path(sys.argv[2] + str(processes.rank))).write_text(report.to_json())
+"""
+
+
+def test_an_evaluation_over_two_processes_has_the_counts_of_one(tmp_path: Path, data: tuple[str, str]) -> None:
+    pipeline = clouds.compose(backbone="tiny", head="linear", device="cpu")
+    pipeline.trained = True
+    pipeline.save(tmp_path / "pipeline")
+    expected = clouds.evaluate(pipeline, [data[0]])  # images are segmented one by one, so labels are the same
+    outcome = launch(tmp_path / "report", (data[0], str(tmp_path / "pipeline")), COUNT)
+    assert outcome.returncode == 0, outcome.stderr
+    for rank in range(2):
+        assert json.loads((tmp_path / f"report{rank}").read_text()) == json.loads(expected.to_json())
 
 
 @pytest.mark.slow
@@ -110,7 +133,10 @@ def test_shares_that_are_not_joined_would_be_noticed(tmp_path: Path, data: tuple
     outcome = launch(tmp_path / "two", data, SCRIPT.replace("here.run(", f"import clouds\n{averaged}\nhere.run("))
     assert outcome.returncode == 0, outcome.stderr
     one, two = read_log(tmp_path / "one"), read_log(tmp_path / "two")
-    assert max(abs(a["loss"] - b["loss"]) / a["loss"] for a, b in zip(one, two, strict=True)) > 50 * LOSS
+    assert abs(one[0]["class"] - two[0]["class"]) > 10 * FIRST * one[0]["class"]
+    assert max(abs(a["loss"] - b["loss"]) / a["loss"] for a, b in zip(one, two, strict=True)) > LOSS
+    mine, theirs = (change(tmp_path / name, "warmup") for name in ("one", "two"))
+    assert float((mine - theirs).norm() / mine.norm()) > 2 * WEIGHTS
 
 
 def test_an_unreadable_image_stops_both_after_the_same_step(tmp_path: Path, data: tuple[str, str]) -> None:
