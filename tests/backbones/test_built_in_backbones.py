@@ -32,7 +32,8 @@ NAMES = [*CLIP_MODELS, *TIMM_MODELS, "tiny"]
 
 
 def test_all_names_are_there() -> None:
-    assert sorted(NAMES) == clouds.catalog().names("backbone")
+    built_in = [entry for entry in clouds.catalog().entries("backbone") if entry.distribution == "clouds-dgss"]
+    assert sorted(NAMES) == sorted(entry.component.name for entry in built_in)
     assert {*get_args(ClipName), "siglip2-so400m"} == set(CLIP_MODELS) == set(EMBEDDINGS)
 
 
