@@ -148,6 +148,19 @@ class TestTrain:
             part = clouds.load(tmp_path / "b" / saved).plan.parts[clouds.Kind.REFINER]
             assert (part.name, part.options["cell"]) == ("regions", 4)
 
+    def test_a_run_goes_on_from_its_folder(self, run: Run, recipe: Path, photos: Path, tmp_path: Path) -> None:
+        first = self.train(run, recipe, photos, tmp_path / "run", "--json")
+        outcome = run("train", "--resume", tmp_path / "run", "--json")
+        assert outcome.code == 0, outcome.err
+        one, two = json.loads(first.out), json.loads(outcome.out)
+        assert (two["steps"], two["checkpoint"]) == (one["steps"], one["checkpoint"])
+
+    def test_a_new_run_and_one_to_go_on_with_exclude_each_other(self, run: Run, recipe: Path, tmp_path: Path) -> None:
+        outcome = run("train", recipe, "--resume", tmp_path)
+        assert_one_line(outcome, "--resume goes on with a run as it was begun; leave out everything else")
+        assert_one_line(run("train", recipe), "a new run needs RECIPE and --out; to go on with one, give --resume DIR")
+        assert_one_line(run("train", "--resume", tmp_path), "recipe.json: cannot be read")
+
     def test_a_recipe_without_source_is_refused(self, run: Run, tmp_path: Path) -> None:
         assert_one_line(run("train", "folder", "--out", tmp_path / "run"), "no source to train on")
         assert not (tmp_path / "run").exists()
