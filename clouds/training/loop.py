@@ -75,7 +75,7 @@ class Loop:
 
     run: Run
     stop: StopSignal
-    log: JsonLines | None
+    log: JsonLines | None = None
     trackers: Sequence[Tracker] = ()
     on_step: Report | None = None
     skipped: int = 0

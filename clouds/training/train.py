@@ -85,22 +85,18 @@ def train(
     """
     if resume is not None and (source or generated or recipe or out or phase):
         raise ConfigError("resume goes on with a run as it was begun; leave out source, generated, recipe, out, phase")
+    if resume is None and (recipe is None or out is None):
+        raise ConfigError("a new run needs recipe= and out=; to go on with one, give resume=FOLDER")
     with joined(pipeline.device.type) as processes, StopSignal() as stop, ExitStack() as closing:
-        if resume is None:
-            if recipe is None or out is None:
-                raise ConfigError("a new run needs recipe= and out=; to go on with one, give resume=FOLDER")
-            settings = _settings(recipe, source, generated)
-            run = _open(pipeline, settings, Path(out), (phase,) if phase else (), processes)
+        if recipe is not None and out is not None:
+            run = _open(pipeline, _settings(recipe, source, generated), Path(out), (phase,) if phase else (), processes)
             start = Checkpoint(progress=Progress(phases=run.phases, phase=run.phases[0]))
             _write_start(run)
         else:
-            start = read_checkpoint(Path(resume))
-            run = _open(pipeline, read_recipe(Path(resume)), Path(resume), start.progress.phases, processes)
-        log = JsonLines(run.folder / LOG, size=start.progress.log_size) if processes.main else None
-        trackers = open_trackers(run.recipe.loop.trackers, run.folder, run.recipe.to_dict()) if processes.main else []
-        for tracker in (*trackers, *([log] if log else [])):
-            closing.callback(tracker.close)
-        loop = Loop(run=run, stop=stop, log=log, trackers=trackers, on_step=on_step, skipped=start.progress.skipped)
+            folder = Path(resume or "")
+            start = read_checkpoint(folder)
+            run = _open(pipeline, read_recipe(folder), folder, start.progress.phases, processes)
+        loop = _loop(run, start, stop, on_step, closing)
         for name in run.phases[run.phases.index(start.progress.phase) :]:
             run_phase(loop, name, start if name == start.progress.phase else None)
             pipeline.trained = pipeline.trained or run.config(name).steps > 0
@@ -115,6 +111,18 @@ def train(
         loss=loop.loss,
         skipped=loop.skipped,
     )
+
+
+def _loop(run: Run, start: Checkpoint, stop: StopSignal, on_step: Report | None, closing: ExitStack) -> Loop:
+    """The loop of a run; what it writes to is closed with `closing`, and is the first process's alone."""
+    loop = Loop(run=run, stop=stop, on_step=on_step, skipped=start.progress.skipped)
+    if run.processes.main:
+        loop.log = JsonLines(run.folder / LOG, size=start.progress.log_size)
+        closing.callback(loop.log.close)
+        loop.trackers = open_trackers(run.recipe.loop.trackers, run.folder, run.recipe.to_dict())
+        for tracker in loop.trackers:
+            closing.callback(tracker.close)
+    return loop
 
 
 def _settings(recipe: str | Path | Recipe, source: str | Sequence[str], generated: object) -> Recipe:
