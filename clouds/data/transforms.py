@@ -112,10 +112,10 @@ def augment(
     What the crop lacks is padded at the bottom and the right, with 0 in the image and 255 in the label map.
     """
     geometry = draw_geometry(label.shape, rng, settings)
-    part = resize_crop(image, geometry, settings.crop, resample=Image.Resampling.BILINEAR)
+    part = _resize(image, geometry, settings.crop, Image.Resampling.BILINEAR)
     view = _change_colors(part, rng, settings)
     target = pad(resize_crop_label(label, geometry, settings), settings.crop, IGNORE_ID)
-    return _flip(view, geometry.flip), _flip(target, geometry.flip)
+    return _flip(view, geometry.flip), np.ascontiguousarray(_flip(target, geometry.flip))
 
 
 def generated_views(
@@ -130,7 +130,7 @@ def generated_views(
     flip = settings.flip and rng.random() < 0.5
     top, left = _draw_offset(size, rng, settings)
     clean = _flip(image, flip)[top : top + crop[0], left : left + crop[1]]
-    return pad(clean, crop, 0), _change_colors(clean, rng, settings)
+    return pad(clean, crop, 0), _change_colors(Image.fromarray(clean), rng, settings)
 
 
 def draw_geometry(shape: tuple[int, ...], rng: np.random.Generator, settings: Augmentation) -> Geometry:
@@ -149,10 +149,7 @@ def resize_crop(
     Only what is kept is computed; its pixels are those of the whole resized image. Where that is smaller than the crop
     the result is, too.
     """
-    (top, left), (rows, columns) = geometry.offset, _kept(geometry, crop)
-    y, x = pixels.shape[0] / geometry.size[0], pixels.shape[1] / geometry.size[1]
-    right, bottom = min((left + columns) * x, pixels.shape[1]), min((top + rows) * y, pixels.shape[0])
-    return np.asarray(Image.fromarray(pixels).resize((columns, rows), resample, box=(left * x, top * y, right, bottom)))
+    return np.asarray(_resize(pixels, geometry, crop, resample))
 
 
 def resize_crop_label(
@@ -193,29 +190,41 @@ def draw_distortion(rng: np.random.Generator) -> Distortion:
 
 def distort(image: UInt8[np.ndarray, "h w 3"], distortion: Distortion) -> UInt8[np.ndarray, "h w 3"]:
     """Apply colour changes: brightness, then contrast and HSV in the drawn order. Values are cut off at 0 and 255."""
+    return np.asarray(_distort(Image.fromarray(image), distortion))
+
+
+# Between its steps a view stays a Pillow picture: handing it over and back costs as much as resizing it.
+
+
+def _resize(pixels: np.ndarray, geometry: Geometry, crop: tuple[int, int], resample: Image.Resampling) -> Image.Image:
+    (top, left), (rows, columns) = geometry.offset, _kept(geometry, crop)
+    y, x = pixels.shape[0] / geometry.size[0], pixels.shape[1] / geometry.size[1]
+    right, bottom = min((left + columns) * x, pixels.shape[1]), min((top + rows) * y, pixels.shape[0])
+    return Image.fromarray(pixels).resize((columns, rows), resample, box=(left * x, top * y, right, bottom))
+
+
+def _distort(picture: Image.Image, distortion: Distortion) -> Image.Image:
     levels = np.arange(256)
     contrast = _to_level(levels * distortion.contrast)
     first = _to_level(levels + distortion.brightness)
-    picture = Image.fromarray(image).point(_lookup(contrast[first] if distortion.contrast_first else first))
+    picture = picture.point(_lookup(contrast[first] if distortion.contrast_first else first))
     if distortion.saturation != 1 or distortion.hue != 0:
         hue = (levels + round(distortion.hue / 360 * 256)) % 256
         saturation = _to_level(levels * distortion.saturation)
         picture = picture.convert("HSV").point(_lookup(hue, saturation, levels)).convert("RGB")
     if not distortion.contrast_first:
         picture = picture.point(_lookup(contrast))
-    return np.array(picture)
+    return picture
 
 
-def _change_colors(
-    part: UInt8[np.ndarray, "h w 3"], rng: np.random.Generator, settings: Augmentation
-) -> UInt8[np.ndarray, "hc wc 3"]:
-    """The part with the colour changes that the settings ask for, padded to the crop; always a copy."""
-    image = pad(part, settings.crop, 0) if settings.distort_padding else part
+def _change_colors(part: Image.Image, rng: np.random.Generator, settings: Augmentation) -> UInt8[np.ndarray, "hc wc 3"]:
+    """The part with the colour changes that the settings ask for, padded to the crop."""
+    if settings.distort_padding:
+        part = part.crop((0, 0, settings.crop[1], settings.crop[0]))  # black outside
     if settings.distortion:
-        image = distort(image, draw_distortion(rng))
-    if settings.randomize:
-        image = randomize_colors(image, rng)
-    return pad(image, settings.crop, 0)
+        part = _distort(part, draw_distortion(rng))
+    image = np.asarray(part)
+    return pad(randomize_colors(image, rng) if settings.randomize else image, settings.crop, 0)
 
 
 def _kept(geometry: Geometry, crop: tuple[int, int]) -> tuple[int, int]:
@@ -246,7 +255,7 @@ def _draw_offset(size: tuple[int, int], rng: np.random.Generator, settings: Augm
 
 
 def _flip(pixels: np.ndarray, flip: bool) -> np.ndarray:
-    return np.ascontiguousarray(pixels[:, ::-1]) if flip else pixels
+    return pixels[:, ::-1] if flip else pixels
 
 
 def _to_level(values: np.ndarray) -> np.ndarray:
