@@ -68,7 +68,8 @@ class TorchvisionReader(TorchDataset[Any]):
         image = self.files[index % len(self.files)]
         label = image.parents[2] / "labels" / "train" / image.name
         if self.decoder == "io":
-            pair: tuple[Any, Any] = tv_tensors.Image(io.decode_image(image)), tv_tensors.Mask(io.decode_image(label))
+            decoded = [io.decode_image(str(path)) for path in (image, label)]
+            pair: tuple[Any, Any] = tv_tensors.Image(decoded[0]), tv_tensors.Mask(decoded[1])
         else:
             with Image.open(label) as picture:
                 mask = tv_tensors.Mask(np.array(picture))
