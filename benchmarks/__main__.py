@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import decoder, memory, predict, refiners
+from benchmarks import decoder, loading, memory, predict, refiners
 from benchmarks.rows import append
 
-BENCHMARKS = {"decoder": decoder.run, "memory": memory.run, "predict": predict.run, "refiners": refiners.run}
+BENCHMARKS = {
+    "decoder": decoder.run,
+    "loading": loading.run,
+    "memory": memory.run,
+    "predict": predict.run,
+    "refiners": refiners.run,
+}
 
 
 def main(names: list[str]) -> int:

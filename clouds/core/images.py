@@ -27,7 +27,8 @@ def open_image(path: str | os.PathLike[str]) -> Image.Image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large pictures are predicted in windows
             with Image.open(path) as image:
                 image.load()
-                return ImageOps.exif_transpose(image)
+                ImageOps.exif_transpose(image, in_place=True)
+                return image
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except UnidentifiedImageError:
@@ -46,7 +47,7 @@ def to_rgb(image: Image.Image, *, name: str = "image") -> UInt8[np.ndarray, "h w
         raise DataError(f"{name}: has mode {image.mode} (more than 8 bits per channel); convert it to 8 bits first")
     if "transparency" in image.info:
         image = image.convert("RGBA")  # expands palette transparency, which a direct conversion warns about
-    return np.array(image.convert("RGB"))
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def read_image(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "h w 3"]:
