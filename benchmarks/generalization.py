@@ -64,7 +64,10 @@ def run(data: Path, weights: Path, out: Path, seeds: list[int]) -> None:
         warm = out / f"warm-up-{seed}"
         if not (warm / "warmup" / "plan.json").is_file():
             pipeline = clouds.compose(backbone=backbone, head="linear")
-            clouds.train(pipeline, recipe=load_recipe("folder", recipe), out=warm, phase="warmup")
+            if (warm / "checkpoint.pt").is_file():
+                clouds.train(pipeline, resume=warm)
+            else:
+                clouds.train(pipeline, recipe=load_recipe("folder", recipe), out=warm, phase="warmup")
         for arm, parts in ARMS.items():
             if (arm, seed) not in known:
                 append(NAME, [_joint(arm, parts, seed, warm, generated, recipe, data, out)])
