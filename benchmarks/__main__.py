@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import decoder, loading, memory, predict, refiners
+from benchmarks import compiled, decoder, loading, memory, predict, refiners
 from benchmarks.rows import append
 
 BENCHMARKS = {
+    "compiled": compiled.run,
     "decoder": decoder.run,
     "loading": loading.run,
     "memory": memory.run,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Self
 
@@ -17,6 +19,20 @@ from beartype import BeartypeConf, FrozenDict, beartype
 # thread gains little, and on a machine that is busy otherwise threads that wait for each other cost a factor of 7.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Without a GPU, Triton's interpreter runs the kernels on CPU tensors. Triton reads this when it is first imported.
+if not Path("/dev/nvidiactl").exists():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+def _checked() -> list[str]:
+    """All modules of `clouds` but the kernels, whose source Triton reads itself."""
+    (root,) = map(
+        Path, (find_spec("clouds") or pytest.exit("clouds is not installed")).submodule_search_locations or []
+    )
+    parts = [f"clouds.{path.stem}" for path in root.iterdir() if path.stem != "kernels"]
+    return parts + [f"clouds.kernels.{path.stem}" for path in (root / "kernels").iterdir() if path.stem != "_triton"]
+
+
 # The hook wants a type checker that it can import by name. An int may stand for a float, as PEP 484 says; `Self` is
 # left alone because the hook decorates methods one by one, where beartype cannot know the class.
 _checker = ModuleType("clouds_type_checker")
@@ -24,7 +40,7 @@ _checker.check = beartype(  # pyright: ignore[reportAttributeAccessIssue]
     conf=BeartypeConf(is_pep484_tower=True, hint_overrides=FrozenDict({Self: Any}))
 )
 sys.modules[_checker.__name__] = _checker
-jaxtyping.install_import_hook("clouds", f"{_checker.__name__}.check")
+jaxtyping.install_import_hook(_checked(), f"{_checker.__name__}.check")
 
 hypothesis.settings.register_profile("clouds", deadline=None)  # a busy machine makes no test wrong
 hypothesis.settings.load_profile("clouds")
