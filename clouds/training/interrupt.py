@@ -16,10 +16,17 @@ class TrainingInterrupted(CloudsError):
     """A run was stopped by a signal, after it had written a checkpoint."""
 
 
-class StopSignal:
-    """Within the block the first SIGINT or SIGTERM is only noted, in `name`; a second one acts as it did before.
+def ignore_signals(worker: int) -> None:
+    """For processes that read images: signals to a whole group of processes are for the one that trains."""
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
-    Signals can be caught in a process's main thread alone; in another one nothing is noted.
+
+class StopSignal:
+    """Within the block SIGINT and SIGTERM are only noted, the first one in `name`.
+
+    After that Ctrl-C acts as it did before. SIGTERM stays noted: batch systems and torchrun may both send it. Signals
+    can be caught in a process's main thread alone; in another one nothing is noted.
     """
 
     def __init__(self) -> None:
@@ -37,5 +44,5 @@ class StopSignal:
         self._previous = {}
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.name = signal.Signals(number).name
-        self.__exit__()
+        self.name = self.name or signal.Signals(number).name
+        signal.signal(signal.SIGINT, self._previous[signal.SIGINT])

@@ -108,15 +108,14 @@ def run_phase(loop: Loop, phase: Phase, start: Checkpoint | None) -> None:
         samples = _next(loop, state, phase, stream)
         lr = state.optimizer.param_groups[0]["lr"]
         numbers = train_step(state, samples)
-        now = time.perf_counter()
         numbers |= {
             "lr": lr,
-            "images_per_second": run.config(phase).batch_size / (now - before),
+            "images_per_second": run.config(phase).batch_size / (time.perf_counter() - before),
             "memory_gib": _memory(run.pipeline.device),
             "skipped": float(loop.skipped),
         }
-        before = now
         _after_step(loop, state, phase, numbers)
+        before = time.perf_counter()
     for module in modules:
         module.eval()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import tomllib
@@ -14,10 +15,12 @@ from attrs import asdict, evolve, field, fields, frozen
 
 from clouds.core.config import merge, override, read_toml, structure
 from clouds.core.errors import ConfigError, did_you_mean
+from clouds.core.plan import make_plan
 from clouds.data.spec import parse_spec
 from clouds.data.transforms import Augmentation
 
 Phase = Literal["warmup", "joint"]
+MODEL_KEYS = frozenset(inspect.signature(make_plan).parameters) - {"catalog"}
 _BARE_KEY = re.compile("[A-Za-z0-9_-]+")
 
 
@@ -196,15 +199,22 @@ def recipe_names() -> list[str]:
 def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Load a recipe by name, or from a TOML file, and lay `a.b=value` assignments over it.
 
+    Keys of `model` may stand alone: `refiner=sam-vit-h` is `model.refiner=sam-vit-h`.
+
     Raises:
         ConfigError: no such recipe (with the nearest name), or a wrong key or value (with its path).
     """
-    document = override(_resolve(name), overrides)
+    document = override(_resolve(name), map(_whole_key, overrides))
     data = document.get("data")
     if isinstance(data, dict) and isinstance(data.get("source"), str):
         data["source"] = [data["source"]]  # one SPEC may be given without brackets
     recipe = structure(document, Recipe, source=f"recipe {name}")
     return evolve(recipe, data=recipe.data.located())
+
+
+def _whole_key(assignment: str) -> str:
+    first = re.split("[.=]", assignment, maxsplit=1)[0].strip()
+    return f"model.{assignment.lstrip()}" if first in MODEL_KEYS else assignment
 
 
 def _pairs(table: Mapping[str, Any]) -> list[str]:

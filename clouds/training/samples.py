@@ -21,6 +21,7 @@ from clouds.core.processes import Processes
 from clouds.data.folder import Dataset
 from clouds.data.mixing import endless
 from clouds.data.transforms import Augmentation, augment, generated_views
+from clouds.training.interrupt import ignore_signals
 
 _ALONE = Processes()
 
@@ -140,6 +141,7 @@ def batches(
         batch_sampler=_Shares(keys, batch_size, steps - start, processes),
         num_workers=workers,
         collate_fn=list,
+        worker_init_fn=ignore_signals,
         generator=torch.Generator(),  # it would draw from the global one otherwise, which a resumed run must not
     )
     for batch in loader:

@@ -146,14 +146,23 @@ def _part_terms(
 ) -> dict[str, Tensor]:
     images = [sample.image.to(state.pipeline.device) for sample in samples]
     generator = ImageGenerators([_key(state.seed, sample.position) for sample in samples])
+    terms, fault = dict[str, Tensor](), ""
     try:
         terms = state.learner(images, targets, generator)
     except NonFiniteError as error:
-        raise NonFiniteError(f"step {state.step}: {error}; the images are {_names(samples)}") from error
+        fault = str(error)
     bad = [name for name, term in terms.items() if not term.isfinite()]
     if bad:
-        raise NonFiniteError(f"step {state.step}: loss terms {bad} are not finite; the images are {_names(samples)}")
+        fault = f"loss terms {bad} are not finite"
+    _stop_together(state, fault and f"{fault}; the images are {_names(samples)}")
     return {name: term * weights.get(name, weights[""]) for name, term in terms.items()}
+
+
+def _stop_together(state: State, fault: str) -> None:
+    """All processes stop where one has a fault; the others would wait for its gradients for ever."""
+    faults = state.processes.sum(torch.tensor(int(bool(fault))))
+    if faults:
+        raise NonFiniteError(f"step {state.step}: {fault or 'the loss of another process is not finite'}")
 
 
 def _averaging(learner: nn.Module, *, last: bool) -> AbstractContextManager[None]:

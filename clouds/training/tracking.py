@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any, Protocol, final, runtime_checkable
 
 from clouds.core.catalog import Catalog
-from clouds.core.errors import ConfigError, did_you_mean
+from clouds.core.errors import ConfigError, DataError, did_you_mean
 
 Numbers = Mapping[str, float]
 
@@ -30,7 +30,7 @@ class Tracker(Protocol):
 
 @final
 class JsonLines:
-    """One JSON object per step and line.
+    """One JSON object per step and line, written at once, so that the file can be watched.
 
     Args:
         path: the file.
@@ -39,15 +39,23 @@ class JsonLines:
 
     def __init__(self, path: Path, *, size: int = 0) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._stream = open(path, "ab")  # noqa: SIM115 - open for the whole run
+        self._path = path
+        self._stream = open(path, "ab", buffering=0)  # noqa: SIM115 - open for the whole run
         self._stream.truncate(size)
 
     def log(self, phase: str, step: int, numbers: Numbers) -> None:
-        self._stream.write(json.dumps({"phase": phase, "step": step, **numbers}).encode() + b"\n")
+        """Write a line. Raises `DataError` naming the file when it cannot be written."""
+        line = json.dumps({"phase": phase, "step": step, **numbers}).encode() + b"\n"
+        try:
+            while line:
+                line = line[self._stream.write(line) :]
+        except OSError as error:
+            raise DataError(
+                f"{self._path}: step {step} of {phase} cannot be written: {error}; make room, and go on with resume"
+            ) from error
 
     def size(self) -> int:
-        """Bytes so far; they are on disk when this returns."""
-        self._stream.flush()
+        """Bytes so far."""
         return self._stream.tell()
 
     def close(self) -> None:

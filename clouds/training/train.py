@@ -11,11 +11,13 @@ from pathlib import Path
 from attrs import evolve, frozen
 
 from clouds.core.config import structure
-from clouds.core.errors import ConfigError
+from clouds.core.errors import ConfigError, DataError
 from clouds.core.files import write_text
+from clouds.core.labels import LabelSpace
 from clouds.core.pipeline import Pipeline
 from clouds.core.processes import Processes, joined
 from clouds.data.folder import open_dataset
+from clouds.data.spec import Spec
 from clouds.synthesis.manifest import open_generated
 from clouds.training.checkpoint import Checkpoint, Progress, read_checkpoint
 from clouds.training.interrupt import StopSignal
@@ -146,6 +148,8 @@ def read_recipe(folder: Path) -> Recipe:
 
 def _open(pipeline: Pipeline, recipe: Recipe, folder: Path, phases: tuple[Phase, ...], processes: Processes) -> Run:
     """Find the data that the phases need (none named: all of them), and see whether a batch can be split."""
+    if recipe.loop.evaluate_every:
+        _check_evaluation(recipe.data.evaluation, pipeline.labels)
     sources = [open_dataset(spec, pipeline.labels, default_split="train") for spec in recipe.data.source]
     joint = recipe.data.generated and phases != ("warmup",)
     pictures = open_generated(recipe.data.generated).images if joint else ()
@@ -167,6 +171,19 @@ def _open(pipeline: Pipeline, recipe: Recipe, folder: Path, phases: tuple[Phase,
                 f"loop.accumulate={recipe.loop.accumulate} need at least {parts} images in a batch"
             )
     return run
+
+
+def _check_evaluation(specs: Sequence[str], labels: LabelSpace) -> None:
+    """Whether evaluations will find their data, so that it is not hours of training that tell."""
+    seen = set[Spec]()
+    for spec in specs:
+        try:
+            found = open_dataset(spec, labels, default_split="val").spec
+        except (ConfigError, DataError) as error:
+            raise type(error)(f"data.evaluation: {error}; or train without it: loop.evaluate_every=0") from error
+        if found in seen:
+            raise ConfigError(f"data.evaluation: {found} is there twice; give it once")
+        seen.add(found)
 
 
 def _write_start(run: Run) -> None:

@@ -1,6 +1,7 @@
 """What happens around the steps: bad images, losses that are not finite, options of the loop, evaluation."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,29 +11,44 @@ from training_helpers import TINY, assert_same, compose, recipe, weights
 
 import clouds
 from clouds.core.errors import ConfigError, DataError, NonFiniteError
+from clouds.core.images import write_png
 from clouds.core.interfaces import ImageGenerators
 from clouds.training.checkpoint import read_checkpoint
 from clouds.training.recipe import LoopConfig
 from clouds.training.train import train
 
 
+def file_of(source: str, kind: str = "images", name: str = "2.png") -> Path:
+    return Path(source.removeprefix("folder:")) / kind / "train" / name
+
+
 def spoil(source: str, name: str = "2.png") -> Path:
-    path = Path(source.removeprefix("folder:")) / "images" / "train" / name
+    path = file_of(source, name=name)
     path.write_bytes(path.read_bytes()[:200])
     return path
+
+
+def after_two_epochs(source: str) -> Callable[..., None]:
+    """Spoils an image after ten draws from five images."""
+
+    def on_step(phase: str, step: int, steps: int, numbers: dict[str, float]) -> None:
+        if step == 5:
+            spoil(source)
+
+    return on_step
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_unreadable_image_stops_the_run_with_its_name_and_a_checkpoint(
     source: str, tmp_path: Path, workers: int
 ) -> None:
-    spoiled, good = spoil(source), compose()
+    spoiled, good = file_of(source), compose()
     settings = recipe(f"data.workers={workers}", "warmup.steps=40", "loop.checkpoint_every=1000")
     with pytest.raises(DataError, match=f"^{spoiled}: .*truncated"):
-        train(good, source=source, recipe=settings, out=tmp_path / "run")
+        train(good, source=source, recipe=settings, out=tmp_path / "run", on_step=after_two_epochs(source))
     log = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
     progress = read_checkpoint(tmp_path / "run").progress
-    assert progress.step == len(log) < 40
+    assert 5 <= progress.step == len(log) < 10  # in the third epoch, or the fourth if the reader was ahead
     before = weights(good)
     spoiled.write_bytes((spoiled.parent / "1.png").read_bytes())
     again, steps = compose(), list[int]()
@@ -42,14 +58,28 @@ def test_an_unreadable_image_stops_the_run_with_its_name_and_a_checkpoint(
 
 
 def test_an_unreadable_image_is_skipped_when_asked_for(source: str, tmp_path: Path) -> None:
-    spoiled = spoil(source)
-    settings = recipe("data.on_error=skip", "warmup.steps=5")
-    with pytest.warns(UserWarning, match=f"skipped: {spoiled}: .*truncated"):
-        run = train(compose(), source=source, recipe=settings, out=tmp_path / "run")
-    assert run.steps == 5
-    assert run.skipped == 2  # ten draws from five images: two epochs
-    last = json.loads(run.log.read_text().splitlines()[-1])
-    assert last["skipped"] == 2
+    settings = recipe("data.on_error=skip", "warmup.steps=10")
+    with pytest.warns(UserWarning, match=f"skipped: {file_of(source)}: .*truncated"):
+        run = train(compose(), source=source, recipe=settings, out=tmp_path / "run", on_step=after_two_epochs(source))
+    assert run.steps == 10
+    assert run.skipped == 2  # of four epochs the last two
+    counts = [json.loads(line)["skipped"] for line in run.log.read_text().splitlines()]
+    assert counts[:5] == [0] * 5
+    assert sorted(counts) == counts
+    assert 1 <= counts[7] <= counts[9] == 2  # the eighth step ends the third epoch
+
+
+@pytest.mark.parametrize("on_error", ["stop", "skip"])
+def test_a_label_value_without_a_meaning_is_never_learnt(source: str, tmp_path: Path, on_error: str) -> None:
+    label = file_of(source, "labels")
+    write_png(label, np.full((40, 70), 77, np.uint8))
+    settings, out = recipe(f"data.on_error={on_error}", "warmup.steps=5"), tmp_path / "run"
+    if on_error == "stop":
+        with pytest.raises(DataError, match=f"{label}: .*77"):
+            train(compose(), source=source, recipe=settings, out=out)
+    else:
+        with pytest.warns(UserWarning, match=f"skipped: {label}: .*77"):
+            assert train(compose(), source=source, recipe=settings, out=out).skipped == 2
 
 
 def test_a_set_without_any_readable_image_stops_the_run(source: str, tmp_path: Path) -> None:
@@ -152,6 +182,30 @@ def test_it_runs_with_channels_last_and_in_bfloat16(source: str, generated: Path
     assert_same(weights(pipeline), weights(clouds.load(run.checkpoint, device="cpu")))
 
 
+@pytest.mark.parametrize("head", [{"name": "linear", "width": 8}, SMALL], ids=["linear", "mask2former"])
+def test_bfloat16_rounds_and_leaves_the_weights_in_float32(
+    source: str, generated: Path, tmp_path: Path, head: object
+) -> None:
+    losses, moments = {}, set[torch.dtype]()
+    for dtype in ("float32", "bfloat16"):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            pipeline = clouds.compose(backbone=TINY, head=head, device="cpu", dtype=dtype)
+        settings = recipe("joint.steps=1", "optimizer.lr=1e-4")
+        run = train(pipeline, source=source, generated=generated, recipe=settings, out=tmp_path / dtype, phase="joint")
+        losses[dtype] = run.loss
+        saved = read_checkpoint(tmp_path / dtype).document
+        assert saved is not None
+        tensors = [value for name in saved["modules"] for value in saved["modules"][name].values()]
+        tensors += [value for state in saved["optimizer"]["state"].values() for value in state.values()]
+        moments |= {value.dtype for value in tensors if value.is_floating_point()}
+    assert moments == {torch.float32}
+    assert losses["bfloat16"] != losses["float32"]
+    # A value keeps 8 bits, a rounding is off by up to 2**-9. Some 50 of them follow each other; what they do to each of
+    # the many terms of a loss mostly cancels, so that the sum of all is off by less than that of one path, 50 x 2**-9.
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=50 * 2**-9)
+
+
 def test_channels_last_changes_the_memory_alone(source: str, tmp_path: Path) -> None:
     found = []
     for value in ("true", "false"):
@@ -168,3 +222,31 @@ def test_evaluations_are_part_of_the_numbers(source: str, tmp_path: Path) -> Non
     pipeline = clouds.load(run.checkpoint, device="cpu")
     assert lines[-1]["miou"] == pytest.approx(clouds.evaluate(pipeline, [source]).miou)
     assert all(line["images_per_second"] > 0 and line["memory_gib"] > 0 and line["lr"] > 0 for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("specs", "error", "message"),
+    [
+        (
+            ["folder:nowhere"],
+            DataError,
+            r"^data\.evaluation: folder:nowhere: .* train without it: loop\.evaluate_every=0",
+        ),
+        (["fodler:x"], ConfigError, r"^data\.evaluation: .* did you mean 'folder'"),
+        (
+            ["{source}", "{source}:train"],
+            ConfigError,
+            r"^data\.evaluation: {source}:train is there twice; give it once",
+        ),
+    ],
+)
+def test_what_cannot_be_evaluated_is_found_before_training(
+    source: str, tmp_path: Path, specs: list[str], error: type[Exception], message: str
+) -> None:
+    specs = [spec.format(source=source) for spec in specs]
+    settings = recipe("loop.evaluate_every=2", f"data.evaluation={json.dumps(specs)}")
+    with pytest.raises(error, match=message.replace("{source}", source)):
+        train(compose(), source=source, recipe=settings, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    unused = recipe("warmup.steps=1", f"data.evaluation={json.dumps(specs)}")
+    train(compose(), source=source, recipe=unused, out=tmp_path / "run")

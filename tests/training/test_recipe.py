@@ -78,6 +78,12 @@ def test_assignments_reach_every_depth() -> None:
     assert recipe.model["head"] == {"name": "linear", "width": 32}
 
 
+def test_keys_of_the_model_may_stand_alone() -> None:
+    short = load_recipe("folder", ["refiner=identity", "head.width=32", "dtype=bfloat16", "seed=4"])
+    whole = ["model.refiner=identity", "model.head.width=32", "model.dtype=bfloat16", "seed=4"]
+    assert short == load_recipe("folder", whole)
+
+
 def test_recipes_can_be_files(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text('extends = "folder"\nseed = 3\n[joint]\nsteps = 5\n')

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import multiprocessing
 import os
 import random
 import signal
@@ -130,17 +131,48 @@ def test_random_states_come_back() -> None:
     assert draw() == first
 
 
-def test_a_second_signal_acts_as_before() -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_reading_processes_too_stops_the_run_as_if_it_were_alone(
+    source: str, tmp_path: Path, number: signal.Signals
+) -> None:
+    """Ctrl-C and batch systems signal the whole group of processes."""
+
+    def stop(phase: str, step: int, steps: int, numbers: dict[str, float]) -> None:
+        if step == 3:
+            readers = [child.pid for child in multiprocessing.active_children() if child.pid]
+            assert len(readers) == 2
+            for process in (*readers, os.getpid()):
+                os.kill(process, number)
+
+    with pytest.raises(TrainingInterrupted, match=f"{number.name}: stopped after step 3 of warmup"):
+        train(
+            compose(),
+            source=source,
+            recipe=recipe("data.workers=2", "warmup.steps=40"),
+            out=tmp_path / "run",
+            on_step=stop,
+        )
+    assert read_checkpoint(tmp_path / "run").progress.step == 3
+
+
+def test_a_second_interrupt_acts_as_before() -> None:
     seen: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
+    before = {
+        number: signal.signal(number, lambda number, frame: seen.append(number))
+        for number in (signal.SIGTERM, signal.SIGINT)
+    }
     try:
         with StopSignal() as stop:
             os.kill(os.getpid(), signal.SIGTERM)
-            assert (stop.name, seen) == ("SIGTERM", [])
             os.kill(os.getpid(), signal.SIGTERM)
-            assert seen == [signal.SIGTERM]
+            assert (stop.name, seen) == ("SIGTERM", [])
+            os.kill(os.getpid(), signal.SIGINT)
+            assert (stop.name, seen) == ("SIGTERM", [signal.SIGINT])
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert seen == [signal.SIGINT, signal.SIGTERM]
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_signals_are_left_alone_outside_of_the_main_thread() -> None:

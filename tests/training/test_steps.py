@@ -4,7 +4,9 @@ import torch
 from attrs import evolve
 
 import clouds
+from clouds.core.errors import NonFiniteError
 from clouds.core.interfaces import Targets
+from clouds.core.processes import Processes
 from clouds.training.optimizer import build_optimizer, build_schedule
 from clouds.training.recipe import OptimizerConfig, TeacherConfig
 from clouds.training.samples import Sample
@@ -118,6 +120,51 @@ def test_the_refiner_has_the_last_word_and_draws_by_sample() -> None:
     assert [target.labels.tolist() for target in together.values()] == [[7], [7]]
     pseudo_targets(state, [sample(2, generated=True)])
     assert seen[1] == seen[2] != seen[0]
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_frozen_features_of_a_clean_view_are_computed_once_and_serve_the_pseudo_label_alone(parts: int) -> None:
+    state = make_state(trainable=False)
+    state.accumulate = parts
+    seen: dict[str, list[torch.Tensor]] = {"backbone": [], "prepared": []}
+
+    class Recorder(clouds.Refiner):
+        def prepare(self, images):
+            seen["prepared"] += images
+            return [clouds.Prepared() for _ in images]
+
+        def refine(self, images, label_maps, *, rngs, prepared=None):
+            self.prepare(images)
+            return [Targets.from_label_map(label_map) for label_map in label_maps]
+
+    backbone, head = state.pipeline.backbone, state.pipeline.head
+    state.pipeline = clouds.compose(backbone=backbone, head=head, refiner=Recorder(), device="cpu")
+    backbone.register_forward_pre_hook(lambda module, inputs: seen["backbone"].extend(inputs[0].byte()))
+    samples = [sample(position, generated=position < 3) for position in range(4)]
+    train_step(state, samples)
+    clean = {one.position: one.clean for one in samples if one.clean is not None}
+
+    def found(images: list[torch.Tensor], view: torch.Tensor) -> int:
+        return sum(torch.equal(image, view) for image in images)
+
+    assert len(seen["backbone"]) == len(clean) + len(samples)
+    assert all(found(seen["backbone"], view) == found(seen["prepared"], view) == 1 for view in clean.values())
+    assert all(found(seen["backbone"], one.image) == 1 for one in samples)
+    assert len(seen["prepared"]) == len(clean)
+
+
+def test_all_processes_stop_where_one_has_a_loss_that_is_not_finite() -> None:
+    class WithAnother(Processes):
+        def sum(self, values: torch.Tensor) -> torch.Tensor:
+            return values + 1
+
+    state = make_state()
+    state.processes = WithAnother()
+    modules = (state.pipeline.backbone, state.pipeline.head)
+    before = parameters(*modules)
+    with pytest.raises(NonFiniteError, match=r"^step 0: the loss of another process is not finite$"):
+        train_step(state, [sample(0, generated=False)])
+    assert all(torch.equal(a, b) for a, b in zip(before, parameters(*modules), strict=True))
 
 
 def test_generated_images_need_a_teacher() -> None:

@@ -8,7 +8,7 @@ import pytest
 from training_helpers import compose, recipe
 
 import clouds
-from clouds.core.errors import ConfigError
+from clouds.core.errors import ConfigError, DataError
 from clouds.training.tracking import JsonLines, Tracker, open_trackers
 from clouds.training.train import train
 
@@ -99,6 +99,20 @@ def test_tensorboard_gets_scalars(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert seen == [str(tmp_path / "tensorboard"), ("warmup/loss", 0.5, 1), "closed"]
 
 
+def test_tensorboard_reads_what_it_was_given(source: str, tmp_path: Path) -> None:
+    reason = "tensorboard is an option; the test beside shows what it is given"
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator", reason=reason)
+    settings = recipe('loop.trackers=["tensorboard"]')
+    run = train(compose(), source=source, recipe=settings, out=tmp_path / "run")
+    events = accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    written = [json.loads(line) for line in run.log.read_text().splitlines()]
+    assert set(events.Tags()["scalars"]) == {f"warmup/{name}" for name in written[0].keys() - {"phase", "step"}}
+    found = [(event.step, event.value) for event in events.Scalars("warmup/loss")]
+    # they are kept in float32
+    assert found == [(line["step"], pytest.approx(line["loss"], rel=2**-23)) for line in written]
+
+
 def test_a_run_uses_and_closes_what_was_asked_for(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     CALLS.clear()
     monkeypatch.setattr(clouds.Catalog, "trackers", lambda self: {"a::mine": f"{__name__}:Recorder"})
@@ -106,6 +120,23 @@ def test_a_run_uses_and_closes_what_was_asked_for(source: str, tmp_path: Path, m
     opened, (phase, step, names), closed = CALLS
     assert (opened[0], phase, step, closed) == ("open", "warmup", 1, ("close",))
     assert {"loss", "lr", "images_per_second"} <= set(names)
+
+
+def test_a_log_can_be_watched(tmp_path: Path) -> None:
+    log = JsonLines(tmp_path / "log.jsonl")
+    log.log("warmup", 1, {"loss": 1.0})
+    assert (tmp_path / "log.jsonl").read_text() == '{"phase": "warmup", "step": 1, "loss": 1.0}\n'
+    log.close()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device that is always full")
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    log = JsonLines(tmp_path / "log.jsonl")
+    log._stream.close()
+    with open("/dev/full", "ab", buffering=0) as full:
+        log._stream = full
+        with pytest.raises(DataError, match=r"log\.jsonl: step 7 of joint cannot be written: .*No space left.*room"):
+            log.log("joint", 7, {"loss": 1.0})
 
 
 def test_a_log_goes_on_where_its_checkpoint_was(tmp_path: Path) -> None:
