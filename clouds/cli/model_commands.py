@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from clouds.core.component import Kind
 from clouds.core.errors import ConfigError, DataError, did_you_mean
 from clouds.core.plan import make_plan
 from clouds.core.progress import progress_bar
-from clouds.training.recipe import Phase, Recipe, load_recipe
+from clouds.training.recipe import MODEL_KEYS, Phase, Recipe, load_recipe
 
 _UNUSED: dict[Phase, tuple[str, ...]] = {  # generated images are on disk when training begins
     "warmup": ("generator", "prompter", "refiner"),
@@ -62,7 +61,9 @@ def train(
 ) -> None:
     """Train on a labelled source, then on generated images if there are any.
 
-    On several GPUs or machines: torchrun --nproc-per-node N --no-python clouds train ...
+    On several GPUs: torchrun --nproc-per-node N --no-python clouds train ...
+    On several machines, each with all data and a common folder for --out, on every one of them: torchrun --nnodes M
+    --nproc-per-node N --rdzv-backend c10d --rdzv-endpoint FIRST:29500 --no-python clouds train ...
 
     Args:
         recipe: a recipe's name, or a TOML file.
@@ -105,6 +106,9 @@ def evaluate(
     *,
     data: Annotated[list[str], Parameter(consume_multiple=True)],
     protocol: Literal["native", "published"] = "native",
+    scales: Annotated[tuple[float, ...], Parameter(consume_multiple=True)] = (1.0,),
+    flip: bool = False,
+    window: int = 2048,
     dataset_config: DatasetConfig = None,
     as_json: Annotated[Path | None, Parameter(name="--json")] = None,
     report: Path | None = None,
@@ -116,6 +120,9 @@ def evaluate(
         checkpoint: folder of a saved pipeline.
         data: KIND:PATH[:SPLIT], one or more.
         protocol: native scores at the label's size, published at a short side of 1024.
+        scales: average the scores of each image at these sizes, for example 0.75 1 1.25.
+        flip: average with the scores of the mirror image, too.
+        window: images of more than window x window pixels are segmented in overlapping windows of that side.
         as_json: file for all figures.
         report: folder for report.html and report.json.
     """
@@ -126,7 +133,16 @@ def evaluate(
 
     with joined(device) as processes:
         pipeline = load(checkpoint, device=device)
-        result = run_evaluation(pipeline, data, protocol=protocol, configs=dataset_config, progress=True)
+        result = run_evaluation(
+            pipeline,
+            data,
+            protocol=protocol,
+            scales=scales,
+            flip=flip,
+            window=window,
+            configs=dataset_config,
+            progress=True,
+        )
     if not processes.main:
         return
     write(result.to_text())
@@ -237,10 +253,9 @@ def _percent(value: float | None) -> str:
 def _model(recipe: Recipe, source: str, phase: Phase | None) -> dict[str, Any]:
     """The arguments of `compose` that a recipe holds, or those that a phase of training needs; what is missing is the
     plan's to report."""
-    known = set(inspect.signature(make_plan).parameters) - {"catalog"}
     for key in recipe.model:
-        if key not in known:
-            raise ConfigError(f"recipe {source}: model.{key} is unknown{did_you_mean(key, known)}")
+        if key not in MODEL_KEYS:
+            raise ConfigError(f"recipe {source}: model.{key} is unknown{did_you_mean(key, MODEL_KEYS)}")
     needed = {key: value for key, value in recipe.model.items() if phase is None or key not in _UNUSED[phase]}
     return {"backbone": None, "head": None, **needed}
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import islice
 
 import numpy as np
 from jaxtyping import UInt8
@@ -14,28 +17,15 @@ from clouds.core.errors import ConfigError, DataError, did_you_mean
 from clouds.core.labels import LabelSpace
 from clouds.core.progress import progress_bar
 from clouds.data.folder import Dataset, open_dataset
+from clouds.evaluation.boundary import count_boundaries
 from clouds.evaluation.confusion import count_confusion
 from clouds.evaluation.report import DomainResult, Report, check_protocol
+from clouds.evaluation.views import Predictor, Views
 
 _PUBLISHED_SIDE = 1024
 
 Configs = Mapping[str, str | os.PathLike[str]] | str | os.PathLike[str] | None
-
-
-@runtime_checkable
-class _Prediction(Protocol):
-    @property
-    def labels(self) -> np.ndarray: ...
-
-
-@runtime_checkable
-class Predictor(Protocol):
-    """What is evaluated: a `clouds.Pipeline`, or anything that predicts like one."""
-
-    @property
-    def labels(self) -> LabelSpace: ...
-
-    def predict(self, image: np.ndarray, *, short_side: int | None = None) -> _Prediction: ...
+Pair = tuple[np.ndarray, np.ndarray]
 
 
 def evaluate(
@@ -43,6 +33,9 @@ def evaluate(
     specs: Sequence[str | Dataset],
     *,
     protocol: str = "native",
+    scales: Sequence[float] = (1.0,),
+    flip: bool = False,
+    window: int = 2048,
     configs: Configs = None,
     progress: bool = False,
 ) -> Report:
@@ -56,11 +49,14 @@ def evaluate(
         specs: dataset specs such as "folder:PATH:val" (without a split: the only one, or "val"), or open datasets.
         protocol: "native" (each image at its own size, scored at the size of its label) or "published" (image and
             label resized to a short side of 1024, without a limit on the long side, scored at that size).
+        scales: test-time augmentation: average the scores of the image at these sizes, relative to the protocol's.
+        flip: test-time augmentation: average with the scores of the mirror images, too.
+        window: images of more than window x window pixels are segmented in overlapping windows of that side.
         configs: a `dataset.toml` for all specs, or one by spec, in place of the datasets' own.
         progress: show a progress bar on standard error, when that is a terminal.
 
     Raises:
-        ConfigError: the protocol, a spec or a configuration is wrong, or two datasets are one.
+        ConfigError: the protocol, a scale, a spec or a configuration is wrong, or two datasets are one.
         DataError: a file cannot be used; the message names it.
     """
     import torch
@@ -68,19 +64,21 @@ def evaluate(
     from clouds.core.processes import Processes
 
     check_protocol(protocol)
+    views = Views(scales=scales, flip=flip, window=window)
     processes = Processes.current()
     datasets = _open(specs, pipeline.labels, configs)
     domains: dict[str, DomainResult] = {}
     with progress_bar(shown=progress and processes.main) as bar:
         task = bar.add_task("evaluate", total=sum(len(dataset) for dataset in datasets.values()))
         for name, dataset in datasets.items():
-            counts = np.zeros((len(pipeline.labels), len(pipeline.labels) + 1), np.int64)
-            for index in processes.share(range(len(dataset))):
-                counts += _score(pipeline, dataset, index, protocol)
-                bar.update(task, advance=processes.world, description=name)
-            counts = processes.sum(torch.from_numpy(counts)).numpy()
-            domains[name] = DomainResult.from_counts(counts, names=pipeline.labels.names, images=len(dataset))
-    return Report(protocol=protocol, domains=domains)
+            advance = partial(bar.update, task, advance=processes.world, description=name)
+            indices = processes.share(range(len(dataset)))
+            counts = _count(partial(views.predict, pipeline), dataset, indices, protocol, advance)
+            confusion, boundaries = (processes.sum(torch.from_numpy(one)).numpy() for one in counts)
+            domains[name] = DomainResult.from_counts(
+                confusion, boundaries, names=pipeline.labels.names, images=len(dataset)
+            )
+    return Report(protocol=protocol, views=views, domains=domains)
 
 
 def short_side_size(height: int, width: int, side: int) -> tuple[int, int]:
@@ -123,18 +121,45 @@ def _open_spec(spec: str, labels: LabelSpace, configs: Configs) -> Dataset:
     return open_dataset(spec, labels, config=config, default_split="val")
 
 
-def _score(pipeline: Predictor, dataset: Dataset, index: int, protocol: str) -> np.ndarray:
+def _count(
+    predict: Callable[[np.ndarray], np.ndarray],
+    dataset: Dataset,
+    indices: Sequence[int],
+    protocol: str,
+    advance: Callable[[], None],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Counts of confusion and of boundaries, over some images of a dataset."""
+    classes = len(dataset.labels)
+    confusion, boundaries = np.zeros((classes, classes + 1), np.int64), np.zeros((classes, 3), np.int64)
+    pairs = _read_ahead(partial(_read, dataset, protocol), indices)
+    for index, (image, truth) in zip(indices, pairs, strict=True):
+        labels = predict(image)
+        folded = labels if dataset.fold is None else dataset.fold[labels]
+        try:
+            confusion += count_confusion(truth, folded, classes=classes)
+        except DataError as error:
+            raise DataError(f"{dataset.items[index].image}: {error}") from error
+        boundaries += count_boundaries(truth, folded, classes=classes)
+        advance()
+    return confusion, boundaries
+
+
+def _read_ahead(read: Callable[[int], Pair], indices: Sequence[int]) -> Iterator[Pair]:
+    """Yield `read(index)` for each index; the next one is read in a thread while the model works on this one."""
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        begun = (thread.submit(read, index) for index in indices)
+        ahead = deque(islice(begun, 2))
+        while ahead:
+            yield ahead.popleft().result()
+            ahead.extend(islice(begun, 1))
+
+
+def _read(dataset: Dataset, protocol: str, index: int) -> Pair:
     image, truth = dataset.read(index)
-    if protocol == "published":
-        size = short_side_size(truth.shape[0], truth.shape[1], _PUBLISHED_SIDE)
-        image = _resize(image, size, Image.Resampling.BILINEAR)
-        truth = _resize(truth, size, Image.Resampling.NEAREST)
-    labels = pipeline.predict(image, short_side=None).labels
-    folded = labels if dataset.fold is None else dataset.fold[labels]
-    try:
-        return count_confusion(truth, folded, classes=len(dataset.labels))
-    except DataError as error:
-        raise DataError(f"{dataset.items[index].image}: {error}") from error
+    if protocol == "native":
+        return image, truth
+    size = short_side_size(truth.shape[0], truth.shape[1], _PUBLISHED_SIDE)
+    return _resize(image, size, Image.Resampling.BILINEAR), _resize(truth, size, Image.Resampling.NEAREST)
 
 
 def _resize(

@@ -118,6 +118,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Cell]], *, bars: bool =
     )
 
 
+def folded(title: str, content: Fragment) -> Fragment:
+    """Something under a heading that opens it."""
+    return Fragment(f"<details><summary>{escape(title)}</summary>{content.html}</details>", content.plotly)
+
+
 def figure(plot: Any, *, name: str) -> Fragment:
     """A plotly figure; `name` is unique on the page."""
     plot.update_layout(

@@ -7,48 +7,88 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from attrs import asdict, frozen
+from attrs import asdict, field, frozen
 from jaxtyping import Int
 
 from clouds.core.config import structure
 from clouds.core.errors import ConfigError, did_you_mean
 from clouds.evaluation import html
-from clouds.evaluation.confusion import class_iou, mean, mean_iou, pixel_accuracy
+from clouds.evaluation.boundary import boundary_iou
+from clouds.evaluation.confusion import (
+    class_accuracy,
+    class_iou,
+    frequency_weighted_iou,
+    mean,
+    mean_iou,
+    pixel_accuracy,
+)
+from clouds.evaluation.views import Views
 
 PROTOCOLS = {
     "native": "each image at its own size, scored at the size of its label",
     "published": "image and label resized to a short side of 1024 pixels, scored at that size",
 }
-_SUMMARIES = 3  # rows below the classes
+# Rows below the classes: their titles, and the attributes of a result that they show.
+_SUMMARIES = {
+    "mIoU": "miou",
+    "frequency weighted IoU": "fwiou",
+    "mean accuracy": "mean_accuracy",
+    "pixel accuracy": "pixel_accuracy",
+    "mean Boundary IoU": "boundary_miou",
+    "images": "images",
+}
 
 
 @frozen(kw_only=True)
 class DomainResult:
-    """How well one domain was segmented.
+    """How well one domain was segmented. Means are over the classes of the ground truth; None stands where it has none.
 
     Attributes:
-        miou: mean IoU in percent over the classes of the ground truth; None when nothing is labelled.
-        iou: by class name, in percent; None for a class that the ground truth does not have.
-        pixel_accuracy: share of labelled pixels that are right, in percent.
+        miou: mean IoU.
+        fwiou: IoU weighted by how many pixels of the ground truth each class has.
+        mean_accuracy: mean of the classes' accuracies.
+        pixel_accuracy: share of labelled pixels that are right.
+        boundary_miou: mean Boundary IoU.
         images: how many there were.
+        iou: by class name.
+        accuracy: by class name: the share of its pixels that are right.
+        boundary_iou: by class name, see `clouds.evaluation.boundary`.
         confusion: pixel counts, [ground truth][prediction]; the last column is "ignore".
     """
 
     miou: float | None
-    iou: dict[str, float | None]
+    fwiou: float | None
+    mean_accuracy: float | None
     pixel_accuracy: float | None
+    boundary_miou: float | None
     images: int
+    iou: dict[str, float | None]
+    accuracy: dict[str, float | None]
+    boundary_iou: dict[str, float | None]
     confusion: list[list[int]]
 
     @classmethod
-    def from_counts(cls, counts: Int[np.ndarray, "k k+1"], *, names: Sequence[str], images: int) -> DomainResult:
-        """Make all figures from confusion counts."""
+    def from_counts(
+        cls,
+        confusion: Int[np.ndarray, "k k+1"],
+        boundaries: Int[np.ndarray, "k 3"],
+        *,
+        names: Sequence[str],
+        images: int,
+    ) -> DomainResult:
+        """Make all figures from the counts of `count_confusion` and `count_boundaries`, summed over images."""
+        accuracies, contours = class_accuracy(confusion), boundary_iou(boundaries)
         return cls(
-            miou=mean_iou(counts),
-            iou=dict(zip(names, class_iou(counts), strict=True)),
-            pixel_accuracy=pixel_accuracy(counts),
+            miou=mean_iou(confusion),
+            fwiou=frequency_weighted_iou(confusion),
+            mean_accuracy=mean(accuracies),
+            pixel_accuracy=pixel_accuracy(confusion),
+            boundary_miou=mean(contours),
             images=images,
-            confusion=counts.tolist(),
+            iou=dict(zip(names, class_iou(confusion), strict=True)),
+            accuracy=dict(zip(names, accuracies, strict=True)),
+            boundary_iou=dict(zip(names, contours, strict=True)),
+            confusion=confusion.tolist(),
         )
 
 
@@ -58,10 +98,12 @@ class Report:
 
     Attributes:
         protocol: "native" or "published"; figures of different protocols cannot be compared.
+        views: how each image was shown to the model; the same holds.
         domains: results by domain name, in the order of evaluation.
     """
 
     protocol: str
+    views: Views = field(factory=Views)
     domains: dict[str, DomainResult]
 
     def __attrs_post_init__(self) -> None:
@@ -81,6 +123,7 @@ class Report:
         """JSON text; `from_json` is the way back."""
         document = {
             "protocol": self.protocol,
+            "views": asdict(self.views),
             "unit": "percent",
             "miou": self.miou,
             "per_domain": self.per_domain,
@@ -99,10 +142,14 @@ class Report:
             raise ConfigError(
                 "report: expected a JSON object with 'protocol' and 'domains'; was it written by to_json?"
             )
-        return structure({key: document[key] for key in ("protocol", "domains")}, cls, source="report")
+        known = {key: document[key] for key in ("protocol", "views", "domains") if key in document}
+        return structure(known, cls, source="report")
 
     def to_text(self) -> str:
-        """A table for a terminal: classes x domains, under a line with the mean and the protocol."""
+        """A table for a terminal: IoU of classes x domains, and means, under a line with the mean and the protocol.
+
+        Accuracy and Boundary IoU per class are in JSON and HTML.
+        """
         from rich import box
         from rich.console import Console
         from rich.table import Table
@@ -112,7 +159,7 @@ class Report:
         for index, title in enumerate(header):
             grid.add_column(title, justify="right" if index else "left", no_wrap=True)
         for index, row in enumerate(rows):
-            grid.add_row(*(html.number(cell) for cell in row), end_section=index == len(rows) - _SUMMARIES - 1)
+            grid.add_row(*(html.number(cell) for cell in row), end_section=index == len(rows) - len(_SUMMARIES) - 1)
         console = Console(width=10_000)  # the table takes what it needs; nothing is cut off
         with console.capture() as capture:
             console.print(grid, markup=False)
@@ -120,7 +167,7 @@ class Report:
         return "\n".join([headline, *(line.rstrip() for line in capture.get().splitlines())])
 
     def to_html(self) -> str:
-        """A self-contained page: headline figures, a chart and a table of all classes and domains."""
+        """A self-contained page: headline figures, a chart, and tables of all classes and domains."""
         header, rows = self._rows()
         figures: list[tuple[str, html.Cell]] = [("mIoU, mean of the domains", self.miou)]
         figures += [(f"mIoU on {name}", value) for name, value in self.per_domain.items()]
@@ -130,27 +177,35 @@ class Report:
             html.Section(
                 title="All figures",
                 note="IoU in percent. A dash marks a class that the ground truth of the domain does not have.",
-                content=[html.table(header, rows, bars=True, footer=_SUMMARIES)],
+                content=[
+                    html.table(header, rows, bars=True, footer=len(_SUMMARIES)),
+                    self._more("Accuracy per class: the share of its pixels that are right", "accuracy"),
+                    self._more("Boundary IoU per class: within 2 % of the diagonal of contours", "boundary_iou"),
+                ],
             ),
         ]
         return html.page("Evaluation", sections, subtitle=self._protocol())
 
     def _protocol(self) -> str:
-        return f"protocol {self.protocol}: {PROTOCOLS[self.protocol]}"
+        return f"protocol {self.protocol}: {PROTOCOLS[self.protocol]}; {self.views}"
 
     def _classes(self) -> list[str]:
         return list(dict.fromkeys(name for result in self.domains.values() for name in result.iou))
 
     def _rows(self) -> tuple[list[str], list[list[html.Cell]]]:
-        """Header and rows of the table: one row per class, then the summaries."""
-        results = list(self.domains.values())
-        rows: list[list[html.Cell]] = [
-            [name, *(result.iou.get(name) for result in results)] for name in self._classes()
-        ]
-        rows.append(["mIoU", *(result.miou for result in results)])
-        rows.append(["pixel accuracy", *(result.pixel_accuracy for result in results)])
-        rows.append(["images", *(result.images for result in results)])
-        return ["class", *self.domains], rows
+        """Header and rows of the table: IoU of each class, then the summaries."""
+        results = self.domains.values()
+        summaries = [[title, *(getattr(result, key) for result in results)] for title, key in _SUMMARIES.items()]
+        return ["class", *self.domains], [*self._per_class("iou"), *summaries]
+
+    def _per_class(self, figure: str) -> list[list[html.Cell]]:
+        """One row per class with a figure that results have by class name."""
+        results = self.domains.values()
+        return [[name, *(getattr(result, figure).get(name) for result in results)] for name in self._classes()]
+
+    def _more(self, title: str, figure: str) -> html.Fragment:
+        """A table that is opened by a click."""
+        return html.folded(title, html.table(["class", *self.domains], self._per_class(figure), bars=True))
 
     def _chart(self) -> Any:
         """Grouped bars: a group per class, a colour per domain."""

@@ -189,6 +189,16 @@ class TestEvaluate:
         assert list(figures["per_domain"]) == ["photos:val", "more:val"]
         assert repeated == together
 
+    def test_augmentation_is_asked_for_and_reported(
+        self, run: Run, checkpoint: Path, photos: Path, tmp_path: Path
+    ) -> None:
+        figures, data = tmp_path / "figures.json", ("--data", f"folder:{photos}")
+        outcome = run("evaluate", checkpoint, *data, "--scales", 0.5, 1, "--flip", "--window", 32, "--json", figures)
+        assert outcome.code == 0, outcome.err
+        assert "scores averaged over scales 0.5, 1 and their mirror images; windows of 32 x 32" in outcome.out
+        assert json.loads(figures.read_text())["views"] == {"scales": [0.5, 1.0], "flip": True, "window": 32}
+        assert_one_line(run("evaluate", checkpoint, *data, "--scales", 0), "scales: expected different positive")
+
     def test_a_dataset_config_folds_predictions(self, run: Run, checkpoint: Path, photos: Path, tmp_path: Path) -> None:
         config = tmp_path / "fold.toml"
         config.write_text("[fold]\n" + "".join(f'"{name}" = "road"\n' for name in CITYSCAPES.names[1:]))

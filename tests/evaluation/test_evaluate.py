@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ from attrs import evolve, frozen
 from PIL import Image
 
 from clouds import ConfigError, DataError, LabelSpace
-from clouds.data.folder import open_dataset
+from clouds.data.folder import Dataset, open_dataset
 from clouds.evaluation.evaluate import evaluate, short_side_size
 
 LABELS = LabelSpace.from_names(["road", "car", "sky"], name="toy")
@@ -16,6 +17,9 @@ LABELS = LabelSpace.from_names(["road", "car", "sky"], name="toy")
 @frozen
 class Answer:
     labels: np.ndarray
+
+    def scores(self) -> np.ndarray:
+        raise AssertionError("one view needs labels alone")
 
 
 class RedChannel:
@@ -26,8 +30,8 @@ class RedChannel:
     def __init__(self) -> None:
         self.sizes: list[tuple[int, int]] = []
 
-    def predict(self, image: np.ndarray, *, short_side: int | None = None) -> Answer:
-        assert short_side is None
+    def predict(self, image: np.ndarray, *, short_side: int | None = None, window: int = 2048) -> Answer:
+        assert (short_side, window) == (None, 2048)
         self.sizes.append((image.shape[0], image.shape[1]))
         return Answer(labels=image[..., 0])
 
@@ -58,6 +62,9 @@ def test_domains_are_scored_apart(tmp_path: Path) -> None:
     assert report.protocol == "native"
     assert report.domains["night:val"].iou == {"road": 50.0, "car": 0.0, "sky": None}
     assert report.domains["night:val"].confusion == [[1, 0, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
+    assert report.domains["night:val"].accuracy == {"road": 100.0, "car": 0.0, "sky": None}
+    # One row of pixels is contour from end to end.
+    assert report.domains["night:val"].boundary_iou == {"road": 50.0, "car": 0.0, "sky": None}
     assert [result.images for result in report.domains.values()] == [2, 1]
 
 
@@ -72,6 +79,7 @@ def test_fold_applies_to_predictions_only(tmp_path: Path) -> None:
     spec = _dataset(tmp_path / "day", [(_map(0, 1, 2, 1), _map(0, 0, 0, 1))], config=config)
     result = evaluate(RedChannel(), [spec]).domains["day:val"]
     assert result.confusion == [[2, 0, 0, 1], [1, 0, 0, 0], [0, 0, 0, 0]]
+    assert result.boundary_iou == {"road": 50.0, "car": 0.0, "sky": None}
 
 
 def test_configs_for_all_and_by_spec(tmp_path: Path) -> None:
@@ -124,9 +132,39 @@ def test_no_progress_bar_without_a_terminal(tmp_path: Path, capsys: pytest.Captu
     assert capsys.readouterr() == ("", "")
 
 
+def test_files_are_read_ahead_by_one_and_never_more(tmp_path: Path) -> None:
+    spec = _dataset(tmp_path / "day", [(_map(index % 3), _map(index % 3)) for index in range(6)])
+    dataset, begun, predicted = open_dataset(spec, LABELS), list[int](), list[int]()
+
+    class Watched(Dataset):
+        def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+            begun.append(index)
+            return dataset.read(index)
+
+    class Watching(RedChannel):
+        def predict(self, image: np.ndarray, **options: Any) -> Answer:
+            predicted.append(len(self.sizes))
+            assert len(begun) <= len(predicted) + 1
+            return super().predict(image, **options)
+
+    watched = Watched(**{name: getattr(dataset, name) for name in ("name", "spec", "items", "labels", "encoding")})
+    assert evaluate(Watching(), [watched]).per_domain == {"day:val": 100.0}
+    assert begun == predicted == list(range(6))
+
+
+def test_a_faulty_file_ends_the_evaluation_where_it_comes(tmp_path: Path) -> None:
+    spec = _dataset(tmp_path / "day", [(_map(0), _map(0)), (_map(0), _map(9)), (_map(0), _map(0))])
+    pipeline = RedChannel()
+    with pytest.raises(DataError, match=r"labels/val/1\.png"):
+        evaluate(pipeline, [spec])
+    assert len(pipeline.sizes) == 1, "in order: what came before it was evaluated, what comes after it was not"
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (lambda spec: evaluate(RedChannel(), [spec], scales=[]), r"scales: expected different positive numbers"),
+        (lambda spec: evaluate(RedChannel(), [spec], window=0), "window is 0; expected at least 1 pixel"),
         (
             lambda spec: evaluate(RedChannel(), [spec], protocol="publishd"),
             "protocol 'publishd'; did you mean 'published'",

@@ -54,7 +54,8 @@ def test_plotly_comes_along_once_and_only_when_needed() -> None:
 
     script = get_plotlyjs()
     assert _page(_figure(), _figure()).count(script) == 1
-    without = _page(html.table(["a"], [["b"]]))
+    assert _page(html.folded("more", _figure())).count(script) == 1
+    without = _page(html.folded("more", html.table(["a"], [["b"]])))
     assert "<script" not in without
 
 
@@ -80,11 +81,12 @@ def test_words_are_never_markup(word: str) -> None:
             html.cards([(word, word)]),
             html.table([word], [[word]]),
             html.picture_grid([word], [[picture]]),
+            html.folded(word, html.text(word)),
         ],
     )
     page = Tags(html.page(word, [section], subtitle=word))
     assert "b" not in {tag for tag, _ in page.seen}
-    assert page.words.count(word) == 12
+    assert page.words.count(word) == 14
 
 
 def test_table() -> None:

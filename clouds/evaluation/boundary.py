@@ -1,0 +1,81 @@
+"""Boundary IoU: how well the contours of each class are found, whatever the size of its areas.
+
+Cheng et al., "Boundary IoU: Improving Object-Centric Image Segmentation Evaluation", CVPR 2021: the IoU of the boundary
+regions of two masks. The boundary region is what an erosion of the mask takes away: its pixels within a distance d of
+its contour, where d is 2 % of the image diagonal and the image's edge is part of the contour.
+
+The paper compares single objects. For classes, intersections and unions are summed over the images of a dataset, as
+for the IoU of classes. Ignored pixels (255 in the ground truth) are treated like what lies outside of the image, for
+the ground truth and the prediction alike: they belong to no boundary region, and what is predicted there changes
+nothing.
+
+All classes are eroded at once. The paper erodes d times by a square of 3x3, which is once by the square of side 2d+1.
+A pixel survives when all pixels of the square around it are of its class: when none of the (2d)x(2d) corners between
+them touches two labels.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from jaxtyping import Bool, Int, UInt8
+
+from clouds.data.encodings import IGNORE_ID
+from clouds.evaluation.confusion import count_pairs, intersection_over_union
+
+_SHARE_OF_DIAGONAL = 0.02
+
+
+def boundary_distance(height: int, width: int) -> int:
+    """d in pixels: 2 % of the diagonal, at least 1.
+
+    >>> boundary_distance(1024, 2048)
+    46
+    """
+    return max(1, round(_SHARE_OF_DIAGONAL * math.hypot(height, width)))
+
+
+def boundary_map(labels: UInt8[np.ndarray, "h w"], distance: int) -> UInt8[np.ndarray, "h w"]:
+    """The labels within `distance` pixels (at least 1, in chessboard steps) of the contour of their class; else 255."""
+    corners = np.ones((labels.shape[0] + 1, labels.shape[1] + 1), np.bool_)
+    first = labels[:-1, :-1]
+    corners[1:-1, 1:-1] = (first != labels[1:, :-1]) | (first != labels[:-1, 1:]) | (first != labels[1:, 1:])
+    corners = np.pad(corners, distance - 1)
+    near = _any_of(_any_of(corners.T, 2 * distance).T, 2 * distance)
+    return np.where(near, labels, np.uint8(IGNORE_ID))
+
+
+def count_boundaries(
+    truth: UInt8[np.ndarray, "h w"], prediction: UInt8[np.ndarray, "h w"], *, classes: int
+) -> Int[np.ndarray, "k 3"]:
+    """Count the pixels of one image's boundary regions. The inputs are left as they are.
+
+    Args:
+        truth: train ids; 255 is ignored.
+        prediction: train ids; 255 is no class.
+        classes: how many there are.
+
+    Returns:
+        Per class: pixels in both regions, in that of the ground truth, and in that of the prediction. They add up
+        over images.
+    """
+    distance = boundary_distance(*truth.shape)
+    seen = np.where(truth == IGNORE_ID, truth, prediction)
+    pairs = count_pairs(boundary_map(truth, distance), boundary_map(seen, distance))
+    return np.stack([np.diagonal(pairs), pairs.sum(axis=1), pairs.sum(axis=0)], axis=1)[:classes]
+
+
+def boundary_iou(counts: Int[np.ndarray, "k 3"]) -> list[float | None]:
+    """Boundary IoU per class, in percent; None for a class that the ground truth does not have."""
+    return intersection_over_union(counts[:, 0], counts[:, 1], counts[:, 2])
+
+
+def _any_of(flags: Bool[np.ndarray, "n m"], size: int) -> Bool[np.ndarray, "n-{size}+1 m"]:
+    """Whether any of `size` consecutive rows is set, from each row on; runs are doubled, in log2(size) steps."""
+    length = 1
+    while length < size:
+        step = min(length, size - length)
+        flags = flags[:-step] | flags[step:]
+        length += step
+    return flags
