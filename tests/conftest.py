@@ -77,6 +77,14 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _unsynced() -> Iterator[None]:
+    """Files of tests need not survive a power failure, and a busy disk is slow to wait for."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
 @pytest.fixture
 def unchecked_types() -> Any:
     """Switch the run-time type checks off, to see how `clouds` itself answers a value of a wrong type."""

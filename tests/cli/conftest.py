@@ -1,5 +1,3 @@
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -8,14 +6,6 @@ from cli_helpers import Outcome, Run
 
 from clouds.cli.app import main
 from clouds.core.images import write_png
-
-
-@pytest.fixture(autouse=True, scope="module")
-def unsynced() -> Iterator[None]:
-    """Files need not survive a power failure here, and waiting for a busy disk takes most of the time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda descriptor: None)
-        yield
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from cli_helpers import Outcome, Run, assert_one_line
 from PIL import Image
 
 import clouds
-from clouds.cli import model_commands
 from clouds.core.labels import CITYSCAPES
 from clouds.training.recipe import load_recipe
 
@@ -160,6 +159,11 @@ class TestTrain:
         assert_one_line(outcome, "--resume goes on with a run as it was begun; leave out everything else")
         assert_one_line(run("train", recipe), "a new run needs RECIPE and --out; to go on with one, give --resume DIR")
         assert_one_line(run("train", "--resume", tmp_path), "recipe.json: cannot be read")
+
+    def test_a_part_can_be_named_without_its_table(self, run: Run, recipe: Path, photos: Path, tmp_path: Path) -> None:
+        outcome = self.train(run, recipe, photos, tmp_path / "run", "--phase", "joint", "--set", "refiner=identity")
+        assert outcome.code == 0, outcome.err
+        assert clouds.load(tmp_path / "run" / "joint").plan.parts[clouds.Kind.REFINER].name == "identity"
 
     def test_a_recipe_without_source_is_refused(self, run: Run, tmp_path: Path) -> None:
         assert_one_line(run("train", "folder", "--out", tmp_path / "run"), "no source to train on")
@@ -373,15 +377,3 @@ def test_the_demo_prints_its_table(run: Run, monkeypatch: pytest.MonkeyPatch, tm
     assert outcome.err == "drawing\n"
     outcome = run("demo", "--out", tmp_path, "--seed", 3, "--steps", 20, "--json")
     assert json.loads(outcome.out) == {"seed": 3}
-
-
-def test_the_step_display_has_one_bar_per_phase() -> None:
-    from rich.progress import Progress
-
-    with Progress(disable=True) as shown:
-        on_step = model_commands._step_display(shown)
-        on_step("warmup", 1, 2, {"loss": 2.0})
-        on_step("warmup", 2, 2, {"loss": 1.5})
-        on_step("joint", 1, 3, {"loss": 1.0})
-        bars = [(task.description, task.completed, task.total) for task in shown.tasks]
-    assert bars == [("warmup, loss 1.500", 2, 2), ("joint, loss 1.000", 1, 3)]

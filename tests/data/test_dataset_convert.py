@@ -1,4 +1,3 @@
-import os
 import signal
 import subprocess
 import sys
@@ -18,12 +17,6 @@ from clouds.core.labels import CITYSCAPES
 from clouds.data import convert
 from clouds.data.convert import convert_dataset
 from clouds.data.folder import Dataset, open_dataset
-
-
-@pytest.fixture(autouse=True)
-def unsynced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files need not survive a power failure here."""
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 def _open(tree: Tree, root: Path) -> Dataset:

@@ -6,6 +6,7 @@ import re
 import pytest
 
 import clouds
+from clouds.demo import run
 from clouds.demo.domains import UNSEEN
 from clouds.demo.run import DemoResult, run_demo
 
@@ -14,7 +15,10 @@ STEPS = 6
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> DemoResult:
-    return run_demo(tmp_path_factory.mktemp("demo"), seed=1, steps=STEPS)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, count in (("SOURCE_IMAGES", 24), ("UNSEEN_IMAGES", 4), ("GENERATED_IMAGES", 24)):
+            patch.setattr(run, name, count)
+        return run_demo(tmp_path_factory.mktemp("demo"), seed=1, steps=STEPS)
 
 
 def test_the_table_has_every_unseen_domain_and_the_mean(demo: DemoResult) -> None:

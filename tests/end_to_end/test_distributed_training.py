@@ -139,6 +139,30 @@ def test_shares_that_are_not_joined_would_be_noticed(tmp_path: Path, data: tuple
     assert float((mine - theirs).norm() / mine.norm()) > 2 * WEIGHTS
 
 
+FAULT = """
+import clouds
+from clouds.core.errors import NonFiniteError
+from clouds.heads.mask2former import Mask2Former
+plain, calls = Mask2Former.loss, []
+def loss(self, *arguments, **options):
+    calls.append(1)
+    if len(calls) == 3 and os.environ["RANK"] == "1":
+        raise NonFiniteError("costs of image 0 are not finite")
+    return plain(self, *arguments, **options)
+Mask2Former.loss = loss
+here.run("""
+
+
+@pytest.mark.slow  # starts two processes; tests/training has the same with one that pretends to be another
+def test_a_loss_that_is_not_finite_stops_both(tmp_path: Path, data: tuple[str, str]) -> None:
+    outcome = launch(tmp_path / "run", data, SCRIPT.replace("here.run(", f"import os\n{FAULT}"))
+    assert outcome.returncode == 1
+    assert "NonFiniteError: step 2: costs of image 0 are not finite; the images are 0: " in outcome.stderr
+    assert "NonFiniteError: step 2: the loss of another process is not finite" in outcome.stderr
+    assert read_checkpoint(tmp_path / "run").progress.step == 0  # of the start, the last one that was due
+
+
+@pytest.mark.slow  # as above
 def test_an_unreadable_image_stops_both_after_the_same_step(tmp_path: Path, data: tuple[str, str]) -> None:
     folder = tmp_path / "source"
     shutil.copytree(data[0].removeprefix("folder:"), folder)

@@ -84,6 +84,13 @@ def test_keys_of_the_model_may_stand_alone() -> None:
     assert short == load_recipe("folder", whole)
 
 
+def test_another_refiner_comes_with_its_defaults_or_with_the_published_options() -> None:
+    published = load_recipe("gta-convnext-l").model["refiner"]
+    assert load_recipe("gta-convnext-l", ["refiner=sam-vit-h"]).model["refiner"] == "sam-vit-h"
+    kept = load_recipe("gta-convnext-l", ["refiner.name=sam-vit-h"]).model["refiner"]
+    assert kept == {**published, "name": "sam-vit-h"}
+
+
 def test_recipes_can_be_files(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text('extends = "folder"\nseed = 3\n[joint]\nsteps = 5\n')
