@@ -62,8 +62,9 @@ def train(
     """Train on a labelled source, then on generated images if there are any.
 
     On several GPUs: torchrun --nproc-per-node N --no-python clouds train ...
-    On several machines, each with all data and a common folder for --out, on every one of them: torchrun --nnodes M
-    --nproc-per-node N --rdzv-backend c10d --rdzv-endpoint FIRST:29500 --no-python clouds train ...
+
+    On several machines that share data and --out, on each of them: torchrun --nnodes M --nproc-per-node N
+    --rdzv-backend c10d --rdzv-endpoint FIRST:29500 --no-python clouds train ...
 
     Args:
         recipe: a recipe's name, or a TOML file.
