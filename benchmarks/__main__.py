@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import compiled, decoder, loading, memory, predict, refiners
+from benchmarks import compiled, decoder, evaluation, loading, memory, predict, refiners
 from benchmarks.rows import append
 
 BENCHMARKS = {
     "compiled": compiled.run,
     "decoder": decoder.run,
+    "evaluation": evaluation.run,
     "loading": loading.run,
     "memory": memory.run,
     "predict": predict.run,
