@@ -19,7 +19,7 @@ from clouds.core.processes import Processes, joined
 from clouds.data.folder import open_dataset
 from clouds.data.spec import Spec
 from clouds.synthesis.manifest import open_generated
-from clouds.training.checkpoint import Checkpoint, Progress, read_checkpoint
+from clouds.training.checkpoint import FILE_NAME, Checkpoint, Progress, read_checkpoint
 from clouds.training.interrupt import StopSignal
 from clouds.training.loop import Loop, Report, Run, run_phase
 from clouds.training.recipe import Phase, Recipe, load_recipe
@@ -144,6 +144,16 @@ def read_recipe(folder: Path) -> Recipe:
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read ({error}); start the run anew") from error
     return structure(document, Recipe, source=str(path))
+
+
+def unfinished(folder: Path) -> Progress | None:
+    """How far an interrupted run in a folder has come; None when there is nothing to go on with."""
+    if not (folder / FILE_NAME).is_file():
+        return None
+    progress, recipe = read_checkpoint(folder).progress, read_recipe(folder)
+    steps = recipe.warmup.steps if progress.phase == "warmup" else recipe.joint.steps
+    begun = progress.step > 0 or progress.phase != progress.phases[0]
+    return progress if begun and (progress.phase, progress.step) != (progress.phases[-1], steps) else None
 
 
 def _open(pipeline: Pipeline, recipe: Recipe, folder: Path, phases: tuple[Phase, ...], processes: Processes) -> Run:

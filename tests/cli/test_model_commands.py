@@ -1,5 +1,7 @@
 import json
+import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from PIL import Image
 import clouds
 from clouds.core.labels import CITYSCAPES
 from clouds.training.recipe import load_recipe
+from clouds.training.steps import train_step
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (40, 50, 3), np.uint8)
@@ -98,6 +101,11 @@ batch_size = 2
 """
 
 
+def train_step_and_interrupt(*arguments: object) -> dict[str, float]:
+    os.kill(os.getpid(), signal.SIGTERM)
+    return train_step(*arguments)
+
+
 class TestTrain:
     @pytest.fixture
     def recipe(self, tmp_path: Path) -> Path:
@@ -153,6 +161,19 @@ class TestTrain:
         assert outcome.code == 0, outcome.err
         one, two = json.loads(first.out), json.loads(outcome.out)
         assert (two["steps"], two["checkpoint"]) == (one["steps"], one["checkpoint"])
+
+    def test_an_interrupted_run_is_not_begun_anew(
+        self, run: Run, recipe: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        out = tmp_path / "run"
+        monkeypatch.setattr("clouds.training.loop.train_step", train_step_and_interrupt)
+        outcome = self.train(run, recipe, photos, out)
+        monkeypatch.undo()
+        assert_one_line(outcome, f"SIGTERM: stopped after step 1 of warmup; go on with: clouds train --resume {out}")
+        again = self.train(run, recipe, photos, out)
+        assert_one_line(again, f"{out} has a run that stopped after step 1 of warmup: go on with it, --resume {out}")
+        assert run("train", "--resume", out).code == 0
+        assert self.train(run, recipe, photos, out).code == 0  # it is finished now
 
     def test_a_new_run_and_one_to_go_on_with_exclude_each_other(self, run: Run, recipe: Path, tmp_path: Path) -> None:
         outcome = run("train", recipe, "--resume", tmp_path)

@@ -18,7 +18,7 @@ import clouds
 from clouds.core.errors import ConfigError, DataError, WeightsError
 from clouds.training.checkpoint import FILE_NAME, _random_state, _set_random_state, read_checkpoint
 from clouds.training.interrupt import StopSignal, TrainingInterrupted
-from clouds.training.train import train
+from clouds.training.train import train, unfinished
 
 
 @pytest.mark.parametrize(("phase", "step"), [("warmup", 2), ("joint", 3)])
@@ -46,6 +46,21 @@ def test_a_signal_writes_a_checkpoint_to_go_on_from(
     assert [(line["phase"], line["step"], line["loss"]) for line in lines] == [
         (line["phase"], line["step"], line["loss"]) for line in others
     ]
+
+
+def test_only_a_run_that_was_interrupted_is_left_to_go_on_with(source: str, generated: Path, tmp_path: Path) -> None:
+    found: list[tuple[str, int] | None] = []
+
+    def look(*numbers: object) -> None:
+        left = unfinished(tmp_path)
+        found.append(left and (left.phase, left.step))
+
+    look()
+    data = {"source": source, "generated": generated, "recipe": recipe("loop.checkpoint_every=2")}
+    train(compose(), **data, out=tmp_path, on_step=look)
+    look()
+    warmup, joint = [("warmup", 2)] * 2, [("joint", 0)] * 2 + [("joint", 2)] * 2
+    assert found == [None, None, None, *warmup, *joint, None]
 
 
 def test_a_finished_run_has_nothing_left_to_do(source: str, tmp_path: Path) -> None:
