@@ -56,6 +56,7 @@ def write_files(folder: Path, load: Load) -> None:
     ]
     for index, made in enumerate(ProceduralGenerator().generate(requests)):
         write_png(folder / "images" / "val" / f"{index}.png", made.image)
+        assert made.labels is not None, "this generator knows what it draws"
         write_png(folder / "labels" / "val" / f"{index}.png", made.labels)
 
 

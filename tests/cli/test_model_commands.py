@@ -214,9 +214,7 @@ class TestEvaluate:
         assert list(figures["per_domain"]) == ["photos:val", "more:val"]
         assert repeated == together
 
-    def test_augmentation_is_asked_for_and_reported(
-        self, run: Run, checkpoint: Path, photos: Path, tmp_path: Path
-    ) -> None:
+    def test_augmentation_is_reported(self, run: Run, checkpoint: Path, photos: Path, tmp_path: Path) -> None:
         figures, data = tmp_path / "figures.json", ("--data", f"folder:{photos}")
         outcome = run("evaluate", checkpoint, *data, "--scales", 0.5, 1, "--flip", "--window", 32, "--json", figures)
         assert outcome.code == 0, outcome.err
