@@ -12,10 +12,11 @@ from pathlib import Path
 
 import torch
 from attrs import asdict, frozen
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from clouds.core.errors import WeightsError
+from clouds.core.errors import DataError, WeightsError
 from clouds.core.files import atomic_folder
 from clouds.core.interfaces import MaskPooler, TextClassifier
 from clouds.core.plan import Plan
@@ -113,8 +114,11 @@ def save_checkpoint(
         folder: where.
         plan, backbone, head, trained, kept, classifier: of the pipeline.
         published: leave out the backbone's weights, which these are; None writes them.
+
+    Raises:
+        DataError: the folder exists and is something else, or cannot be written.
     """
-    with atomic_folder(folder, marker=MARKER) as temporary:
+    with _named_faults(folder), atomic_folder(folder, marker=MARKER) as temporary:
         if published is None:
             _write(temporary / BACKBONE, backbone.state_dict(), {})
         else:
@@ -162,6 +166,16 @@ def _written_here(path: Path) -> Generator[None]:
         yield
     except (ValueError, KeyError, TypeError) as error:
         raise WeightsError(f"{path}: not as Pipeline.save writes it ({type(error).__name__}: {error})") from error
+
+
+@contextmanager
+def _named_faults(folder: str | Path) -> Generator[None]:
+    try:
+        yield
+    except (OSError, SafetensorError) as error:  # safetensors has no other error for a full disk
+        raise DataError(
+            f"{folder}: the pipeline cannot be written: {error}; one that was there is as it was"
+        ) from error
 
 
 def _write(path: Path, state: Mapping[str, Tensor], metadata: dict[str, str]) -> None:

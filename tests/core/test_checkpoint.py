@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 import torch
 from reference_models import CATALOG, published
+from safetensors import SafetensorError
 
 import clouds
+from clouds.core import checkpoint
 from clouds.core.errors import ConfigError, DataError, PlanError, WeightsError
 from clouds.core.interfaces import Backbone, Features
 
@@ -51,6 +53,29 @@ def test_saving_again_replaces_and_leaves_no_temporary_file(pipeline: clouds.Pip
     pipeline.save(tmp_path / "out")
     pipeline.save(tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_full_disk_leaves_the_earlier_pipeline(
+    pipeline: clouds.Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline.save(tmp_path / "out")
+    before = clouds.load(tmp_path / "out", device="cpu").predict(IMAGE).labels
+    with torch.no_grad():
+        for parameter in pipeline.head.parameters():
+            parameter.zero_()
+    plain, files = checkpoint.save_file, []
+
+    def fill(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
+        if files:
+            raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        files.append(path)
+        plain(tensors, path, metadata=metadata)
+
+    monkeypatch.setattr(checkpoint, "save_file", fill)
+    with pytest.raises(DataError, match=r"out: the pipeline cannot be written: .*No space left.* is as it was"):
+        pipeline.save(tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert (clouds.load(tmp_path / "out", device="cpu").predict(IMAGE).labels == before).all()
 
 
 def test_a_folder_with_something_else_is_not_touched(pipeline: clouds.Pipeline, tmp_path: Path) -> None:
