@@ -4,6 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 PLUGINS := $(wildcard plugins/*)
+SLOW_PLUGINS := $(patsubst %/tests/,%,$(sort $(dir $(shell grep -l mark.slow plugins/*/tests/*.py))))
 
 .PHONY: demo test test-all lint bench clean
 .DELETE_ON_ERROR:
@@ -18,6 +19,7 @@ test: $(INSTALLED)
 # The slow tests on top of the others: `make test test-all` runs nothing twice.
 test-all: test
 	$(BIN)/python -m pytest --slow -m slow
+	set -e; for plugin in $(SLOW_PLUGINS); do $(BIN)/python -m pytest -m slow $$plugin; done
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

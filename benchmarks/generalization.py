@@ -1,12 +1,14 @@
 """What generated images and refinement bring on real photographs: three arms over several seeds, on a CPU.
 
 Source: renders of a driving simulator. Target: photographs whose labels are never looked at in training. The backbone
-is the example plugin's SqueezeNet with its ImageNet weights, frozen. Every arm of a seed starts from the same warm-up
-on the source and makes the same number of further steps with as many source images in each:
+is SqueezeNet with its ImageNet weights, frozen (`plugins/clouds-torchvision`). Every arm of a seed starts from the same
+warm-up on the source and makes the same number of further steps with as many source images in each:
 
 - `source`: on the source alone;
 - `generated`: with as many drawn images besides, labelled by the teacher;
 - `refined`: the same, their labels refined.
+
+And once, with the first seed, the arm `source` with the backbone `tiny`, trained from scratch.
 
     python -m benchmarks.generalization --data DIR --weights squeezenet1_0.safetensors --out DIR [--seeds 0 1 2]
 
@@ -33,6 +35,9 @@ ARMS: dict[str, dict[str, Any]] = {
     "generated": {"generated": True, "refiner": None},
     "refined": {"generated": True, "refiner": "regions"},
 }
+MODEL = "torchvision:squeezenet1_0"
+NORMALISATION = {"mean": [123, 117, 104], "std": [1, 1, 1], "unit_rms": True}  # what these weights were trained with
+SCRATCH = "source, tiny from scratch"
 IMAGES, SIZE = 600, (192, 320)
 FOLD = """[fold]
 rider = "bicycle"
@@ -54,23 +59,34 @@ def run(data: Path, weights: Path, out: Path, seeds: list[int]) -> None:
     """Make the rows that are missing."""
     known = _known()
     generated = out / "generated"
-    backbone = {"name": "squeezenet", "weights": str(weights)}
+    frozen = {"name": MODEL, "pretrained": str(weights), **NORMALISATION}
     painter = clouds.compose(backbone="tiny", head="linear", generator="procedural", prompter="grammar")
     clouds.generate(painter, n=IMAGES, out=generated, size=SIZE)
     write_text(out / "camvid.toml", FOLD)
     source = (f"folder:{data / 'carla_town07'}:train", f"folder:{data / 'carla_mix'}:train")
     for seed in seeds:
         recipe = (*RECIPE, f"seed={seed}", f"data.source={json.dumps(source)}")
-        warm = out / f"warm-up-{seed}"
-        if not (warm / "warmup" / "plan.json").is_file():
-            pipeline = clouds.compose(backbone=backbone, head="linear")
-            if (warm / "checkpoint.pt").is_file():
-                clouds.train(pipeline, resume=warm)
-            else:
-                clouds.train(pipeline, recipe=load_recipe("folder", recipe), out=warm, phase="warmup")
+        warm = _warm_up(frozen, recipe, out / f"warm-up-{seed}")
         for arm, parts in ARMS.items():
             if (arm, seed) not in known:
                 append(NAME, [_joint(arm, parts, seed, warm, generated, recipe, data, out)])
+    recipe = (*RECIPE, f"seed={seeds[0]}", f"data.source={json.dumps(source)}")
+    if (SCRATCH, seeds[0]) not in known:
+        warm = _warm_up({"name": "tiny", "trainable": True}, recipe, out / f"warm-up-{SCRATCH}")
+        append(NAME, [_joint(SCRATCH, ARMS["source"], seeds[0], warm, generated, recipe, data, out)])
+
+
+def _warm_up(backbone: dict[str, Any], recipe: tuple[str, ...], folder: Path) -> Path:
+    """The pipeline after the warm-up, which goes on where it was interrupted."""
+    if not (folder / "warmup" / "plan.json").is_file():
+        pipeline = clouds.compose(backbone=backbone, head="linear")
+        started = time.perf_counter()
+        if (folder / "checkpoint.pt").is_file():
+            clouds.train(pipeline, resume=folder)
+        else:
+            clouds.train(pipeline, recipe=load_recipe("folder", recipe), out=folder, phase="warmup")
+        print(f"{folder.name}: {time.perf_counter() - started:.0f} s", flush=True)
+    return folder / "warmup"
 
 
 def _joint(
@@ -84,7 +100,7 @@ def _joint(
     out: Path,
 ) -> dict[str, Any]:
     started = time.perf_counter()
-    trained = clouds.load(warm / "warmup")
+    trained = clouds.load(warm)
     pipeline = clouds.compose(backbone=trained.backbone, head=trained.head, refiner=parts["refiner"])
     pictures = generated if parts["generated"] else None
     size = 16 if pictures else 8  # as many source images per step in every arm
@@ -98,7 +114,8 @@ def _joint(
     )
     report = clouds.evaluate(pipeline, [f"folder:{data / 'camvid'}:val"], configs=out / "camvid.toml")
     seconds = time.perf_counter() - started
-    return row(NAME, arm, "mIoU, 11 classes", "%", [report.miou or 0.0], seed=seed, seconds=round(seconds))
+    facts = {"seed": seed, "seconds": round(seconds), "protocol": report.protocol, "recipe": list(RECIPE)}
+    return row(NAME, arm, "mIoU, 11 classes", "%", [report.miou or 0.0], **facts)
 
 
 def _factor() -> float:

@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from clouds.core.plan import Part, Plan, Problem
     from clouds.core.plan import make_plan as plan
     from clouds.core.reference import from_reference_checkpoint
+    from clouds.core.weight_files import read_weights
+    from clouds.core.weights import load_weights
     from clouds.evaluation.evaluate import evaluate
     from clouds.evaluation.report import Report
     from clouds.synthesis.generate import generate
@@ -92,6 +94,8 @@ _HOMES = {
     "clouds.core.pipeline": ("Pipeline", "Prediction"),
     "clouds.core.plan": ("Part", "Plan", "Problem"),
     "clouds.core.reference": ("from_reference_checkpoint",),
+    "clouds.core.weight_files": ("read_weights",),
+    "clouds.core.weights": ("load_weights",),
     "clouds.evaluation.evaluate": ("evaluate",),
     "clouds.evaluation.report": ("Report",),
     "clouds.synthesis.generate": ("generate",),

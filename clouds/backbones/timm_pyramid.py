@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from clouds.backbones.levels import STRIDES, sized, specs_of
 from clouds.backbones.vit import PLAIN_VITS, VitPyramid, to_patch_16
-from clouds.backbones.weight_files import read_weights
+from clouds.core.weight_files import read_weights
 from clouds.core.component import FeatureSpec
 from clouds.core.errors import ConfigError, WeightsError, did_you_mean
 from clouds.core.interfaces import Backbone, Features

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from clouds.backbones.weight_files import read_weights
+from clouds.core.weight_files import read_weights
 from clouds.core.errors import WeightsError
 
 STATE = {"a.weight": torch.arange(600.0), "b": torch.ones(2, 3, dtype=torch.float16)}

@@ -1,0 +1,175 @@
+"""Feature pyramids from torchvision's classification models."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+from itertools import accumulate
+from pathlib import Path
+
+import clouds
+import torch
+from attrs import frozen
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d, interpolate
+from torchvision import models
+from torchvision.models.feature_extraction import create_feature_extractor
+
+LEVELS = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
+_PROBE = (448, 576)  # height and width differ, so that maps with their channels last are told apart
+_SLACK = 0.25  # of a halving
+_CLASSIFIERS = ("classifier", "fc", "head", "heads")  # what torchvision calls the layers behind the features
+# Else torchvision warns that their initialisation is slow, or gives them outputs that only training needs.
+_PLAIN = {"googlenet": {"init_weights": False, "aux_logits": True}, "inception_v3": {"init_weights": False}}
+
+
+@frozen(kw_only=True)
+class Stage:
+    """A module whose output is a level: its path, stride, number of channels, and whether these are the last axis."""
+
+    path: str
+    stride: int
+    channels: int
+    channels_last: bool
+
+
+class TorchvisionPyramid(clouds.Backbone):
+    """Maps at strides 4, 8, 16 and 32 of a torchvision model.
+
+    Args:
+        trunk: normalised images "b 3 h w" to a map for each level that the model has.
+        stages: of these levels.
+        mean, std: of the images that the weights were trained with, 0..255.
+        unit_rms: scale each pixel's channels to a mean square of 1.
+    """
+
+    def __init__(
+        self,
+        trunk: nn.Module,
+        *,
+        stages: dict[str, Stage],
+        mean: Sequence[float],
+        std: Sequence[float],
+        unit_rms: bool,
+    ) -> None:
+        specs = {
+            level: clouds.FeatureSpec(channels=stages.get(level, stages["res4"]).channels, stride=stride)
+            for level, stride in LEVELS.items()
+        }
+        super().__init__(features=specs, mean=mean, std=std)
+        self.trunk, self.unit_rms = trunk, unit_rms
+        self.channels_last = [level for level, stage in stages.items() if stage.channels_last]
+
+    def forward(self, images: Tensor) -> clouds.Features:
+        maps = self.trunk(self.normalize(images))
+        for level in self.channels_last:
+            maps[level] = maps[level].permute(0, 3, 1, 2)
+        if "res5" not in maps:
+            maps["res5"] = avg_pool2d(maps["res4"], 2, ceil_mode=True)
+        return clouds.Features(**{level: self._exact(maps[level], images, stride) for level, stride in LEVELS.items()})
+
+    def _exact(self, level: Tensor, images: Tensor, stride: int) -> Tensor:
+        """The map at exactly this stride, where unpadded convolutions fall a little short of it."""
+        size = [side // stride for side in images.shape[-2:]]
+        if list(level.shape[-2:]) != size:
+            level = interpolate(level, size, mode="bilinear")
+        return level / (level.square().mean(1, keepdim=True) + 1).sqrt() if self.unit_rms else level
+
+
+def build_pyramid(
+    model: str, *, pretrained: bool | Path, mean: Sequence[float], std: Sequence[float], unit_rms: bool
+) -> TorchvisionPyramid:
+    """Build a model, find where its levels end, and cut off what follows.
+
+    Raises:
+        clouds.ConfigError: torchvision has no such model, or it has no pyramid.
+        clouds.WeightsError: the weights could not be had, or do not fit.
+    """
+    known = models.list_models(module=models)
+    if model not in known:
+        near = get_close_matches(model, known, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise clouds.ConfigError(f"torchvision has no classification model {model!r}{hint}")
+    net = _whole(model, pretrained)
+    stages = find_levels(model, net)
+    trunk = create_feature_extractor(net, {one.path: level for level, one in stages.items()})
+    return TorchvisionPyramid(trunk, stages=stages, mean=mean, std=std, unit_rms=unit_rms)
+
+
+def find_levels(model: str, net: nn.Module) -> dict[str, Stage]:
+    """The last stage of each level: of the outermost modules that at most halve the resolution.
+
+    They are seen in a run of a copy without data. A model that ends at stride 16 has no `res5`.
+
+    Raises:
+        clouds.ConfigError: the model takes images of one size only, or has no maps at stride 4, 8 and 16.
+    """
+    try:
+        stages = {stage.stride: stage for stage in _stages(copy.deepcopy(net).to("meta").eval())}
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise clouds.ConfigError(
+            f"torchvision's {model} takes images of one size only ({error}); take a convolutional model or Swin, or a "
+            "plain ViT by its timm: name"
+        ) from error
+    missing = [stride for stride in (4, 8, 16) if stride not in stages]
+    if missing:
+        raise clouds.ConfigError(
+            f"torchvision's {model} has maps at strides {sorted(stages)}, none at {missing}; take another model"
+        )
+    return {level: stages[stride] for level, stride in LEVELS.items() if stride in stages}
+
+
+def _stages(net: nn.Module) -> Iterator[Stage]:
+    """The stages of a model on the meta device, in the order in which they end."""
+    calls: list[tuple[str, int, Stage]] = []
+
+    def hook(path: str, inputs: tuple[object, ...], output: object) -> None:
+        before, after = (_read_map(one) for one in (inputs[0] if inputs else None, output))
+        if after and isinstance(output, Tensor):
+            stride, last = after
+            stage = Stage(path=path, stride=stride, channels=output.shape[3 if last else 1], channels_last=last)
+            calls.append((path, stride // before[0] if before else stride, stage))
+
+    for path, module in net.named_modules():
+        if path and path.split(".")[0] not in _CLASSIFIERS:
+            module.register_forward_hook(lambda _, inputs, output, path=path: hook(path, inputs, output))
+    net(torch.zeros(1, 3, *_PROBE, device="meta"))
+    units = {path for path, ratio, _ in calls if ratio <= 2}
+    for path, _, stage in calls:
+        parents = accumulate(path.split(".")[:-1], "{}.{}".format)
+        if path in units and units.isdisjoint(parents):
+            yield stage
+
+
+def _read_map(value: object) -> tuple[int, bool] | None:
+    """Stride of a map and whether its channels come last; None for what is no map of the probe.
+
+    Sides may differ from the exact ones by 15 %, which unpadded convolutions take away.
+    """
+    if not isinstance(value, Tensor) or value.ndim != 4:
+        return None
+    for last, sides in ((False, value.shape[2:4]), (True, value.shape[1:3])):
+        exact = [math.log2(whole / side) for whole, side in zip(_PROBE, sides, strict=True)]
+        stride = round(exact[0])
+        if stride >= 0 and all(abs(one - stride) < _SLACK for one in exact):
+            return 2**stride, last
+    return None
+
+
+def _whole(model: str, pretrained: bool | Path) -> nn.Module:
+    """The classification model with its weights."""
+    if pretrained is True:
+        try:
+            return models.get_model(model, weights="DEFAULT")
+        except (OSError, RuntimeError) as error:
+            raise clouds.WeightsError(
+                f"weights of torchvision's {model} could not be loaded ({type(error).__name__}: {error}); check the "
+                "connection, or use pretrained=FILE or pretrained=False"
+            ) from error
+    net = models.get_model(model, weights=None, **_PLAIN.get(model, {}))
+    if pretrained is False:
+        return net
+    clouds.load_weights(net, clouds.read_weights(Path(pretrained)), source=str(pretrained))
+    return net

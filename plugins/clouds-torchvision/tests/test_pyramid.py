@@ -1,0 +1,136 @@
+"""Which maps become levels, how they are made exact, and what is said of models and weights that do not fit."""
+
+from pathlib import Path
+
+import clouds
+import pytest
+import torch
+from safetensors.torch import save_file
+from torchvision import models
+
+from clouds_torchvision import torchvision
+from clouds_torchvision.pyramid import find_levels
+
+STAGES = {
+    "resnet18": ["layer1", "layer2", "layer3", "layer4"],
+    "convnext_tiny": ["features.1", "features.3", "features.5", "features.7"],
+    "swin_t": ["features.1", "features.3", "features.5", "permute"],
+    "regnet_y_400mf": [f"trunk_output.block{i}" for i in range(1, 5)],
+    "squeezenet1_0": ["features.5", "features.10", "features.12"],  # it ends at stride 16
+}
+
+
+@pytest.mark.parametrize("model", STAGES)
+def test_levels_are_the_last_stages_at_their_strides(model: str) -> None:
+    found = find_levels(model, models.get_model(model, weights=None))
+    assert [stage.path for stage in found.values()] == STAGES[model]
+
+
+@pytest.mark.slow  # a minute: every model is built
+@pytest.mark.filterwarnings("ignore:The default weight initialization")
+@pytest.mark.parametrize("model", models.list_models(module=models))
+def test_every_model_has_a_pyramid_or_a_reason(model: str) -> None:
+    one_size = model.startswith(("vit", "maxvit"))
+    with torch.device("meta" if not model.startswith("regnet") else "cpu"):
+        net = models.get_model(model, weights=None)
+    if one_size:
+        with pytest.raises(clouds.ConfigError, match=f"torchvision's {model} takes images of one size only"):
+            find_levels(model, net)
+    else:
+        assert {"res2", "res3", "res4"} <= set(find_levels(model, net))
+
+
+def test_maps_are_those_of_the_model(tmp_path: Path) -> None:
+    net = models.resnet18(weights=None).eval()
+    save_file(net.state_dict(), tmp_path / "net.safetensors")
+    backbone = torchvision(model="resnet18", pretrained=tmp_path / "net.safetensors")
+    image = torch.rand(1, 3, 64, 96) * 255
+    levels = backbone(image)
+    x = net.maxpool(net.relu(net.bn1(net.conv1(backbone.normalize(image)))))
+    for level, stage in (("res2", net.layer1), ("res3", net.layer2), ("res4", net.layer3), ("res5", net.layer4)):
+        x = stage(x)
+        assert torch.equal(getattr(levels, level), x)
+
+
+def test_maps_that_fall_short_are_resized_and_a_missing_level_is_pooled() -> None:
+    levels = torchvision(model="squeezenet1_0", pretrained=False)(torch.rand(1, 3, 96, 160) * 255).levels()
+    assert [tuple(level.shape[-2:]) for level in levels.values()] == [(24, 40), (12, 20), (6, 10), (3, 5)]
+    assert levels["res5"].shape[1] == levels["res4"].shape[1] == 512
+
+
+def test_unit_rms_bounds_every_pixel() -> None:
+    image = torch.rand(1, 3, 64, 64) * 255
+    plain = torchvision(model="resnet18", pretrained=False, std=(1, 1, 1))(image).levels()
+    scaled = torchvision(model="resnet18", pretrained=False, std=(1, 1, 1), unit_rms=True)(image).levels()
+    assert max(float(level.square().mean(1).max()) for level in scaled.values()) <= 1
+    assert max(float(level.square().mean(1).max()) for level in plain.values()) > 1
+
+
+def test_normalisation_is_that_of_the_weights() -> None:
+    backbone = torchvision(model="resnet18", pretrained=False, mean=(1, 2, 3), std=(4, 5, 6))
+    assert backbone.mean.flatten().tolist() == [1, 2, 3]
+    assert backbone.std.flatten().tolist() == [4, 5, 6]
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_weights_come_from_a_file(tmp_path: Path, suffix: str) -> None:
+    net = models.resnet18(weights=None)
+    path = tmp_path / f"net{suffix}"
+    save_file(net.state_dict(), path) if suffix == ".safetensors" else torch.save(net.state_dict(), path)
+    backbone = torchvision(model="resnet18", pretrained=path)
+    assert torch.equal(backbone.trunk.layer4.get_submodule("0").conv1.weight, net.layer4[0].conv1.weight)
+
+
+def test_a_file_that_does_not_fit_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "net.safetensors"
+    save_file({"conv": torch.zeros(1)}, path)
+    with pytest.raises(
+        clouds.WeightsError, match=r"net\.safetensors does not fit ResNet: .* missing keys: conv1\.weight"
+    ):
+        torchvision(model="resnet18", pretrained=path)
+    with pytest.raises(clouds.WeightsError, match=r"none\.pth: no such weight file"):
+        torchvision(model="resnet18", pretrained=tmp_path / "none.pth")
+
+
+def test_default_weights_that_cannot_be_had_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fail)
+    with pytest.raises(clouds.WeightsError, match=r"resnet18 could not be loaded .*no route to host.*pretrained=FILE"):
+        torchvision(model="resnet18", pretrained=True)
+
+
+def test_a_wrong_name_is_answered_with_the_nearest() -> None:
+    with pytest.raises(clouds.ConfigError, match="no classification model 'resnet5'; did you mean 'resnet50'"):
+        torchvision(model="resnet5", pretrained=False)
+    with pytest.raises(clouds.ConfigError, match="no classification model 'fcn_resnet50'"):
+        torchvision(model="fcn_resnet50", pretrained=False)
+
+
+def test_a_model_of_one_size_and_one_without_strides_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(clouds.ConfigError, match=r"vit_b_16 takes images of one size only .* timm: name"):
+        torchvision(model="vit_b_16", pretrained=False)
+    flat = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, stride=2, padding=1), torch.nn.Flatten())
+    with pytest.raises(clouds.ConfigError, match=r"flat has maps at strides \[2\], none at \[4, 8, 16\]"):
+        find_levels("flat", flat)
+
+
+@pytest.mark.filterwarnings("ignore:the head LinearHead has not been trained")
+def test_it_trains_in_a_pipeline_and_comes_back_from_a_folder(tmp_path: Path) -> None:
+    pipeline = clouds.compose(
+        backbone={"name": "torchvision:resnet18", "pretrained": False, "trainable": True}, head="linear", device="cpu"
+    )
+    assert all(parameter.requires_grad for parameter in pipeline.backbone.parameters())
+    pipeline.save(tmp_path / "saved")
+    image = torch.randint(0, 256, (3, 50, 70), dtype=torch.uint8)
+    again = clouds.load(tmp_path / "saved", device="cpu")
+    assert (again.predict(image).scores() == pipeline.predict(image).scores()).all()
+
+
+def test_names_of_other_kinds_and_families_are_left_to_others() -> None:
+    catalog = clouds.catalog()
+    assert catalog.find("backbone", "torchvision:resnet50").options == {"model": "resnet50"}
+    for kind, name in (("head", "torchvision:resnet50"), ("backbone", "torchvision:"), ("backbone", "vision:resnet50")):
+        with pytest.raises(clouds.UnknownComponentError, match="unknown"):
+            catalog.find(kind, name)
