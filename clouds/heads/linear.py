@@ -14,7 +14,7 @@ from clouds.core.component import FeatureSpec
 from clouds.core.errors import NonFiniteError
 from clouds.core.interfaces import Features, Head, HeadOutput, Targets, TextClassifier
 from clouds.heads.layers import ChannelNorm
-from clouds.heads.semantic import segment
+from clouds.kernels.semantic_inference import semantic_inference
 
 _CERTAIN = 200.0  # exp(-200) is 0 in float32: query i is class i, and nothing else
 
@@ -81,12 +81,14 @@ class LinearHead(Head):
     def segment(
         self, output: HeadOutput, valid_size: tuple[int, int], size: tuple[int, int], *, scores: bool = False
     ) -> Tensor:
-        return segment(
+        classes, height, width = output.mask_logits.shape[1:]
+        return semantic_inference(
+            torch.eye(classes, device=output.mask_logits.device),  # query i is class i
             output.mask_logits[0],
-            lambda logits: logits.softmax(0),
-            stride=self.stride,
-            valid_size=valid_size,
-            size=size,
+            (height * self.stride, width * self.stride),
+            valid_size,
+            size,
+            activation="softmax",
             scores=scores,
         )
 

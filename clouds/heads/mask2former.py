@@ -15,8 +15,8 @@ from clouds.heads.ensemble import Ensemble
 from clouds.heads.masked_decoder import MaskedDecoder
 from clouds.heads.pixel_decoder import PixelDecoder
 from clouds.heads.points import PointSource
-from clouds.heads.semantic import segment
 from clouds.heads.text_logits import with_void
+from clouds.kernels.semantic_inference import semantic_inference
 
 _STRIDE = 4
 
@@ -80,13 +80,13 @@ class Mask2Former(Head):
     def segment(
         self, output: HeadOutput, valid_size: tuple[int, int], size: tuple[int, int], *, scores: bool = False
     ) -> Tensor:
-        probabilities = output.class_logits[0].float().softmax(-1)[:, :-1]
-        return segment(
+        height, width = output.mask_logits.shape[-2:]
+        return semantic_inference(
+            output.class_logits[0].float().softmax(-1)[:, :-1],
             output.mask_logits[0],
-            lambda logits: torch.einsum("qk,qyx->kyx", probabilities, logits.sigmoid()),
-            stride=_STRIDE,
-            valid_size=valid_size,
-            size=size,
+            (height * _STRIDE, width * _STRIDE),
+            valid_size,
+            size,
+            self.postprocess,
             scores=scores,
-            postprocess=self.postprocess,
         )

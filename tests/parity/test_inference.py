@@ -16,9 +16,9 @@ import clouds
 from clouds.core.interfaces import Features, HeadOutput, MaskPooler, TextClassifier
 from clouds.core.text import TEMPLATES, prompts, seen_classes
 from clouds.heads.ensemble import Ensemble
-from clouds.heads.semantic import segment
 from clouds.heads.text_logits import text_logits
 from clouds.kernels.mask_pool import mask_pool
+from clouds.kernels.semantic_inference import semantic_inference
 
 ORDER = 1e-6
 SET_8 = 6.7e-7
@@ -94,15 +94,15 @@ def test_semantic_output(backbone: str, ensemble: int, valid: int, before: int) 
     if ensemble:
         output = _ensembled(output, data, backbone, on_valid_mask=bool(valid))
     for index, (image, answer) in enumerate((((90, 120), (45, 61)), ((96, 128), (130, 100)))):
-        probabilities = output.class_logits[index].softmax(-1)[:, :-1]
-        scores = segment(
-            output.mask_logits[index],
-            lambda logits, p=probabilities: torch.einsum("qk,qyx->kyx", p, logits.sigmoid()),
-            stride=4,
-            valid_size=image,
-            size=answer,
+        logits = output.mask_logits[index]
+        scores = semantic_inference(
+            output.class_logits[index].softmax(-1)[:, :-1],
+            logits,
+            (logits.shape[1] * 4, logits.shape[2] * 4),
+            image,
+            answer,
+            "masks_first" if before else "merge_first",
             scores=True,
-            postprocess="masks_first" if before else "merge_first",
         )
         assert_close(scores, data[f"{name}_semseg{index}"], floor=SET_8, what=f"image {index}")
         if f"{name}_teacher_argmax{index}" in data:

@@ -1,0 +1,210 @@
+"""One kernel resizes maps, activates and merges them, and finds the best class, for a tile of pixels at a time."""
+
+# pyright: reportArgumentType=false, reportCallIssue=false, reportGeneralTypeIssues=false
+# (what `triton.jit` makes of a function is not typed)
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from clouds.kernels._triton.variant import Launch, Variant
+
+NONE, SIGMOID, SOFTMAX = 0, 1, 2
+_ROWS = 4  # of pixels between the same two rows of cells, at stride 4
+
+
+@triton.jit
+def semantic_inference_forward(
+    maps, classes, out, row_index, row_weight, column_index, column_weight, queries, labels, height, width, lead,
+    map_stride, row_stride, column_stride, query_stride, class_stride,
+    ROW_TAPS: tl.constexpr, COLUMN_TAPS: tl.constexpr, ROWS: tl.constexpr, ACTIVATION: tl.constexpr,
+    SCORES: tl.constexpr, PRECISION: tl.constexpr, BLOCK_X: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    top = tl.program_id(1) * ROWS - lead
+    left = tl.program_id(0) * BLOCK_X
+    k = tl.arange(0, BLOCK_K)
+    merged = tl.zeros([ROWS * BLOCK_X, BLOCK_K], tl.float32)
+    for start in range(0, queries, BLOCK_Q):
+        q = start + tl.arange(0, BLOCK_Q)
+        values = _resampled(
+            maps + q[:, None].to(tl.int64) * map_stride, (q < queries)[:, None], row_index, row_weight, column_index,
+            column_weight, top, left, height, width, row_stride, column_stride, ROW_TAPS, COLUMN_TAPS, ROWS, BLOCK_X,
+        )  # fmt: skip
+        values = tl.reshape(values, [BLOCK_Q, ROWS * BLOCK_X])
+        if ACTIVATION == 0:  # the maps are scores: a block holds all classes
+            merged = tl.trans(values)
+        else:
+            values = _activated(values, (q < queries)[:, None], ACTIVATION)
+            of_query = classes + q[:, None] * query_stride + k[None, :] * class_stride
+            shares = tl.load(of_query, (q < queries)[:, None] & (k < labels)[None, :], other=0.0).to(tl.float32)
+            merged = tl.dot(tl.trans(values), shares, merged, input_precision=PRECISION)
+    pixel = tl.arange(0, ROWS * BLOCK_X)
+    y, x = top + pixel // BLOCK_X, left + pixel % BLOCK_X
+    inside = (y >= 0) & (y < height) & (x < width)
+    place = out + y.to(tl.int64) * width + x
+    if SCORES:
+        area = k[None, :].to(tl.int64) * height * width
+        tl.store(place[:, None] + area, merged, inside[:, None] & (k < labels)[None, :])
+    else:
+        merged = tl.where(merged != merged, float("inf"), merged)  # NaN beats every number, as in torch
+        merged = tl.where((k < labels)[None, :], merged, float("-inf"))
+        tl.store(place, tl.argmax(merged, 1, tie_break_left=True).to(tl.uint8), inside)
+
+
+@triton.jit
+def _resampled(
+    maps, exists, row_index, row_weight, column_index, column_weight, top, left, height, width, row_stride,
+    column_stride, ROW_TAPS: tl.constexpr, COLUMN_TAPS: tl.constexpr, ROWS: tl.constexpr, BLOCK_X: tl.constexpr,
+):  # fmt: skip
+    """Values of maps "n 1" at the pixels of a tile, "n ROWS BLOCK_X": columns first, once for all rows."""
+    y = top + tl.arange(0, ROWS)
+    x = left + tl.arange(0, BLOCK_X)
+    between = tl.maximum(top, 0) * ROW_TAPS  # all rows of the tile lie between the same cells
+    values = tl.zeros([maps.shape[0], ROWS, BLOCK_X], tl.float32)
+    for i in tl.static_range(ROW_TAPS):
+        row = maps + tl.load(row_index + between + i).to(tl.int64) * row_stride
+        line = tl.zeros([maps.shape[0], BLOCK_X], tl.float32)
+        for j in tl.static_range(COLUMN_TAPS):
+            column = tl.load(column_index + x * COLUMN_TAPS + j, x < width, other=0)
+            share = tl.load(column_weight + x * COLUMN_TAPS + j, x < width, other=0.0)
+            cells = tl.load(row + column[None, :] * column_stride, exists & (x < width)[None, :], other=0.0)
+            line += share[None, :] * cells.to(tl.float32)
+        share = tl.load(row_weight + y * ROW_TAPS + i, (y >= 0) & (y < height), other=0.0)
+        values += share[None, :, None] * line[:, None, :]
+    return values
+
+
+@triton.jit
+def _activated(values, exists, ACTIVATION: tl.constexpr):
+    """P(mask) of logits "queries pixels"; a softmax is over the queries, all of which are in the block."""
+    if ACTIVATION == 1:
+        return 1 / (1 + tl.exp(-values))
+    values = tl.where(exists, values, float("-inf"))
+    values = tl.exp(values - tl.max(values, 0)[None, :])
+    return values / tl.sum(values, 0)[None, :]
+
+
+def merge(
+    class_probabilities: Tensor,
+    mask_logits: Tensor,
+    rows: tuple[Tensor, Tensor],
+    columns: tuple[Tensor, Tensor],
+    *,
+    softmax: bool,
+    scores: bool,
+) -> Tensor:
+    """Labels "y x" or scores "k y x" where `rows` and `columns` say which cells make a pixel ("pixels taps", both)."""
+    return _run(mask_logits, class_probabilities, rows, columns, SOFTMAX if softmax else SIGMOID, scores)
+
+
+def resize(maps: Tensor, rows: tuple[Tensor, Tensor], columns: tuple[Tensor, Tensor], *, scores: bool) -> Tensor:
+    """The same of maps "k h w" that are scores already."""
+    return _run(maps, None, rows, columns, NONE, scores)
+
+
+def _run(
+    maps: Tensor,
+    classes: Tensor | None,
+    rows: tuple[Tensor, Tensor],
+    columns: tuple[Tensor, Tensor],
+    activation: int,
+    scores: bool,
+) -> Tensor:
+    queries, (height, width) = len(maps), (len(rows[0]), len(columns[0]))
+    labels = queries if classes is None else classes.shape[1]
+    shape, dtype = ((labels, height, width), torch.float32) if scores else ((height, width), torch.uint8)
+    out = torch.empty(shape, dtype=dtype, device=maps.device)
+    together, lead = _together(rows[0])
+    tables = [table.to(maps.device).contiguous() for table in (*rows, *columns)]
+    launch = choose_launch(queries, labels, together, activation)
+    grid = (triton.cdiv(width, launch.blocks["BLOCK_X"]), triton.cdiv(height + lead, together))
+    table = maps if classes is None else classes
+    semantic_inference_forward[grid](
+        maps,
+        table,
+        out,
+        *tables,
+        queries,
+        labels,
+        height,
+        width,
+        lead,
+        *maps.stride(),
+        *table.stride()[-2:],
+        ROW_TAPS=rows[0].shape[1],
+        COLUMN_TAPS=columns[0].shape[1],
+        ROWS=together,
+        ACTIVATION=activation,
+        SCORES=scores,
+        PRECISION=precision(maps.dtype),
+        **launch.arguments(),
+    )
+    return out
+
+
+def precision(dtype: torch.dtype) -> str:
+    """How float32 numbers are multiplied: as three TF32 products, or as one where TF32 rounds no more than the maps."""
+    return "tf32x3" if dtype == torch.float32 else "tf32"
+
+
+def choose_launch(queries: int, labels: int, rows: int, activation: int) -> Launch:
+    """The tile of a program: pixels (`rows` of them below each other) x classes, 16 queries at a time.
+
+    16 queries are the fewest that matrix units take, and leave the least of 100 idle. 4 warps with 128 pixels hold the
+    scores of 19 classes in 32 registers of a thread, so that five programs share a multiprocessor (93 registers in all
+    for bfloat16) and hide each other's loads; 64 pixels are the fewest that Hopper's matrix units take. A softmax over
+    queries, and scores that are only resized, are one block.
+    """
+    block_k = max(16, triton.next_power_of_2(labels))
+    block_q = 16 if activation == SIGMOID else max(16, triton.next_power_of_2(queries))
+    widest = max(block_k, block_q)
+    blocks = {"BLOCK_X": (128 if widest <= 32 else 64) // rows, "BLOCK_Q": block_q, "BLOCK_K": block_k}
+    return Launch(blocks=blocks, num_warps=4 if widest <= 64 else 8, num_stages=2)
+
+
+def _together(index: Tensor) -> tuple[int, int]:
+    """How many rows of pixels lie between the same cells, wherever one starts to count: (rows, rows before the first).
+
+    Their cells are read once for all. 4 at the stride of the released heads; at other scales every row is by itself.
+    """
+    changes = (index[1:] != index[:-1]).any(1).nonzero().flatten() + 1
+    lead = -int(changes[0]) % _ROWS if len(changes) else 0
+    return (_ROWS, lead) if bool(((changes + lead) % _ROWS == 0).all()) else (1, 0)
+
+
+_TYPES = {torch.bfloat16: "*bf16", torch.float32: "*fp32"}
+
+
+def _variant(
+    name: str, dtype: torch.dtype, *, labels: int, activation: int, scores: bool, rows: int = _ROWS
+) -> Variant:
+    sizes = ("queries", "labels", "height", "width", "lead", "map_stride", "row_stride", "query_stride")
+    pointers = {"maps": _TYPES[dtype], "classes": "*fp32", "out": "*fp32" if scores else "*u8"}
+    tables = {"row_index": "*i64", "row_weight": "*fp32", "column_index": "*i64", "column_weight": "*fp32"}
+    return Variant(
+        name=f"semantic_inference_forward {name}",
+        kernel=semantic_inference_forward,
+        signature={**pointers, **tables, **dict.fromkeys(sizes, "i32")},
+        constants={
+            "column_stride": 1, "class_stride": 1, "ROW_TAPS": 2, "COLUMN_TAPS": 2, "ROWS": rows,
+            "ACTIVATION": activation, "SCORES": scores, "PRECISION": precision(dtype),
+        },
+        launch=choose_launch(labels if activation != SIGMOID else 100, labels, rows, activation),
+        forward=True,
+    )  # fmt: skip
+
+
+VARIANTS = [
+    _variant("bf16 q100 k19 labels", torch.bfloat16, labels=19, activation=SIGMOID, scores=False),
+    _variant("fp32 q100 k19 labels", torch.float32, labels=19, activation=SIGMOID, scores=False),
+    _variant("bf16 q100 k19 scores", torch.bfloat16, labels=19, activation=SIGMOID, scores=True),
+    _variant("fp32 q100 k19 scores", torch.float32, labels=19, activation=SIGMOID, scores=True),
+    _variant("fp32 q100 k19 labels any scale", torch.float32, labels=19, activation=SIGMOID, scores=False, rows=1),
+    _variant("fp32 q100 k150 labels", torch.float32, labels=150, activation=SIGMOID, scores=False),
+    _variant("fp32 softmax k19 labels", torch.float32, labels=19, activation=SOFTMAX, scores=False),
+    _variant("resize k19 labels", torch.float32, labels=19, activation=NONE, scores=False, rows=1),
+    _variant("resize k150 labels", torch.float32, labels=150, activation=NONE, scores=False, rows=1),
+]

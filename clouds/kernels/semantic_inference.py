@@ -1,0 +1,327 @@
+"""Semantic inference of mask classification (Cheng et al., MaskFormer, NeurIPS 2021, section 3.4).
+
+scores[k, y, x] = sum over queries q of P(class k | query q) x P(mask q at y, x),    labels = argmax over k
+
+P(mask) is the sigmoid of the mask logits, which come at a fraction of the network's size and are resized to it
+bilinearly (`align_corners=False`). As published ("merge_first") scores are merged there, cropped to the image and
+resized to the answer; "masks_first" crops and resizes the logits, and merges at the size of the answer.
+
+Nothing of [queries x height x width] exists but a strip (CPU) or a tile (Triton). Where scores must be resized, they
+are made and resized in bands: to make, per pixel of the answer, the scores of its four neighbours
+anew would cost four times the sigmoids per pixel of the answer, to keep a band costs 8 K bytes per pixel of the
+network, in cache.
+
+Axis letters: q queries, k classes, h and w cells of the mask logits, y and x pixels of the answer.
+"""
+
+# pyright: reportUnknownMemberType=false
+# (torch is typed in parts only)
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from clouds.kernels.backends import Backend, choose
+
+Size = tuple[int, int]
+Order = Literal["merge_first", "masks_first"]
+Activation = Literal["sigmoid", "softmax"]
+Chain = tuple[tuple[int, int], ...]  # resizes of one axis: (to how many, how many of these are kept)
+Taps = tuple[Tensor, Tensor]
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "sigmoid": torch.sigmoid,
+    "softmax": lambda maps: maps.softmax(0),
+}
+
+_STRIP = 1 << 18  # logits of one strip: 1 MB in float32 stays in a core's cache, and is not mapped anew for every strip
+_BAND = 1 << 21  # scores of one band on a CPU: 8 MB in float32, of which the two rows that bands share are few percent
+_GPU_BAND = 1 << 24  # 64 MB: a band costs two launches
+_MOST_CLASSES = 256  # that a program of the Triton kernel holds; labels end at 254 anyway
+_MOST_QUERIES = 128  # of a softmax: it needs all queries of a pixel at once
+
+
+def semantic_inference(
+    class_probabilities: Float[Tensor, "q k"],
+    mask_logits: Float[Tensor, "q h w"],
+    network_size: Size,
+    valid_size: Size,
+    size: Size,
+    postprocess: Order = "merge_first",
+    *,
+    activation: Activation = "sigmoid",
+    scores: bool = False,
+    backend: Backend = "auto",
+) -> Tensor:
+    """Labels or class scores of one image, from low-resolution mask logits.
+
+    Merged in float32 (float64 for float64) whatever the inputs are. The lowest of equally good labels wins, and a
+    score that is NaN beats every number, as in `torch.argmax`. On Triton, products of float32 inputs are made of three
+    TF32 products, which is float32 up to its last bits; those of bfloat16 and float16 inputs are TF32, whose rounding
+    (2^-11) is no more than that of the inputs. Results are the same in every run. Triton computes no gradients.
+
+    Args:
+        class_probabilities: P(class | query), without "no object".
+        mask_logits: logits of P(mask).
+        network_size: (height, width) of the network input, which the logits are resized to.
+        valid_size: (height, width) of the image within it, at its top left.
+        size: (height, width) of the answer.
+        postprocess: what is resized from `valid_size` to `size`: scores ("merge_first") or logits ("masks_first").
+        activation: P(mask): "sigmoid", or "softmax" over queries where each pixel belongs to exactly one.
+        scores: return scores instead of labels.
+        backend: see `clouds.kernels.backends`.
+
+    Returns:
+        uint8 "y x" labels, or float "k y x" scores.
+
+    Raises:
+        TypeError: an input is not of a floating dtype.
+        ValueError: shapes, devices or sizes do not fit; labels are asked for more than 255 classes; see `choose`.
+    """
+    _check(class_probabilities, mask_logits, network_size, valid_size, size, scores=scores)
+    work = torch.float64 if torch.float64 in (class_probabilities.dtype, mask_logits.dtype) else torch.float32
+    objection = _objection(class_probabilities, work, activation)
+    form = choose("semantic_inference", backend, mask_logits.device, objection=objection)
+    sizes = (network_size, valid_size, size)
+    if form == "triton":
+        first = postprocess == "masks_first"
+        return _fused(class_probabilities, mask_logits, *sizes, first, activation == "softmax", scores)
+    compute = reference if form == "reference" else _by_strips
+    inputs = class_probabilities.to(work), mask_logits.to(work)
+    return compute(*inputs, *sizes, postprocess, activation=activation, scores=scores)
+
+
+def reference(
+    class_probabilities: Float[Tensor, "q k"],
+    mask_logits: Float[Tensor, "q h w"],
+    network_size: Size,
+    valid_size: Size,
+    size: Size,
+    postprocess: Order = "merge_first",
+    *,
+    activation: Activation = "sigmoid",
+    scores: bool = False,
+) -> Tensor:
+    """The steps one after the other, each at full size, in the dtype of the inputs."""
+    maps = _resized(mask_logits, network_size)[:, : valid_size[0], : valid_size[1]]
+    if postprocess == "masks_first":
+        maps = _resized(maps, size)
+    merged = torch.einsum("qk,qyx->kyx", class_probabilities, _ACTIVATIONS[activation](maps))
+    if postprocess == "merge_first":
+        merged = _resized(merged, size)
+    return merged if scores else merged.argmax(0).to(torch.uint8)
+
+
+def _resized(maps: Tensor, size: Size) -> Tensor:
+    if tuple(maps.shape[1:]) == size:
+        return maps  # torch would compute inf + 0 x inf
+    return functional.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+
+
+def _by_strips(
+    class_probabilities: Tensor,
+    mask_logits: Tensor,
+    network_size: Size,
+    valid_size: Size,
+    size: Size,
+    postprocess: Order = "merge_first",
+    *,
+    activation: Activation = "sigmoid",
+    scores: bool = False,
+) -> Tensor:
+    """Some rows at a time, each step in cache: rows are resized before columns, while there are few of them."""
+    rows, columns = _chains(network_size, valid_size, size if postprocess == "masks_first" else valid_size)
+    taps = _taps(mask_logits.shape[1], rows, mask_logits.dtype)
+    per_row = max(1, len(mask_logits)) * max(resized for resized, _ in columns)
+
+    def merged(start: int, stop: int) -> Iterator[Tensor]:
+        for first, last in _cut(start, stop, _STRIP // per_row):
+            logits = _resize_columns(_resize_rows(mask_logits, taps, first, last), columns)
+            probabilities = _ACTIVATIONS[activation](logits)
+            yield (class_probabilities.mT @ probabilities.flatten(1)).unflatten(1, logits.shape[1:])
+
+    def resized(scores: Tensor, taps: Taps) -> Tensor:
+        return _resize_columns(_resize_rows(scores, taps, 0, len(taps[0])), ((size[1], size[1]),))
+
+    strips = merged(0, rows[-1][1])
+    if rows[-1][1] != size[0] or columns[-1][1] != size[1]:
+        numbers = _BAND // class_probabilities.shape[1]
+        strips = _bands(lambda *part: torch.cat(list(merged(*part)), 1), resized, valid_size, size, numbers=numbers)
+    # the index of a maximum is that of `argmax`, in a fifth of its time on a CPU
+    return torch.cat([strip if scores else strip.max(0).indices.to(torch.uint8) for strip in strips], -2)
+
+
+@torch.library.custom_op(
+    "clouds::semantic_inference",
+    mutates_args=(),
+    schema="(Tensor class_probabilities, Tensor mask_logits, SymInt[] network_size, SymInt[] valid_size, "
+    "SymInt[] size, bool masks_first, bool softmax, bool scores) -> Tensor",
+)
+def _fused(
+    class_probabilities: Tensor,
+    mask_logits: Tensor,
+    network_size: Sequence[int],
+    valid_size: Sequence[int],
+    size: Sequence[int],
+    masks_first: bool,
+    softmax: bool,
+    scores: bool,
+) -> Tensor:
+    from clouds.kernels._triton.semantic_inference import merge, resize
+
+    rows, columns = _chains(network_size, valid_size, size if masks_first else valid_size)
+    lines = _taps(mask_logits.shape[1], rows)
+    across = _taps(mask_logits.shape[2], columns)
+
+    def merged(start: int, stop: int, scores: bool = True) -> Tensor:
+        part = lines[0][start:stop], lines[1][start:stop]
+        return merge(class_probabilities, mask_logits, part, across, softmax=softmax, scores=scores)
+
+    if masks_first or tuple(size) == tuple(valid_size):
+        return merged(0, size[0], scores)
+    across_answer = _taps(valid_size[1], ((size[1], size[1]),))
+
+    def resized(maps: Tensor, part: Taps) -> Tensor:
+        return resize(maps, part, across_answer, scores=scores)
+
+    numbers = _GPU_BAND // class_probabilities.shape[1]
+    return torch.cat(list(_bands(merged, resized, valid_size, size, numbers=numbers)), -2)
+
+
+@_fused.register_fake
+def _(
+    class_probabilities: Tensor,
+    mask_logits: Tensor,
+    network_size: Sequence[int],
+    valid_size: Sequence[int],
+    size: Sequence[int],
+    masks_first: bool,
+    softmax: bool,
+    scores: bool,
+) -> Tensor:
+    if scores:
+        return mask_logits.new_empty((class_probabilities.shape[1], *size), dtype=torch.float32)
+    return mask_logits.new_empty(tuple(size), dtype=torch.uint8)
+
+
+def _bands(
+    merged: Callable[[int, int], Tensor],
+    resize: Callable[[Tensor, Taps], Tensor],
+    valid_size: Sequence[int],
+    size: Sequence[int],
+    *,
+    numbers: int,
+) -> Iterator[Tensor]:
+    """What `resize` makes of scores, some rows of the answer at a time.
+
+    Args:
+        merged: scores of rows first..last at the size of the image.
+        resize: resizes them, given which of these rows make each row of the answer.
+        valid_size, size: as for `semantic_inference`.
+        numbers: of one class in a band.
+    """
+    index, weight = _taps(valid_size[0], ((size[0], size[0]),))
+    per_row = max(valid_size[1], size[1]) * -(-valid_size[0] // size[0])
+    for start, stop in _cut(0, size[0], numbers // per_row):
+        near = index[start:stop]
+        first = int(near.min())
+        yield resize(merged(first, int(near.max()) + 1), (near - first, weight[start:stop]))
+
+
+def _cut(start: int, stop: int, step: int) -> Iterator[tuple[int, int]]:
+    step = max(1, step)
+    return ((first, min(first + step, stop)) for first in range(start, stop, step))
+
+
+def _chains(network_size: Sequence[int], valid_size: Sequence[int], size: Sequence[int]) -> tuple[Chain, Chain]:
+    """How rows and columns are resized: to so many, of which so many are kept, and again if the image is resized."""
+    resized = tuple(size) != tuple(valid_size)
+    rows, columns = (
+        ((network, valid), (answer, answer)) if resized else ((network, valid),)
+        for network, valid, answer in zip(network_size, valid_size, size, strict=True)
+    )
+    return rows, columns
+
+
+def _taps(length: int, chain: Chain, dtype: torch.dtype = torch.float32) -> Taps:
+    """Which cells of an axis, with which weights, make each pixel of what `chain` makes of it: both "pixels taps".
+
+    Each resize doubles the taps. Coordinates are computed as torch does, in the dtype of the merge. An axis that keeps
+    its length keeps its cells.
+    """
+    index, weight = torch.arange(length)[:, None], torch.ones(length, 1, dtype=dtype)
+    for resized, kept in chain:
+        if resized != len(index):
+            source = ((torch.arange(kept, dtype=dtype) + 0.5) * (len(index) / resized) - 0.5).clamp(min=0)
+            low = source.long()
+            high = (low + 1).clamp(max=len(index) - 1)
+            share = (source - low)[:, None]
+            weight = torch.cat(((1 - share) * weight[low], share * weight[high]), 1)
+            index = torch.cat((index[low], index[high]), 1)
+        index, weight = index[:kept], weight[:kept]
+    return index, weight
+
+
+def _resize_rows(maps: Tensor, taps: Taps, start: int, stop: int) -> Tensor:
+    """Rows start..stop of what `taps` make of the rows of `maps`: "c h w" to "c y w"."""
+    index, weight = (table[start:stop].to(maps.device) for table in taps)
+    parts = [maps.index_select(1, one) * share[:, None] for one, share in zip(index.T, weight.T, strict=True)]
+    return sum(parts[1:], parts[0])
+
+
+def _resize_columns(maps: Tensor, chain: Chain) -> Tensor:
+    for resized, kept in chain:
+        maps = functional.interpolate(maps, size=resized, mode="linear", align_corners=False)[..., :kept]
+    return maps
+
+
+def _objection(class_probabilities: Tensor, work: torch.dtype, activation: Activation) -> str | None:
+    """Why Triton cannot take these arguments; None if it can."""
+    queries, classes = class_probabilities.shape
+    if work == torch.float64:
+        return "it has no kernel for float64"
+    if classes > _MOST_CLASSES:
+        return f"its kernel takes at most {_MOST_CLASSES} classes, got {classes}"
+    if activation == "softmax" and queries > _MOST_QUERIES:
+        return f"its kernel takes a softmax over at most {_MOST_QUERIES} queries, got {queries}"
+    return None
+
+
+def _check(
+    class_probabilities: Tensor, mask_logits: Tensor, network_size: Size, valid_size: Size, size: Size, *, scores: bool
+) -> None:
+    given = {"class_probabilities": class_probabilities, "mask_logits": mask_logits}
+    for name, tensor in given.items():
+        if not tensor.is_floating_point():
+            raise TypeError(f"semantic_inference: {name} are {tensor.dtype}; expected a floating dtype")
+    shapes = [tuple(tensor.shape) for tensor in given.values()]
+    if (
+        [len(shape) for shape in shapes] != [2, 3]
+        or shapes[0][0] != shapes[1][0]
+        or 0 in (shapes[0][1:] + shapes[1][1:])
+    ):
+        raise ValueError(
+            f"semantic_inference: class_probabilities {shapes[0]} and mask_logits {shapes[1]}; "
+            'expected "q k" and "q h w" with k, h and w of at least 1'
+        )
+    if class_probabilities.device != mask_logits.device:
+        raise ValueError(
+            f"semantic_inference: class_probabilities are on {class_probabilities.device} and mask_logits on "
+            f"{mask_logits.device}; expected one device"
+        )
+    if min(*valid_size, *size) < 1 or any(map(int.__gt__, valid_size, network_size)):
+        raise ValueError(
+            f"semantic_inference: valid_size {valid_size} must lie within network_size {network_size}, and both it and "
+            f"size {size} must be of at least 1 pixel"
+        )
+    if not scores and shapes[0][1] > 255:
+        raise ValueError(
+            f"semantic_inference: labels are uint8 and 255 means ignore, so there are at most 255 classes, got "
+            f"{shapes[0][1]}; ask for scores=True"
+        )

@@ -1,0 +1,301 @@
+"""Every form of semantic inference against the order of work as published, in float64."""
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from clouds.kernels import semantic_inference as module
+from clouds.kernels.semantic_inference import reference, semantic_inference
+
+EPS = torch.finfo(torch.float32).eps
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+FORMS = ["torch", "triton"]
+quiet = pytest.mark.filterwarnings(
+    "ignore:.* encountered in:RuntimeWarning"
+)  # of numpy, which the interpreter computes with
+SIDES = st.integers(1, 9)
+ORDERS, ACTIVATIONS = st.sampled_from(["merge_first", "masks_first"]), st.sampled_from(["sigmoid", "softmax"])
+
+
+def inputs(queries: int, classes: int, cells: tuple[int, int], seed: int = 0) -> tuple[Tensor, Tensor]:
+    random = torch.Generator().manual_seed(seed)
+    logits = torch.randn(queries, *cells, generator=random) * 4
+    return torch.rand(queries, classes, generator=random), logits
+
+
+def tolerance(probabilities: Tensor, logits: Tensor, *sizes: tuple[int, int]) -> float:
+    """Coordinates and weights are off by some roundings of the longest side, sums by one for each query; the former
+    multiply the differences of logits, which the sigmoid flattens to a quarter. A product of bfloat16 inputs is
+    rounded to TF32 twice on a GPU."""
+    side, total = max(max(logits.shape[1:]), *map(max, sizes)), float(probabilities.double().sum(0).max())
+    coordinates = 8 * side * EPS * (1 + float(logits.double().abs().max()))
+    products = 2.0**-10 if logits.is_cuda and logits.dtype != torch.float32 else 0.0
+    return (coordinates + len(logits) * EPS + products) * total
+
+
+def assert_as_reference(form: Any, probabilities: Tensor, logits: Tensor, *sizes: Any, **options: Any) -> None:
+    """Scores agree, and labels wherever the two best scores are further apart than both can be off."""
+    expected = reference(probabilities.double(), logits.double(), *sizes, **options, scores=True)
+    atol = tolerance(probabilities, logits, *sizes[:3])
+    scores = semantic_inference(probabilities, logits, *sizes, **options, scores=True, backend=form)
+    assert scores.dtype == torch.float32
+    torch.testing.assert_close(scores.double(), expected, rtol=0, atol=atol)
+    labels = semantic_inference(probabilities, logits, *sizes, **options, backend=form)
+    assert labels.dtype == torch.uint8
+    assert labels.shape == sizes[2]
+    best = expected.topk(min(2, len(expected)), dim=0).values
+    clear = (best[0] - best[-1]) > 2 * atol if len(expected) > 1 else torch.ones_like(best[0], dtype=torch.bool)
+    assert torch.equal(labels[clear].long(), expected.argmax(0)[clear])
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("form", FORMS)
+@settings(max_examples=7)
+@given(
+    counts=st.tuples(st.integers(1, 20), st.integers(1, 18)),
+    cells=st.tuples(SIDES, SIDES),
+    network=st.tuples(st.integers(1, 30), st.integers(1, 30)),
+    cut=st.tuples(st.integers(0, 5), st.integers(0, 5)),
+    size=st.none() | st.tuples(st.integers(1, 30), st.integers(1, 30)),
+    order=ORDERS,
+    activation=ACTIVATIONS,
+    dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
+    seed=st.integers(0, 9999),
+)
+def test_any_sizes(
+    device: str, form: str, counts: Any, cells: Any, network: Any, cut: Any, size: Any, order: Any, activation: Any,
+    dtype: torch.dtype, seed: int,
+) -> None:  # fmt: skip
+    probabilities, logits = inputs(*counts, cells, seed)
+    valid = (max(1, network[0] - cut[0]), max(1, network[1] - cut[1]))
+    assert_as_reference(
+        form, probabilities.to(device), logits.to(device, dtype), network, valid, size or valid, postprocess=order,
+        activation=activation,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("order", ["merge_first", "masks_first"])
+@pytest.mark.parametrize("size", [(29, 43), (14, 61)])
+def test_the_released_stride_cut_anywhere(
+    monkeypatch: pytest.MonkeyPatch, device: str, form: str, order: str, size: tuple[int, int]
+) -> None:
+    """Strips and bands of few rows: groups of four rows start anywhere."""
+    for name, value in (("_STRIP", 3000), ("_BAND", 3000), ("_GPU_BAND", 3000)):
+        monkeypatch.setattr(module, name, value)
+    probabilities, logits = (tensor.to(device) for tensor in inputs(18, 3, (8, 12)))
+    assert_as_reference(form, probabilities, logits, (32, 48), (29, 43), size, postprocess=order)
+
+
+@pytest.mark.slow  # the interpreter takes a second for a thousand programs
+@pytest.mark.parametrize("device", DEVICES)
+@settings(max_examples=60)
+@given(
+    cells=st.tuples(st.integers(1, 20), st.integers(1, 40)),
+    stride=st.integers(1, 8),
+    size=st.tuples(st.integers(1, 90), st.integers(1, 160)),
+    order=ORDERS,
+    counts=st.tuples(st.integers(1, 110), st.integers(1, 150)),
+)
+def test_many_sizes_on_triton(device: str, cells: Any, stride: int, size: Any, order: Any, counts: Any) -> None:
+    probabilities, logits = (tensor.to(device) for tensor in inputs(*counts, cells))
+    network = (cells[0] * stride, cells[1] * stride)
+    assert_as_reference("triton", probabilities, logits, network, network, size, postprocess=order)
+    assert_as_reference("triton", probabilities, logits, network, network, network)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("form", FORMS)
+def test_inputs_of_any_strides(device: str, form: str) -> None:
+    probabilities, logits = (tensor.to(device) for tensor in inputs(10, 8, (6, 10)))
+    assert_as_reference(
+        form, probabilities[::2].mT.contiguous().mT[:, ::2], logits[::2].transpose(1, 2)[:, ::2], (20, 24), (20, 24),
+        (20, 24),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("size", [(12, 20), (7, 9)])
+def test_no_queries_no_scores(device: str, form: Any, size: tuple[int, int]) -> None:
+    probabilities, logits = (tensor.to(device) for tensor in inputs(0, 3, (3, 5)))
+    scores = semantic_inference(probabilities, logits, (12, 20), (12, 20), size, scores=True, backend=form)
+    assert torch.equal(scores.cpu(), torch.zeros(3, *size))
+    assert not semantic_inference(probabilities, logits, (12, 20), (12, 20), size, backend=form).any()
+
+
+@quiet
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
+def test_extreme_logits(device: str, form: str, activation: str) -> None:
+    probabilities, logits = (tensor.to(device) for tensor in inputs(6, 4, (5, 7)))
+    logits = logits.sign() * 1e4
+    scores = [
+        semantic_inference(p, x, (20, 28), (20, 28), (20, 28), activation=activation, scores=True, backend=one)  # type: ignore[arg-type]
+        for p, x, one in ((probabilities, logits, form), (probabilities.double(), logits.double(), "reference"))
+    ]
+    # at stride 4 all weights are exact, so that logits are, and whatever is not 0 or 1 is the sigmoid of exactly 0
+    torch.testing.assert_close(scores[0].double(), scores[1], rtol=0, atol=8 * EPS)
+
+
+@quiet
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("size", [(23, 31), (11, 17)])
+@pytest.mark.parametrize("order", ["merge_first", "masks_first"])
+@pytest.mark.parametrize("value", [float("nan"), -float("inf")])
+def test_nan_where_the_reference_has_it(device: str, form: Any, size: Any, order: Any, value: float) -> None:
+    probabilities, logits = (tensor.to(device) for tensor in inputs(3, 4, (6, 8)))
+    logits[1, 1, 3], logits[2, 4, 4], logits[2, 4, 5] = value, value, -value  # 0 x inf above row 1, and inf - inf
+    sizes = ((24, 32), (23, 31), size, order)
+    expected, found = (
+        semantic_inference(probabilities, logits, *sizes, scores=True, backend=one) for one in ("reference", form)
+    )
+    assert expected.isnan().any()
+    assert torch.equal(found.isnan(), expected.isnan())
+    labels = semantic_inference(probabilities, logits, *sizes, backend=form)
+    assert (labels[expected.isnan().any(0)] == 0).all()
+    probabilities[0, 2] = float("nan")
+    assert (semantic_inference(probabilities, logits, *sizes, backend=form)[~expected.isnan().any(0)] == 2).all()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("form", [*FORMS, "reference"])
+@pytest.mark.parametrize("size", [(8, 12), (9, 7)])
+def test_the_lowest_of_equal_labels_wins(device: str, form: Any, size: tuple[int, int]) -> None:
+    """One query, so that equal probabilities make equal scores, to the bit."""
+    logits = torch.randn(1, 2, 3, device=device)
+    probabilities = torch.tensor([[0.25, 0.5, 0.5, 0.125, 0.5]], device=device)
+    assert (semantic_inference(probabilities, logits, (8, 12), (8, 12), size, backend=form) == 1).all()
+
+
+class Largest(TorchDispatchMode):
+    """Remembers the most elements of any tensor that an operation makes."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in [out] if isinstance(out, Tensor) else out if isinstance(out, (tuple, list)) else []:
+            self.elements = max(self.elements, tensor.numel() if isinstance(tensor, Tensor) else 0)
+        return out
+
+
+@pytest.mark.parametrize("order", ["merge_first", "masks_first"])
+@pytest.mark.parametrize("size", [(1024, 2048), (1000, 1500)])
+def test_nothing_large_is_made(order: Any, size: tuple[int, int]) -> None:
+    """2^21 numbers of a band (or 255 classes' worth of labels) are 1 % of 100 queries at 1024 x 2048."""
+    probabilities, logits = inputs(100, 19, (256, 512))
+    with Largest() as largest:
+        semantic_inference(probabilities, logits, (1024, 2048), (1024, 2048), size, order, backend="torch")
+    assert largest.elements <= 0.0105 * 100 * 1024 * 2048
+
+
+def test_reduced_precision_is_merged_in_float32() -> None:
+    probabilities, logits = inputs(50, 5, (6, 9))
+    logits = logits.bfloat16()
+    sizes = ((24, 36), (23, 36), (11, 40))
+    scores = [semantic_inference(probabilities, x, *sizes, scores=True) for x in (logits, logits.float())]
+    assert torch.equal(*scores)
+
+
+@example(order="merge_first", activation="sigmoid")
+@settings(max_examples=4)
+@given(order=ORDERS, activation=ACTIVATIONS)
+def test_scores_are_differentiable_in_torch(order: Any, activation: Any) -> None:
+    def scores(probabilities: Tensor, logits: Tensor) -> Tensor:
+        return semantic_inference(
+            probabilities, logits, (8, 12), (7, 11), (5, 6), order, activation=activation, scores=True, backend="torch"
+        )
+
+    assert torch.autograd.gradcheck(scores, [tensor.double().requires_grad_() for tensor in inputs(3, 2, (2, 3))])
+
+
+def test_triton_computes_no_gradients() -> None:
+    probabilities, logits = inputs(3, 2, (2, 3))
+    scores = semantic_inference(
+        probabilities, logits.requires_grad_(), (8, 12), (8, 12), (8, 12), scores=True, backend="triton"
+    )
+    with pytest.raises(RuntimeError, match=r"clouds.semantic_inference.default but no autograd formula"):
+        scores.sum().backward()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(("scores", "size"), [(False, (8, 12)), (True, (9, 7))])
+def test_the_operation_is_registered_as_torch_wants_it(device: str, scores: bool, size: Any) -> None:
+    probabilities, logits = (tensor.to(device) for tensor in inputs(3, 2, (2, 3)))
+    torch.library.opcheck(
+        torch.ops.clouds.semantic_inference.default,
+        (probabilities, logits, (8, 12), (8, 12), size, False, False, scores),
+    )
+
+
+SIZES = ((8, 12), (8, 12), (8, 12))
+
+
+@pytest.mark.usefixtures("unchecked_types")
+@pytest.mark.parametrize("which", [0, 1])
+def test_integers_are_refused(which: int) -> None:
+    tensors = list(inputs(3, 2, (2, 3)))
+    tensors[which] = tensors[which].int()
+    name = ("class_probabilities", "mask_logits")[which]
+    with pytest.raises(TypeError, match=f"{name} are torch.int32; expected a floating dtype"):
+        semantic_inference(*tensors, *SIZES)
+
+
+@pytest.mark.usefixtures("unchecked_types")
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [((3, 2), (4, 2, 3)), ((3,), (3, 2, 3)), ((3, 2), (1, 3, 2, 3)), ((3, 0), (3, 2, 3)), ((3, 2), (3, 0, 3))],
+)
+def test_shapes_that_do_not_fit_are_named(first: tuple[int, ...], second: tuple[int, ...]) -> None:
+    with pytest.raises(
+        ValueError, match=r"class_probabilities \(.*\) and mask_logits \(.*\); expected \"q k\" and \"q h w"
+    ):
+        semantic_inference(torch.rand(first), torch.rand(second), *SIZES)
+
+
+def test_one_device() -> None:
+    probabilities, logits = inputs(3, 2, (2, 3))
+    with pytest.raises(ValueError, match="class_probabilities are on cpu and mask_logits on meta; expected one device"):
+        semantic_inference(probabilities, logits.to("meta"), *SIZES)
+
+
+@pytest.mark.parametrize(
+    ("valid", "size"), [((9, 12), (8, 12)), ((8, 13), (8, 12)), ((0, 12), (8, 12)), ((8, 12), (8, 0))]
+)
+def test_sizes_that_do_not_fit_are_named(valid: tuple[int, int], size: tuple[int, int]) -> None:
+    with pytest.raises(
+        ValueError, match=r"valid_size \(.*\) must lie within network_size \(8, 12\), and both it and size"
+    ):
+        semantic_inference(*inputs(3, 2, (2, 3)), (8, 12), valid, size)
+
+
+def test_labels_of_more_classes_than_they_can_name() -> None:
+    with pytest.raises(ValueError, match="there are at most 255 classes, got 256; ask for scores=True"):
+        semantic_inference(*inputs(3, 256, (2, 3)), *SIZES)
+    assert_as_reference("triton", *inputs(3, 255, (2, 3)), *SIZES)
+    assert len(semantic_inference(*inputs(3, 256, (2, 3)), *SIZES, scores=True)) == 256
+
+
+@pytest.mark.parametrize(
+    ("queries", "classes", "dtype", "activation", "reason"),
+    [
+        (3, 2, torch.float64, "sigmoid", "it has no kernel for float64"),
+        (3, 257, torch.float32, "sigmoid", "its kernel takes at most 256 classes, got 257"),
+        (129, 2, torch.float32, "softmax", "its kernel takes a softmax over at most 128 queries, got 129"),
+    ],
+)
+def test_what_triton_does_not_take(queries: int, classes: int, dtype: Any, activation: Any, reason: str) -> None:
+    probabilities, logits = inputs(queries, classes, (2, 3))
+    with pytest.raises(ValueError, match=f"semantic_inference: backend 'triton' cannot run: {reason}"):
+        semantic_inference(
+            probabilities, logits.to(dtype), *SIZES, activation=activation, scores=True, backend="triton"
+        )
