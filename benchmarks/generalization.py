@@ -49,8 +49,8 @@ terrain = "ignore"
 RECIPE = (
     "data.scale=[1.5, 3.0]",
     "data.source_factors=[1.0, 34.0]",
-    "warmup.steps=600",
-    "joint.steps=400",
+    "warmup.steps=300",
+    "joint.steps=150",
     "teacher.confidence=0.0",
 )
 
