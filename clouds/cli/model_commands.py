@@ -75,18 +75,15 @@ def train(
     """
     from clouds.core.composer import load
     from clouds.core.processes import joined
-    from clouds.training.train import START, read_recipe, unfinished
+    from clouds.training.train import START, read_recipe
     from clouds.training.train import train as run_training
 
     if resume and (recipe or out or assignments or phase or init):
         raise ConfigError("--resume goes on with a run as it was begun; leave out everything else")
     if not resume and not (recipe and out):
         raise ConfigError("a new run needs RECIPE and --out; to go on with one, give --resume DIR")
-    if out and (left := unfinished(out)):
-        raise ConfigError(
-            f"{out} has a run that stopped after step {left.step} of {left.phase}: go on with it, --resume {out}, or "
-            "choose another --out"
-        )
+    if out:
+        _check_place(out)
     settings = read_recipe(resume) if resume else load_recipe(recipe, assignments)
     device = str(settings.model.get("device", "auto"))
     with joined(device) as processes, progress_bar(shown=processes.main) as shown:
@@ -230,6 +227,18 @@ def _step_display(shown: Progress) -> Callable[[Phase, int, int, dict[str, float
         shown.update(tasks[phase], completed=step, description=", ".join([phase, *facts]))
 
     return on_step
+
+
+def _check_place(out: Path) -> None:
+    """A slip of the hand must not throw away what an interrupted run has made."""
+    from clouds.training.train import unfinished
+
+    left = unfinished(out)
+    if left is not None:
+        raise ConfigError(
+            f"{out} has a run that stopped after step {left.step} of {left.phase}: go on with it, --resume {out}, or "
+            "choose another --out"
+        )
 
 
 def _start(recipe: Recipe, source: str, phase: Phase | None, init: Path | None) -> Pipeline:
