@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, final
 
 import torch
 from attrs import evolve, frozen
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
 from clouds.core.errors import NonFiniteError
 from clouds.core.interfaces import HeadOutput, Targets
-from clouds.heads.matcher import assign, matching_cost
-from clouds.heads.points import FixedPoints, PointSource, RandomPoints, sample
+from clouds.heads.matcher import Joined, Pairs, join, match
+from clouds.heads.points import FixedPoints, PointSource, RandomPoints
+from clouds.kernels.point_sample import point_sample
 
 
 @frozen(kw_only=True)
@@ -59,26 +60,24 @@ class Criterion(nn.Module):
             raise ValueError(
                 f"loss: {len(targets)} targets for a batch of {len(output.mask_logits)} images; one for each"
             )
-        targets = [self._counted(target.to(output.mask_logits.device)) for target in targets]
+        wanted = join([target.to(output.mask_logits.device) for target in targets])
+        if self.ignored == "negative":
+            wanted = evolve(wanted, valid=torch.ones_like(wanted.valid))
+        last = len(output.auxiliary)
+        layers = {last: output, **dict(enumerate(output.auxiliary))}
         if points is None:
-            points = RandomPoints(self.points, generator)
+            masks = [min(output.mask_logits.shape[1], count) for count in wanted.counts]
+            points = RandomPoints.draw(self.points, generator, layers=list(layers), masks=masks)
         elif isinstance(points, Tensor):
             points = FixedPoints(points)
-        layers = [_in_float32(layer) for layer in (*output.auxiliary, output)]
-        *earlier, last = range(len(layers))
         terms: dict[str, Tensor] = {}
         with torch.autocast(output.mask_logits.device.type, enabled=False):
-            for index in (last, *earlier):
+            pairs = match(layers, wanted, points, (self.weights.class_, self.weights.mask, self.weights.dice))
+            for index, layer in layers.items():
                 suffix = "" if index == last else f"_{index}"
-                found = self._layer(index, layers[index], targets, points)
+                found = self._layer(index, layer, wanted, pairs[index], points)
                 terms.update({f"{name}{suffix}": term for name, term in found.items()})
-        bad = [name for name, term in terms.items() if not term.isfinite()]
-        if bad:
-            images = [image for image in range(len(targets)) if any(_is_broken(layer, image) for layer in layers)]
-            raise NonFiniteError(
-                f"loss terms {bad} are not finite: the network's output for images {images} of the batch is NaN or "
-                "infinite; look at those images, the learning rate and the precision"
-            )
+        _check_finite(terms, layers.values())
         return terms
 
     def counts(self, targets: Sequence[Targets], *, queries: int, layers: int) -> dict[str, float]:
@@ -99,92 +98,66 @@ class Criterion(nn.Module):
             for name, count in (("class", weight), ("mask", masks), ("dice", masks))
         }
 
-    def _counted(self, target: Targets) -> Targets:
-        return evolve(target, valid=torch.ones_like(target.valid)) if self.ignored == "negative" else target
-
     def _layer(
-        self, layer: int, output: HeadOutput, targets: Sequence[Targets], points: PointSource
+        self, layer: int, output: HeadOutput, wanted: Joined, pairs: Pairs, points: PointSource
     ) -> dict[str, Tensor]:
-        pairs = [
-            self.match(output, target, points.matching(layer, image, output.mask_logits[image]), image)
-            for image, target in enumerate(targets)
-        ]
-        class_term = self._class_loss(output.class_logits, targets, pairs)
-        mask_term, dice_term = self._mask_losses(layer, output.mask_logits, targets, pairs, points)
+        class_term = self._class_loss(output.class_logits.float(), wanted, pairs)
+        mask_term, dice_term = _mask_losses(layer, output.mask_logits, wanted, pairs, points)
         return {
             "class": self.weights.class_ * class_term,
             "mask": self.weights.mask * mask_term,
             "dice": self.weights.dice * dice_term,
         }
 
-    @torch.no_grad()
-    def match(
-        self, output: HeadOutput, target: Targets, points: Float[Tensor, "p 2"], image: int
-    ) -> tuple[Tensor, Tensor]:
-        """Query and target indices of the cheapest pairs for one image of the batch, compared at `points`."""
-        maps = torch.cat((target.masks, target.valid[None])).float()
-        at_points = sample(maps[None], points[None])[0]
-        cost = matching_cost(
-            output.class_logits[image],
-            target.labels,
-            sample(output.mask_logits[image][None], points[None])[0],
-            at_points[:-1],
-            (at_points[-1] > 0.5).float(),
-            (self.weights.class_, self.weights.mask, self.weights.dice),
-        )
-        return assign(cost, image=image)
-
-    def _class_loss(
-        self, class_logits: Float[Tensor, "b q k1"], targets: Sequence[Targets], pairs: list[tuple[Tensor, Tensor]]
-    ) -> Tensor:
+    def _class_loss(self, class_logits: Float[Tensor, "b q k1"], wanted: Joined, pairs: Pairs) -> Tensor:
         no_object = class_logits.shape[-1] - 1
         classes = torch.full(class_logits.shape[:2], no_object, device=class_logits.device)
-        for index, (queries, chosen) in enumerate(pairs):
-            classes[index, queries] = targets[index].labels[chosen]
+        classes[pairs.images, pairs.queries] = wanted.labels[pairs.targets]
         weight = class_logits.new_ones(no_object + 1)
         weight[-1] = self.weights.no_object
         return functional.cross_entropy(class_logits.flatten(0, 1), classes.flatten(), weight)
 
-    def _mask_losses(
-        self,
-        layer: int,
-        mask_logits: Float[Tensor, "b q h w"],
-        targets: Sequence[Targets],
-        pairs: list[tuple[Tensor, Tensor]],
-        points: PointSource,
-    ) -> tuple[Tensor, Tensor]:
-        counts = [len(queries) for queries, _ in pairs]
-        if not sum(counts):
-            return mask_logits.sum() * 0, mask_logits.sum() * 0
-        logits = torch.cat([mask_logits[index, queries] for index, (queries, _) in enumerate(pairs)])
-        owner = torch.repeat_interleave(torch.tensor(counts)).to(logits.device)
-        with torch.no_grad():
-            places = points.loss(layer, logits, owner)
-            masks = torch.cat([targets[i].masks[chosen] for i, (_, chosen) in enumerate(pairs)])
-            wanted = sample(masks[:, None].float(), places)[:, 0]
-            counted = _counted(targets, places.split(counts))
-        values = sample(logits[:, None], places)[:, 0]
-        per_point = functional.binary_cross_entropy_with_logits(values, wanted, reduction="none") * counted
-        mask_terms = per_point.sum(1) / counted.sum(1).clamp(min=1)
-        probability, wanted = values.sigmoid() * counted, wanted * counted
-        dice_terms = 1 - (2 * (probability * wanted).sum(1) + 1) / (probability.sum(1) + wanted.sum(1) + 1)
-        count = sum(len(target.labels) for target in targets)
-        return mask_terms.sum() / count, dice_terms.sum() / count
+
+def _mask_losses(
+    layer: int, mask_logits: Float[Tensor, "b q h w"], wanted: Joined, pairs: Pairs, points: PointSource
+) -> tuple[Tensor, Tensor]:
+    """Cross entropy and dice loss of the matched masks, per target."""
+    if not sum(pairs.counts):
+        nothing = mask_logits.sum(dtype=torch.float32) * 0
+        return nothing, nothing
+    logits = mask_logits[pairs.images, pairs.queries]
+    with torch.no_grad():
+        places = points.loss(layer, logits, pairs.images).to(logits.device, torch.float32)
+        inside = point_sample(wanted.masks[pairs.targets][:, None], places)[:, 0]
+        counted = _counted(wanted.valid, places.split(pairs.counts))
+    values = point_sample(logits[:, None], places)[:, 0]
+    per_point = functional.binary_cross_entropy_with_logits(values, inside, reduction="none") * counted
+    mask_terms = per_point.sum(1) / counted.sum(1).clamp(min=1)
+    probability, inside = values.sigmoid() * counted, inside * counted
+    dice_terms = 1 - (2 * (probability * inside).sum(1) + 1) / (probability.sum(1) + inside.sum(1) + 1)
+    return mask_terms.sum() / len(wanted.labels), dice_terms.sum() / len(wanted.labels)
 
 
-def _in_float32(output: HeadOutput) -> HeadOutput:
-    return HeadOutput(class_logits=output.class_logits.float(), mask_logits=output.mask_logits.float())
+def _check_finite(terms: Mapping[str, Tensor], layers: Iterable[HeadOutput]) -> None:
+    finite = torch.stack(list(terms.values())).isfinite().tolist()
+    bad = [name for name, good in zip(terms, finite, strict=True) if not good]
+    if bad:
+        broken = [
+            ~(layer.class_logits.isfinite().flatten(1).all(1) & layer.mask_logits.isfinite().flatten(1).all(1))
+            for layer in layers
+        ]
+        images = torch.stack(broken).any(0).nonzero().flatten().tolist()
+        raise NonFiniteError(
+            f"loss terms {bad} are not finite: the network's output for images {images} of the batch is NaN or "
+            "infinite; look at those images, the learning rate and the precision"
+        )
 
 
-def _is_broken(output: HeadOutput, image: int) -> bool:
-    return not (output.class_logits[image].isfinite().all() and output.mask_logits[image].isfinite().all())
-
-
-def _counted(targets: Sequence[Targets], places: Sequence[Float[Tensor, "_ p 2"]]) -> Float[Tensor, "_ p"]:
+def _counted(valid: Bool[Tensor, "b h w"], places: Sequence[Float[Tensor, "_ p 2"]]) -> Float[Tensor, "_ p"]:
     """1 at points on valid pixels, 0 elsewhere; each image's map is sampled once for the points of all its masks."""
     parts = [
-        sample(target.valid[None, None].float(), points.reshape(1, -1, 2)).view(points.shape[:2])
-        for target, points in zip(targets, places, strict=True)
+        point_sample(one[None, None], points.reshape(1, -1, 2)).view(points.shape[:2])
+        for one, points in zip(valid, places, strict=True)
         if len(points)
     ]
     return (torch.cat(parts) > 0.5).float()

@@ -1,16 +1,17 @@
-"""Point sampling for mask losses (Kirillov et al., PointRend, CVPR 2020, section 3.1). Points are (x, y) in 0..1."""
+"""Where masks are compared (Kirillov et al., PointRend, CVPR 2020, section 3.1). Points are (x, y) in 0..1."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol, final, runtime_checkable
 
 import torch
 from attrs import frozen
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import functional
 
 from clouds.core.interfaces import ImageGenerators
+from clouds.kernels.point_sample import point_sample
 
 OVERSAMPLE = 3.0  # candidates per point
 IMPORTANCE = 0.75  # share of points taken where the mask is least certain
@@ -18,7 +19,10 @@ IMPORTANCE = 0.75  # share of points taken where the mask is least certain
 
 @runtime_checkable
 class PointSource(Protocol):
-    """Where masks are compared. Layers are numbered from 0 (bare queries); the last one is the final prediction."""
+    """Where masks are compared. Layers are numbered from 0 (bare queries); the last one is the final prediction.
+
+    All layers and images are matched before any loss is computed. Points may be on any device.
+    """
 
     def matching(self, layer: int, image: int, mask_logits: Float[Tensor, "q h w"]) -> Float[Tensor, "p 2"]:
         """Points for the matching costs of one image; all its masks share them."""
@@ -33,34 +37,61 @@ class PointSource(Protocol):
 
 @final
 @frozen(eq=False)
+class _Drawn:
+    """Random points of one layer: of each image for the costs; candidates, and what joins them, for the losses."""
+
+    costs: list[Float[Tensor, "p 2"]]
+    losses: list[tuple[Float[Tensor, "_ c 2"], Float[Tensor, "_ r 2"]]]
+
+
+@final
+@frozen(eq=False)
 class RandomPoints:
     """Uniform points for the costs, mostly uncertain ones for the losses, as published.
 
     Attributes:
         count: points per mask.
-        generator: source of the random numbers; None takes torch's. From `ImageGenerators` each image draws its own.
+        layers: what was drawn for each layer, by its number; on the generator's device.
     """
 
     count: int
-    generator: torch.Generator | None
+    layers: dict[int, _Drawn]
+
+    @classmethod
+    def draw(
+        cls, count: int, generator: torch.Generator | None, *, layers: Sequence[int], masks: Sequence[int]
+    ) -> RandomPoints:
+        """Draw layer by layer, for the costs and then for the losses.
+
+        Args:
+            count: points per mask.
+            generator: source of the numbers; None takes torch's. From `ImageGenerators` each image draws its own.
+            layers: their numbers, in the order in which they draw.
+            masks: masks of each image that are matched in a layer.
+        """
+        if isinstance(generator, ImageGenerators):
+            images = generator.images
+            owners = list(zip(images, masks, strict=True))
+        else:
+            images = [generator] * len(masks)
+            owners = [(generator, sum(masks))]
+        drawn: dict[int, _Drawn] = {}
+        for layer in layers:
+            costs = [uniform(1, count, one)[0] for one in images]
+            losses = [_candidates(number, count, one) for one, number in owners if number]
+            drawn[layer] = _Drawn(costs, losses)
+        return cls(count, drawn)
 
     def matching(self, layer: int, image: int, mask_logits: Float[Tensor, "q h w"]) -> Float[Tensor, "p 2"]:
-        return uniform(1, self.count, mask_logits, self._of(image))[0]
+        return self.layers[layer].costs[image]
 
     def loss(
         self, layer: int, mask_logits: Float[Tensor, "n h w"], images: Int[Tensor, " n"]
     ) -> Float[Tensor, "n p 2"]:
-        if not isinstance(self.generator, ImageGenerators):
-            return uncertain(mask_logits, self.count, self.generator)
-        owners, counts = images.unique_consecutive(return_counts=True)
-        parts = mask_logits.split(counts.tolist())
-        drawn = [
-            uncertain(part, self.count, self._of(image)) for image, part in zip(owners.tolist(), parts, strict=True)
-        ]
-        return torch.cat(drawn)
-
-    def _of(self, image: int) -> torch.Generator | None:
-        return self.generator.images[image] if isinstance(self.generator, ImageGenerators) else self.generator
+        drawn = zip(*self.layers[layer].losses, strict=True)
+        candidates, others = (torch.cat(parts).to(mask_logits.device) for parts in drawn)
+        chosen = least_certain(mask_logits, candidates, int(self.count * IMPORTANCE))
+        return torch.cat((chosen, others), dim=1)
 
 
 @final
@@ -71,39 +102,32 @@ class FixedPoints:
     points: Float[Tensor, "b p 2"]
 
     def matching(self, layer: int, image: int, mask_logits: Float[Tensor, "q h w"]) -> Float[Tensor, "p 2"]:
-        return self.points[image].to(mask_logits)
+        return self.points[image]
 
     def loss(
         self, layer: int, mask_logits: Float[Tensor, "n h w"], images: Int[Tensor, " n"]
     ) -> Float[Tensor, "n p 2"]:
-        return self.points.to(mask_logits)[images]
+        return self.points.to(images.device)[images]
 
 
-def sample(maps: Float[Tensor, "n c h w"], points: Float[Tensor, "n p 2"]) -> Float[Tensor, "n c p"]:
-    """Bilinear values of maps at points; outside of the map is 0."""
-    grid = (2 * points - 1)[:, :, None]
-    return functional.grid_sample(maps, grid, align_corners=False)[..., 0]
-
-
-def uniform(count: int, points: int, like: Tensor, generator: torch.Generator | None) -> Float[Tensor, "n p 2"]:
-    """Uniform random points. They are drawn on the generator's device (the CPU by default) and then moved."""
+def uniform(count: int, points: int, generator: torch.Generator | None) -> Float[Tensor, "n p 2"]:
+    """Uniform random points on the generator's device, the CPU by default."""
     device = generator.device if generator is not None else torch.device("cpu")
-    return torch.rand(count, points, 2, generator=generator, device=device).to(like)
-
-
-def uncertain(
-    mask_logits: Float[Tensor, "n h w"], points: int, generator: torch.Generator | None
-) -> Float[Tensor, "n p 2"]:
-    """Random points, most of them where mask logits are nearest to 0."""
-    candidates = uniform(len(mask_logits), int(points * OVERSAMPLE), mask_logits, generator)
-    chosen = least_certain(mask_logits, candidates, int(points * IMPORTANCE))
-    return torch.cat((chosen, uniform(len(mask_logits), points - chosen.shape[1], mask_logits, generator)), dim=1)
+    return torch.rand(count, points, 2, generator=generator, device=device)
 
 
 def least_certain(
     mask_logits: Float[Tensor, "n h w"], candidates: Float[Tensor, "n p 2"], count: int
 ) -> Float[Tensor, "n c 2"]:
     """The `count` candidates whose mask logit is nearest to 0."""
-    certainty = sample(mask_logits[:, None], candidates)[:, 0].abs()
+    certainty = point_sample(mask_logits[:, None], candidates)[:, 0].abs()
     nearest = certainty.topk(count, dim=1, largest=False).indices
     return candidates.gather(1, nearest[..., None].expand(-1, -1, 2))
+
+
+def _candidates(
+    masks: int, points: int, generator: torch.Generator | None
+) -> tuple[Float[Tensor, "n c 2"], Float[Tensor, "n r 2"]]:
+    """Points of which the least certain are taken, and those that are taken as they are."""
+    candidates = uniform(masks, int(points * OVERSAMPLE), generator)
+    return candidates, uniform(masks, points - int(points * IMPORTANCE), generator)

@@ -9,13 +9,16 @@ import golden
 import numpy as np
 import pytest
 import torch
+from attrs import evolve
 from golden import assert_close, randn
 from torch import Tensor
 
 from clouds.core.interfaces import HeadOutput, Targets
 from clouds.heads.criterion import Criterion, Weights
-from clouds.heads.matcher import matching_cost
-from clouds.heads.points import least_certain, sample
+from clouds.heads.matcher import join, match
+from clouds.heads.points import least_certain
+from clouds.kernels.matching_cost import matching_cost
+from clouds.kernels.point_sample import point_sample
 
 ORDER = 1e-6
 WEIGHTS = Weights(class_=2.0, mask=5.0, dice=5.0, no_object=0.1)
@@ -73,20 +76,35 @@ def unweighted(terms: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("layer", range(3))
 @pytest.mark.parametrize("image", range(2))
-def test_costs_and_assignments(layer: int, image: int) -> None:
+def test_costs(layer: int, image: int) -> None:
     data = golden.load("07_criterion")
     made, target = layers()[layer], targets(data)[image]
     points = torch.from_numpy(data[f"match_points_layer{layer}_img{image}"])
-    values = sample(made.mask_logits[image][None], points)[0]
-    wanted = sample(target.masks[None].float(), points)[0]
+    values = point_sample(made.mask_logits[image][None], points)
+    wanted = point_sample(target.masks[None].float(), points)
     for name, weights in (("class", (1, 0, 0)), ("mask", (0, 1, 0)), ("dice", (0, 0, 1)), ("total", (2, 5, 5))):
         cost = matching_cost(
-            made.class_logits[image], target.labels, values, wanted, torch.ones(64), tuple(map(float, weights))
+            made.class_logits[image][None, None],
+            values[None],
+            target.labels,
+            wanted,
+            torch.ones(1, 1, 64),
+            [len(target.labels)],
+            tuple(map(float, weights)),
         )
-        assert_close(cost, data[f"cost_{name}_layer{layer}_img{image}"], floor=ORDER, what=name)
-    queries, chosen = criterion().match(made, criterion()._counted(target), points[0], image)
-    assert queries.tolist() == data[f"match_query_layer{layer}_img{image}"].tolist()
-    assert chosen.tolist() == data[f"match_target_layer{layer}_img{image}"].tolist()
+        assert_close(cost[0], data[f"cost_{name}_layer{layer}_img{image}"], floor=ORDER, what=name)
+
+
+def test_assignments() -> None:
+    data = golden.load("07_criterion")
+    wanted = join([evolve(target, valid=torch.ones_like(target.valid)) for target in targets(data)])
+    pairs = match(dict(enumerate(layers())), wanted, StoredPoints(data), (2.0, 5.0, 5.0))
+    for layer, found in pairs.items():
+        for image, first in enumerate((0, wanted.counts[0])):
+            of_image = found.images == image
+            queries, chosen = found.queries[of_image], found.targets[of_image] - first
+            assert queries.tolist() == data[f"match_query_layer{layer}_img{image}"].tolist()
+            assert chosen.tolist() == data[f"match_target_layer{layer}_img{image}"].tolist()
 
 
 def test_losses_and_gradients() -> None:
@@ -122,4 +140,4 @@ def test_uncertain_points() -> None:
     chosen = torch.cat((least_certain(data["logits"][:, 0], data["rand0"], 24), data["rand1"]), dim=1)
     assert torch.equal(chosen, data["coords"])
     assert torch.equal(least_certain(data["logits_b"][:, 0], data["rand_b0"], 33), data["coords_b"])
-    assert_close(sample(data["logits"], data["point_sample_coords"]), data["point_sample_out"], floor=ORDER)
+    assert_close(point_sample(data["logits"], data["point_sample_coords"]), data["point_sample_out"], floor=ORDER)

@@ -1,0 +1,171 @@
+"""Costs of giving targets to queries, for all layers and images at once (Cheng et al., Mask2Former, CVPR 2022, 3.3).
+
+cost[l, q, t] = - w_class softmax(class_logits[l, i, q])[label_t]
+                + w_mask  mean over points of BCE(x, y)
+                + w_dice  (1 - (2 sum(sigmoid(x) y) + 1) / (sum(sigmoid(x)) + sum(y) + 1))
+
+where i is the image of target t, x the mask logits of query q and y the mask of t at the points of layer l and image i,
+and sums and the mean are over those points that count.
+Axis letters: l layers, b images, q queries, k classes with "no object", p points, t targets, image after image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+from clouds.kernels.backends import Backend, choose
+
+
+@torch.no_grad()
+def matching_cost(
+    class_logits: Float[Tensor, "l b q k"],
+    mask_values: Float[Tensor, "l b q p"],
+    labels: Int[Tensor, " t"],
+    target_values: Float[Tensor, "l t p"],
+    valid: Float[Tensor, "l b p"],
+    counts: Sequence[int],
+    weights: tuple[float, float, float],
+    *,
+    backend: Backend = "auto",
+) -> Float[Tensor, "l q t"]:
+    """Costs, without gradient, in float32 at least. Columns of one image are next to each other.
+
+    Args:
+        class_logits: of each query.
+        mask_values: mask logits at the points.
+        labels: class of each target, 0..k-2; another one has the cost NaN (Triton) or is an error of indexing (torch).
+        target_values: masks of the targets at the points of their image, 0..1.
+        valid: 1 where a point counts, 0 on ignored pixels.
+        counts: targets of each image; they sum to t.
+        weights: of the class, mask and dice terms.
+        backend: see `clouds.kernels.backends`.
+
+    Raises:
+        ValueError: shapes or devices do not fit, or Triton was asked for and cannot run.
+        TypeError: labels are no whole numbers, or another tensor is not floating point.
+    """
+    tensors = {
+        "class_logits": class_logits,
+        "mask_values": mask_values,
+        "labels": labels,
+        "target_values": target_values,
+        "valid": valid,
+    }
+    _check_shapes({name: tuple(tensor.shape) for name, tensor in tensors.items()}, counts)
+    _check_tensors(tensors)
+    doubles = [name for name, tensor in tensors.items() if tensor.dtype == torch.float64]
+    objection = f"it computes in float32, and {doubles} are float64" if doubles else None
+    if choose("matching_cost", backend, mask_values.device, objection=objection) == "triton":
+        return _costs(class_logits, mask_values, labels, target_values, valid, list(counts), list(weights))
+    return reference(class_logits, mask_values, labels, target_values, valid, counts, weights)
+
+
+def reference(
+    class_logits: Float[Tensor, "l b q k"],
+    mask_values: Float[Tensor, "l b q p"],
+    labels: Int[Tensor, " t"],
+    target_values: Float[Tensor, "l t p"],
+    valid: Float[Tensor, "l b p"],
+    counts: Sequence[int],
+    weights: tuple[float, float, float],
+) -> Float[Tensor, "l q t"]:
+    """The formula, layer by layer and image by image; cross entropy and dice of all pairs are matrix products."""
+    dtype = torch.promote_types(mask_values.dtype, torch.float32)
+    cost = mask_values.new_empty(*mask_values.shape[:3:2], len(labels), dtype=dtype)
+    class_logits, mask_values, valid = class_logits.to(dtype), mask_values.to(dtype), valid.to(dtype)
+    sizes = list(counts)
+    of_images = zip(cost.split(sizes, 2), labels.split(sizes), target_values.to(dtype).split(sizes, 1), strict=True)
+    for image, (columns, chosen, masks) in enumerate(of_images):
+        for layer, one in enumerate(masks):
+            logits, values, counted = class_logits[layer, image], mask_values[layer, image], valid[layer, image]
+            columns[layer] = _of_image(logits, values, counted, chosen, one, weights)
+    return cost
+
+
+def _of_image(
+    class_logits: Float[Tensor, "q k"],
+    mask_values: Float[Tensor, "q p"],
+    valid: Float[Tensor, " p"],
+    labels: Int[Tensor, " n"],
+    target_values: Float[Tensor, "n p"],
+    weights: tuple[float, float, float],
+) -> Float[Tensor, "q n"]:
+    count = valid.sum().clamp(min=1)
+    class_cost = -class_logits.softmax(-1)[:, labels]
+    inside = functional.softplus(-mask_values) * valid
+    outside = functional.softplus(mask_values) * valid
+    mask_cost = (inside @ target_values.T + outside @ (1 - target_values).T) / count
+    probability = mask_values.sigmoid() * valid
+    targets = target_values * valid
+    overlap = 2 * probability @ targets.T + 1
+    dice_cost = 1 - overlap / (probability.sum(-1)[:, None] + targets.sum(-1)[None] + 1)
+    return weights[0] * class_cost + weights[1] * mask_cost + weights[2] * dice_cost
+
+
+def _check_shapes(shapes: dict[str, tuple[int, ...]], counts: Sequence[int]) -> None:
+    layers, images, queries, points = shapes["mask_values"] if len(shapes["mask_values"]) == 4 else (-1,) * 4
+    targets = sum(counts)
+    expected = {
+        "class_logits": (layers, images, queries, *shapes["class_logits"][3:4]),
+        "mask_values": (layers, images, queries, points),
+        "labels": (targets,),
+        "target_values": (layers, targets, points),
+        "valid": (layers, images, points),
+    }
+    if shapes != expected or len(counts) != images or len(shapes["class_logits"]) != 4 or min(counts, default=0) < 0:
+        raise ValueError(
+            f'matching_cost: shapes {shapes} and counts {list(counts)}; expected class_logits "l b q k", mask_values '
+            '"l b q p", labels "t", target_values "l t p", valid "l b p", and b counts that sum to t'
+        )
+
+
+def _check_tensors(tensors: dict[str, Tensor]) -> None:
+    devices = {name: str(tensor.device) for name, tensor in tensors.items()}
+    if len(set(devices.values())) > 1:
+        raise ValueError(f"matching_cost: tensors on {devices}; expected one device")
+    wrong = {
+        name: tensor.dtype for name, tensor in tensors.items() if name != "labels" and not tensor.is_floating_point()
+    }
+    if wrong or tensors["labels"].dtype not in (torch.int32, torch.int64):
+        raise TypeError(
+            f"matching_cost: labels of {tensors['labels'].dtype}, and {wrong} are not floating point; expected int32 "
+            "or int64 labels, and floating point for all others"
+        )
+
+
+@torch.library.custom_op(
+    "clouds::matching_cost",
+    mutates_args=(),
+    schema="(Tensor class_logits, Tensor mask_values, Tensor labels, Tensor target_values, Tensor valid, int[] counts, "
+    "float[] weights) -> Tensor",
+)
+def _costs(
+    class_logits: Tensor,
+    mask_values: Tensor,
+    labels: Tensor,
+    target_values: Tensor,
+    valid: Tensor,
+    counts: list[int],
+    weights: list[float],
+) -> Tensor:
+    from clouds.kernels._triton.matching_cost import forward
+
+    return forward(class_logits, mask_values, labels, target_values, valid, counts, weights)
+
+
+@_costs.register_fake
+def _(
+    class_logits: Tensor,
+    mask_values: Tensor,
+    labels: Tensor,
+    target_values: Tensor,
+    valid: Tensor,
+    counts: list[int],
+    weights: list[float],
+) -> Tensor:
+    return mask_values.new_empty(*mask_values.shape[:3:2], len(labels), dtype=torch.float32)
