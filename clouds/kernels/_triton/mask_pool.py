@@ -1,0 +1,162 @@
+"""Sums of features under binarised masks: masks are made of logits in registers, and multiplied as matrices.
+
+Forward, each program sums some hundred pixels for a tile of masks and channels; a second, small sum adds the programs
+up, always in the same order. Backward, each program has a tile of channels and pixels, and goes through the masks.
+"""
+
+# pyright: reportArgumentType=false, reportCallIssue=false, reportGeneralTypeIssues=false
+# (what `triton.jit` makes of a function is not typed)
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from clouds.kernels._triton.variant import Launch, Variant
+
+# 128 masks hold the 100 of the released heads, so that features are read once. Masks are read, from the L2 cache, once
+# for 64 channels: for 128 the sums alone take 64 registers of a thread, and spill beside the addresses of both tiles.
+FORWARD = Launch(blocks={"BLOCK_Q": 128, "BLOCK_C": 64, "BLOCK_N": 32}, num_warps=8, num_stages=3)
+# Both halves of a float32 number take registers: 32 pixels at a time spill on compute capability 8.9.
+FORWARD_FLOAT32 = Launch(blocks={"BLOCK_Q": 128, "BLOCK_C": 64, "BLOCK_N": 16}, num_warps=8, num_stages=3)
+# The same number of sums, long along the pixels, which are written once; 32 masks at a time leave the least of 100 idle
+# but for 16, which wait twice as often.
+BACKWARD = Launch(blocks={"BLOCK_Q": 32, "BLOCK_C": 64, "BLOCK_N": 128}, num_warps=8, num_stages=2)
+_PROGRAMS = 256  # about two for each of 132 multiprocessors; more make the second sum larger
+_LEAST_PIXELS = 256  # of a program: fewer do not pay for its start and for writing its sums
+
+
+@triton.jit
+def mask_pool_forward(
+    features, masks, totals, counts, queries, channels, pixels, width, share, batch_stride, channel_stride, row_stride,
+    column_stride, mask_batch_stride, mask_stride, mask_row_stride, mask_column_stride, FLAT: tl.constexpr,
+    PRECISION: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    part, parts, image = tl.program_id(0), tl.num_programs(0), tl.program_id(2).to(tl.int64)
+    tiles = tl.cdiv(channels, BLOCK_C)
+    q = tl.program_id(1) // tiles * BLOCK_Q + tl.arange(0, BLOCK_Q)
+    c = tl.program_id(1) % tiles * BLOCK_C + tl.arange(0, BLOCK_C)
+    maps = features + image * batch_stride + c[None, :].to(tl.int64) * channel_stride
+    logits = masks + image * mask_batch_stride + q[:, None].to(tl.int64) * mask_stride
+    total = tl.zeros([BLOCK_Q, BLOCK_C], tl.float32)
+    count = tl.zeros([BLOCK_Q], tl.float32)
+    for start in range(part * share, tl.minimum(part * share + share, pixels), BLOCK_N):
+        n = start + tl.arange(0, BLOCK_N)
+        known = n < tl.minimum(part * share + share, pixels)
+        of_mask = logits + _offset(n, width, mask_row_stride, mask_column_stride, FLAT)[None, :]
+        inside = tl.load(of_mask, (q < queries)[:, None] & known[None, :], other=0.0).to(tl.float32) > 0
+        inside = inside.to(tl.float32)
+        of_feature = maps + _offset(n, width, row_stride, column_stride, FLAT)[:, None]
+        values = tl.load(of_feature, known[:, None] & (c < channels)[None, :], other=0.0).to(tl.float32)
+        total = tl.dot(inside, values, total, input_precision=PRECISION)
+        count += tl.sum(inside, 1)
+    row = (image * parts + part) * queries + q
+    tl.store(totals + row[:, None] * channels + c[None, :], total, (q < queries)[:, None] & (c < channels)[None, :])
+    if tl.program_id(1) % tiles == 0:
+        tl.store(counts + row, count, q < queries)
+
+
+@triton.jit
+def mask_pool_backward(
+    gradients, masks, out, queries, channels, pixels, width, mask_batch_stride, mask_stride, mask_row_stride,
+    mask_column_stride, FLAT: tl.constexpr, PRECISION: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_C: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    image = tl.program_id(2).to(tl.int64)
+    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    logits = masks + image * mask_batch_stride + _offset(n, width, mask_row_stride, mask_column_stride, FLAT)[None, :]
+    total = tl.zeros([BLOCK_C, BLOCK_N], tl.float32)
+    for start in range(0, queries, BLOCK_Q):
+        q = start + tl.arange(0, BLOCK_Q)
+        of_mask = logits + q[:, None].to(tl.int64) * mask_stride
+        inside = tl.load(of_mask, (q < queries)[:, None] & (n < pixels)[None, :], other=0.0).to(tl.float32) > 0
+        of_query = gradients + (image * queries + q)[None, :] * channels + c[:, None]
+        shares = tl.load(of_query, (q < queries)[None, :] & (c < channels)[:, None], other=0.0)
+        total = tl.dot(shares, inside.to(tl.float32), total, input_precision=PRECISION)
+    place = out + (image * channels + c)[:, None] * pixels + n[None, :]
+    tl.store(place, total.to(out.dtype.element_ty), (c < channels)[:, None] & (n < pixels)[None, :])
+
+
+@triton.jit
+def _offset(n, width, row_stride, column_stride, FLAT: tl.constexpr):
+    """Where pixel n is: FLAT where a row follows the other, as in every map but those that were cropped."""
+    if FLAT:
+        return n.to(tl.int64) * column_stride
+    return (n // width).to(tl.int64) * row_stride + n % width * column_stride
+
+
+def forward(features: Tensor, mask_logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums of the features inside each mask "b q c", and the pixels inside "b q"; both float32."""
+    batch, channels, height, width = features.shape
+    queries, pixels = mask_logits.shape[1], height * width
+    launch = FORWARD_FLOAT32 if features.dtype == torch.float32 else FORWARD
+    tiles = triton.cdiv(channels, launch.blocks["BLOCK_C"]) * triton.cdiv(queries, launch.blocks["BLOCK_Q"])
+    if not batch * tiles:
+        return features.new_zeros(batch, queries, channels).float(), features.new_zeros(batch, queries).float()
+    parts = max(1, min(_PROGRAMS // (batch * tiles), pixels // _LEAST_PIXELS))
+    totals = features.new_empty(batch, parts, queries, channels, dtype=torch.float32)
+    counts = features.new_empty(batch, parts, queries, dtype=torch.float32)
+    mask_pool_forward[(parts, tiles, batch)](
+        features, mask_logits, totals, counts, queries, channels, pixels, width, triton.cdiv(pixels, parts),
+        *features.stride(), *mask_logits.stride(), FLAT=_is_flat(features) and _is_flat(mask_logits),
+        PRECISION=precision(features.dtype), **launch.arguments(),
+    )  # fmt: skip
+    return totals.sum(1), counts.sum(1)
+
+
+def backward(gradients: Tensor, mask_logits: Tensor, dtype: torch.dtype) -> Tensor:
+    """Gradient of the features "b c h w", from that of the sums "b q c"."""
+    (batch, queries, channels), (height, width) = gradients.shape, mask_logits.shape[2:]
+    out = gradients.new_empty(batch, channels, height, width, dtype=dtype)
+    if out.numel():
+        blocks = BACKWARD.blocks
+        grid = (triton.cdiv(height * width, blocks["BLOCK_N"]), triton.cdiv(channels, blocks["BLOCK_C"]), batch)
+        mask_pool_backward[grid](
+            gradients.contiguous(), mask_logits, out, queries, channels, height * width, width, *mask_logits.stride(),
+            FLAT=_is_flat(mask_logits), PRECISION=precision(dtype), **BACKWARD.arguments(),
+        )  # fmt: skip
+    return out
+
+
+def precision(dtype: torch.dtype) -> str:
+    """TF32 holds every bfloat16 and float16 number; float32 numbers are multiplied as three TF32 products."""
+    return "tf32x3" if dtype == torch.float32 else "tf32"
+
+
+def _is_flat(maps: Tensor) -> bool:
+    return maps.stride(2) == maps.shape[3] * maps.stride(3)
+
+
+_SIZES = ("queries", "channels", "pixels", "width", "mask_batch_stride", "mask_stride", "mask_row_stride")
+_TYPES = {torch.bfloat16: "*bf16", torch.float32: "*fp32"}
+
+
+def _variants(name: str, dtype: torch.dtype) -> list[Variant]:
+    strides = ("share", "batch_stride", "channel_stride", "row_stride")
+    forward = {"features": _TYPES[dtype], "masks": _TYPES[dtype], "totals": "*fp32", "counts": "*fp32"}
+    backward = {"gradients": "*fp32", "masks": _TYPES[dtype], "out": _TYPES[dtype]}
+    constants = {"mask_column_stride": 1, "FLAT": True, "PRECISION": precision(dtype)}
+    return [
+        Variant(
+            name=f"mask_pool_forward {name}",
+            kernel=mask_pool_forward,
+            signature={**forward, **dict.fromkeys((*_SIZES, *strides), "i32")},
+            constants={"column_stride": 1, **constants},
+            launch=FORWARD_FLOAT32 if dtype == torch.float32 else FORWARD,
+            forward=True,
+        ),
+        Variant(
+            name=f"mask_pool_backward {name}",
+            kernel=mask_pool_backward,
+            signature={**backward, **dict.fromkeys(_SIZES, "i32")},
+            constants=constants,
+            launch=BACKWARD,
+            forward=False,
+        ),
+    ]
+
+
+VARIANTS = [*_variants("bf16", torch.bfloat16), *_variants("fp32", torch.float32)]
