@@ -106,10 +106,12 @@ def load_weights(module: nn.Module, state: Mapping[str, Tensor], *, source: str)
     Raises:
         WeightsError: naming missing keys, left-over keys and wrong shapes; the module is then unchanged.
     """
+    own = module.state_dict()
     faults = [
         f"{len(found)} {what}: {', '.join(found[:_SHOWN])}{', ...' if len(found) > _SHOWN else ''}"
-        for what, found in misfits(module.state_dict(), state).items()
+        for what, found in misfits(own, state).items()
     ]
     if faults:
         raise WeightsError(f"{source} does not fit {type(module).__name__}: {'; '.join(faults)}")
-    module.load_state_dict(dict(state))
+    own.update(state)  # `own` says of which version of each class it is, and some classes load nothing without
+    module.load_state_dict(own)

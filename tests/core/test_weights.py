@@ -3,6 +3,7 @@
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -126,3 +127,18 @@ def test_load_weights_counts_faults_and_shows_the_first() -> None:
     )
     with pytest.raises(WeightsError, match=re.escape(message)):
         load_weights(module, {"x": torch.zeros(1)}, source="file")
+
+
+def test_load_weights_tells_a_class_its_version() -> None:
+    """A state dict without versions, as of a safetensors file, reads like one of this version once it fits."""
+
+    class Versioned(torch.nn.Linear):
+        _version = 2
+
+        def _load_from_state_dict(self, state: Any, prefix: str, metadata: dict[str, Any], *rest: Any) -> None:
+            assert metadata["version"] == 2
+            super()._load_from_state_dict(state, prefix, metadata, *rest)
+
+    module, state = Versioned(1, 1), {"weight": torch.ones(1, 1), "bias": torch.ones(1)}
+    load_weights(module, state, source="file")
+    assert module.weight.item() == 1

@@ -3,7 +3,7 @@
 import pytest
 from clouds.testing import check_by_name
 
-NAMES = ("resnet18", "squeezenet1_0", "mobilenet_v3_small", "swin_t", "densenet121")
+NAMES = ("resnet18", "squeezenet1_0", "mobilenet_v3_small", "swin_t", "alexnet")
 
 
 @pytest.mark.parametrize("name", NAMES)

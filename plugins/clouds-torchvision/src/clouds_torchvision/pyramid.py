@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+import re
+import sys
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from itertools import accumulate
@@ -13,7 +15,7 @@ import clouds
 import torch
 from attrs import frozen
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, interpolate
+from torch.nn.functional import avg_pool2d, interpolate, pad
 from torchvision import models
 from torchvision.models.feature_extraction import create_feature_extractor
 
@@ -21,8 +23,11 @@ LEVELS = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
 _PROBE = (448, 576)  # height and width differ, so that maps with their channels last are told apart
 _SLACK = 0.25  # of a halving
 _CLASSIFIERS = ("classifier", "fc", "head", "heads")  # what torchvision calls the layers behind the features
-# Else torchvision warns that their initialisation is slow, or gives them outputs that only training needs.
-_PLAIN = {"googlenet": {"init_weights": False, "aux_logits": True}, "inception_v3": {"init_weights": False}}
+# Their weights are for images in -1..1, which the models make themselves when told to, and their files hold auxiliary
+# classifiers. Their initialisation is slow, of which torchvision warns.
+_INCEPTION = {"init_weights": False, "aux_logits": True, "transform_input": True}
+_OPTIONS = {"googlenet": _INCEPTION, "inception_v3": _INCEPTION}
+_PUBLISHED_DENSENET = re.compile(r"(?<=\.)(norm|relu|conv)\.([12])(?=\.)")  # "norm.1" in files is "norm1" in the model
 
 
 @frozen(kw_only=True)
@@ -41,6 +46,7 @@ class TorchvisionPyramid(clouds.Backbone):
     Args:
         trunk: normalised images "b 3 h w" to a map for each level that the model has.
         stages: of these levels.
+        smallest: the shortest side that the trunk takes; smaller images are padded with `mean`, bottom-right.
         mean, std: of the images that the weights were trained with, 0..255.
         unit_rms: scale each pixel's channels to a mean square of 1.
     """
@@ -50,6 +56,7 @@ class TorchvisionPyramid(clouds.Backbone):
         trunk: nn.Module,
         *,
         stages: dict[str, Stage],
+        smallest: int,
         mean: Sequence[float],
         std: Sequence[float],
         unit_rms: bool,
@@ -59,21 +66,26 @@ class TorchvisionPyramid(clouds.Backbone):
             for level, stride in LEVELS.items()
         }
         super().__init__(features=specs, mean=mean, std=std)
-        self.trunk, self.unit_rms = trunk, unit_rms
+        self.trunk, self.smallest, self.unit_rms = trunk, smallest, unit_rms
         self.channels_last = [level for level, stage in stages.items() if stage.channels_last]
 
     def forward(self, images: Tensor) -> clouds.Features:
-        maps = self.trunk(self.normalize(images))
+        height, width = images.shape[-2:]
+        tall, wide = max(height, self.smallest), max(width, self.smallest)
+        maps = self.trunk(pad(self.normalize(images), (0, wide - width, 0, tall - height)))
         for level in self.channels_last:
             maps[level] = maps[level].permute(0, 3, 1, 2)
         if "res5" not in maps:
             maps["res5"] = avg_pool2d(maps["res4"], 2, ceil_mode=True)
-        return clouds.Features(**{level: self._exact(maps[level], images, stride) for level, stride in LEVELS.items()})
+        levels: dict[str, Tensor] = {}
+        for level, stride in LEVELS.items():
+            exact = self._exact(maps[level], (tall // stride, wide // stride))
+            levels[level] = exact[..., : height // stride, : width // stride]
+        return clouds.Features(**levels)
 
-    def _exact(self, level: Tensor, images: Tensor, stride: int) -> Tensor:
-        """The map at exactly this stride, where unpadded convolutions fall a little short of it."""
-        size = [side // stride for side in images.shape[-2:]]
-        if list(level.shape[-2:]) != size:
+    def _exact(self, level: Tensor, size: tuple[int, int]) -> Tensor:
+        """The map at exactly this size, of which unpadded convolutions fall a little short."""
+        if level.shape[-2:] != size:
             level = interpolate(level, size, mode="bilinear")
         return level / (level.square().mean(1, keepdim=True) + 1).sqrt() if self.unit_rms else level
 
@@ -93,9 +105,11 @@ def build_pyramid(
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise clouds.ConfigError(f"torchvision has no classification model {model!r}{hint}")
     net = _whole(model, pretrained)
-    stages = find_levels(model, net)
-    trunk = create_feature_extractor(net, {one.path: level for level, one in stages.items()})
-    return TorchvisionPyramid(trunk, stages=stages, mean=mean, std=std, unit_rms=unit_rms)
+    bare = copy.deepcopy(net).to("meta").eval()
+    stages, smallest = find_levels(model, bare), find_smallest(bare)
+    # Training adds nodes (auxiliary classifiers), of which none is a level: nothing to be warned of.
+    trunk = create_feature_extractor(net, {s.path: level for level, s in stages.items()}, suppress_diff_warning=True)
+    return TorchvisionPyramid(trunk, stages=stages, smallest=smallest, mean=mean, std=std, unit_rms=unit_rms)
 
 
 def find_levels(model: str, net: nn.Module) -> dict[str, Stage]:
@@ -119,6 +133,17 @@ def find_levels(model: str, net: nn.Module) -> dict[str, Stage]:
             f"torchvision's {model} has maps at strides {sorted(stages)}, none at {missing}; take another model"
         )
     return {level: stages[stride] for level, stride in LEVELS.items() if stride in stages}
+
+
+def find_smallest(bare: nn.Module) -> int:
+    """The shortest side, a multiple of 32, of which unpadded convolutions leave something; `bare` has no data."""
+    for side in range(LEVELS["res5"], min(_PROBE), LEVELS["res5"]):
+        try:
+            bare(torch.zeros(1, 3, side, side, device="meta"))
+        except RuntimeError:  # nothing is left for some layer
+            continue
+        return side
+    return min(_PROBE)
 
 
 def _stages(net: nn.Module) -> Iterator[Stage]:
@@ -160,16 +185,21 @@ def _read_map(value: object) -> tuple[int, bool] | None:
 
 def _whole(model: str, pretrained: bool | Path) -> nn.Module:
     """The classification model with its weights."""
+    options = _OPTIONS.get(model, {})
     if pretrained is True:
         try:
-            return models.get_model(model, weights="DEFAULT")
+            return models.get_model(model, weights="DEFAULT", progress=sys.stderr.isatty(), **options)
         except (OSError, RuntimeError) as error:
             raise clouds.WeightsError(
                 f"weights of torchvision's {model} could not be loaded ({type(error).__name__}: {error}); check the "
                 "connection, or use pretrained=FILE or pretrained=False"
             ) from error
-    net = models.get_model(model, weights=None, **_PLAIN.get(model, {}))
-    if pretrained is False:
-        return net
-    clouds.load_weights(net, clouds.read_weights(Path(pretrained)), source=str(pretrained))
+    net = models.get_model(model, weights=None, **options)
+    if pretrained is not False:
+        state = clouds.read_weights(Path(pretrained))
+        if isinstance(net, models.DenseNet):
+            state = {_PUBLISHED_DENSENET.sub(r"\1\2", key): value for key, value in state.items()}
+        # The oldest of torchvision's files are of before batch norm counted its batches, which nothing here reads.
+        counters = {key: value for key, value in net.state_dict().items() if key.endswith("num_batches_tracked")}
+        clouds.load_weights(net, counters | state, source=str(pretrained))
     return net
