@@ -93,15 +93,15 @@ def test_the_released_stride_cut_anywhere(
     assert_as_reference(form, probabilities, logits, (32, 48), (29, 43), size, postprocess=order)
 
 
-@pytest.mark.slow  # the interpreter takes a second for a thousand programs
+@pytest.mark.slow  # some minutes: the interpreter runs programs one by one
 @pytest.mark.parametrize("device", DEVICES)
-@settings(max_examples=60)
+@settings(max_examples=5)
 @given(
-    cells=st.tuples(st.integers(1, 20), st.integers(1, 40)),
-    stride=st.integers(1, 8),
-    size=st.tuples(st.integers(1, 90), st.integers(1, 160)),
+    cells=st.tuples(st.integers(1, 12), st.integers(1, 20)),
+    stride=st.integers(1, 5),
+    size=st.tuples(st.integers(1, 40), st.integers(1, 70)),
     order=ORDERS,
-    counts=st.tuples(st.integers(1, 110), st.integers(1, 150)),
+    counts=st.tuples(st.integers(1, 40), st.integers(1, 70)),
 )
 def test_many_sizes_on_triton(device: str, cells: Any, stride: int, size: Any, order: Any, counts: Any) -> None:
     probabilities, logits = (tensor.to(device) for tensor in inputs(*counts, cells))
