@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import compiled, decoder, evaluation, loading, memory, predict, refiners
+from benchmarks import compiled, decoder, evaluation, head, loading, memory, predict, refiners
 from benchmarks.rows import append
 
 BENCHMARKS = {
     "compiled": compiled.run,
     "decoder": decoder.run,
     "evaluation": evaluation.run,
+    "head": head.run,
     "loading": loading.run,
     "memory": memory.run,
     "predict": predict.run,

@@ -49,9 +49,9 @@ class Sizes:
         }
 
 
-def ours(sizes: Sizes) -> tuple[nn.Module, nn.Module]:
-    """Our pixel decoder and transformer decoder."""
-    head: Any = build_part(
+def head(sizes: Sizes) -> Any:
+    """Our whole head, for evaluation."""
+    return build_part(
         "head",
         {
             "name": "mask2former",
@@ -66,16 +66,21 @@ def ours(sizes: Sizes) -> tuple[nn.Module, nn.Module]:
             level: clouds.FeatureSpec(channels=sizes.channels << i, stride=4 << i) for i, level in enumerate(LEVELS)
         },
     ).eval()
-    return head.pixel_decoder, head.predictor
 
 
-def theirs(sizes: Sizes) -> tuple[nn.Module, nn.Module]:
-    """The peer's, taken from a whole model, which alone initialises them; Swin's widths double like those here."""
-    from transformers import Mask2FormerConfig, Mask2FormerModel, SwinConfig
+def ours(sizes: Sizes) -> tuple[nn.Module, nn.Module]:
+    """Our pixel decoder and transformer decoder."""
+    whole = head(sizes)
+    return whole.pixel_decoder, whole.predictor
+
+
+def peer_config(sizes: Sizes) -> Any:
+    """Of the peer's model; Swin's widths double like those here."""
+    from transformers import Mask2FormerConfig, SwinConfig
 
     swin: Any = SwinConfig(embed_dim=sizes.channels, depths=[1] * 4, num_heads=[1] * 4)
     swin.out_features = ["stage1", "stage2", "stage3", "stage4"]
-    config = Mask2FormerConfig(
+    return Mask2FormerConfig(
         backbone_config=swin,
         feature_size=sizes.width,
         mask_feature_size=sizes.width,
@@ -86,7 +91,13 @@ def theirs(sizes: Sizes) -> tuple[nn.Module, nn.Module]:
         dim_feedforward=sizes.feedforward,
         num_queries=sizes.queries,
     )
-    model: Any = Mask2FormerModel(config).eval()
+
+
+def theirs(sizes: Sizes) -> tuple[nn.Module, nn.Module]:
+    """The peer's, taken from a whole model, which alone initialises them."""
+    from transformers import Mask2FormerModel
+
+    model: Any = Mask2FormerModel(peer_config(sizes)).eval()
     return model.pixel_level_module.decoder, model.transformer_module
 
 
@@ -128,7 +139,7 @@ def run(sizes: Sizes | None = None, *, repeats: int = 5) -> list[dict[str, Any]]
             lambda made: decoder(made.multi_scale_features, made.mask_features),
         ),
     }
-    with _threads(THREADS), torch.inference_mode():
+    with thread_count(THREADS), torch.inference_mode():
         times = compare(runs, repeats=repeats)
         for metric, by_provider in times.items():
             rows += [row("decoder", name, metric, "s", values, **facts) for name, values in by_provider.items()]
@@ -138,7 +149,8 @@ def run(sizes: Sizes | None = None, *, repeats: int = 5) -> list[dict[str, Any]]
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def thread_count(count: int) -> Iterator[None]:
+    """So many threads of torch within."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -7,6 +7,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ def row(benchmark: str, provider: str, metric: str, unit: str, values: Sequence[
         "repeats": len(values),
         **facts,
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
+        "driver": _driver(),
         "threads": torch.get_num_threads(),
         "torch": version("torch"),
         "triton": _version("triton"),
@@ -42,14 +44,21 @@ def row(benchmark: str, provider: str, metric: str, unit: str, values: Sequence[
 def seconds(run: Callable[[], object], *, repeats: int) -> list[float]:
     """Wall-clock seconds of each repeat, after one warm-up."""
     run()
-    times: list[float] = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return times
+    return [clock(run) for _ in range(repeats)]
+
+
+def clock(run: Callable[[], object]) -> float:
+    """Wall-clock seconds of one run, to the end of what it started on a GPU."""
+    _finish()
+    start = time.perf_counter()
+    run()
+    _finish()
+    return time.perf_counter() - start
+
+
+def _finish() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def append(name: str, rows: Sequence[dict[str, Any]]) -> Path:
@@ -68,6 +77,16 @@ def _version(distribution: str) -> str | None:
         return None
 
 
+@cache
+def _driver() -> str | None:
+    """Of the GPU, as its own tool says; None without one."""
+    if not torch.cuda.is_available():
+        return None
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    return subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()[0]
+
+
+@cache
 def _commit() -> str:
     git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
     done = subprocess.run(git, capture_output=True, text=True, check=False)

@@ -1,0 +1,114 @@
+"""The whole mask2former head beside the reference order of work and Hugging Face's module, and its dense layers alone.
+
+From the same features of one image, with random weights; the reference order (`benchmarks.reference_head`) has those of
+ours. All are run in turns in one process. "forward" ends with class and mask logits, "labels" with a label for every
+pixel of the image. The peer merges its masks at 384 x 384 pixels whatever the image's size, ours and the reference at
+the size of the image.
+
+    python -m benchmarks head     # float32, and bfloat16 by autocast
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks import reference_head
+from benchmarks.decoder import THREADS, Sizes, compare, head, peer_config, thread_count
+from benchmarks.dense import DenseLayers
+from benchmarks.rows import clock, row
+from clouds.core.interfaces import Features
+
+OURS, REFERENCE, DENSE = "clouds", "reference order", "dense layers"
+_CLASSES = 19
+
+
+class _Given(nn.Module):
+    """In place of the peer's backbone: features that are there already."""
+
+    def __init__(self, maps: list[Tensor]) -> None:
+        super().__init__()
+        self.maps = maps
+
+    def forward(self, _: Tensor) -> SimpleNamespace:
+        return SimpleNamespace(feature_maps=self.maps)
+
+
+def run(
+    sizes: Sizes | None = None,
+    *,
+    device: str = "cpu",
+    dtypes: tuple[str, ...] = ("float32", "bfloat16"),
+    repeats: int = 7,
+) -> list[dict[str, Any]]:
+    """Rows of seconds for each provider, of how many times faster ours is, and of the share that is dense layers."""
+    sizes = sizes or Sizes()
+    with thread_count(THREADS if device == "cpu" else torch.get_num_threads()):
+        return [one for dtype in dtypes for one in _measure(sizes, device, dtype, repeats)]
+
+
+def _measure(sizes: Sizes, device: str, dtype: str, repeats: int) -> Iterator[dict[str, Any]]:
+    runs, peer = providers(sizes, torch.device(device)), f"transformers {version('transformers')}"
+    facts = {"shape": list(sizes.image), "queries": sizes.queries, "dtype": dtype}
+    number = getattr(torch, dtype)
+    with torch.no_grad(), torch.autocast(device, dtype=number, enabled=dtype != "float32"):
+        with DenseLayers() as dense:
+            runs[OURS][0]()
+        timed = {name: _timed(*steps) for name, steps in runs.items()}
+        timed[DENSE] = lambda: {"forward": clock(dense.run)}
+        times = compare(timed, repeats=repeats)
+    for metric, by_provider in times.items():
+        yield from (row("head", name, metric, "s", values, **facts) for name, values in by_provider.items())
+        mine = by_provider[OURS]
+        for other in (REFERENCE, peer):
+            faster = [slow / fast for fast, slow in zip(mine, by_provider[other], strict=True)]
+            yield row("head", OURS, f"{metric}, times faster", "x", faster, peer=other, **facts)
+    pairs = zip(times["forward"][DENSE], times["forward"][OURS], strict=True)
+    yield row(
+        "head", OURS, "forward, share of dense layers", "%", [100 * dense / all_ for dense, all_ in pairs], **facts
+    )
+
+
+def providers(sizes: Sizes, device: torch.device) -> dict[str, tuple[Callable[[], Any], Callable[[Any], Tensor]]]:
+    """Of each provider, what makes the logits of one image, and what makes labels "y x" of these."""
+    mine = head(sizes).to(device)
+    maps = {level: one.to(device) for level, one in sizes.features().items()}
+    features = Features(**maps)
+    return {
+        OURS: (lambda: mine(features), lambda output: mine.segment(output, sizes.image, sizes.image)),
+        REFERENCE: (
+            lambda: reference_head.forward(mine, features),
+            lambda output: reference_head.segment(output, sizes.image),
+        ),
+        f"transformers {version('transformers')}": _peer(sizes, list(maps.values()), device),
+    }
+
+
+def _peer(sizes: Sizes, maps: list[Tensor], device: torch.device) -> tuple[Callable[[], Any], Callable[[Any], Tensor]]:
+    from transformers import Mask2FormerForUniversalSegmentation, Mask2FormerImageProcessor
+
+    config = peer_config(sizes)
+    config.num_labels = _CLASSES
+    model: Any = Mask2FormerForUniversalSegmentation(config)
+    model.eval().to(device)
+    model.model.pixel_level_module.encoder = _Given(maps)
+    processor: Any = Mask2FormerImageProcessor()
+    image = torch.zeros(1, 3, *sizes.image, device=device)
+    return (
+        lambda: model(pixel_values=image),
+        lambda output: processor.post_process_semantic_segmentation(output, target_sizes=[sizes.image])[0],
+    )
+
+
+def _timed(forward: Callable[[], Any], label: Callable[[Any], Tensor]) -> Callable[[], dict[str, float]]:
+    def measured() -> dict[str, float]:
+        made: list[Any] = []
+        logits = clock(lambda: made.append(forward()))
+        return {"forward": logits, "labels": logits + clock(lambda: label(made[0]))}
+
+    return measured
