@@ -335,6 +335,11 @@ class Generator(ABC):
     def generate(self, requests: Iterable[GenerationRequest]) -> Iterator[GeneratedImage]:
         """Yield one image per request, in order. The same request gives the same image in any batch."""
 
+    def describe(self) -> Mapping[str, Any]:
+        """What a manifest says about each picture, beyond name and options: plain JSON values. `steps` and `guidance`
+        are those of requests that name none; a dataset is not continued by a generator that says something else."""
+        return {}
+
 
 class Refiner(ABC):
     """Improves label maps that a teacher predicted, using the image."""

@@ -12,7 +12,7 @@ from clouds.core.pipeline import Pipeline
 from clouds.data.folder import Dataset
 from clouds.evaluation import html
 from clouds.evaluation.confusion import count_confusion, mean_iou
-from clouds.synthesis.manifest import GeneratedSet
+from clouds.synthesis.generated_set import GeneratedSet
 
 _PER_DOMAIN, _GENERATED, _MEASURED = 2, 6, 60
 Row = tuple[str, float | None, float | None]

@@ -19,7 +19,7 @@ from clouds.demo.page import demo_page
 from clouds.evaluation.evaluate import evaluate
 from clouds.evaluation.report import Report
 from clouds.synthesis.generate import generate
-from clouds.synthesis.manifest import GeneratedSet
+from clouds.synthesis.generated_set import GeneratedSet
 from clouds.training.recipe import PhaseConfig, Recipe, load_recipe
 from clouds.training.train import Report as StepReport
 from clouds.training.train import train

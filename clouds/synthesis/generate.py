@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
@@ -18,18 +19,13 @@ from clouds.core.interfaces import GeneratedImage, GenerationRequest, Generator
 from clouds.core.pipeline import Pipeline
 from clouds.core.plan import Part
 from clouds.core.progress import progress_bar
-from clouds.synthesis.manifest import (
-    FILE_NAME,
-    GeneratedSet,
-    MadeBy,
-    Row,
-    StoredFile,
-    appending,
-    open_generated,
-    read_rows,
-)
+from clouds.synthesis.filters import Filter, fingerprint, judge
+from clouds.synthesis.generated_set import GeneratedSet, open_generated
+from clouds.synthesis.manifest import FILE_NAME, Files, MadeBy, Row, StoredFile, appending, read_rows
+from clouds.synthesis.rejections import Rejection, add_rejection, read_rejections
 
 PROMPTS = 100  # Benigmim et al., CVPR 2024: 100 prompts for 5000 images
+ATTEMPT = 2**32  # between the seeds of an image's attempts, so that no other image has them
 _LIBRARIES = ("clouds-dgss", "diffusers", "numpy", "pillow", "torch", "transformers")
 
 
@@ -43,6 +39,9 @@ def generate(
     size: tuple[int, int] = (768, 768),
     batch_size: int = 4,
     keep_labels: bool = False,
+    filters: Sequence[Filter] = (),
+    attempts: int = 3,
+    verify: bool = False,
     progress: bool = False,
 ) -> GeneratedSet:
     """Make a dataset with a pipeline's generator and prompter. See `generate_set`.
@@ -51,7 +50,7 @@ def generate(
         pipeline: a composed pipeline with a generator, and with a prompter unless `prompts` are given.
         n: number of images.
         prompts: what to show; None asks the prompter for min(n, 100).
-        out, seed, size, batch_size, keep_labels, progress: see `generate_set`.
+        out, seed, size, batch_size, keep_labels, filters, attempts, verify, progress: see `generate_set`.
 
     Raises:
         ConfigError: the pipeline has no generator, or no prompter while no prompts are given.
@@ -73,25 +72,11 @@ def generate(
         size=size,
         batch_size=batch_size,
         keep_labels=keep_labels,
+        filters=filters,
+        attempts=attempts,
+        verify=verify,
         progress=progress,
     )
-
-
-@frozen(kw_only=True)
-class _Job:
-    """An image to make.
-
-    Attributes:
-        name: of its files.
-        request: for the generator.
-        asked: what its row says before there is a picture; equal for every run that may go on with it.
-        keep_labels: whether to write exact labels.
-    """
-
-    name: str
-    request: GenerationRequest
-    asked: dict[str, Any]
-    keep_labels: bool
 
 
 def generate_set(
@@ -105,12 +90,17 @@ def generate_set(
     size: tuple[int, int] = (768, 768),
     batch_size: int = 4,
     keep_labels: bool = False,
+    filters: Sequence[Filter] = (),
+    attempts: int = 3,
+    verify: bool = False,
     progress: bool = False,
 ) -> GeneratedSet:
     """Make n images, or those of them that `out` lacks: a killed run is finished by the same call.
 
     Image j shows prompt j mod P of the P prompts, has the seed `seed + j`, and is `images/im_{j}_p{j mod P}.png`, as
-    published. Images do not depend on the batch, nor on how often the run was interrupted.
+    published. Images do not depend on the batch, nor on how often the run was interrupted. One that a filter rejects
+    is drawn again with the seed `seed + j + 2**32`, then 2 * 2**32, ...; after `attempts` rejections it is left out,
+    and what was rejected is not tried again by a later call with the same filters (`rejected.jsonl`).
 
     Args:
         generator: what draws.
@@ -122,6 +112,9 @@ def generate_set(
         size: (height, width) in pixels.
         batch_size: images that the generator may work on together.
         keep_labels: write exact train ids to `labels/`, too, when the generator knows them.
+        filters: what an image must pass to be kept. Images of an earlier run are not judged again.
+        attempts: how often an image is drawn before it is left out.
+        verify: compare the SHA-256 of the files that are there, not only their length; others are made again.
         progress: show a progress bar on standard error, when that is a terminal.
 
     Returns:
@@ -129,113 +122,221 @@ def generate_set(
 
     Raises:
         ConfigError: no prompts, or a number out of range.
-        DataError: `out` holds something else, or images of other requests.
+        DataError: `out` holds something else, or images of other requests, or another run is writing to it.
         ComponentError: the generator breaks its contract.
     """
     if isinstance(prompts, str) or not prompts:
         raise ConfigError(f"prompts must be a list of at least one text, got {prompts!r}")
-    if n < 1 or batch_size < 1:
-        raise ConfigError(f"generation needs n >= 1 and batch_size >= 1, got n={n} and batch_size={batch_size}")
-    folder = Path(out)
-    jobs = _jobs(prompts, n=n, seed=seed, size=size, made_by=MadeBy.of(part), keep_labels=keep_labels)
-    missing = _missing(folder, jobs)
-    libraries = _libraries()
+    if min(n, batch_size, attempts) < 1:
+        raise ConfigError(
+            f"generation needs n, batch_size and attempts of at least 1, got n={n}, batch_size={batch_size} and "
+            f"attempts={attempts}"
+        )
+    folder = _own_folder(Path(out))
+    order = Order.of(generator, part, prompts, seed=seed, size=size, keep_labels=keep_labels)
     with appending(folder) as append:
-        made = _draw(generator, missing, batch_size)
-        for job, image in _shown(made, len(missing), shown=progress):
-            append(_store(folder, job, image, libraries))
+        run = _Run(folder, generator, order, tuple(filters), attempts, append)
+        missing = run.missing(n, verify=verify)
+        with progress_bar(shown=progress) as bar:
+            for _ in bar.track(run.make(missing, batch_size), total=len(missing), description="generate"):
+                pass
     return open_generated(folder)
 
 
-def _jobs(
-    prompts: Sequence[str], *, n: int, seed: int, size: tuple[int, int], made_by: MadeBy, keep_labels: bool
-) -> list[_Job]:
-    jobs: list[_Job] = []
-    for index in range(n):
-        which = index % len(prompts)
-        request = GenerationRequest(prompt=prompts[which], seed=seed + index, size=size)
-        name = f"im_{index}_p{which}.png"
-        asked = {
-            "index": index,
-            "file": f"images/{name}",
-            "prompt": request.prompt,
-            "prompt_index": which,
-            "seed": request.seed,
-            "size": request.size,
-            "steps": request.steps,
-            "guidance": request.guidance,
-            "generator": made_by,
-        }
-        jobs.append(_Job(name=name, request=request, asked=asked, keep_labels=keep_labels))
-    return jobs
-
-
-def _missing(folder: Path, jobs: Sequence[_Job]) -> list[_Job]:
-    """The jobs without complete files in the folder, which is made if missing.
-
-    Raises:
-        DataError: the folder holds something else, or images of other requests.
-    """
+def _own_folder(folder: Path) -> Path:
+    """Make the folder if missing. Raises `DataError` when it holds something else than a generated dataset."""
     folder.mkdir(parents=True, exist_ok=True)
-    if not any(folder.iterdir()):
-        return list(jobs)
-    if not (folder / FILE_NAME).exists():
+    if any(folder.iterdir()) and not (folder / FILE_NAME).exists():
         raise DataError(f"{folder} is not empty and has no {FILE_NAME}; choose another folder")
-    rows = {row.index: row for row in read_rows(folder)}
-    return [job for job in jobs if (row := rows.get(job.asked["index"])) is None or not _done(folder, row, job)]
+    return folder
 
 
-def _done(folder: Path, row: Row, job: _Job) -> bool:
-    changes = [
-        f"{name} {getattr(row, name)!r}, now {value!r}"
-        for name, value in job.asked.items()
-        if getattr(row, name) != value
-    ]
-    if changes:
-        raise DataError(
-            f"{folder / FILE_NAME}: image {row.index} was made with {'; '.join(changes)}; "
-            "give the same request to go on, or another folder"
-        )
-    return (row.keep_labels or not job.keep_labels) and not row.faults(folder)
+@frozen(kw_only=True)
+class Order:
+    """What is asked for, whatever the number of images; see `generate_set`.
+
+    Attributes:
+        shared: what the rows of this run have in common.
+    """
+
+    prompts: tuple[str, ...]
+    seed: int
+    size: tuple[int, int]
+    keep_labels: bool
+    shared: dict[str, Any]
+
+    @classmethod
+    def of(
+        cls,
+        generator: Generator,
+        part: Part,
+        prompts: Sequence[str],
+        *,
+        seed: int,
+        size: tuple[int, int],
+        keep_labels: bool,
+    ) -> Order:
+        model = dict(generator.describe())
+        shared = {
+            "generator": MadeBy.of(part),
+            "steps": model.pop("steps", None),
+            "guidance": model.pop("guidance", None),
+            "model": model,
+            "size": size,
+        }
+        return cls(prompts=tuple(prompts), seed=seed, size=size, keep_labels=keep_labels, shared=shared)
+
+    def request(self, index: int, attempt: int = 0) -> GenerationRequest:
+        """What the generator is asked for."""
+        seed = self.seed + index + attempt * ATTEMPT
+        return GenerationRequest(prompt=self.prompts[index % len(self.prompts)], seed=seed, size=self.size)
+
+    def name(self, index: int) -> str:
+        """The name of an image's files."""
+        return f"im_{index}_p{index % len(self.prompts)}.png"
+
+    def attempt(self, seed: int, index: int) -> int:
+        """Which attempt at an image has this seed."""
+        return max(0, (seed - self.seed - index) // ATTEMPT)
+
+    def check(self, row: Row, path: Path) -> None:
+        """Raises `DataError` when the row is of another request."""
+        which = row.index % len(self.prompts)
+        asked: dict[str, Any] = {
+            "file": f"images/{self.name(row.index)}",
+            "prompt": self.prompts[which],
+            "prompt_index": which,
+            "seed": self.seed + row.index + self.attempt(row.seed, row.index) * ATTEMPT,
+            **self.shared,
+        }
+        changes = [
+            f"{name} {getattr(row, name)!r}, now {value!r}"
+            for name, value in asked.items()
+            if getattr(row, name) != value
+        ]
+        if changes:
+            raise DataError(
+                f"{path}: image {row.index} was made with {'; '.join(changes)}; "
+                "give the same request to go on, or another folder"
+            )
 
 
-def _draw(generator: Generator, jobs: Iterable[_Job], batch_size: int) -> Iterator[tuple[_Job, GeneratedImage]]:
-    waiting = iter(jobs)
-    while batch := list(islice(waiting, batch_size)):
-        images = list(generator.generate([job.request for job in batch]))
-        if len(images) != len(batch):
+@frozen
+class _Run:
+    """A run that makes what is missing in a folder."""
+
+    folder: Path
+    generator: Generator
+    order: Order
+    filters: tuple[Filter, ...]
+    attempts: int
+    append: Callable[[Row], None]
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        return {one.name: one.least for one in self.filters}
+
+    def missing(self, n: int, *, verify: bool) -> list[tuple[int, int]]:
+        """Index and next attempt of the images that have no complete files and are not given up.
+
+        Raises:
+            DataError: the folder holds images of other requests.
+        """
+        attempts = dict.fromkeys(range(n), 0)
+        for (index, prompt), seeds in read_rejections(self.folder, self.thresholds).items():
+            if index in attempts and prompt == self.order.request(index).prompt:
+                attempts[index] = 1 + max(self.order.attempt(seed, index) for seed in seeds)
+        files = Files(self.folder)
+        for row in read_rows(self.folder):
+            if row.index not in attempts:
+                continue
+            self.order.check(row, self.folder / FILE_NAME)
+            if (row.keep_labels or not self.order.keep_labels) and not row.faults(files, verify=verify):
+                del attempts[row.index]
+                for one in self.filters:
+                    one.keep(row.fingerprint)
+            else:
+                attempts[row.index] = self.order.attempt(row.seed, row.index)  # it is made again as it was
+        return [(index, attempt) for index, attempt in attempts.items() if attempt < self.attempts]
+
+    def make(self, missing: Iterable[tuple[int, int]], batch_size: int) -> Iterator[None]:
+        """Draw the images in batches, and settle them one by one."""
+        waiting = iter(missing)
+        while batch := list(islice(waiting, batch_size)):
+            images = self._draw([self.order.request(index, attempt) for index, attempt in batch])
+            for (index, attempt), image in zip(batch, images, strict=True):
+                self._settle(index, attempt, image, together=len(batch))
+                yield
+
+    def _draw(self, requests: list[GenerationRequest]) -> list[GeneratedImage]:
+        images = list(self.generator.generate(requests))
+        if len(images) != len(requests):
             raise ComponentError(
-                f"generator {type(generator).__name__} gave {len(images)} images for {len(batch)} requests; "
+                f"generator {type(self.generator).__name__} gave {len(images)} images for {len(requests)} requests; "
                 "it must give one each, in order"
             )
-        yield from zip(batch, images, strict=True)
+        return images
 
-
-def _store(folder: Path, job: _Job, image: GeneratedImage, libraries: dict[str, str]) -> Row:
-    """Write the files of one image, and return its row."""
-    kept = image.labels if job.keep_labels else None
-    for what, array in (("an image", image.image), ("a label map", kept)):
-        if array is not None and array.shape[:2] != job.request.size:
-            raise ComponentError(
-                f"the generator gave {what} of shape {array.shape} for a request of size {job.request.size} "
-                f"(height, width), image {job.name}; it must keep to the size"
+    def _settle(self, index: int, attempt: int, image: GeneratedImage, *, together: int) -> None:
+        """Keep the picture, or the first further attempt that passes the filters."""
+        while True:
+            scores, rejected_by = judge(image, self.filters)
+            if rejected_by is None:
+                row = self._store(index, image, scores, together)
+                self.append(row)
+                for one in self.filters:
+                    one.keep(row.fingerprint)
+                return
+            rejection = Rejection(
+                index=index,
+                prompt=image.request.prompt,
+                seed=image.request.seed,
+                rejected_by=rejected_by,
+                scores=scores,
+                filters=self.thresholds,
             )
-    labels = None
-    if kept is not None:
-        write_png(folder / "labels" / job.name, kept)
-        labels = StoredFile.of(folder, f"labels/{job.name}")
-    write_png(folder / job.asked["file"], image.image)
-    picture = StoredFile.of(folder, job.asked["file"])
-    return Row(
-        **job.asked,
-        bytes=picture.bytes,
-        sha256=picture.sha256,
-        libraries=libraries,
-        keep_labels=job.keep_labels,
-        labels=labels,
-    )
+            add_rejection(self.folder, rejection)
+            attempt, together = attempt + 1, 1
+            if attempt >= self.attempts:
+                return
+            (image,) = self._draw([self.order.request(index, attempt)])
+
+    def _store(self, index: int, image: GeneratedImage, scores: dict[str, float], together: int) -> Row:
+        """Write the files of one image, and return its row."""
+        name = self.order.name(index)
+        kept = image.labels if self.order.keep_labels else None
+        for what, array in (("an image", image.image), ("a label map", kept)):
+            if array is not None and array.shape[:2] != self.order.size:
+                raise ComponentError(
+                    f"the generator gave {what} of shape {array.shape} for a request of size {self.order.size} "
+                    f"(height, width), image {name}; it must keep to the size"
+                )
+        labels = None
+        if kept is not None:
+            write_png(self.folder / "labels" / name, kept)
+            labels = StoredFile.of(self.folder, f"labels/{name}")
+        write_png(self.folder / "images" / name, image.image)
+        picture = StoredFile.of(self.folder, f"images/{name}")
+        return Row(
+            index=index,
+            file=picture.file,
+            bytes=picture.bytes,
+            sha256=picture.sha256,
+            prompt=image.request.prompt,
+            prompt_index=index % len(self.order.prompts),
+            seed=image.request.seed,
+            fingerprint=fingerprint(image.image),
+            scores=scores,
+            labels=labels,
+            **self.order.shared,
+            batch_size=together,
+            filters=self.thresholds,
+            libraries=_libraries(),
+            keep_labels=self.order.keep_labels,
+        )
 
 
+@cache
 def _libraries() -> dict[str, str]:
     """Versions of what may have had a part in a picture; what is not installed had none."""
     versions: dict[str, str] = {}
@@ -245,8 +346,3 @@ def _libraries() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return versions
-
-
-def _shown(work: Iterable[Any], total: int, *, shown: bool) -> Iterator[Any]:
-    with progress_bar(shown=shown) as bar:
-        yield from bar.track(work, total=total, description="generate")

@@ -1,4 +1,4 @@
-"""Generated datasets on disk: `images/`, perhaps `labels/`, and `manifest.jsonl` with one JSON row per image.
+"""The manifest of a generated dataset: `manifest.jsonl` with one JSON row per image.
 
 A row is appended after its files are complete, with one write; a line that a killed run left unfinished has no line
 end, and is dropped. A later row replaces an earlier one of the same index.
@@ -6,6 +6,7 @@ end, and is dropped. A later row replaces an earlier one of the same index.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import Callable, Generator
@@ -13,9 +14,9 @@ from contextlib import contextmanager
 from hashlib import file_digest
 from pathlib import Path
 from textwrap import shorten
-from typing import Any
+from typing import Any, BinaryIO
 
-from attrs import asdict, field, frozen
+from attrs import asdict, field, fields, frozen
 
 from clouds.core.config import structure
 from clouds.core.errors import ConfigError, DataError
@@ -24,6 +25,7 @@ from clouds.core.plan import Part
 
 FILE_NAME = "manifest.jsonl"
 _ROW_START = b'{"index": '
+_SHARED_START = b', "generator": '  # a quote inside a JSON text has a backslash, so this is never part of a prompt
 
 
 @frozen(kw_only=True)
@@ -41,13 +43,48 @@ class StoredFile:
             digest = file_digest(stream, "sha256").hexdigest()
             return cls(file=name, bytes=stream.tell(), sha256=digest)
 
-    def fault(self, folder: Path) -> str | None:
+    def fault(self, files: Files, *, verify: bool = False) -> str | None:
         """What is wrong with the file, or None. Raises `DataError` when its name leads out of the folder."""
-        path = inside(folder, self.file)
-        if not path.is_file():
-            return f"{path}: is missing, though {FILE_NAME} lists it"
-        length = path.stat().st_size
-        return None if length == self.bytes else f"{path}: has {length} bytes; {FILE_NAME} says {self.bytes}"
+        length = files.length(self.file)
+        if length is None:
+            return f"{files.folder / self.file}: is missing, though {FILE_NAME} lists it"
+        if length != self.bytes:
+            return f"{files.folder / self.file}: has {length} bytes; {FILE_NAME} says {self.bytes}"
+        if verify and self != StoredFile.of(files.folder, self.file):
+            return f"{files.folder / self.file}: its SHA-256 is not the one in {FILE_NAME}"
+        return None
+
+
+class Files:
+    """Lengths of the files in a folder. Each folder below it is listed once, which is faster than to ask for each
+    of 100,000 files; what is written later is not seen."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.resolve()
+        self._lengths: dict[str, dict[str, int]] = {}
+
+    def length(self, name: str) -> int | None:
+        """Bytes of a file, or None when there is none.
+
+        Raises:
+            DataError: the name leads out of the folder.
+        """
+        parent, _, file = name.rpartition("/")
+        if parent not in self._lengths:
+            self._lengths[parent] = self._list(parent, "/" * name.startswith("/"))
+        return self._lengths[parent].get(file)
+
+    def _list(self, parent: str, root: str) -> dict[str, int]:
+        path = inside(self.folder, parent or root)
+        if not path.is_dir():
+            return {}
+        with os.scandir(path) as entries:
+            return {entry.name: entry.stat().st_size for entry in entries if self._has(parent, entry)}
+
+    def _has(self, parent: str, entry: os.DirEntry[str]) -> bool:
+        if entry.is_symlink():
+            inside(self.folder, f"{parent}/{entry.name}")
+        return entry.is_file()
 
 
 @frozen(kw_only=True)
@@ -79,12 +116,19 @@ class Row:
     Attributes:
         index: number of the image, from 0.
         file, bytes, sha256: the picture; see `StoredFile`.
-        prompt, seed, size, steps, guidance: the request; see `clouds.GenerationRequest`. size is (height, width).
+        prompt, seed: of the request; see `clouds.GenerationRequest`.
         prompt_index: number of the prompt in its list.
+        fingerprint: perceptual hash of the picture, 16 hexadecimal digits; see `clouds.synthesis.filters`.
+        scores: what each filter measured, by its name.
+        labels: the label map (train ids), or None when not asked for or not known.
         generator: what drew it.
+        model: what the generator says about itself: hub id or folder, revision, weights, scheduler, dtype, ...
+        size: (height, width).
+        steps, guidance: of the request, or what the generator took in its place; None when it has no such thing.
+        batch_size: number of images that were drawn together.
+        filters: the least score that each filter let pass, by its name.
         libraries: versions by distribution.
         keep_labels: whether exact labels were asked for.
-        labels: the label map (train ids), or None when not asked for or not known.
     """
 
     index: int
@@ -94,63 +138,58 @@ class Row:
     prompt: str
     prompt_index: int
     seed: int
+    fingerprint: str
+    scores: dict[str, float]
+    labels: StoredFile | None
+    # From here on rows of one run are alike, and share their values when they are read.
+    generator: MadeBy
+    model: dict[str, Any]
     size: tuple[int, int]
     steps: int | None
     guidance: float | None
-    generator: MadeBy
+    batch_size: int
+    filters: dict[str, float]
     libraries: dict[str, str]
     keep_labels: bool
-    labels: StoredFile | None
 
-    def faults(self, folder: Path) -> list[str]:
+    def faults(self, files: Files, *, verify: bool = False) -> list[str]:
         """What is wrong with the files of this row; empty when all are there and complete."""
-        files = [StoredFile(file=self.file, bytes=self.bytes, sha256=self.sha256)]
-        files += [self.labels] if self.labels else []
-        return [fault for file in files if (fault := file.fault(folder))]
+        stored = [StoredFile(file=self.file, bytes=self.bytes, sha256=self.sha256)]
+        stored += [self.labels] if self.labels else []
+        return [fault for file in stored if (fault := file.fault(files, verify=verify))]
 
 
-@frozen(kw_only=True)
-class _Manifest:
-    rows: tuple[Row, ...]
+_NAMES = [one.name for one in fields(Row)]
+_SHARED = _NAMES[_NAMES.index("generator") :]
 
 
-@frozen(kw_only=True)
-class GeneratedSet:
-    """A generated dataset whose files are all there.
+class _RowReader:
+    """Reads rows. Types are checked once for each form of row, and what rows share is parsed once."""
 
-    Attributes:
-        folder: where it lies.
-        rows: one per image, by index.
-        images: their files, in the same order.
-        labels: exact label maps in the same order, or None unless every image has one.
-    """
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self._shared: dict[tuple[Any, ...], dict[str, Any]] = {}
+        self._prompts: dict[str, str] = {}
 
-    folder: Path
-    rows: tuple[Row, ...]
-    images: tuple[Path, ...]
-    labels: tuple[Path, ...] | None
+    def read(self, line: bytes) -> Row:
+        """Raises `ConfigError` or `ValueError` when the line is no row."""
+        own, comma, shared = line.partition(_SHARED_START)
+        if not comma:
+            return structure(json.loads(line), Row, source=self._source)  # which names the missing keys
+        values = json.loads(own + b"}")
+        form = (shared, *_form(values))
+        if form not in self._shared:
+            row = structure(json.loads(line), Row, source=self._source)
+            self._shared[form] = {name: getattr(row, name) for name in _SHARED}
+        values["prompt"] = self._prompts.setdefault(values["prompt"], values["prompt"])
+        if values["labels"]:
+            values["labels"] = StoredFile(**values["labels"])
+        return Row(**values, **self._shared[form])
 
 
-def open_generated(folder: str | os.PathLike[str]) -> GeneratedSet:
-    """Open a generated dataset and check that every listed file is there with its size.
-
-    Raises:
-        DataError: no manifest, a foreign one, a name that leads out of the folder, or a file that is missing or of
-            another size; the message names it.
-    """
-    folder = Path(folder)
-    rows = read_rows(folder)
-    faults = [fault for row in rows for fault in row.faults(folder)]
-    if faults:
-        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-        raise DataError(f"{faults[0]}{more}; generate into {folder} again to make what is missing")
-    label_files = [row.labels.file for row in rows if row.labels]
-    return GeneratedSet(
-        folder=folder,
-        rows=rows,
-        images=tuple(inside(folder, row.file) for row in rows),
-        labels=tuple(inside(folder, name) for name in label_files) if len(label_files) == len(rows) else None,
-    )
+def _form(values: dict[str, Any]) -> tuple[Any, ...]:
+    """Names and types, so that two documents of one form are both right or both wrong."""
+    return tuple((key, _form(value) if type(value) is dict else type(value)) for key, value in values.items())
 
 
 def read_rows(folder: Path) -> tuple[Row, ...]:
@@ -160,35 +199,59 @@ def read_rows(folder: Path) -> tuple[Row, ...]:
         DataError: there is no manifest, or it holds something else.
     """
     path = folder / FILE_NAME
+    latest: dict[int, Row] = {}
+    reader = _RowReader(str(path))
     try:
-        whole, _, torn = path.read_bytes().rpartition(b"\n")
-        if not torn.startswith(_ROW_START[: len(torn)]):
-            raise ValueError("its last line is no row")
-        documents = [json.loads(line) for line in whole.split(b"\n") if line]
-        rows = structure({"rows": documents}, _Manifest, source=str(path)).rows
+        with open(path, "rb") as stream:
+            for line in stream:
+                if not line.endswith(b"\n"):
+                    _check_torn(line)
+                elif line != b"\n":
+                    row = reader.read(line)
+                    latest[row.index] = row
     except (FileNotFoundError, NotADirectoryError):
         raise DataError(f"{path}: no such file; give a folder that `clouds generate` wrote") from None
-    except (ValueError, ConfigError) as error:
-        reason = shorten(str(error), 300, placeholder=" ...")  # every row may be wrong in every key
+    except (ValueError, TypeError, ConfigError) as error:
+        reason = shorten(str(error), 300, placeholder=" ...")
         raise DataError(f"{path}: not the manifest of a generated dataset: {reason}") from error
-    latest = {row.index: row for row in rows}
     return tuple(latest[index] for index in sorted(latest))
+
+
+def _check_torn(line: bytes) -> None:
+    if not line.startswith(_ROW_START[: len(line)]):
+        raise ValueError("its last line is no row")
 
 
 @contextmanager
 def appending(folder: Path) -> Generator[Callable[[Row], None]]:
     """Yield a function that appends a row to the manifest and waits until it is on disk.
 
-    The manifest is made if missing, and a line that a killed run left unfinished is cut off.
+    The manifest is made if missing. Until the block ends nobody else can append to it; a process that is killed
+    gives it free. A line that a killed run left unfinished is cut off with the first row.
+
+    Raises:
+        DataError: another run appends to it.
     """
     path = folder / FILE_NAME
     with open(path, "a+b") as stream:
-        stream.seek(0)
-        stream.truncate(stream.read().rfind(b"\n") + 1)
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(
+                f"{path}: another run is writing to this folder; wait until it has ended, or choose another folder"
+            ) from None
 
-        def append(row: Row) -> None:
-            stream.write(json.dumps(asdict(row), ensure_ascii=False).encode() + b"\n")
-            stream.flush()
-            os.fsync(stream.fileno())
+        yield lambda row: append_line(stream, asdict(row))
 
-        yield append
+
+def append_line(stream: BinaryIO, document: dict[str, Any]) -> None:
+    """Add a document to a file of JSON lines, opened with "a+b", and wait until it is on disk. A last line without
+    end, which a killed run left, is cut off."""
+    if stream.seek(0, os.SEEK_END):
+        stream.seek(-1, os.SEEK_END)
+        if stream.read(1) != b"\n":
+            stream.seek(0)
+            stream.truncate(sum(len(line) for line in stream if line.endswith(b"\n")))
+    stream.write(json.dumps(document, ensure_ascii=False).encode() + b"\n")
+    stream.flush()
+    os.fsync(stream.fileno())

@@ -18,7 +18,7 @@ from clouds.core.pipeline import Pipeline
 from clouds.core.processes import Processes, joined
 from clouds.data.folder import open_dataset
 from clouds.data.spec import Spec
-from clouds.synthesis.manifest import open_generated
+from clouds.synthesis.generated_set import open_generated
 from clouds.training.checkpoint import FILE_NAME, Checkpoint, Progress, read_checkpoint
 from clouds.training.interrupt import StopSignal
 from clouds.training.loop import Loop, Report, Run, run_phase

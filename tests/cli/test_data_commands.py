@@ -10,7 +10,7 @@ from PIL import Image
 import clouds
 from clouds.core.catalog import Catalog
 from clouds.core.images import write_png
-from clouds.synthesis.manifest import open_generated
+from clouds.synthesis.generated_set import open_generated
 
 
 class TestPrompts:

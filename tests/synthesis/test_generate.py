@@ -1,5 +1,6 @@
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from clouds.core.composer import build_part
 from clouds.core.errors import ComponentError, ConfigError, DataError
 from clouds.core.plan import Part
 from clouds.synthesis.generate import generate_set
-from clouds.synthesis.manifest import FILE_NAME
+from clouds.synthesis.generated_set import open_generated
+from clouds.synthesis.manifest import FILE_NAME, appending, read_rows
 
 PART = Part(kind="generator", name="stub", options={"gain": 1.0}, distribution="d", version="1")
 PROMPTS = ["day", "night", "fog"]
@@ -50,7 +52,10 @@ def make(out: Path, generator: Stub | None = None, **changes: object) -> Stub:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """All files, but for the numbers of images that were drawn together."""
+    found = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    found[FILE_NAME] = re.sub(rb'"batch_size": \d+', b"", found[FILE_NAME])
+    return found
 
 
 def test_names_seeds_and_prompts_are_as_published(tmp_path: Path) -> None:
@@ -181,9 +186,52 @@ def test_a_failing_generator_leaves_what_was_complete(tmp_path: Path) -> None:
     assert make(tmp_path).seeds == [2, 3]
 
 
-@pytest.mark.parametrize("changes", [{"n": 0}, {"batch_size": 0}])
+def test_the_batch_that_an_image_was_drawn_in_is_recorded(tmp_path: Path) -> None:
+    make(tmp_path, n=5, batch_size=3)
+    assert [row.batch_size for row in read_rows(tmp_path)] == [3, 3, 3, 2, 2]
+
+
+def test_what_the_generator_says_about_itself_is_recorded_and_held_to(tmp_path: Path) -> None:
+    class Described(Stub):
+        revision = "a1"
+
+        def describe(self) -> dict[str, Any]:
+            return {"model": "m", "revision": self.revision, "steps": 50, "guidance": 7.5}
+
+    make(tmp_path, Described())
+    row = read_rows(tmp_path)[0]
+    assert (row.steps, row.guidance, row.model) == (50, 7.5, {"model": "m", "revision": "a1"})
+    other = Described()
+    other.revision = "b2"
+    with pytest.raises(DataError, match=r"image 0 was made with model .*a1.*, now .*b2"):
+        make(tmp_path, other)
+
+
+def test_verifying_finds_a_file_of_the_same_length(tmp_path: Path) -> None:
+    make(tmp_path)
+    path = tmp_path / "images" / "im_2_p2.png"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + b"x")
+    assert make(tmp_path).seeds == []
+    with pytest.raises(DataError, match=r"im_2_p2\.png: its SHA-256 is not the one in manifest\.jsonl"):
+        open_generated(tmp_path, verify=True)
+    assert make(tmp_path, verify=True).seeds == [2]
+    assert path.read_bytes() == whole
+
+
+def test_a_second_run_in_the_same_folder_is_refused(tmp_path: Path) -> None:
+    make(tmp_path, n=1)
+    with appending(tmp_path), pytest.raises(DataError, match="another run is writing to this folder; wait until"):
+        make(tmp_path, n=2)
+    assert make(tmp_path, n=2).seeds == [1]
+
+
+@pytest.mark.parametrize("changes", [{"n": 0}, {"batch_size": 0}, {"attempts": 0}])
 def test_numbers_out_of_range_are_refused(tmp_path: Path, changes: dict[str, object]) -> None:
-    with pytest.raises(ConfigError, match=r"generation needs n >= 1 and batch_size >= 1, got n=\d and batch_size=\d"):
+    with pytest.raises(
+        ConfigError,
+        match=r"needs n, batch_size and attempts of at least 1, got n=\d, batch_size=\d and",
+    ):
         make(tmp_path, **changes)
 
 

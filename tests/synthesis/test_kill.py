@@ -13,7 +13,8 @@ from clouds.core.component import Kind
 from clouds.core.images import read_image
 from clouds.core.plan import Part
 from clouds.synthesis.generate import generate_set
-from clouds.synthesis.manifest import FILE_NAME, open_generated, read_rows
+from clouds.synthesis.generated_set import open_generated
+from clouds.synthesis.manifest import FILE_NAME, Files, read_rows
 
 N, SIZE, PROMPTS = 10, (32, 48), ["A photo of a street in daylight.", "A photo of a road at night."]
 PART = Part(kind="generator", name="procedural", distribution="clouds-dgss", version="0")
@@ -41,7 +42,7 @@ def finish(folder: Path) -> None:
     from clouds.core.composer import build_part
 
     generator = build_part(Kind.GENERATOR, "procedural")
-    generate_set(generator, PART, PROMPTS, n=N, out=folder, size=SIZE, keep_labels=True)
+    generate_set(generator, PART, PROMPTS, n=N, out=folder, size=SIZE, batch_size=1, keep_labels=True)
 
 
 def kill_after(folder: Path, rows: int) -> None:
@@ -72,7 +73,7 @@ def test_a_killed_run_is_finished_by_the_same_call(tmp_path: Path, kills: tuple[
         kill_after(killed, rows)
         listed = read_rows(killed)
         assert rows <= len(listed) < N
-        assert [fault for row in listed for fault in row.faults(killed)] == []
+        assert [fault for row in listed for fault in row.faults(Files(killed))] == []
         for path in open_generated(killed).images:
             assert read_image(path).shape == (*SIZE, 3)
     finish(killed)

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from clouds.core.errors import DataError
 from clouds.core.images import write_png
-from clouds.synthesis.manifest import FILE_NAME, MadeBy, Row, StoredFile, appending, open_generated, read_rows
+from clouds.synthesis.generated_set import open_generated
+from clouds.synthesis.manifest import FILE_NAME, MadeBy, Row, StoredFile, appending, read_rows
 
 MADE_BY = MadeBy(name="stub", options={"steps": [1, 2]}, distribution="d", version="1")
 
@@ -32,6 +33,11 @@ def write_row(folder: Path, index: int, *, labels: bool = False) -> Row:
         size=(2, 3),
         steps=None,
         guidance=7.5,
+        fingerprint="00ff00ff00ff00ff",
+        scores={"blank": 40.5},
+        model={"revision": None},
+        batch_size=4,
+        filters={"blank": 3.0},
         generator=MADE_BY,
         libraries={"numpy": "2"},
         keep_labels=labels,

@@ -1,0 +1,81 @@
+"""Generated datasets on disk: `images/`, perhaps `labels/`, and the manifest; or the published dataset, without one."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from attrs import frozen
+
+from clouds.core.errors import DataError
+from clouds.core.files import inside
+from clouds.synthesis.manifest import FILE_NAME, Files, Row, read_rows
+
+_PICTURES = (".png", ".jpg", ".jpeg")
+_PUBLISHED_LABEL = "_labelTrainIds.png"
+
+
+@frozen(kw_only=True)
+class GeneratedSet:
+    """A generated dataset whose files are all there.
+
+    Attributes:
+        folder: where it lies.
+        rows: one per image, by index; empty when there is no manifest.
+        images: their files, in the same order.
+        labels: exact label maps in the same order, or None unless every image has one.
+    """
+
+    folder: Path
+    rows: tuple[Row, ...]
+    images: tuple[Path, ...]
+    labels: tuple[Path, ...] | None
+
+
+def open_generated(folder: str | os.PathLike[str], *, verify: bool = False) -> GeneratedSet:
+    """Open a generated dataset and check that every listed file is there with its size.
+
+    A folder without manifest is read as the published dataset is laid out: every picture in `images/`
+    (`im_{j}_p{k}.png`, by number), and label maps of train ids as `labels/im_{j}_p{k}_labelTrainIds.png`.
+
+    Args:
+        folder: the dataset.
+        verify: compare the files' SHA-256 with the manifest, too.
+
+    Raises:
+        DataError: neither manifest nor pictures, a foreign manifest, a name that leads out of the folder, or a file
+            that is missing, of another size, or of other content; the message names it.
+    """
+    folder = Path(folder)
+    if not (folder / FILE_NAME).exists() and (folder / "images").is_dir():
+        return _open_published(folder)
+    rows = read_rows(folder)
+    files = Files(folder)
+    faults = [fault for row in rows for fault in row.faults(files, verify=verify)]
+    if faults:
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        raise DataError(f"{faults[0]}{more}; generate into {folder} again to make what is missing")
+    label_files = [row.labels.file for row in rows if row.labels]
+    return GeneratedSet(
+        folder=folder,
+        rows=rows,
+        images=tuple(files.folder / row.file for row in rows),
+        labels=tuple(files.folder / name for name in label_files) if len(label_files) == len(rows) else None,
+    )
+
+
+def _open_published(folder: Path) -> GeneratedSet:
+    found = [path for path in (folder / "images").rglob("*") if path.suffix.lower() in _PICTURES]
+    images = [path for path in sorted(found, key=_order) if not path.name.startswith(".") and path.is_file()]
+    if not images:
+        raise DataError(f"{folder}: has no {FILE_NAME}, and images/ holds no picture ({', '.join(_PICTURES)})")
+    images = [inside(folder, str(path.relative_to(folder))) for path in images]
+    labels = [inside(folder, f"labels/{path.stem}{_PUBLISHED_LABEL}") for path in images]
+    kept = tuple(labels) if all(path.is_file() for path in labels) else None
+    return GeneratedSet(folder=folder, rows=(), images=tuple(images), labels=kept)
+
+
+def _order(path: Path) -> list[tuple[int, str]]:
+    """By the numbers in a name: im_9_p9 before im_10_p10."""
+    return [(int(word), "") if word.isdigit() else (-1, word) for word in re.split(r"([0-9]+)", str(path))]

@@ -1,0 +1,62 @@
+"""What filters rejected: `rejected.jsonl` beside the manifest, so that a later run does not try the same again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from attrs import asdict, frozen
+
+from clouds.core.config import structure
+from clouds.core.errors import ConfigError, DataError
+from clouds.synthesis.manifest import append_line
+
+FILE_NAME = "rejected.jsonl"
+
+
+@frozen(kw_only=True)
+class Rejection:
+    """A picture that was not kept.
+
+    Attributes:
+        index: number of the image that it would have been.
+        prompt, seed: of the request.
+        rejected_by: name of the filter.
+        scores, filters: what the filters measured, and the least that each lets pass, by name.
+    """
+
+    index: int
+    prompt: str
+    seed: int
+    rejected_by: str
+    scores: dict[str, float]
+    filters: dict[str, float]
+
+
+def add_rejection(folder: Path, rejection: Rejection) -> None:
+    """Append to the file, which is made if missing."""
+    with open(folder / FILE_NAME, "a+b") as stream:
+        append_line(stream, asdict(rejection))
+
+
+def read_rejections(folder: Path, filters: Mapping[str, float]) -> dict[tuple[int, str], list[int]]:
+    """Seeds that these very filters rejected, by index and prompt; empty when there is no file.
+
+    Raises:
+        DataError: the file holds something else.
+    """
+    path = folder / FILE_NAME
+    seeds: dict[tuple[int, str], list[int]] = {}
+    if not path.exists():
+        return seeds
+    for line in path.read_bytes().splitlines(keepends=True):
+        if not line.endswith(b"\n"):  # left unfinished by a killed run
+            continue
+        try:
+            rejection = structure(json.loads(line), Rejection, source=str(path))
+        except (ValueError, ConfigError) as error:
+            raise DataError(f"{path}: not a list of rejected images ({error}); remove it to try them again") from error
+        if rejection.filters == filters:
+            seeds.setdefault((rejection.index, rejection.prompt), []).append(rejection.seed)
+    return seeds

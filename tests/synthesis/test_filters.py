@@ -1,0 +1,146 @@
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+import clouds
+from clouds.core.errors import ConfigError, DataError
+from clouds.core.plan import Part
+from clouds.synthesis.filters import BITS, BlankFilter, DuplicateFilter, Filter, fingerprint, judge
+from clouds.synthesis.generate import ATTEMPT, generate_set
+from clouds.synthesis.generated_set import GeneratedSet
+from clouds.synthesis.manifest import read_rows
+from clouds.synthesis.rejections import FILE_NAME
+
+PART = Part(kind="generator", name="stub", distribution="d", version="1")
+SIZE = (32, 48)
+
+
+def textured(seed: int, size: tuple[int, int] = SIZE) -> np.ndarray:
+    """Smooth colours at random, as different from seed to seed as photographs are."""
+    small = np.random.default_rng(seed).integers(0, 256, (5, 7, 3), np.uint8)
+    return np.asarray(Image.fromarray(small).resize(size[::-1], Image.Resampling.BICUBIC))
+
+
+def generated(pixels: np.ndarray) -> clouds.GeneratedImage:
+    request = clouds.GenerationRequest(prompt="a", seed=0, size=pixels.shape[:2])
+    return clouds.GeneratedImage(request=request, image=pixels)
+
+
+class Faulty(clouds.Generator):
+    """Draws grey for the seeds in `blank`, the same picture for those in `equal`; it counts what it drew."""
+
+    def __init__(self, *, blank: Iterable[int] = (), equal: Iterable[int] = ()) -> None:
+        self.blank, self.equal, self.seeds = set(blank), set(equal), list[int]()
+
+    def generate(self, requests: Iterable[clouds.GenerationRequest]) -> Iterator[clouds.GeneratedImage]:
+        for request in requests:
+            self.seeds.append(request.seed)
+            pixels = textured(0 if request.seed in self.equal else request.seed + 1, request.size)
+            pixels = np.full_like(pixels, 7) if request.seed in self.blank else pixels
+            yield clouds.GeneratedImage(request=request, image=pixels)
+
+
+def make(out: Path, generator: Faulty, *filters: Filter, n: int = 5, batch_size: int = 2) -> GeneratedSet:
+    return generate_set(
+        generator, PART, ["day", "night"], n=n, out=out, size=SIZE, batch_size=batch_size, filters=filters
+    )
+
+
+@given(st.integers(0, 10**6), st.integers(-30, 30))
+def test_a_fingerprint_stands_small_changes_and_tells_pictures_apart(seed: int, brighter: int) -> None:
+    pixels = textured(seed)
+    changed = Image.fromarray(np.clip(pixels.astype(int) // 2 + 60 + brighter, 0, 255).astype(np.uint8))
+    larger = np.asarray(changed.resize((96, 64), Image.Resampling.BICUBIC))
+    duplicates = DuplicateFilter()
+    duplicates.keep(fingerprint(pixels))
+    # Contrast and brightness change no sign but those next to the median; another picture has about half of the bits.
+    assert duplicates.score(generated(larger)) <= 8
+    assert duplicates.score(generated(textured(seed + 1))) > 8
+
+
+def test_the_nearest_of_many_counts() -> None:
+    duplicates = DuplicateFilter()
+    assert duplicates.score(generated(textured(0))) == BITS
+    for seed in range(1, 1500):  # more than it has room for at first
+        duplicates.keep(f"{seed:016x}")
+    duplicates.keep(fingerprint(textured(0)))
+    assert duplicates.score(generated(textured(0))) == 0
+
+
+@pytest.mark.parametrize("level", [0, 128, 255])
+def test_blank_pictures_are_found(level: int) -> None:
+    pixels = np.full((*SIZE, 3), level, np.uint8)
+    assert judge(generated(pixels), [BlankFilter()]) == ({"blank": 0.0}, "blank")
+    assert judge(generated(textured(1)), [BlankFilter()])[1] is None
+
+
+def test_a_score_that_is_no_number_is_rejected() -> None:
+    class Broken(Filter):
+        name, least = "broken", -2.0
+
+        def score(self, image: clouds.GeneratedImage) -> float:
+            return float("nan")
+
+    assert judge(generated(textured(1)), [Broken(), BlankFilter()]) == ({"broken": -1.0}, "broken")
+
+
+@pytest.mark.parametrize("least", [-1.0, float("nan")])
+@pytest.mark.parametrize("kind", [BlankFilter, DuplicateFilter])
+def test_thresholds_below_zero_are_refused(kind: type[BlankFilter], least: float) -> None:
+    with pytest.raises(ConfigError, match=rf"filter {kind.name}: the least score is {least}; expected 0 or more"):
+        kind(least)
+
+
+def test_a_rejected_image_gets_another_seed(tmp_path: Path) -> None:
+    made = make(tmp_path, Faulty(blank=[1], equal=[2, 3]), BlankFilter(), DuplicateFilter())
+    assert [row.seed for row in made.rows] == [0, 1 + ATTEMPT, 2, 3 + ATTEMPT, 4]
+    assert [row.file for row in made.rows][1] == "images/im_1_p1.png"
+    assert set(made.rows[0].scores) == {"blank", "duplicate"}
+    assert made.rows[0].filters == {"blank": 3.0, "duplicate": 5.0}
+    assert make(tmp_path, (again := Faulty()), BlankFilter(), DuplicateFilter()) == made
+    assert again.seeds == []
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 5])
+def test_filtered_sets_do_not_depend_on_batch_or_interruption(tmp_path: Path, batch_size: int) -> None:
+    faults = {"blank": [1, 1 + ATTEMPT], "equal": [0, 2, 4]}
+    whole = make(tmp_path / "whole", Faulty(**faults), BlankFilter(), DuplicateFilter(), batch_size=batch_size)
+    make(tmp_path / "grown", Faulty(**faults), BlankFilter(), DuplicateFilter(), n=2)
+    grown = make(tmp_path / "grown", Faulty(**faults), BlankFilter(), DuplicateFilter())
+    assert [(row.index, row.seed, row.sha256) for row in whole.rows] == [
+        (row.index, row.seed, row.sha256) for row in grown.rows
+    ]
+
+
+def test_what_is_given_up_is_not_tried_again_but_by_other_filters(tmp_path: Path) -> None:
+    never = [1, 1 + ATTEMPT, 1 + 2 * ATTEMPT]
+    made = make(tmp_path, Faulty(blank=never), BlankFilter())
+    assert [row.index for row in made.rows] == [0, 2, 3, 4]
+    make(tmp_path, (same := Faulty(blank=never)), BlankFilter())
+    assert same.seeds == []
+    make(tmp_path, (other := Faulty()), BlankFilter(2.0))
+    assert other.seeds == [1]
+    assert len(read_rows(tmp_path)) == 5
+
+
+def test_an_image_that_is_made_again_keeps_its_seed(tmp_path: Path) -> None:
+    made = make(tmp_path, Faulty(blank=[1]), BlankFilter(), DuplicateFilter())
+    made.images[1].unlink()
+    make(tmp_path, (again := Faulty(blank=[1])), BlankFilter(), DuplicateFilter())
+    assert again.seeds == [1 + ATTEMPT]
+
+
+def test_a_torn_line_of_rejections_is_dropped_and_a_foreign_file_named(tmp_path: Path) -> None:
+    make(tmp_path, Faulty(blank=[1]), BlankFilter(), n=2)
+    path = tmp_path / FILE_NAME
+    path.write_bytes(path.read_bytes()[:-5])
+    make(tmp_path, Faulty(blank=[2]), BlankFilter(), n=3)
+    assert path.read_bytes().count(b"\n") == 1
+    path.write_text("nonsense\n")
+    with pytest.raises(DataError, match=r"rejected\.jsonl: not a list of rejected images .*remove it to try"):
+        make(tmp_path, Faulty(), BlankFilter())

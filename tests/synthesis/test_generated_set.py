@@ -1,0 +1,50 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from clouds.core.errors import DataError
+from clouds.core.images import write_png
+from clouds.synthesis.generated_set import open_generated
+
+PIXELS = np.zeros((2, 3, 3), np.uint8)
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Path:
+    """The layout of the published dataset."""
+    for index in (10, 9, 100):
+        write_png(tmp_path / "images" / f"im_{index}_p{index % 100}.png", PIXELS)
+    (tmp_path / "train_dict.json").write_text("[]")
+    return tmp_path
+
+
+def test_the_published_dataset_is_read_in_order(published: Path) -> None:
+    made = open_generated(published)
+    assert [path.name for path in made.images] == ["im_9_p9.png", "im_10_p10.png", "im_100_p0.png"]
+    assert made.rows == ()
+    assert made.labels is None
+
+
+def test_published_labels_count_when_every_image_has_them(published: Path) -> None:
+    for index in (9, 10):
+        write_png(published / "labels" / f"im_{index}_p{index}_labelTrainIds.png", PIXELS[..., 0])
+    assert open_generated(published).labels is None
+    write_png(published / "labels" / "im_100_p0_labelTrainIds.png", PIXELS[..., 0])
+    labels = open_generated(published).labels
+    assert labels is not None
+    assert labels[0].name == "im_9_p9_labelTrainIds.png"
+
+
+def test_pictures_that_lie_elsewhere_are_refused(published: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "secret.png"
+    write_png(elsewhere, PIXELS)
+    (published / "images" / "im_1_p1.png").symlink_to(elsewhere)
+    with pytest.raises(DataError, match="leads out of"):
+        open_generated(published)
+
+
+def test_a_folder_without_pictures_is_named(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    with pytest.raises(DataError, match=r"has no manifest\.jsonl, and images/ holds no picture \(\.png"):
+        open_generated(tmp_path)
