@@ -7,9 +7,11 @@ from itertools import pairwise
 from typing import cast
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
+
+from clouds.kernels.masked_attention import masked_attention
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -37,7 +39,7 @@ class Mlp(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention with one projection for queries, keys and values, and an optional mask (True: may attend).
+    """Multi-head attention with one projection for queries, keys and values, and an optional mask.
 
     Args:
         width: channels.
@@ -59,14 +61,18 @@ class Attention(nn.Module):
         query: Float[Tensor, "b q c"],
         key: Float[Tensor, "b n c"],
         value: Float[Tensor, "b n c"],
-        mask: Bool[Tensor, "b 1 q n"] | None = None,
+        mask: tuple[Float[Tensor, "b q cm"], Float[Tensor, "b cm n"]] | None = None,
     ) -> Float[Tensor, "b q c"]:
+        """Attend everywhere, or within masks whose logits are the products of the two parts of `mask`."""
         weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
         q, k, v = (
             functional.linear(x, weight, bias).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for x, weight, bias in zip((query, key, value), weights, biases, strict=True)
         )
-        attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        if mask is None:
+            attended = functional.scaled_dot_product_attention(q, k, v)
+        else:
+            attended = masked_attention(q, k, v, *mask)
         return self.out_proj(attended.transpose(1, 2).flatten(-2))
 
 

@@ -6,7 +6,7 @@ import math
 from typing import final
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -26,7 +26,9 @@ class _CrossAttention(nn.Module):
         self.multihead_attn = Attention(width, heads)
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, x: Tensor, query_position: Tensor, memory: Tensor, position: Tensor, mask: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, query_position: Tensor, memory: Tensor, position: Tensor, mask: tuple[Tensor, Tensor]
+    ) -> Tensor:
         return self.norm(x + self.multihead_attn(x + query_position, memory + position, memory, mask))
 
 
@@ -112,7 +114,8 @@ class MaskedDecoder(nn.Module):
         x = self.query_feat.weight.expand(batch, -1, -1)
         query_position = self.query_embed.weight.expand(batch, -1, -1)
         memories = self._memories(pixels)
-        small = [_resize(pixels.mask_features, level.shape[-2:]).flatten(2) for level in pixels.levels]
+        mask_features = pixels.mask_features.detach()
+        small = [_resize(mask_features, level.shape[-2:]).flatten(2) for level in pixels.levels]
         earlier: list[HeadOutput] = []
         layers = zip(
             self.transformer_cross_attention_layers,
@@ -125,8 +128,7 @@ class MaskedDecoder(nn.Module):
             mask_embed = self.mask_embed(self.decoder_norm(x))
             if self.training:
                 earlier.append(self._predict(x, pixels.mask_features, classifier))
-            mask = attention_mask(torch.bmm(mask_embed.detach(), small[level].detach()))
-            x = cross(x, query_position, *memories[level], mask)
+            x = cross(x, query_position, *memories[level], (mask_embed, small[level]))
             x = feedforward(own(x, query_position))
         final_prediction = self._predict(x, pixels.mask_features, classifier)
         return HeadOutput(
@@ -159,12 +161,6 @@ class MaskedDecoder(nn.Module):
                 )
             classes = text_logits(classes, classifier, self.logit_scale.exp().clamp(max=100))
         return HeadOutput(class_logits=classes, mask_logits=mask_logits)
-
-
-def attention_mask(mask_logits: Float[Tensor, "b q n"]) -> Bool[Tensor, "b 1 q n"]:
-    """Where a query may attend: its mask; a query with an empty mask attends everywhere."""
-    inside = mask_logits >= 0
-    return (inside | ~inside.any(-1, keepdim=True))[:, None]
 
 
 def _resize(features: Float[Tensor, "b c h w"], size: torch.Size) -> Tensor:

@@ -50,13 +50,6 @@ def test_attention_masks_equal_resized_mask_logits() -> None:
     torch.testing.assert_close(torch.einsum("bqc,bchw->bqhw", embed, resized), direct, rtol=0, atol=2e-5)
 
 
-def test_a_query_with_an_empty_mask_attends_everywhere() -> None:
-    from clouds.heads.masked_decoder import attention_mask
-
-    logits = torch.tensor([[[-1.0, -2.0], [-1.0, 0.0]]])
-    assert attention_mask(logits)[0, 0].tolist() == [[True, True], [False, True]]
-
-
 @given(queries=st.integers(3, 5), count=st.integers(0, 3), seed=st.integers(0, 999))
 def test_assignment_is_the_cheapest(queries: int, count: int, seed: int) -> None:
     cost = torch.randn(queries, count, generator=torch.Generator().manual_seed(seed))

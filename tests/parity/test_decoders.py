@@ -10,10 +10,10 @@ from golden import assert_close, randn
 from torch import Tensor, nn
 
 from clouds.core.interfaces import TextClassifier
-from clouds.heads import masked_decoder
 from clouds.heads.layers import Mlp
 from clouds.heads.masked_decoder import MaskedDecoder
 from clouds.heads.pixel_decoder import PixelFeatures
+from clouds.kernels import masked_attention
 
 SET_5 = 6.4e-7
 WIDTH, TEXT, CLASSES, QUERIES = 64, 48, 19, 12
@@ -60,8 +60,8 @@ def classifier(embeddings: np.ndarray) -> TextClassifier:
 def test_predictions_of_every_layer(name: str, projected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     data = golden.load(f"05_decoder_{name}{'_inputproj' if projected else ''}")
     seen: list[Tensor] = []
-    make = masked_decoder.attention_mask
-    monkeypatch.setattr(masked_decoder, "attention_mask", lambda logits: (seen.append(logits), make(logits))[1])
+    make = masked_attention.attention_mask
+    monkeypatch.setattr(masked_attention, "attention_mask", lambda logits: (seen.append(logits), make(logits))[1])
     made = decoder(name, project_inputs=projected)
     pixels, _ = inputs()
     words = classifier(data["text_classifier"]) if name == "clouds" else None

@@ -14,7 +14,7 @@ from golden import assert_close
 from torch import Tensor
 
 import clouds
-from clouds.heads import masked_decoder
+from clouds.kernels import masked_attention
 
 SET_9 = 8.3e-7
 
@@ -23,9 +23,9 @@ pytestmark = pytest.mark.slow
 
 def test_convnext_large(monkeypatch: pytest.MonkeyPatch, two_threads: None) -> None:
     margins: list[Tensor] = []
-    make = masked_decoder.attention_mask
+    make = masked_attention.attention_mask
     monkeypatch.setattr(
-        masked_decoder, "attention_mask", lambda logits: (margins.append(logits.abs()), make(logits))[1]
+        masked_attention, "attention_mask", lambda logits: (margins.append(logits.abs()), make(logits))[1]
     )
     image = torch.from_numpy(golden.load("09_model_rn50")["image"])
     state = golden.checkpoint("keys_warmup_convnext_large_d_320")
