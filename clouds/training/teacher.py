@@ -9,6 +9,7 @@ import torch
 from attrs import evolve
 from jaxtyping import UInt8
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from clouds.core.interfaces import HeadOutput, MaskPooler
 from clouds.core.pipeline import Pipeline
@@ -38,13 +39,14 @@ class Teacher:
     @torch.no_grad()
     def update(self) -> None:
         """teacher = decay x teacher + (1 - decay) x student, for parameters; buffers are taken over."""
-        for own, student in ((self.backbone, self._student.backbone), (self.head, self._student.head)):
-            if own is student:
-                continue
-            for parameter, now in zip(own.parameters(), student.parameters(), strict=True):
-                parameter.lerp_(now, 1 - self.decay)
-            for buffer, now in zip(own.buffers(), student.buffers(), strict=True):
-                buffer.copy_(now)
+        shared = self.backbone is self._student.backbone
+        own, student = (
+            nn.ModuleList([one.head] if shared else [one.head, one.backbone]) for one in (self, self._student)
+        )
+        # a few launches for all parameters, not one for each
+        get_ema_multi_avg_fn(self.decay)(list(own.parameters()), list(student.parameters()), 0)
+        for buffer, now in zip(own.buffers(), student.buffers(), strict=True):
+            buffer.copy_(now)
 
     @torch.no_grad()
     def label_maps(self, images: list[UInt8[Tensor, "3 h w"]]) -> list[UInt8[Tensor, "h w"]]:
