@@ -22,9 +22,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Without a GPU, Triton's interpreter runs the kernels on CPU tensors. Triton reads this when it is first imported.
 if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")
-os.environ.setdefault(
-    "TRITON_DEFAULT_FP_FUSION", "1"
-)  # Triton 3.9 warns of its default, which this is, where it is unset
+os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # its default, of which Triton 3.9 warns where it is unset
 
 
 def _checked() -> list[str]:
