@@ -54,7 +54,10 @@ def compile_variant(variant: Any, capability: int) -> dict[str, int]:
     signature = {name: variant.signature.get(name, "constexpr") for name in variant.kernel.arg_names}
     places = {(variant.kernel.arg_names.index(name),): value for name, value in constants.items()}
     options = {"num_warps": variant.launch.num_warps, "num_stages": variant.launch.num_stages}
-    source = ASTSource(variant.kernel, signature=signature, constexprs=places)
+    aligned = {  # as allocations are, which a launch finds out; without, no load is wider than one element
+        (place,): [["tt.divisibility", 16]] for place, kind in enumerate(signature.values()) if str(kind)[0] == "*"
+    }
+    source = ASTSource(variant.kernel, signature=signature, constexprs=places, attrs=aligned)
     compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
     return {**_assembled(compiled.asm["ptx"]), "shared memory": compiled.metadata.shared}
 

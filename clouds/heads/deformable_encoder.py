@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from clouds.heads.layers import sine_position
-from clouds.kernels.deformable_attention import Shapes, deformable_sampling
+from clouds.kernels.deformable_attention import Shapes, deformable_attention
 
 
 @final
@@ -73,17 +73,9 @@ class DeformableAttention(nn.Module):
         if padding is not None:
             value = value.masked_fill(padding[..., None], 0)
         offsets = self.sampling_offsets(query).unflatten(-1, (heads, levels, points, 2))
-        weights = self.attention_weights(query).unflatten(-1, (heads, levels * points))
-        weights = weights.softmax(-1).unflatten(-1, (levels, points))
-        reference = reference_points[:, :, None, :, None]
-        if reference_points.shape[-1] == 2:
-            sizes = torch.tensor([[width, height] for height, width in spatial_shapes], device=query.device)
-            locations = reference + offsets / sizes[:, None]
-        else:
-            locations = reference[..., :2] + offsets / points * reference[..., 2:] * 0.5
-        return self.output_proj(
-            deformable_sampling(value.unflatten(-1, (heads, -1)), spatial_shapes, locations, weights)
-        )
+        logits = self.attention_weights(query).unflatten(-1, (heads, levels, points))
+        value = value.unflatten(-1, (heads, -1))
+        return self.output_proj(deformable_attention(value, spatial_shapes, reference_points, offsets, logits))
 
 
 @final

@@ -5,23 +5,72 @@ output[b, q, m] = sum over levels l and points p of weight[b, q, m, l, p] x valu
 where value_l is a map of "height width" cells read bilinearly: cell centres lie at (i + 0.5) / size, and outside of
 the map is 0 (`align_corners=False`, zero padding).
 
+`deformable_attention` makes weights (a softmax) and locations (reference points and offsets) itself;
+`deformable_sampling` is given them. Both run the same code: one Triton kernel on CUDA, one weighted gather on a CPU.
+
 Axis letters: b images, s cells of all levels (coarse to fine, row by row), q queries, m heads, d channels per head,
 l levels, p points.
+
+Dtypes: inputs of any floating dtypes, which may differ; locations and sums are in float32 (float64 with values in it),
+the output has the values' dtype. Not deterministic: the order in which the Triton backward pass adds the gradient of
+the values, in float32; under `torch.use_deterministic_algorithms(True)` it sorts the additions instead, which takes
+more time and about 400 MB for a 1024x2048 image. All else gives the same bits each time.
 """
-
-from __future__ import annotations
-
-from collections.abc import Sequence
-from itertools import accumulate
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-Shapes = Sequence[tuple[int, int]]
+from clouds.kernels import deformable_gather
+from clouds.kernels.backends import Backend, choose
+from clouds.kernels.deformable_gather import Shapes
 
-_QUERIES = 4096  # per gather on the CPU: bounds the memory of its indices; larger ones are not faster
+_WIDTHS = (16, 32, 64, 128)  # channels per head that Triton takes
+_REACH = 2**31  # elements of one image, counted with strides: kernels count in 32 bits within an image
+
+
+def deformable_attention(
+    value: Float[Tensor, "b s m d"],
+    spatial_shapes: Shapes,
+    reference_points: Float[Tensor, "_ q l r"],
+    offsets: Float[Tensor, "b q m l p 2"],
+    attention_logits: Float[Tensor, "b q m l p"],
+    *,
+    backend: Backend = "auto",
+) -> Float[Tensor, "b q md"]:
+    """Weighted bilinear samples of the values of each head around reference points, heads side by side.
+
+    Args:
+        value: values of all levels' cells.
+        spatial_shapes: (height, width) of each level; their areas sum to s.
+        reference_points: per level (x, y) in 0..1, or boxes (x, y, width, height); for all images or for each.
+        offsets: (x, y) from the reference point: in cells of the level, or for boxes in half a box size / p.
+        attention_logits: weights before a softmax over levels and points together.
+        backend: which implementation runs; Triton takes d of 16, 32, 64 and 128, and no float64.
+
+    Raises:
+        TypeError: a tensor is not of floating point.
+        ValueError: ranks, sizes or devices do not agree, or Triton was asked for and cannot run.
+    """
+    name = "deformable_attention"
+    _check(name, value, spatial_shapes, {"offsets": offsets, "attention_logits": attention_logits})
+    _check_reference(reference_points, offsets)
+    way = choose(name, backend, value.device, objection=_objection(value, reference_points, offsets, attention_logits))
+    if way == "reference" or (way == "torch" and value.device.type != "cpu"):
+        locations = _locations(spatial_shapes, reference_points, offsets, _wide(value))
+        weights = attention_logits.to(_wide(value)).flatten(-2).softmax(-1).view_as(attention_logits)
+        return reference(value, spatial_shapes, locations, weights)
+    if reference_points.shape[-1] == 4:
+        box = reference_points[..., 2:].to(_wide(value)) * _sizes(spatial_shapes, value) * (0.5 / offsets.shape[4])
+        offsets = offsets * box[:, :, None, :, None]
+    centers = reference_points[..., :2]
+    if way == "triton":
+        centers = centers.expand(value.shape[0], -1, -1, -1)
+        return _sample(value, _flat(spatial_shapes), centers, offsets, attention_logits)
+    positions = deformable_gather.positions(spatial_shapes, centers.to(_wide(value)), offsets)
+    weights = attention_logits.to(_wide(value)).flatten(-2).softmax(-1)
+    return deformable_gather.gather(value, spatial_shapes, positions, weights.flatten(2))
 
 
 def deformable_sampling(
@@ -29,6 +78,8 @@ def deformable_sampling(
     spatial_shapes: Shapes,
     sampling_locations: Float[Tensor, "b q m l p 2"],
     attention_weights: Float[Tensor, "b q m l p"],
+    *,
+    backend: Backend = "auto",
 ) -> Float[Tensor, "b q md"]:
     """Weighted bilinear samples of the values of each head, heads side by side.
 
@@ -37,19 +88,22 @@ def deformable_sampling(
         spatial_shapes: (height, width) of each level; their areas sum to s.
         sampling_locations: (x, y), 0..1 within the level; anything outside reads 0.
         attention_weights: weight of each sample.
+        backend: which implementation runs; Triton takes d of 16, 32, 64 and 128, and no float64.
 
     Raises:
-        ValueError: the areas of `spatial_shapes` do not sum to s, or there are not l of them.
+        TypeError: a tensor is not of floating point.
+        ValueError: ranks, sizes or devices do not agree, or Triton was asked for and cannot run.
     """
-    cells, levels = sum(height * width for height, width in spatial_shapes), sampling_locations.shape[3]
-    if cells != value.shape[1] or len(spatial_shapes) != levels:
-        raise ValueError(
-            f"deformable_sampling: spatial_shapes {list(spatial_shapes)} have {len(spatial_shapes)} levels and "
-            f"{cells} cells; sampling_locations have {levels} levels, and value has {value.shape[1]} cells"
-        )
-    if value.device.type != "cpu":
+    name = "deformable_sampling"
+    samples = {"sampling_locations": sampling_locations, "attention_weights": attention_weights}
+    _check(name, value, spatial_shapes, samples)
+    way = choose(name, backend, value.device, objection=_objection(value, sampling_locations, attention_weights))
+    if way == "triton":
+        return _sample(value, _flat(spatial_shapes), None, sampling_locations, attention_weights)
+    if way == "reference" or value.device.type != "cpu":
         return reference(value, spatial_shapes, sampling_locations, attention_weights)
-    return _gather(value, spatial_shapes, sampling_locations, attention_weights)
+    positions = sampling_locations.to(_wide(value)) * _sizes(spatial_shapes, value)[:, None]
+    return deformable_gather.gather(value, spatial_shapes, positions.flatten(2), attention_weights.flatten(2))
 
 
 def reference(
@@ -60,70 +114,159 @@ def reference(
 ) -> Float[Tensor, "b q md"]:
     """The formula, level by level, through `grid_sample`."""
     batch, _, heads, width = value.shape
-    queries, points = sampling_locations.shape[1], sampling_locations.shape[4]
-    grids = (2 * sampling_locations - 1).transpose(1, 2).flatten(0, 1)  # "bm q l p 2"
-    output = value.new_zeros(batch * heads, width, queries)
-    weights = attention_weights.transpose(1, 2).reshape(batch * heads, 1, queries, -1, points)
-    levels = value.split([height * columns for height, columns in spatial_shapes], dim=1)
+    queries = sampling_locations.shape[1]
+    grids = (2 * sampling_locations.to(_wide(value)) - 1).transpose(1, 2).flatten(0, 1)  # "bm q l p 2"
+    weights = attention_weights.to(_wide(value)).transpose(1, 2).flatten(0, 1)[:, None]  # "bm 1 q l p"
+    output = grids.new_zeros(batch * heads, width, queries)
+    levels = value.to(_wide(value)).split([height * columns for height, columns in spatial_shapes], dim=1)
     for index, (level, (height, columns)) in enumerate(zip(levels, spatial_shapes, strict=True)):
         maps = level.permute(0, 2, 3, 1).reshape(batch * heads, width, height, columns)
         samples = functional.grid_sample(maps, grids[:, :, index], align_corners=False)
         output = output + (samples * weights[:, :, :, index]).sum(-1)
-    return output.view(batch, heads * width, queries).transpose(1, 2)
+    return output.view(batch, heads * width, queries).transpose(1, 2).to(value.dtype)
 
 
-def _gather(value: Tensor, spatial_shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
-    """All samples of a query and head as one weighted sum of l x p x 4 rows of the values.
+def _locations(spatial_shapes: Shapes, reference_points: Tensor, offsets: Tensor, dtype: torch.dtype) -> Tensor:
+    """Where samples are, 0..1 within their level."""
+    points, offsets = reference_points.to(dtype)[:, :, None, :, None], offsets.to(dtype)
+    if points.shape[-1] == 2:
+        return points + offsets / _sizes(spatial_shapes, offsets)[:, None]
+    return points[..., :2] + offsets / offsets.shape[4] * points[..., 2:] * 0.5
 
-    On a CPU this takes a fraction of the time of `grid_sample`, which makes l maps of "d q p" and sums them. Each level
-    gets a border of zeros, so that corners outside of it need no test.
-    """
-    batch, _, heads, width = value.shape
-    levels = value.split([rows * columns for rows, columns in spatial_shapes], dim=1)
-    bordered = [
-        functional.pad(level.unflatten(1, shape), (0, 0, 0, 0, 1, 1, 1, 1)).flatten(1, 2)
-        for level, shape in zip(levels, spatial_shapes, strict=True)
-    ]
-    table = torch.cat(bordered, dim=1)  # "b cells m d"
-    images, channels = torch.arange(batch, dtype=torch.int32), torch.arange(heads, dtype=torch.int32)
-    owners = (images[:, None] * (table.shape[1] * heads) + channels)[:, None, :, None, None, None]
-    parts: list[Tensor] = []
-    for start in range(0, locations.shape[1], _QUERIES):
-        part = slice(start, start + _QUERIES)
-        rows, shares = _corners(spatial_shapes, locations[:, part], weights[:, part], owners, heads)
-        summed = functional.embedding_bag(
-            rows.flatten(0, 2),
-            table.view(-1, width),
-            per_sample_weights=shares.flatten(0, 2).to(table.dtype),
-            mode="sum",
+
+def _sizes(spatial_shapes: Shapes, like: Tensor) -> Tensor:
+    """(width, height) of each level: "l 2"."""
+    return torch.tensor([[width, height] for height, width in spatial_shapes], dtype=_wide(like), device=like.device)
+
+
+def _wide(value: Tensor) -> torch.dtype:
+    return torch.promote_types(value.dtype, torch.float32)
+
+
+def _flat(spatial_shapes: Shapes) -> list[int]:
+    return [side for shape in spatial_shapes for side in shape]
+
+
+def _check(name: str, value: Tensor, spatial_shapes: Shapes, samples: dict[str, Tensor]) -> None:
+    """`samples`: locations or offsets, and weights or logits, by the names that they have for the caller."""
+    (where, locations), (what, weights) = samples.items()
+    for argument, tensor in {"value": value, **samples}.items():
+        if not tensor.is_floating_point():
+            raise TypeError(f"{name}: {argument} has dtype {tensor.dtype}; expected a floating dtype")
+        if tensor.device != value.device:
+            raise ValueError(f"{name}: {argument} is on {tensor.device}, value on {value.device}; move one of them")
+    if value.ndim != 4 or weights.ndim != 5 or min(weights.shape[3:]) < 1 or locations.shape != (*weights.shape, 2):
+        raise ValueError(
+            f"{name}: expected value (b, s, m, d), {what} (b, q, m, l, p) with l and p at least 1, and {where} of its "
+            f"shape and 2; got {tuple(value.shape)}, {tuple(weights.shape)} and {tuple(locations.shape)}"
         )
-        parts.append(summed.view(batch, -1, heads * width))
-    return torch.cat(parts, dim=1)
+    if value.shape[0] != weights.shape[0] or value.shape[2] != weights.shape[2]:
+        raise ValueError(
+            f"{name}: value has {value.shape[0]} images and {value.shape[2]} heads, {what} {weights.shape[0]} and "
+            f"{weights.shape[2]}; expected the same"
+        )
+    cells, levels = sum(height * width for height, width in spatial_shapes), weights.shape[3]
+    if cells != value.shape[1] or len(spatial_shapes) != levels or min(_flat(spatial_shapes)) < 1:
+        raise ValueError(
+            f"{name}: spatial_shapes {list(spatial_shapes)} have {len(spatial_shapes)} levels and "
+            f"{cells} cells; {where} have {levels} levels, and value has {value.shape[1]} cells"
+        )
 
 
-def _corners(
-    spatial_shapes: Shapes, locations: Tensor, weights: Tensor, owners: Tensor, heads: int
-) -> tuple[Tensor, Tensor]:
-    """The rows of the table with each sample's four corners, and what they contribute: both "b q m 4lp"."""
-    heights, widths = (torch.tensor(sides, dtype=torch.int32)[:, None] for sides in zip(*spatial_shapes, strict=True))
-    areas = [(height + 2) * (width + 2) for height, width in spatial_shapes]
-    starts = torch.tensor([0, *accumulate(areas[:-1])], dtype=torch.int32)[:, None, None] * heads
-    columns, across = _neighbours(locations[..., 0], widths)
-    lines, down = _neighbours(locations[..., 1], heights)
-    lines = lines * ((widths + 2)[..., None] * heads) + (starts + owners)
-    rows = lines[..., :, None] + (columns * heads)[..., None, :]
-    down = down * weights[..., None]
-    return rows.flatten(-4), (down[..., :, None] * across[..., None, :]).flatten(-4)
+def _check_reference(points: Tensor, offsets: Tensor) -> None:
+    name = "deformable_attention"
+    batch, queries, _, levels = offsets.shape[:4]
+    if not points.is_floating_point():
+        raise TypeError(f"{name}: reference_points have dtype {points.dtype}; expected a floating dtype")
+    if points.device != offsets.device:
+        raise ValueError(f"{name}: reference_points are on {points.device}, offsets on {offsets.device}; move one")
+    fits = points.ndim == 4 and points.shape[0] in (1, batch) and points.shape[3] in (2, 4)
+    if not fits or points.shape[1:3] != (queries, levels):
+        raise ValueError(
+            f"{name}: expected reference_points (1 or {batch}, {queries}, {levels}, 2 or 4) for offsets "
+            f"{tuple(offsets.shape)}; got {tuple(points.shape)}"
+        )
 
 
-def _neighbours(coordinate: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
-    """Along one axis: the two cells next to a coordinate of 0..1, and their bilinear weights; both "... 2".
+def _objection(value: Tensor, *others: Tensor) -> str | None:
+    """Why Triton cannot take these arguments."""
+    if any(tensor.dtype == torch.float64 for tensor in (value, *others)):
+        return "it has no kernel for float64"
+    if value.shape[3] not in _WIDTHS:
+        return f"it needs a power of two from 16 to 128 as channels per head, got {value.shape[3]}"
+    for tensor in (value, *others):
+        strides = zip(tensor.shape[1:], tensor.stride()[1:], strict=True)
+        if sum((length - 1) * stride for length, stride in strides) >= _REACH:
+            return f"an image of {tuple(tensor.shape[1:])} spans {_REACH} elements or more"
+    return None
 
-    Cells are counted from the border, which is 0 and size + 1; what lies further out is border, too.
-    """
-    position = coordinate * size + 0.5
-    low = position.floor()
-    fraction = position - low
-    cells = torch.stack((low, low + 1), -1)
-    cells = cells.fmax(cells.new_zeros(())).fmin(size[..., None] + 1)  # a NaN reads the border, and its weight is NaN
-    return cells.int(), torch.stack((1 - fraction, fraction), -1)
+
+@torch.library.custom_op("clouds::deformable_attention", mutates_args=())
+def _sample(value: Tensor, sizes: list[int], centers: Tensor | None, offsets: Tensor, logits: Tensor) -> Tensor:
+    """The Triton kernel. With `centers` in 0..1, `offsets` in cells and `logits`; without, locations and weights."""
+    from clouds.kernels._triton.deformable_attention import forward
+
+    return forward(value, sizes, centers, offsets, logits)
+
+
+@_sample.register_fake
+def _(value: Tensor, sizes: list[int], centers: Tensor | None, offsets: Tensor, logits: Tensor) -> Tensor:
+    return value.new_empty(logits.shape[0], logits.shape[1], value.shape[2] * value.shape[3])
+
+
+@torch.library.custom_op("clouds::deformable_attention_backward", mutates_args=())
+def _sample_backward(
+    gradient: Tensor,
+    output: Tensor,
+    value: Tensor,
+    sizes: list[int],
+    centers: Tensor | None,
+    offsets: Tensor,
+    logits: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of value, offsets and logits."""
+    from clouds.kernels._triton.deformable_attention import backward
+
+    ordered = torch.are_deterministic_algorithms_enabled()
+    inputs = value, sizes, centers, offsets, logits
+    of_value, of_offsets, of_logits = backward(gradient, output, *inputs, scatter=not ordered)
+    if ordered:
+        shapes = list(zip(sizes[::2], sizes[1::2], strict=True))
+        if centers is None:
+            positions, weights = (offsets.float() * _sizes(shapes, value)[:, None]).flatten(2), logits.float()
+        else:
+            positions = deformable_gather.positions(shapes, centers.float(), offsets)
+            weights = logits.float().flatten(-2).softmax(-1)
+        of_value = deformable_gather.scatter(gradient, value.shape[2], shapes, positions, weights.flatten(2))
+    return of_value.to(value.dtype), of_offsets, of_logits
+
+
+@_sample_backward.register_fake
+def _(
+    gradient: Tensor,
+    output: Tensor,
+    value: Tensor,
+    sizes: list[int],
+    centers: Tensor | None,
+    offsets: Tensor,
+    logits: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return value.new_empty(value.shape), offsets.new_empty(offsets.shape), logits.new_empty(logits.shape)
+
+
+def _keep(ctx, inputs, output: Tensor) -> None:
+    value, ctx.sizes, centers, offsets, logits = inputs
+    ctx.save_for_backward(value, centers, offsets, logits, output)
+
+
+def _differentiate(ctx, gradient: Tensor) -> tuple[Tensor, None, Tensor | None, Tensor, Tensor]:
+    value, centers, offsets, logits, output = ctx.saved_tensors
+    of_value, of_offsets, of_logits = _sample_backward(gradient, output, value, ctx.sizes, centers, offsets, logits)
+    of_centers = None
+    if ctx.needs_input_grad[2]:  # a step of an offset is one cell, of a centre the whole level
+        shapes = list(zip(ctx.sizes[::2], ctx.sizes[1::2], strict=True))
+        of_centers = (of_offsets.float().sum((2, 4)) * _sizes(shapes, value)).to(centers.dtype)
+    return of_value, None, of_centers, of_offsets, of_logits
+
+
+_sample.register_autograd(_differentiate, setup_context=_keep)
