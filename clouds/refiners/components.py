@@ -9,6 +9,7 @@ from clouds.core.hookspecs import hookimpl
 @hookimpl
 def clouds_refiners() -> list[Component]:
     return [
+        *(_sam(size) for size in ("b", "l", "h")),
         Component(
             name="regions",
             kind=Kind.REFINER,
@@ -24,3 +25,15 @@ def clouds_refiners() -> list[Component]:
             source="clouds",
         ),
     ]
+
+
+def _sam(size: str) -> Component:
+    return Component(
+        name=f"sam-vit-{size}",
+        kind=Kind.REFINER,
+        factory="clouds.refiners.presets:sam",
+        summary=f"SAM ViT-{size.upper()} answers point prompts drawn from the label map's components",
+        source="Kirillov et al., Segment Anything, ICCV 2023; Benigmim et al., CLOUDS, CVPR 2024",
+        licence="Apache-2.0",
+        options={"model": f"vit_{size}"},
+    )

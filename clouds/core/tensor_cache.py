@@ -1,0 +1,89 @@
+"""Tensors that can be computed again, kept on disk: of bounded size, for several processes at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from clouds.core.errors import ConfigError, DataError
+from clouds.core.files import atomic_file
+
+
+class CacheWarning(UserWarning):
+    """What was computed could not be kept, so that it is computed again the next time."""
+
+
+class TensorCache:
+    """A folder with one safetensors file for each key.
+
+    A file appears whole or not at all, whatever happens to the process that writes it. What was not used for longest
+    makes room. Any number of processes may share the folder; one that lacks the right to write can read.
+
+    Args:
+        folder: made when first written to. All files in it belong to the cache.
+        max_bytes: bound on the size of all files together.
+
+    Raises:
+        ConfigError: the bound is less than 1 byte.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], *, max_bytes: int) -> None:
+        if max_bytes < 1:
+            raise ConfigError(f"cache {os.fspath(folder)}: bound of {max_bytes} bytes; expected at least 1")
+        self.folder = Path(folder)
+        self.max_bytes = max_bytes
+
+    def get(self, key: str) -> dict[str, Tensor] | None:
+        """The tensors of a key, on the CPU; None when there are none, or their file is damaged."""
+        path = self._path(key)
+        try:
+            found = load(path.read_bytes())
+        except (FileNotFoundError, NotADirectoryError, SafetensorError):
+            return None
+        with suppress(OSError):  # a folder that may only be read
+            os.utime(path)
+        return found
+
+    def put(self, key: str, tensors: Mapping[str, Tensor]) -> None:
+        """Keep the tensors of a key; others make room.
+
+        Raises:
+            DataError: the folder cannot be written, or the tensors alone exceed the bound.
+        """
+        content = save({name: tensor.contiguous().cpu() for name, tensor in tensors.items()})
+        if len(content) > self.max_bytes:
+            raise DataError(
+                f"cache {self.folder}: one entry takes {len(content)} bytes, the bound on all is {self.max_bytes}; "
+                "raise the bound"
+            )
+        try:
+            with atomic_file(self._path(key)) as temporary:
+                temporary.write_bytes(content)
+            self._make_room()
+        except OSError as error:
+            raise DataError(
+                f"cache {self.folder} cannot be written ({error}); make room there or choose another folder"
+            ) from error
+
+    def _path(self, key: str) -> Path:
+        return self.folder / f"{key}.safetensors"
+
+    def _make_room(self) -> None:
+        """Remove the files that were not used for longest, among them what killed processes left unfinished."""
+        files: list[tuple[int, int, str]] = []
+        for entry in os.scandir(self.folder):
+            with suppress(FileNotFoundError):  # another process was faster
+                facts = entry.stat()
+                files.append((facts.st_mtime_ns, facts.st_size, entry.path))
+        surplus = sum(size for _, size, _ in files) - self.max_bytes
+        for _, size, path in sorted(files):
+            if surplus <= 0:
+                break
+            Path(path).unlink(missing_ok=True)
+            surplus -= size

@@ -1,0 +1,42 @@
+"""From predicted masks to targets: the best of several, overlaps, one mask per class."""
+
+from __future__ import annotations
+
+from typing import Literal, cast
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+Overlaps = Literal["between_classes", "any", "keep"]
+
+
+def best_of(masks: Float[Tensor, "n k h w"], quality: Float[Tensor, "n k"]) -> Float[Tensor, "n 1 h w"]:
+    """The mask of the best predicted IoU of each prompt; the first of equals."""
+    rows = torch.arange(len(masks), device=masks.device)
+    return masks[rows, quality.argmax(1)][:, None]
+
+
+def clear_overlaps(masks: Bool[Tensor, "n h w"]) -> Bool[Tensor, "n h w"]:
+    """Pixels that more than one mask claims belong to none."""
+    return masks & (masks.sum(0, dtype=torch.int32) <= 1)
+
+
+def unite_classes(
+    masks: Bool[Tensor, "n h w"], labels: Int[Tensor, " n"]
+) -> tuple[Int[Tensor, " c"], Bool[Tensor, "c h w"]]:
+    """The classes that occur, ascending, and the union of each one's masks."""
+    classes = cast("Tensor", labels.unique())
+    united = [masks[labels == label].any(0) for label in classes]
+    return classes, torch.stack(united) if united else masks
+
+
+def merge_masks(
+    masks: Bool[Tensor, "n h w"], labels: Int[Tensor, " n"], *, overlaps: Overlaps
+) -> tuple[Int[Tensor, " c"], Bool[Tensor, "c h w"]]:
+    """One mask per class. Pixels claimed twice are cleared "between_classes", between "any" two prompts (as published,
+    also of one class), or kept in both ("keep")."""
+    if overlaps == "any":
+        masks = clear_overlaps(masks)
+    classes, united = unite_classes(masks, labels)
+    return classes, clear_overlaps(united) if overlaps == "between_classes" else united

@@ -1,0 +1,231 @@
+"""Refinement by point prompts, for every network that segments what points lie on: SAM, MobileSAM, SAM 2.
+
+Benigmim et al., "Collaborating Foundation Models for Domain Generalized Semantic Segmentation", CVPR 2024, section 3.3.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Literal, Self, final
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor, nn
+
+from clouds.core.errors import ConfigError, DataError
+from clouds.core.interfaces import Prepared, Refiner, Targets
+from clouds.core.tensor_cache import CacheWarning, TensorCache
+from clouds.core.weights import digest
+from clouds.refiners.prompt_masks import Overlaps, best_of, merge_masks
+from clouds.refiners.prompt_points import Region, Rng, Selection, draw_points, find_regions
+
+
+class PromptedSegmenter(nn.Module, ABC):
+    """A network that first encodes an image, and then segments what points in it lie on.
+
+    Embeddings are named tensors that depend on the image alone; they may come back as float16.
+    """
+
+    @abstractmethod
+    def encode(self, image: UInt8[Tensor, "3 h w"]) -> dict[str, Tensor]:
+        """The embedding of one image (RGB), of any size."""
+
+    @abstractmethod
+    def decode(
+        self,
+        embedding: Mapping[str, Tensor],
+        points: Float[Tensor, "n p 2"],
+        size: tuple[int, int],
+        masks: Float[Tensor, "n 1 m m"] | None = None,
+    ) -> tuple[Float[Tensor, "n k m m"], Float[Tensor, "n k"]]:
+        """Low-resolution mask logits and their predicted IoU, k for each prompt.
+
+        Args:
+            embedding: what `encode` returned.
+            points: (x, y) in image pixels; the p points of a prompt lie on one thing.
+            size: (height, width) of the image.
+            masks: logits of an earlier answer, to improve.
+        """
+
+    @abstractmethod
+    def upscale(self, logits: Float[Tensor, "n 1 m m"], size: tuple[int, int]) -> Float[Tensor, "n 1 h w"]:
+        """Mask logits at the size (height, width) of the image."""
+
+
+@final
+class PromptRefiner(nn.Module, Refiner):
+    """Each connected component of the label map becomes a prompt; its mask takes the component's class.
+
+    An image without a prompt, or for which nothing is left, keeps its label map. Pixels of no mask are not valid.
+
+    Args:
+        segmenter: what answers the prompts. It stays in eval mode for ever, without gradients.
+        size_threshold: components of more than so many pixels are prompts.
+        points: number of points in each prompt.
+        selection: "random": anywhere in the component; "center": within 10 pixels of its centroid;
+            "largest_component": anywhere in the largest part that the erosion leaves.
+        erosion: side of the square that erodes components before points are drawn, in pixels; 0 does not.
+        refinement: answer each prompt a second time, with the first mask as a part of the prompt.
+        small_components: "keep": components that are no prompt take part as they are; "drop": they vanish as soon as
+            the image has a prompt (as published).
+        overlaps: pixels claimed twice are cleared "between_classes", between "any" two prompts (as published, also of
+            one class), or kept in both ("keep").
+        empty: "drop" classes that lose all of their pixels, or "keep" them with an empty mask (as published).
+        batch_size: prompts that the network answers together.
+        dtype: autocast type of the network, such as "bfloat16"; None is float32.
+        cache: embeddings are read from it and added to it, as float16; None computes each time.
+
+    Raises:
+        ConfigError: a number is out of range.
+    """
+
+    def __init__(
+        self,
+        segmenter: PromptedSegmenter,
+        *,
+        size_threshold: int = 5000,
+        points: int = 5,
+        selection: Selection = "random",
+        erosion: int = 0,
+        refinement: bool = False,
+        small_components: Literal["keep", "drop"] = "keep",
+        overlaps: Overlaps = "between_classes",
+        empty: Literal["drop", "keep"] = "drop",
+        batch_size: int = 16,
+        dtype: Literal["bfloat16", "float16"] | None = None,
+        cache: TensorCache | None = None,
+    ) -> None:
+        super().__init__()
+        least = {"size_threshold": (size_threshold, 0), "points": (points, 1), "erosion": (erosion, 0)}
+        for name, (value, bound) in {**least, "batch_size": (batch_size, 1)}.items():
+            if value < bound:
+                raise ConfigError(f"refiner option {name}={value}; expected at least {bound}")
+        self.segmenter = segmenter.requires_grad_(False)
+        self.size_threshold = size_threshold
+        self.points, self.selection, self.erosion = points, selection, erosion
+        self.refinement, self.batch_size = refinement, batch_size
+        self.small_components, self.empty = small_components, empty
+        self.overlaps: Overlaps = overlaps
+        self.dtype: torch.dtype | None = getattr(torch, dtype) if dtype else None
+        self.cache = cache
+        self.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Stays in eval mode."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def prepare(self, images: Sequence[UInt8[Tensor, "3 _ _"]]) -> list[Prepared]:
+        """Embeddings; those in the cache cost no encoder.
+
+        Warns `CacheWarning` when an embedding could not be stored; it is returned all the same.
+        """
+        return [Prepared(tensors=self._embed(image)) for image in images]
+
+    @torch.no_grad()
+    def refine(
+        self,
+        images: Sequence[UInt8[Tensor, "3 _ _"]],
+        label_maps: Sequence[UInt8[Tensor, "_ _"]],
+        *,
+        rngs: Sequence[np.random.Generator | np.random.RandomState],
+        prepared: Sequence[Prepared] | None = None,
+    ) -> list[Targets]:
+        given = [None] * len(images) if prepared is None else prepared
+        return [self._refine_one(*one) for one in zip(images, label_maps, rngs, given, strict=True)]
+
+    def _refine_one(self, image: Tensor, label_map: Tensor, rng: Rng, prepared: Prepared | None) -> Targets:
+        regions, points = self._draw(label_map.cpu().numpy(), rng)
+        if not regions:
+            return Targets.from_label_map(label_map)
+        size = label_map.shape[0], label_map.shape[1]
+        embedding = self._embed(image) if prepared is None else prepared.tensors
+        masks = self._segment(embedding, torch.from_numpy(points), size).to(label_map.device)
+        labels = torch.tensor([region.label for region in regions], device=label_map.device)
+        if self.small_components == "keep":
+            rest = Targets.from_label_map(_without(label_map, regions))
+            masks, labels = torch.cat((masks, rest.masks)), torch.cat((labels, rest.labels))
+        classes, united = merge_masks(masks, labels, overlaps=self.overlaps)
+        if self.empty == "drop":
+            left = united.flatten(1).any(1)
+            classes, united = classes[left], united[left]
+        if not len(classes):
+            return Targets.from_label_map(label_map)
+        return Targets(labels=classes, masks=united, valid=united.any(0))
+
+    def _draw(self, label_map: np.ndarray, rng: Rng) -> tuple[list[Region], np.ndarray]:
+        """The components that are prompts, and their points."""
+        regions = find_regions(label_map, size_threshold=self.size_threshold)
+        choice = {"points": self.points, "selection": self.selection, "erosion": self.erosion}
+        drawn = [(region, draw_points(region, rng, **choice)) for region in regions]
+        kept = [(region, points) for region, points in drawn if points is not None]
+        return [region for region, _ in kept], np.array([points for _, points in kept], np.float32)
+
+    def _segment(
+        self, embedding: Mapping[str, Tensor], points: Float[Tensor, "n p 2"], size: tuple[int, int]
+    ) -> Bool[Tensor, "n h w"]:
+        """The best mask of each prompt."""
+        device = self._device
+        embedding = {name: value.to(device) for name, value in embedding.items()}
+        found: list[Tensor] = []
+        for chunk in points.to(device).split(self.batch_size):
+            with self._autocast():
+                best = best_of(*self.segmenter.decode(embedding, chunk, size))
+                if self.refinement:
+                    best = best_of(*self.segmenter.decode(embedding, chunk, size, best))
+            found.append(self.segmenter.upscale(best.float(), size)[:, 0] > 0)
+        return torch.cat(found)
+
+    def _embed(self, image: Tensor) -> dict[str, Tensor]:
+        if self.cache is None:
+            return self._encode(image)
+        key = f"{self._model_key}-{image_key(image)}"
+        found = self.cache.get(key)
+        if found is None:
+            found = {name: value.half() for name, value in self._encode(image).items()}
+            try:
+                self.cache.put(key, found)
+            except DataError as error:
+                warnings.warn(f"embeddings are computed again each time: {error}", CacheWarning, stacklevel=2)
+        return found
+
+    def _encode(self, image: Tensor) -> dict[str, Tensor]:
+        with self._autocast():
+            return self.segmenter.encode(image.to(self._device))
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self._device.type, dtype=self.dtype, enabled=self.dtype is not None)
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.segmenter.parameters()).device
+
+    @cached_property
+    def _model_key(self) -> str:
+        kind = f"{type(self.segmenter).__qualname__} {self.dtype} {digest(self.segmenter.state_dict())}"
+        return hashlib.sha256(kind.encode()).hexdigest()[:16]
+
+
+def image_key(image: UInt8[Tensor, "3 h w"]) -> str:
+    """Name of a picture: a hash that it shares with its mirror image, and which of the two it is."""
+    hashes = [_sha256(image), _sha256(image.flip(-1))]
+    return f"{min(hashes)}-flipped" if hashes[1] < hashes[0] else hashes[0]
+
+
+def _sha256(image: Tensor) -> str:
+    pixels = image.cpu().contiguous()
+    return hashlib.sha256(f"{tuple(pixels.shape)}".encode() + pixels.numpy().tobytes()).hexdigest()[:32]
+
+
+def _without(label_map: UInt8[Tensor, "h w"], regions: Sequence[Region]) -> UInt8[Tensor, "h w"]:
+    """The label map with these regions ignored."""
+    rest = label_map.cpu().numpy().copy()
+    for region in regions:
+        height, width = region.mask.shape
+        rest[region.top : region.top + height, region.left : region.left + width][region.mask] = 255
+    return torch.from_numpy(rest).to(label_map.device)

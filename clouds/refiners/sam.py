@@ -1,0 +1,85 @@
+"""SAM (Kirillov et al., "Segment Anything", ICCV 2023) through segment-anything, for images of any size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import final
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image
+from segment_anything import sam_model_registry
+from segment_anything.modeling import Sam
+from torch import Tensor
+
+from clouds.core.weight_files import read_weights
+from clouds.core.weights import load_weights
+from clouds.refiners.prompted import PromptedSegmenter
+from clouds.refiners.sam_decoder import predict_masks
+from clouds.refiners.sam_weights import SamModel, checked, download
+
+
+@final
+class SamSegmenter(PromptedSegmenter):
+    """SAM with point prompts: three masks for each.
+
+    The image is resized to a long side of the network's (1024) as published, by Pillow with 8 bits, and padded with 0
+    after normalisation.
+
+    Args:
+        sam: any `Sam` of segment-anything, also one with another image encoder.
+    """
+
+    def __init__(self, sam: Sam) -> None:
+        super().__init__()
+        self.sam = sam
+
+    def encode(self, image: UInt8[Tensor, "3 h w"]) -> dict[str, Tensor]:
+        height, width = self._network_size((image.shape[1], image.shape[2]))
+        picture = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
+        resized = np.array(picture.resize((width, height), Image.Resampling.BILINEAR))
+        pixels = torch.from_numpy(resized).permute(2, 0, 1)[None].to(image.device)
+        return {"embedding": self.sam.image_encoder(self.sam.preprocess(pixels))}
+
+    def decode(
+        self,
+        embedding: Mapping[str, Tensor],
+        points: Float[Tensor, "n p 2"],
+        size: tuple[int, int],
+        masks: Float[Tensor, "n 1 m m"] | None = None,
+    ) -> tuple[Float[Tensor, "n k m m"], Float[Tensor, "n k"]]:
+        height, width = self._network_size(size)
+        scale = torch.tensor((width / size[1], height / size[0]), device=points.device)
+        encoder = self.sam.prompt_encoder
+        positive = torch.ones(points.shape[:2], device=points.device)
+        sparse, dense = encoder(points=(points * scale, positive), boxes=None, masks=masks)
+        image = embedding["embedding"].float() + (dense[:1] if masks is None else dense)
+        return predict_masks(self.sam.mask_decoder, image, encoder.get_dense_pe(), sparse)
+
+    def upscale(self, logits: Float[Tensor, "n 1 m m"], size: tuple[int, int]) -> Float[Tensor, "n 1 h w"]:
+        return self.sam.postprocess_masks(logits, self._network_size(size), size)
+
+    def _network_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) of the image within the network's square input."""
+        side = self.sam.image_encoder.img_size
+        height, width = (max(1, int(length * (side / max(size)) + 0.5)) for length in size)
+        return height, width
+
+
+def build_sam(model: SamModel, *, pretrained: bool | Path) -> SamSegmenter:
+    """SAM of a published size.
+
+    Args:
+        model: segment-anything's name of it.
+        pretrained: load the published weights; False initialises randomly; a path reads a local file.
+
+    Raises:
+        WeightsError: the weights could not be had, are not what their file name says, or do not fit.
+    """
+    sam = sam_model_registry[model]()
+    if pretrained is not False:
+        path = download(model) if pretrained is True else checked(pretrained)
+        load_weights(sam, read_weights(path), source=str(path))
+    return SamSegmenter(sam)
