@@ -1,0 +1,171 @@
+"""Every form of an operation side by side in one run: time, memory, and the share of what the device can do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from attrs import evolve, field, frozen
+
+from clouds.kernels.backends import choose
+from clouds.kernels.bench.ceilings import Ceilings
+from clouds.kernels.bench.problems import PROBLEMS, Problem, Size
+from clouds.kernels.bench.timing import milliseconds, peak_memory
+
+FORWARD, BOTH = "forward", "forward+backward"
+OURS, COMPILED = "clouds", "reference, compiled"
+
+
+@frozen(kw_only=True)
+class Measurement:
+    """One form of an operation in one pass.
+
+    Attributes:
+        op: the operation.
+        provider: "clouds" is what runs by default, "clouds torch" its other form in plain torch, "reference" the
+            shortest form; others have their own names.
+        direction: "forward", without gradients, or "forward+backward".
+        dtype: of the inputs.
+        image, batch, queries: sizes.
+        milliseconds: of each run; empty when it could not run.
+        peak_memory: bytes of tensors beyond the inputs, at most.
+        rate: of the work that takes longest at the device's ceiling, per second: bytes or operations; None where the
+            ceilings were not measured, and with a backward pass, whose least work is not defined.
+        ceiling: which one that is: "copied", "gathered" or "multiplied".
+        share: the least time that the ceilings allow, of the median time; 0..1.
+        error: why it could not run.
+    """
+
+    op: str
+    provider: str
+    direction: str
+    dtype: str
+    image: tuple[int, int]
+    batch: int
+    queries: int
+    milliseconds: tuple[float, ...] = field(factory=tuple, converter=tuple)
+    peak_memory: int | None = None
+    rate: float | None = None
+    ceiling: str | None = None
+    share: float | None = None
+    error: str | None = None
+
+    def percentile(self, share: float) -> float:
+        """Milliseconds within which `share` (0..1) of the runs ended."""
+        return torch.tensor(self.milliseconds, dtype=torch.float64).quantile(share).item()
+
+
+def measure(
+    op: str,
+    size: Size,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    compiled: bool = False,
+    repeats: int = 20,
+    ceilings: Ceilings | None = None,
+    peers: Callable[[Problem], Mapping[str, Callable[[], Any]]] | None = None,
+) -> list[Measurement]:
+    """Every form of an operation that this device has, forward and, where it has one, with its backward pass.
+
+    Args:
+        op: a name of `PROBLEMS`.
+        size: how much is computed.
+        dtype: of the inputs.
+        device: where.
+        compiled: whether `torch.compile` of the reference is measured, too; it takes its time.
+        repeats: runs of each.
+        ceilings: of the device, for the shares.
+        peers: further forms, by their names, on the same inputs.
+
+    Raises:
+        ValueError: there is no such operation.
+    """
+    if op not in PROBLEMS:
+        raise ValueError(f"no benchmark of {op!r}; expected one of {', '.join(PROBLEMS)}")
+    problem = PROBLEMS[op](size, dtype, device)
+    forms = _forms(op, problem, device, compiled=compiled) | dict(peers(problem) if peers else {})
+    facts = {"op": op, "dtype": str(dtype).removeprefix("torch."), "image": size.image, "batch": size.batch}
+    facts |= {"queries": size.queries}
+    work = _binding(problem, ceilings) if ceilings else {}
+    made = _measure_all({name: _without_gradients(form) for name, form in forms.items()}, device, repeats)
+    found = [_measurement(name, FORWARD, one, facts, work) for name, one in made.items()]
+    if problem.differentiable:
+        made = _measure_all({name: _with_gradients(form, problem) for name, form in forms.items()}, device, repeats)
+        found += [_measurement(name, BOTH, one, facts, {}) for name, one in made.items()]
+    return found
+
+
+def _forms(op: str, problem: Problem, device: torch.device, *, compiled: bool) -> dict[str, Callable[[], Any]]:
+    default = choose(op, "auto", device)
+    named = {OURS: "auto", "clouds torch": "torch", "reference": "reference", **{one: one for one in problem.backends}}
+    if default != "triton":
+        del named["clouds torch"]
+    forms = {name: (lambda backend=backend: problem.run(backend)) for name, backend in named.items()}
+    if compiled:
+        torch._dynamo.reset()  # forms of another operation count towards a limit of forms
+        forms[COMPILED] = torch.compile(forms["reference"], dynamic=False)
+    return forms
+
+
+def _without_gradients(form: Callable[[], Any]) -> Callable[[], Any]:
+    return torch.no_grad()(form)
+
+
+def _with_gradients(form: Callable[[], Any], problem: Problem) -> Callable[[], Any]:
+    leaves = problem.leaves()
+
+    def run() -> Any:
+        for leaf in leaves:
+            leaf.requires_grad_()
+        try:
+            outputs = form()
+            return torch.autograd.grad(outputs, leaves, [torch.ones_like(output) for output in outputs])
+        finally:
+            for leaf in leaves:
+                leaf.requires_grad_(False)
+
+    return run
+
+
+def _measure_all(
+    runs: Mapping[str, Callable[[], Any]], device: torch.device, repeats: int
+) -> dict[str, tuple[list[float], int] | str]:
+    """Times and peak memory, or why a form cannot run; the others run all the same."""
+    made: dict[str, tuple[list[float], int] | str] = {}
+    memory: dict[str, int] = {}
+    for name, run in runs.items():
+        try:
+            run()
+            memory[name] = peak_memory(run, device)
+        except (RuntimeError, ImportError) as error:  # out of memory, no compiler, a library that does not fit
+            made[name] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+    times = milliseconds({name: runs[name] for name in memory}, device, repeats=repeats)
+    return {name: made.get(name) or (times[name], memory[name]) for name in runs}
+
+
+def _measurement(
+    provider: str,
+    direction: str,
+    made: tuple[list[float], int] | str,
+    facts: Mapping[str, Any],
+    work: Mapping[str, Any],
+) -> Measurement:
+    if isinstance(made, str):
+        return Measurement(provider=provider, direction=direction, error=made, **facts)
+    times, memory = made
+    one = Measurement(provider=provider, direction=direction, milliseconds=times, peak_memory=memory, **facts)
+    if not work:
+        return one
+    seconds = one.percentile(0.5) / 1000
+    share = work["seconds"] / seconds
+    return evolve(one, rate=work["amount"] / seconds, share=share, ceiling=work["ceiling"])
+
+
+def _binding(problem: Problem, ceilings: Ceilings) -> dict[str, Any]:
+    """The work that takes longest at the device's ceiling."""
+    names: Sequence[str] = ("copied", "gathered", "multiplied")
+    seconds = {name: getattr(problem, name) / getattr(ceilings, name) for name in names}
+    name = max(seconds, key=lambda name: seconds[name])
+    return {"ceiling": name, "amount": getattr(problem, name), "seconds": seconds[name]}
