@@ -4,20 +4,33 @@ from __future__ import annotations
 
 from clouds.core.component import Component, Kind
 from clouds.core.hookspecs import hookimpl
+from clouds.generators.published import DIFFUSION_MODELS
 
 
 @hookimpl
 def clouds_generators() -> list[Component]:
-    return [
-        Component(
-            name="procedural",
-            kind=Kind.GENERATOR,
-            factory="clouds.generators.presets:procedural",
-            summary="draws street scenes from prompts, with exact labels; no weights",
-            source="clouds",
-            licence="Apache-2.0",
-        )
-    ]
+    procedural = Component(
+        name="procedural",
+        kind=Kind.GENERATOR,
+        factory="clouds.generators.presets:procedural",
+        summary="draws street scenes from prompts, with exact labels; no weights",
+        source="clouds",
+        licence="Apache-2.0",
+    )
+    return [*(_diffusion(name) for name in DIFFUSION_MODELS), procedural]
+
+
+def _diffusion(name: str) -> Component:
+    published = DIFFUSION_MODELS[name]
+    return Component(
+        name=name,
+        kind=Kind.GENERATOR,
+        factory="clouds.generators.presets:diffusion",
+        summary=published.summary,
+        source=published.source,
+        licence=published.licence,
+        options={"family": name},
+    )
 
 
 @hookimpl

@@ -2,12 +2,71 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from clouds.core.labels import LabelSpace
+from clouds.generators.published import DIFFUSION_MODELS
 
 if TYPE_CHECKING:
     from clouds.core.interfaces import Generator, Prompter
+
+
+Scheduler = Literal["euler", "euler-ancestral", "ddim", "dpm-solver", "own"]
+Memory = Literal[
+    "attention_slicing",
+    "vae_slicing",
+    "vae_tiling",
+    "model_cpu_offload",
+    "sequential_cpu_offload",
+    "xformers_memory_efficient_attention",
+]
+
+
+def diffusion(
+    *,
+    family: Literal["stable-diffusion-2", "sdxl"],
+    model: str | None = None,
+    revision: str | None = None,
+    pretrained: bool = True,
+    steps: int = 50,
+    guidance: float = 7.5,
+    scheduler: Scheduler = "euler",
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None,
+    memory: tuple[Memory, ...] = (),
+    compile: bool = False,
+    safety_checker: bool = False,
+) -> Generator:
+    """A text-to-image pipeline of diffusers, with the settings of CLOUDS (CVPR 2024): 50 Euler steps, guidance 7.5.
+
+    Args:
+        family: which published model.
+        model: another one: a hub id, or a folder that `save_pretrained` wrote; weights as safetensors.
+        revision: a commit, branch or tag of the hub.
+        pretrained: False draws with small random weights of the same classes, for tests.
+        steps: sampling steps.
+        guidance: weight of the prompt (classifier-free guidance).
+        scheduler: "own" keeps the pipeline's.
+        dtype: None takes float16 on CUDA and float32 elsewhere.
+        memory: what diffusers can do to save memory, by the names of its `enable_*` options.
+        compile: compile the denoiser with `torch.compile`; the first pictures take minutes longer.
+        safety_checker: keep the pipeline's own, which blackens what it takes for indecent.
+    """
+    import torch
+
+    from clouds.generators.diffusion import DiffusionGenerator
+    from clouds.generators.diffusion_source import TinySource, find_source
+
+    name = model or DIFFUSION_MODELS[family].model
+    source = find_source(name, revision=revision, safety_checker=safety_checker) if pretrained else TinySource(family)
+    return DiffusionGenerator(
+        source,
+        steps=steps,
+        guidance=guidance,
+        scheduler=scheduler,
+        dtype=getattr(torch, dtype) if dtype else None,
+        memory=memory,
+        compile=compile,
+    )
 
 
 def procedural() -> Generator:

@@ -1,0 +1,124 @@
+"""Where a diffusion pipeline comes from: the hub, a local folder, or random weights."""
+
+# pyright: reportPrivateImportUsage=false
+# (diffusers is typed in parts only, and exports lazily)
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from diffusers import AutoPipelineForText2Image, DiffusionPipeline
+
+from clouds.core.errors import ConfigError, WeightsError
+from clouds.generators.tiny_diffusion import tiny_pipeline
+
+_INDEX = "model_index.json"
+_REMEDY = "a local folder that save_pretrained wrote serves as well: model=FOLDER"
+
+
+@final
+class FolderSource:
+    """A pipeline in a folder, as `save_pretrained` and the hub lay it out, with weights as safetensors.
+
+    Args:
+        folder: has `model_index.json`.
+        name: what the manifest calls it.
+        revision: the hub's commit, if it comes from there.
+        safety_checker: keep the pipeline's own; False leaves it out.
+
+    Raises:
+        WeightsError: the folder holds no pipeline, or no safetensors.
+        ConfigError: a safety checker is wanted, and the pipeline has none.
+    """
+
+    def __init__(self, folder: Path, *, name: str, revision: str | None, safety_checker: bool) -> None:
+        if not (folder / _INDEX).is_file():
+            raise WeightsError(f"{folder}: no diffusion pipeline, it has no {_INDEX}; {_REMEDY}")
+        if not any(folder.rglob("*.safetensors")):
+            raise WeightsError(
+                f"{folder}: has no .safetensors, and other formats may carry code; load the pipeline with diffusers "
+                "where you trust it, and save_pretrained(FOLDER, safe_serialization=True)"
+            )
+        self.folder, self.name, self.revision = folder, name, revision
+        self._index: dict[str, Any] = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
+        checker = self._index.get("safety_checker", [None])[0]
+        if safety_checker and not checker:
+            raise ConfigError(f"{name}: safety_checker=true, but the pipeline has none; leave the option out")
+        self._without: dict[str, Any] = {}
+        if not safety_checker and "safety_checker" in self._index:
+            self._without = {"safety_checker": None, "requires_safety_checker": False}
+
+    def load(self, dtype: torch.dtype) -> Any:
+        """The pipeline on the CPU. Raises `WeightsError` when its files are damaged or it makes no image from text."""
+        try:
+            return AutoPipelineForText2Image.from_pretrained(
+                str(self.folder), dtype=dtype, use_safetensors=True, local_files_only=True, **self._without
+            )
+        except Exception as error:  # a damaged file may raise anything; the cause is kept
+            reason = " ".join(str(error).split())[:300]
+            raise WeightsError(
+                f"{self.folder}: cannot be loaded as a text-to-image pipeline ({type(error).__name__}: {reason}); "
+                f"{_REMEDY}"
+            ) from error
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """For manifests: name, commit, or else SHA-256 of the weight files, and classes."""
+        return {
+            "model": self.name,
+            "revision": self.revision,
+            "weights": None if self.revision else _hash_weights(self.folder),
+            "pipeline": self._index["_class_name"],
+        }
+
+
+@final
+class TinySource:
+    """A small pipeline with random weights; see `tiny_pipeline`."""
+
+    def __init__(self, family: str) -> None:
+        self.family = family
+
+    def load(self, dtype: torch.dtype) -> Any:
+        return tiny_pipeline(self.family).to(dtype=dtype)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {"model": f"tiny {self.family}, random weights", "revision": None, "weights": None, "pipeline": None}
+
+
+def find_source(model: str, *, revision: str | None, safety_checker: bool) -> FolderSource:
+    """Find a local folder, or get the files of a hub id.
+
+    Raises:
+        WeightsError: neither can be had.
+        ConfigError: a revision is given for a local folder, or a safety checker is wanted that is not there.
+    """
+    local = Path(model).expanduser()
+    if local.is_dir():
+        if revision:
+            raise ConfigError(f"model {model} is a local folder, which has no revision {revision!r}; leave it out")
+        return FolderSource(local, name=model, revision=None, safety_checker=safety_checker)
+    try:
+        folder = Path(DiffusionPipeline.download(model, revision=revision, use_safetensors=True))
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise WeightsError(
+            f"diffusion model {model!r} is no local folder and could not be had from the hub "
+            f"({type(error).__name__}: {reason}); check the name and the connection; {_REMEDY}"
+        ) from error
+    return FolderSource(folder, name=model, revision=folder.name, safety_checker=safety_checker)
+
+
+def _hash_weights(folder: Path) -> str:
+    whole = hashlib.sha256()
+    for path in sorted(folder.rglob("*.safetensors")):
+        with open(path, "rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        whole.update(f"{path.relative_to(folder).as_posix()} {digest}\n".encode())
+    return whole.hexdigest()
