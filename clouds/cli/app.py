@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from cyclopts import App, CycloptsError, Parameter
 
 from clouds import __version__
-from clouds.cli import catalog_commands, convert, data_commands, doctor, model_commands
+from clouds.cli import catalog_commands, convert, data_commands, doctor, model_commands, sheet
 from clouds.core.errors import CloudsError
 
 _HELP = """Domain-generalized semantic segmentation by collaborating foundation models.
@@ -34,6 +34,7 @@ def build_app() -> App:
         "predict": model_commands.predict,
         "prompts": data_commands.prompts,
         "generate": data_commands.generate,
+        "sheet": sheet.sheet,
         "convert": convert.convert,
     }
     for order, (name, function) in enumerate(commands.items()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,12 +14,14 @@ from clouds.cli.output import write, write_json, write_table
 from clouds.core.catalog import Catalog
 from clouds.core.component import Kind
 from clouds.core.config import override
-from clouds.core.errors import PlanError
+from clouds.core.errors import ConfigError, PlanError, did_you_mean
 from clouds.core.labels import CITYSCAPES
 from clouds.core.plan import Part, plan_part
 
 if TYPE_CHECKING:
     from clouds.core.interfaces import Generator
+    from clouds.synthesis.filters import Filter
+    from clouds.synthesis.generated_set import GeneratedSet
 
 _ONE_SOURCE = Group("Prompts", validator=MutuallyExclusive())
 _SHOWN_FAULTS = 20
@@ -52,6 +55,11 @@ def generate(
     seed: int = 0,
     batch_size: int = 4,
     keep_labels: bool = False,
+    filters: Annotated[tuple[str, ...], Parameter(name="--filter", show_default=False)] = (),
+    clip: str = "ViT-B-32-quickgelu/openai",
+    attempts: int = 3,
+    verify: bool = False,
+    shards: bool = False,
     device: Device = "auto",
     assignments: Assignments = (),
     as_json: AsJson = False,
@@ -68,6 +76,12 @@ def generate(
         seed: image j has the seed `seed + j`.
         batch_size: images that the generator may work on together.
         keep_labels: write exact labels, too, when the generator knows them.
+        filters: blank, duplicate or clip, as often as needed: a picture that does not pass is drawn again with another
+            seed. The least score that passes may follow, as in duplicate=5 (different bits of 64) or clip=0.25.
+        clip: open_clip's MODEL/WEIGHTS for the filter clip; or MODEL/FILE.
+        attempts: how often an image is drawn before it is left out.
+        verify: compare the content of files that are there with the manifest, not only their length.
+        shards: write WebDataset tars to OUT/shards, too.
         assignments: options of the generator.
     """
     from clouds.synthesis.generate import PROMPTS, generate_set
@@ -75,23 +89,35 @@ def generate(
     catalog = Catalog.from_environment()
     drawing, part = _build_generator(override({"name": generator}, assignments), device, catalog)
     texts = _read_prompts(prompts, n, catalog) if prompts else _write_prompts(prompter, min(n, PROMPTS), seed, catalog)
+    options: dict[str, Any] = {"seed": seed, "size": size, "batch_size": batch_size, "keep_labels": keep_labels}
     made = generate_set(
         drawing,
         part,
         texts,
         n=n,
         out=out,
-        seed=seed,
-        size=size,
-        batch_size=batch_size,
-        keep_labels=keep_labels,
+        **options,
+        filters=_build_filters(filters, clip, device),
+        attempts=attempts,
+        verify=verify,
         progress=True,
     )
-    kept = made.labels is not None
+    _finish(made, n=n, prompts=len(texts), attempts=attempts, shards=shards, as_json=as_json)
+
+
+def _finish(made: GeneratedSet, *, n: int, prompts: int, attempts: int, shards: bool, as_json: bool) -> None:
+    from clouds.synthesis.shards import write_shards
+
+    if shards:
+        write_shards(made, progress=True)
+    left_out = n - sum(row.index < n for row in made.rows)
+    labels = made.labels is not None
     if as_json:
-        write_json({"folder": out, "images": len(made.images), "labels": kept, "prompts": len(texts)})
+        counts = {"images": len(made.images), "left_out": left_out, "prompts": prompts}
+        write_json({"folder": made.folder, **counts, "labels": labels})
     else:
-        write(f"{len(made.images)} images{' with labels' if kept else ''} in {out}")
+        less = f"; {left_out} left out, rejected {attempts} times each" if left_out else ""
+        write(f"{len(made.images)} images{' with labels' if labels else ''} in {made.folder}{less}")
 
 
 def check(spec: str, /, *, dataset_config: DatasetConfig = None, as_json: AsJson = False) -> int:
@@ -161,6 +187,33 @@ def _build_generator(value: dict[str, Any], device: str, catalog: Catalog) -> tu
     if isinstance(generator, nn.Module):
         generator.to(pick_device(device))
     return generator, part
+
+
+def _build_filters(asked: tuple[str, ...], clip: str, device: str) -> list[Filter]:
+    """The filters of `--filter NAME[=LEAST]`."""
+    from clouds.core.composer import pick_device
+    from clouds.synthesis.clip_filter import ClipFilter
+    from clouds.synthesis.filters import BlankFilter, DuplicateFilter
+
+    def build_clip(**options: float) -> Filter:
+        return ClipFilter.load(clip, device=str(pick_device(device)), **options)
+
+    known: dict[str, Callable[..., Filter]] = {
+        "blank": BlankFilter,
+        "duplicate": DuplicateFilter,
+        "clip": build_clip,
+    }
+    built: list[Filter] = []
+    for text in asked:
+        name, equals, least = text.partition("=")
+        if name not in known:
+            raise ConfigError(f"--filter {text}: unknown filter {name!r}{did_you_mean(name, known)}")
+        try:
+            options = {"least": float(least)} if equals else {}
+        except ValueError:
+            raise ConfigError(f"--filter {text}: {least!r} is not a number; write {name} or {name}=NUMBER") from None
+        built.append(known[name](**options))
+    return built
 
 
 def _write_prompts(prompter: str | dict[str, Any], n: int, seed: int, catalog: Catalog) -> list[str]:

@@ -57,11 +57,12 @@ def open_generated(folder: str | os.PathLike[str], *, verify: bool = False) -> G
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
         raise DataError(f"{faults[0]}{more}; generate into {folder} again to make what is missing")
     label_files = [row.labels.file for row in rows if row.labels]
+    labelled = bool(rows) and len(label_files) == len(rows)
     return GeneratedSet(
         folder=folder,
         rows=rows,
         images=tuple(files.folder / row.file for row in rows),
-        labels=tuple(files.folder / name for name in label_files) if len(label_files) == len(rows) else None,
+        labels=tuple(files.folder / name for name in label_files) if labelled else None,
     )
 
 

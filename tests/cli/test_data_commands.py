@@ -56,7 +56,8 @@ class TestGenerate:
         first = run(*call)
         manifest = (tmp_path / "set" / "manifest.jsonl").read_bytes()
         assert run(*call) == first
-        assert json.loads(first.out) == {"folder": str(tmp_path / "set"), "images": 3, "labels": False, "prompts": 3}
+        counts = {"images": 3, "left_out": 0, "prompts": 3}
+        assert json.loads(first.out) == {"folder": str(tmp_path / "set"), **counts, "labels": False}
         assert (tmp_path / "set" / "manifest.jsonl").read_bytes() == manifest
 
     def test_another_request_is_refused_in_one_line(self, run: Run, tmp_path: Path) -> None:
@@ -70,6 +71,37 @@ class TestGenerate:
         assert "generator: procedural: unknown option 'x'" in outcome.err
         assert not (tmp_path / "set").exists()
 
+    def test_filters_and_shards(self, run: Run, tmp_path: Path) -> None:
+        call = ("generate", *self.SMALL, "--n", 3, "--out", tmp_path / "set", "--verify")
+        call += ("--filter", "blank", "--filter", "duplicate=2", "--shards")
+        outcome = run(*call)
+        assert (outcome.code, outcome.out) == (0, f"3 images in {tmp_path / 'set'}\n"), outcome
+        assert open_generated(tmp_path / "set").rows[0].filters == {"blank": 3.0, "duplicate": 2.0}
+        assert run("sheet", tmp_path / "set", "--out", tmp_path / "a.html").code == 0
+        page = (tmp_path / "a.html").read_text()
+        assert page.count("<img ") == 3
+        assert "blank &gt;= 3, duplicate &gt;= 2" in page
+        assert [path.name for path in (tmp_path / "set" / "shards").iterdir()] == ["000000.tar"]
+
+    def test_what_never_passes_is_counted(self, run: Run, tmp_path: Path) -> None:
+        call = ("generate", *self.SMALL, "--n", 2, "--out", tmp_path / "set", "--filter", "blank=127", "--attempts", 1)
+        outcome = run(*call)
+        assert (outcome.code, outcome.out) == (
+            0,
+            f"0 images in {tmp_path / 'set'}; 2 left out, rejected 1 times each\n",
+        )
+
+    @pytest.mark.parametrize(
+        ("text", "words"),
+        [
+            ("blnk", "unknown filter 'blnk'; did you mean 'blank'?"),
+            ("duplicate=many", "'many' is not a number; write duplicate or duplicate=NUMBER"),
+        ],
+    )
+    def test_wrong_filters_are_named(self, run: Run, tmp_path: Path, text: str, words: str) -> None:
+        call = ("generate", *self.SMALL, "--n", 1, "--out", tmp_path / "set")
+        assert_one_line(run(*call, "--filter", text), f"--filter {text}: {words}")
+
     def test_modules_go_to_the_device(self, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         from clouds.generators import components
 
@@ -79,6 +111,22 @@ class TestGenerate:
         assert_one_line(outcome, "device 'cuda:99' asked for, but torch sees")
         outcome = run("generate", "--generator", "placed", "--n", 1, "--out", tmp_path / "set", "--size", 8, 8)
         assert outcome.code == 0, outcome.err
+
+
+class TestSheet:
+    def test_the_published_layout_is_shown(self, run: Run, tmp_path: Path) -> None:
+        for index in range(8):
+            write_png(tmp_path / "images" / f"im_{index}_p{index}.png", np.full((8, 8, 3), index, np.uint8))
+        outcome = run("sheet", tmp_path, "--n", 7)
+        assert (outcome.code, outcome.out) == (0, f"contact sheet: {tmp_path / 'sheet.html'}\n")
+        page = (tmp_path / "sheet.html").read_text()
+        assert page.count("<img ") == 7
+        assert "There is no manifest" in page
+        assert "im_0_p0" in page
+
+    def test_no_pictures_are_refused(self, run: Run, tmp_path: Path) -> None:
+        write_png(tmp_path / "images" / "im_0_p0.png", np.zeros((8, 8, 3), np.uint8))
+        assert_one_line(run("sheet", tmp_path, "--n", 0), "a contact sheet needs at least 1 picture, got n=0")
 
 
 class Placed:

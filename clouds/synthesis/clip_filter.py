@@ -1,0 +1,84 @@
+"""How well a picture shows its prompt, by CLIP."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast, final
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from clouds.core.errors import ConfigError, WeightsError, did_you_mean
+from clouds.core.interfaces import GeneratedImage
+from clouds.core.weight_files import read_weights
+from clouds.core.weights import load_weights
+from clouds.synthesis.filters import Filter
+
+
+@final
+class ClipFilter(Filter):
+    """Rejects pictures that do not show what their prompt says.
+
+    The score is the cosine of CLIP's embeddings of picture and prompt (Hessel et al., CLIPScore, EMNLP 2021, without
+    its factor 2.5): about 0.3 for pictures that fit, and 0.1 to 0.2 for others, with OpenAI's models.
+
+    Args:
+        model: `encode_image` and `encode_text`, as open_clip's models have them.
+        preprocess: from a PIL image to the model's input "3 h w".
+        tokenize: from texts to the model's ids "n t".
+        least: the least score that passes.
+    """
+
+    name = "clip"
+
+    def __init__(
+        self,
+        model: Any,
+        preprocess: Callable[[Image.Image], Tensor],
+        tokenize: Callable[[list[str]], Tensor],
+        least: float = 0.2,
+    ) -> None:
+        if not -1 <= least <= 1:
+            raise ConfigError(f"filter clip: the least score is {least}; a cosine is in -1..1")
+        self.model, self.preprocess, self.tokenize, self.least = model.eval(), preprocess, tokenize, float(least)
+
+    @classmethod
+    def load(cls, name: str = "ViT-B-32-quickgelu/openai", *, least: float = 0.2, device: str = "cpu") -> ClipFilter:
+        """Build from open_clip.
+
+        Args:
+            name: MODEL/WEIGHTS, two names of open_clip; or MODEL/FILE, a file of weights (.safetensors, .bin, .pt).
+            least: see the class.
+            device: where it computes.
+
+        Raises:
+            ConfigError: open_clip has no such model.
+            WeightsError: the weights cannot be had, or do not fit.
+        """
+        import open_clip
+
+        model, _, weights = name.partition("/")
+        if model not in open_clip.list_models():
+            raise ConfigError(f"open_clip has no model {model!r}{did_you_mean(model, open_clip.list_models())}")
+        try:
+            if Path(weights).is_file():
+                built, _, preprocess = open_clip.create_model_and_transforms(model)
+                load_weights(built, read_weights(Path(weights)), source=weights)
+            else:
+                built, _, preprocess = open_clip.create_model_and_transforms(model, weights, require_pretrained=True)
+        except (OSError, RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise WeightsError(
+                f"CLIP {name!r} could not be loaded ({type(error).__name__}: {reason}); check the name and the "
+                "connection, or give a file of weights: MODEL/FILE"
+            ) from error
+        return cls(built.to(device), cast("Any", preprocess), open_clip.get_tokenizer(model), least)
+
+    @torch.inference_mode()
+    def score(self, image: GeneratedImage) -> float:
+        place = next(self.model.parameters()).device
+        seen = self.model.encode_image(self.preprocess(Image.fromarray(image.image))[None].to(place))
+        said = self.model.encode_text(self.tokenize([image.request.prompt]).to(place))
+        return float(torch.cosine_similarity(seen.float(), said.float())[0])

@@ -1,0 +1,58 @@
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from PIL import Image
+
+import clouds
+from clouds.core.errors import ConfigError, WeightsError
+from clouds.synthesis.clip_filter import ClipFilter
+from clouds.synthesis.filters import judge
+
+REQUEST = clouds.GenerationRequest(prompt="a road", seed=0, size=(24, 40))
+
+
+def preprocess(image: Image.Image) -> torch.Tensor:
+    return torch.from_numpy(np.array(image.resize((32, 32)))).permute(2, 0, 1) / 255
+
+
+def tokenize(texts: list[str]) -> torch.Tensor:
+    return torch.tensor([[*text.encode()[:14].ljust(15), 255] for text in texts])
+
+
+@pytest.fixture(scope="module")
+def model() -> torch.nn.Module:
+    """A CLIP of open_clip's own class with small random weights."""
+    return open_clip.CLIP(
+        embed_dim=16,
+        vision_cfg={"image_size": 32, "layers": 1, "width": 32, "patch_size": 16, "head_width": 16},
+        text_cfg={"context_length": 16, "vocab_size": 256, "width": 32, "heads": 2, "layers": 1},
+    )
+
+
+def picture(level: int) -> clouds.GeneratedImage:
+    return clouds.GeneratedImage(request=REQUEST, image=np.full((24, 40, 3), level, np.uint8))
+
+
+def test_the_score_is_the_cosine_of_picture_and_prompt(model: torch.nn.Module) -> None:
+    score = ClipFilter(model, preprocess, tokenize).score(picture(90))
+    with torch.no_grad():
+        seen, said, _ = model(torch.full((1, 3, 32, 32), 90 / 255), tokenize(["a road"]))
+    # Both are unit vectors of 16 numbers in float32, rounded to 2**-24 each, summed in two orders.
+    assert score == pytest.approx(float((seen * said).sum()), abs=1e-5)
+    assert judge(picture(90), [ClipFilter(model, preprocess, tokenize, score - 0.01)])[1] is None
+    assert judge(picture(90), [ClipFilter(model, preprocess, tokenize, min(1.0, score + 0.01))])[1] == "clip"
+
+
+def test_a_threshold_that_is_no_cosine_is_refused(model: torch.nn.Module) -> None:
+    with pytest.raises(ConfigError, match=r"the least score is 25; a cosine is in -1\.\.1"):
+        ClipFilter(model, preprocess, tokenize, 25)
+
+
+def test_unknown_models_and_weights_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="open_clip has no model 'ViT-B-33'; did you mean"):
+        ClipFilter.load("ViT-B-33/openai")
+    with pytest.raises(WeightsError, match="CLIP 'RN50/nowhere' could not be loaded"):
+        ClipFilter.load("RN50/nowhere")
