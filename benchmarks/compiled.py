@@ -45,10 +45,11 @@ def compile_variant(variant: Any, capability: int) -> dict[str, int]:
         RuntimeError: Triton runs as an interpreter, or `ptxas` refuses the code.
     """
     import triton
+    from triton import knobs
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    if triton.knobs.runtime.interpret:
+    if knobs.runtime.interpret:
         raise RuntimeError("TRITON_INTERPRET is set, so there is nothing to compile; unset it")
     constants = {**variant.constants, **variant.launch.blocks}
     signature = {name: variant.signature.get(name, "constexpr") for name in variant.kernel.arg_names}

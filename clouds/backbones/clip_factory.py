@@ -23,8 +23,8 @@ from clouds.backbones.clip_text import ClipText
 from clouds.backbones.clip_vit import ClipVit
 from clouds.backbones.tokenizers import tokenizer_for
 from clouds.backbones.vit import PLAIN_VITS
-from clouds.core.weight_files import read_weights
 from clouds.core.errors import ConfigError, WeightsError, did_you_mean
+from clouds.core.weight_files import read_weights
 from clouds.core.weights import load_weights
 
 

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from clouds.backbones.levels import STRIDES, sized, specs_of
 from clouds.backbones.vit import PLAIN_VITS, VitPyramid, to_patch_16
-from clouds.core.weight_files import read_weights
 from clouds.core.component import FeatureSpec
 from clouds.core.errors import ConfigError, WeightsError, did_you_mean
 from clouds.core.interfaces import Backbone, Features
+from clouds.core.weight_files import read_weights
 from clouds.core.weights import load_weights
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from clouds.core.weight_files import read_weights
 from clouds.core.errors import WeightsError
+from clouds.core.weight_files import read_weights
 
 STATE = {"a.weight": torch.arange(600.0), "b": torch.ones(2, 3, dtype=torch.float16)}
 
