@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import compiled, decoder, evaluation, head, loading, memory, predict, refiners
+from benchmarks import compiled, decoder, evaluation, head, loading, manifest, memory, predict, refiners
 from benchmarks.rows import append
 
 BENCHMARKS = {
@@ -13,6 +13,7 @@ BENCHMARKS = {
     "evaluation": evaluation.run,
     "head": head.run,
     "loading": loading.run,
+    "manifest": manifest.run,
     "memory": memory.run,
     "predict": predict.run,
     "refiners": refiners.run,
