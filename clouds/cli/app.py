@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from cyclopts import App, CycloptsError, Parameter
 
 from clouds import __version__
-from clouds.cli import catalog_commands, convert, data_commands, doctor, model_commands, sheet
+from clouds.cli import bench, catalog_commands, convert, data_commands, doctor, model_commands, sheet
 from clouds.core.errors import CloudsError
 
 _HELP = """Domain-generalized semantic segmentation by collaborating foundation models.
@@ -36,6 +36,7 @@ def build_app() -> App:
         "generate": data_commands.generate,
         "sheet": sheet.sheet,
         "convert": convert.convert,
+        "bench": bench.bench,
     }
     for order, (name, function) in enumerate(commands.items()):
         app.command(function, name=name, sort_key=order)

@@ -1,0 +1,108 @@
+"""`clouds bench`: time and memory of the operations on this machine. Heavy imports wait for the command to run."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from attrs import asdict
+from cyclopts import Parameter
+
+from clouds.cli.options import AsJson
+from clouds.cli.output import write, write_json, write_table
+from clouds.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from clouds.kernels.bench.ceilings import Ceilings
+    from clouds.kernels.bench.runner import Measurement
+
+_MIB = 2**20
+_STRIDE = 32
+
+
+def bench(
+    op: str | None = None,
+    /,
+    *,
+    size: tuple[int, int] = (512, 1024),
+    batch: int = 1,
+    queries: int = 100,
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+    device: Literal["auto", "cuda", "cpu"] = "auto",
+    compiled: Annotated[bool, Parameter(show_default=False)] = False,
+    repeats: int = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Time and memory of the decoder's operations at the sizes of the released models, beside their references.
+
+    Args:
+        op: one operation; all when left out.
+        size: height and width of the images in pixels, multiples of 32.
+        batch: images.
+        queries: queries for each image.
+        dtype: of the inputs; auto is bfloat16 on CUDA, float32 on a CPU.
+        device: auto is CUDA where there is a device.
+        compiled: measure torch.compile of the references, too, which takes minutes.
+        repeats: runs of each form.
+    """
+    os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # torch's profiler, which counts memory, otherwise talks
+    import torch
+
+    from clouds.core.composer import pick_device
+    from clouds.kernels.bench.ceilings import measure_ceilings
+    from clouds.kernels.bench.problems import PROBLEMS, Size
+    from clouds.kernels.bench.runner import measure
+
+    if op is not None and op not in PROBLEMS:
+        raise ConfigError(f"no operation {op!r}; expected one of {', '.join(PROBLEMS)}")
+    _check(size, {"batch": batch, "queries": queries, "repeats": repeats})
+    place = pick_device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    number = {"cuda": "bfloat16", "cpu": "float32"}[place.type] if dtype == "auto" else dtype
+    numbers, given = getattr(torch, number), Size(image=size, batch=batch, queries=queries)
+    ceilings = measure_ceilings(numbers, place)
+    found: list[Measurement] = []
+    for name in [op] if op else PROBLEMS:
+        found += measure(name, given, numbers, place, compiled=compiled, repeats=repeats, ceilings=ceilings)
+    if as_json:
+        write_json({"device": _name(place), "ceilings": asdict(ceilings), "measurements": [_row(one) for one in found]})
+    else:
+        _print(found, ceilings, f"{number}, {size[0]}x{size[1]}, batch {batch}, on {_name(place)}")
+
+
+def _check(size: tuple[int, int], counts: dict[str, int]) -> None:
+    wrong = [f"--{name} {count}" for name, count in counts.items() if count < 1]
+    if wrong:
+        raise ConfigError(f"{', '.join(wrong)}: expected at least 1")
+    if min(size) < _STRIDE or any(side % _STRIDE for side in size):
+        raise ConfigError(f"--size {size[0]} {size[1]}: expected multiples of {_STRIDE}")
+
+
+def _name(device: Any) -> str:
+    import torch
+
+    return (
+        torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device} ({torch.get_num_threads()} threads)"
+    )
+
+
+def _row(one: Measurement) -> dict[str, Any]:
+    percentiles = {f"p{share}": one.percentile(share / 100) if one.milliseconds else None for share in (20, 50, 80)}
+    return {**asdict(one), **percentiles}
+
+
+def _print(found: list[Measurement], ceilings: Ceilings, title: str) -> None:
+    copied, gathered = (f"{value / 1e9:.0f} GB/s" for value in (ceilings.copied, ceilings.gathered))
+    write(
+        f"{title}. Ceilings: copied {copied}, gathered {gathered}, multiplied {ceilings.multiplied / 1e12:.2f} TFLOP/s"
+    )
+    write("")
+    header = ("operation", "form", "pass", "ms", "20 % .. 80 %", "peak MiB", "of the ceiling")
+    write_table(header, [(one.op, one.provider, one.direction, *_cells(one)) for one in found])
+
+
+def _cells(one: Measurement) -> tuple[str, str, str, str]:
+    if one.error is not None:
+        return ("failed", one.error, "", "")
+    low, middle, high = (f"{one.percentile(share):.3f}" for share in (0.2, 0.5, 0.8))
+    share = "" if one.share is None else f"{one.share:.0%} of {one.ceiling}"
+    return middle, f"{low} .. {high}", f"{(one.peak_memory or 0) / _MIB:.1f}", share
