@@ -4,14 +4,28 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import compiled, decoder, evaluation, head, loading, manifest, memory, predict, refiners
+from benchmarks import (
+    compiled,
+    decoder,
+    end_to_end,
+    evaluation,
+    head,
+    kernels,
+    loading,
+    manifest,
+    memory,
+    predict,
+    refiners,
+)
 from benchmarks.rows import append
 
 BENCHMARKS = {
     "compiled": compiled.run,
     "decoder": decoder.run,
+    "end_to_end": end_to_end.run,
     "evaluation": evaluation.run,
     "head": head.run,
+    "kernels": kernels.run,
     "loading": loading.run,
     "manifest": manifest.run,
     "memory": memory.run,

@@ -1,0 +1,135 @@
+"""The operations of `clouds bench` with peers beside them, at the released sizes.
+
+    python -m benchmarks kernels                # on a CPU: one image of 512x1024, semantic inference also of 1024x2048
+    python -m benchmarks.gpu kernels [OP ...]   # on a GPU: the whole table
+
+Peers of `deformable_attention`: the CUDA and Triton kernels of `deformops`, where it is installed, and the function of
+Hugging Face's `transformers`. They are given locations, the latter weights, too; what it takes to make these counts, as
+it does in the modules that use them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
+from importlib.metadata import version
+from importlib.util import find_spec
+from itertools import product
+from typing import Any
+
+import torch
+from attrs import asdict
+from torch import Tensor
+
+from benchmarks.rows import row
+from clouds.kernels.bench.ceilings import Ceilings, measure_ceilings
+from clouds.kernels.bench.problems import PROBLEMS, Problem, Size
+from clouds.kernels.bench.runner import Measurement, measure
+
+IMAGES = ((512, 1024), (1024, 1024), (1024, 2048))
+BATCHES = (1, 8)
+LARGE = (1024, 2048)  # where the reference of semantic inference takes most: also on a CPU
+
+
+def run() -> list[dict[str, Any]]:
+    """Rows of a CPU: every operation at the smallest size, and semantic inference at the largest."""
+    device, sizes = torch.device("cpu"), [(op, Size(image=IMAGES[0])) for op in PROBLEMS]
+    sizes.append(("semantic_inference", Size(image=LARGE)))
+    ceilings = measure_ceilings(torch.float32, device)
+    return [one for op, size in sizes for one in rows(op, size, torch.float32, device, ceilings, repeats=5)]
+
+
+def table(device: torch.device, ops: tuple[str, ...] = ()) -> Iterator[list[dict[str, Any]]]:
+    """Rows of a GPU, size by size: bfloat16 at every size, float32 at the largest image."""
+    forms = [(torch.bfloat16, image, batch) for image, batch in product(IMAGES, BATCHES)] + [(torch.float32, LARGE, 1)]
+    for dtype in (torch.bfloat16, torch.float32):
+        ceilings = measure_ceilings(dtype, device)
+        yield ceiling_rows(ceilings, dtype)
+        for op, (_, image, batch) in product(ops or PROBLEMS, [form for form in forms if form[0] == dtype]):
+            size = Size(image=image, batch=batch)
+            yield rows(op, size, dtype, device, ceilings, compiled=batch == 1, repeats=30)
+
+
+def rows(
+    op: str, size: Size, dtype: torch.dtype, device: torch.device, ceilings: Ceilings, **options: Any
+) -> list[dict[str, Any]]:
+    """A row per form and pass of one operation; a form that cannot run has none, and why is said."""
+    found = measure(op, size, dtype, device, ceilings=ceilings, peers=peers, **options)
+    for one in found:
+        if one.error:
+            print(f"{one.op} {one.direction}: {one.provider} cannot run: {one.error}", file=sys.stderr)
+    return [_row(one, ceilings) for one in found if not one.error]
+
+
+def ceiling_rows(ceilings: Ceilings, dtype: torch.dtype) -> list[dict[str, Any]]:
+    """What the device can do at most."""
+    units = {"copied": "GB/s", "gathered": "GB/s", "multiplied": "TFLOP/s"}
+    return [
+        row("kernels", "device", name, units[name], [value / _SCALES[units[name]]], dtype=str(dtype)[6:])
+        for name, value in asdict(ceilings).items()
+    ]
+
+
+_SCALES = {"GB/s": 1e9, "TFLOP/s": 1e12}
+
+
+def _row(one: Measurement, ceilings: Ceilings) -> dict[str, Any]:
+    unit = "TFLOP/s" if one.ceiling == "multiplied" else "GB/s"
+    return row(
+        "kernels",
+        one.provider,
+        one.op,
+        "ms",
+        one.milliseconds,
+        op=one.op,
+        direction=one.direction,
+        dtype=one.dtype,
+        shape=list(one.image),
+        batch=one.batch,
+        queries=one.queries,
+        peak_memory_mb=None if one.peak_memory is None else round(one.peak_memory / 1e6, 3),
+        rate=None if one.rate is None else round(one.rate / _SCALES[unit], 3),
+        rate_unit=None if one.rate is None else unit,
+        ceiling=one.ceiling,
+        share=None if one.share is None else round(one.share, 4),
+        ceilings={name: round(value, -6) for name, value in asdict(ceilings).items()},
+    )
+
+
+def peers(problem: Problem) -> Mapping[str, Callable[[], Any]]:
+    """Forms of other projects, on the same inputs."""
+    if problem.op.__name__ != "deformable_attention":
+        return {}
+    (part,) = problem.parts
+    forms: dict[str, Callable[[], Any]] = {}
+    if find_spec("transformers"):
+        forms[f"transformers {version('transformers')}"] = lambda: [_transformers(part)]
+    if find_spec("deformops") and part["value"].is_cuda:
+        for name in ("CUDA", "TRITON"):
+            forms[f"deformops {version('deformops')} {name}"] = lambda name=name: [_deformops(part, name)]
+    return forms
+
+
+def _locations(part: Mapping[str, Any]) -> Tensor:
+    """As callers of the published core make them, in the dtype of the offsets."""
+    offsets = part["offsets"]
+    sizes = torch.tensor([[width, height] for height, width in part["spatial_shapes"]], device=offsets.device)
+    return (part["reference_points"][:, :, None, :, None] + offsets / sizes[:, None]).to(offsets.dtype)
+
+
+def _transformers(part: Mapping[str, Any]) -> Tensor:
+    from transformers.models.mask2former.modeling_mask2former import multi_scale_deformable_attention
+
+    logits = part["attention_logits"]
+    weights = logits.flatten(-2).softmax(-1).view_as(logits)
+    return multi_scale_deformable_attention(part["value"], part["spatial_shapes"], _locations(part), weights)
+
+
+def _deformops(part: Mapping[str, Any], backend: str) -> Tensor:
+    """Its kernels make the softmax themselves."""
+    registry = import_module("deformops.registry")
+    shapes = torch.tensor(part["spatial_shapes"], device=part["value"].device)
+    starts = torch.cat((shapes.new_zeros(1), shapes.prod(1).cumsum(0)[:-1]))
+    inputs = part["value"], shapes, starts, _locations(part), part["attention_logits"]
+    return registry.msda(*inputs, method="softmax", backend=registry.Backend[backend])
