@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from cyclopts import App, CycloptsError, Parameter
 
 from clouds import __version__
-from clouds.cli import bench, catalog_commands, convert, data_commands, doctor, model_commands, sheet
+from clouds.cli import bench, catalog_commands, convert, data_commands, doctor, model_commands, refine_commands, sheet
 from clouds.core.errors import CloudsError
 
 _HELP = """Domain-generalized semantic segmentation by collaborating foundation models.
@@ -40,6 +40,9 @@ def build_app() -> App:
     }
     for order, (name, function) in enumerate(commands.items()):
         app.command(function, name=name, sort_key=order)
+    refining = refine_commands.refine_app()
+    refining.sort_key = list(commands).index("generate") + 0.5
+    app.command(refining)
     datasets = App(name="datasets", help="Look after labelled datasets.", sort_key=len(commands))
     datasets.command(data_commands.check, name="check")
     datasets.command(data_commands.convert, name="convert")

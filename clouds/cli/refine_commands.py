@@ -1,0 +1,148 @@
+"""`clouds refine`: label maps refined once, and embeddings made ahead. Heavy imports wait for the command to run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from cyclopts import App, Parameter
+
+from clouds.cli.options import AsJson, Assignments, Device
+from clouds.cli.output import write, write_json
+from clouds.core.catalog import Catalog
+from clouds.core.component import Kind
+from clouds.core.config import override
+from clouds.core.errors import DataError, PlanError
+from clouds.core.labels import CITYSCAPES, LabelSpace
+from clouds.core.plan import Part, plan_part
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from clouds.core.interfaces import Refiner
+    from clouds.synthesis.generated_set import GeneratedSet
+
+
+def refine_app() -> App:
+    """`clouds refine DIR` and `clouds refine prepare DIR`."""
+    app = App(name="refine", help=refine.__doc__, default_parameter=Parameter(negative=()))
+    app.default(refine)
+    app.command(prepare, name="prepare")
+    return app
+
+
+def refine(
+    folder: Path,
+    /,
+    *,
+    refiner: str,
+    checkpoint: Path | None = None,
+    out: Path | None = None,
+    seed: int = 0,
+    device: Device = "auto",
+    assignments: Assignments = (),
+    as_json: AsJson = False,
+) -> None:
+    """Refine the label maps of a generated dataset once; the same call again finishes a run that was killed.
+
+    The result is a dataset of its own, folder:OUT:train, with pictures of before and after in OUT/pictures.
+
+    Args:
+        folder: a generated dataset.
+        refiner: a name of `clouds list refiners`.
+        checkpoint: saved pipeline that labels the images; without it their own label maps are refined.
+        out: folder for the result; FOLDER-refined when left out.
+        seed: of the refiner's random choices.
+        assignments: options of the refiner.
+    """
+    from clouds.synthesis.generated_set import open_generated
+    from clouds.synthesis.refine import refine_set
+
+    dataset = open_generated(folder)
+    label, labels, described = _labeller(dataset, checkpoint, device)
+    built, part = _build_refiner(override({"name": refiner}, assignments), device)
+    made = refine_set(
+        built,
+        dataset.images,
+        label,
+        out=out or folder.with_name(f"{folder.resolve().name}-refined"),
+        labels=labels,
+        made_with={"refiner": part.name, "options": part.options, "labels": described},
+        seed=seed,
+        progress=True,
+    )
+    if as_json:
+        write_json({"spec": made.spec, "images": made.images, "written": made.written})
+    else:
+        write(f"{made.written} label maps refined, {made.images - made.written} were there: {made.spec}")
+
+
+def prepare(
+    folder: Path,
+    /,
+    *,
+    refiner: str,
+    cache: Path,
+    orientation: Literal["both", "upright"] = "both",
+    device: Device = "auto",
+    assignments: Assignments = (),
+    as_json: AsJson = False,
+) -> None:
+    """Make the image embeddings of a generated dataset ahead; the same call again makes what is missing.
+
+    Training uses them with the same refiner and `--set refiner.cache=CACHE`.
+
+    Args:
+        folder: a generated dataset.
+        refiner: a name of `clouds list refiners` with the option `cache`.
+        cache: folder for the embeddings.
+        orientation: "both": of mirror images, too, which training shows half of the time.
+        assignments: options of the refiner, such as cache_bytes.
+    """
+    from clouds.synthesis.embeddings import prepare_embeddings
+    from clouds.synthesis.generated_set import open_generated
+
+    dataset = open_generated(folder)
+    built, part = _build_refiner(override({"name": refiner, "cache": str(cache)}, assignments), device)
+    made = prepare_embeddings(
+        built, dataset.images, room=part.options["cache_bytes"], mirrored=orientation == "both", progress=True
+    )
+    if as_json:
+        write_json({"cache": cache, "embeddings": made.count, "bytes": made.bytes})
+    else:
+        write(f"{made.count} embeddings ({made.bytes / 1e9:.2f} GB) in {cache}")
+
+
+def _labeller(
+    dataset: GeneratedSet, checkpoint: Path | None, device: str
+) -> tuple[Callable[[Path], np.ndarray], LabelSpace, str]:
+    """What labels an image, the label space, and what to call it."""
+    import numpy as np
+
+    from clouds.core.composer import load
+    from clouds.core.images import open_image
+
+    if checkpoint is not None:
+        pipeline = load(checkpoint, device=device)
+        return lambda path: pipeline.predict(path).labels, pipeline.labels, str(checkpoint.resolve())
+    if dataset.labels is None:
+        raise DataError(f"{dataset.folder} has no label map for every image; give --checkpoint, which labels them")
+    own = dict(zip(dataset.images, dataset.labels, strict=True))
+    return lambda path: np.array(open_image(own[path])), CITYSCAPES, "its own"
+
+
+def _build_refiner(value: dict[str, Any], device: str) -> tuple[Refiner, Part]:
+    """The refiner on its device, and what a plan says about it."""
+    from torch import nn
+
+    from clouds.core.composer import build_part, pick_device
+
+    catalog = Catalog.from_environment()
+    part, problems = plan_part(Kind.REFINER, value, pretrained=True, catalog=catalog)
+    if part is None or problems:
+        raise PlanError(problems)
+    built: Refiner = build_part(Kind.REFINER, value, catalog=catalog)
+    if isinstance(built, nn.Module):
+        built.to(pick_device(device))
+    return built, part

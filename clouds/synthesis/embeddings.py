@@ -1,0 +1,60 @@
+"""Image embeddings made ahead, so that training costs the refiner's mask decoder alone from the first step on."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from attrs import frozen
+
+from clouds.core.errors import DataError
+from clouds.core.images import read_image
+from clouds.core.interfaces import Refiner
+from clouds.core.progress import progress_bar
+from clouds.core.tensor_cache import CacheWarning
+
+
+@frozen(kw_only=True)
+class Embeddings:
+    """What is kept now: how many embeddings, and their bytes as tensors."""
+
+    count: int
+    bytes: int
+
+
+def prepare_embeddings(
+    refiner: Refiner, images: Sequence[Path], *, room: int, mirrored: bool = True, progress: bool = False
+) -> Embeddings:
+    """Make a refiner with a cache encode images; what the cache has already costs no encoder.
+
+    Training finds them when its views are whole images: as large as the crop or smaller than it in neither direction.
+
+    Args:
+        refiner: one whose `prepare` keeps what it computes.
+        images: files.
+        room: bound on the cache's size in bytes; what does not fit would push out what came before.
+        mirrored: mirror images, too, which training shows half of the time.
+        progress: show a progress bar on standard error, when that is a terminal.
+
+    Raises:
+        DataError: an image cannot be read, the cache cannot be written, or has too little room.
+    """
+    total = 0
+    with progress_bar(shown=progress) as bar, warnings.catch_warnings():
+        warnings.simplefilter("error", CacheWarning)
+        for number, path in enumerate(bar.track(images, description="prepare"), start=1):
+            pixels = torch.from_numpy(np.ascontiguousarray(read_image(path).transpose(2, 0, 1)))
+            try:
+                prepared = refiner.prepare([pixels, pixels.flip(-1)] if mirrored else [pixels])
+            except CacheWarning as error:
+                raise DataError(f"{path}: its embedding could not be kept: {error}") from error
+            total += sum(value.nbytes for one in prepared for value in one.tensors.values())
+            if total // number * len(images) > room:
+                raise DataError(
+                    f"the embeddings of {len(images)} images take about {total // number * len(images)} bytes, the "
+                    f"cache is bounded at {room}; raise cache_bytes, or prepare fewer images"
+                )
+    return Embeddings(count=len(images) * (1 + mirrored), bytes=total)
