@@ -1,6 +1,6 @@
 """Weight files of the formats that open_clip and timm publish, read without ever running code from them."""
 
-# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
 # (what a checkpoint holds is not known before it is read)
 
 from __future__ import annotations

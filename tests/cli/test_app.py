@@ -15,7 +15,7 @@ from clouds.cli.app import main
 def test_help_names_every_command(run: Run, arguments: list[str]) -> None:
     outcome = run(*arguments)
     assert (outcome.code, outcome.err) == (0, "")
-    commands = "demo list info doctor plan train evaluate predict prompts generate refine convert bench datasets"
+    commands = "demo list info doctor plan train evaluate predict prompts generate sheet refine convert bench datasets"
     assert all(f"\n│ {command} " in outcome.out for command in commands.split())
     assert "Exit codes: 0 done, 1 failed, 2 wrong use" in outcome.out
 

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import pytest
-
 from clouds.backbones.published import CLIP_MODELS, TIMM_MODELS
 from clouds.testing import component_tests
 
@@ -13,8 +11,4 @@ PROMPTS = Path(__file__).with_name("prompts.txt")
 # tests/backbones and tests/refiners.
 LARGE = {f"backbone:{name}" for name in (*CLIP_MODELS, *TIMM_MODELS)} | {f"refiner:sam-vit-{size}" for size in "blh"}
 
-# diffusers' schedulers turn tensors into arrays in a way that numpy would rather have otherwise.
-expects_advice = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
-test_contract = expects_advice(
-    component_tests("clouds-dgss", options={"prompter:file": {"path": str(PROMPTS)}}, without=LARGE)
-)
+test_contract = component_tests("clouds-dgss", options={"prompter:file": {"path": str(PROMPTS)}}, without=LARGE)

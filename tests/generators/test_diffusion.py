@@ -14,9 +14,6 @@ from clouds.generators.diffusion import DiffusionGenerator, cut_words
 from clouds.generators.diffusion_source import FolderSource, TinySource, find_source
 from clouds.generators.tiny_diffusion import tiny_pipeline
 
-# diffusers' schedulers turn tensors into arrays in a way that numpy would rather have otherwise.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
-
 FAMILIES = ("stable-diffusion-2", "sdxl")
 SIZE = (32, 48)
 
