@@ -156,12 +156,13 @@ def choose_launch(queries: int, labels: int, rows: int, activation: int) -> Laun
     16 queries are the fewest that matrix units take, and leave the least of 100 idle. 4 warps with 128 pixels hold the
     scores of 19 classes in 32 registers of a thread, so that five programs share a multiprocessor (93 registers in all
     for bfloat16) and hide each other's loads; 64 pixels are the fewest that Hopper's matrix units take. A softmax over
-    queries, and scores that are only resized, are one block.
+    queries, and scores that are only resized, are one block; many classes to resize leave registers for 32 pixels.
     """
     block_k = max(16, triton.next_power_of_2(labels))
     block_q = 16 if activation == SIGMOID else max(16, triton.next_power_of_2(queries))
     widest = max(block_k, block_q)
-    blocks = {"BLOCK_X": (128 if widest <= 32 else 64) // rows, "BLOCK_Q": block_q, "BLOCK_K": block_k}
+    pixels = 128 if widest <= 32 else 32 if activation == NONE else 64
+    blocks = {"BLOCK_X": pixels // rows, "BLOCK_Q": block_q, "BLOCK_K": block_k}
     return Launch(blocks=blocks, num_warps=4 if widest <= 64 else 8, num_stages=2)
 
 
