@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import sys
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from attrs import asdict
@@ -31,6 +33,7 @@ def bench(
     device: Literal["auto", "cuda", "cpu"] = "auto",
     compiled: Annotated[bool, Parameter(show_default=False)] = False,
     repeats: int = 20,
+    tune: Annotated[bool, Parameter(show_default=False)] = False,
     as_json: AsJson = False,
 ) -> None:
     """Time and memory of the decoder's operations at the sizes of the released models, beside their references.
@@ -44,6 +47,7 @@ def bench(
         device: auto is CUDA where there is a device.
         compiled: measure torch.compile of the references, too, which takes minutes.
         repeats: runs of each form.
+        tune: look for faster launches of the kernels first, and keep them in a file (see CLOUDS_TUNED); CUDA only.
     """
     os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # torch's profiler, which counts memory, otherwise talks
     import torch
@@ -59,14 +63,35 @@ def bench(
     place = pick_device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     number = {"cuda": "bfloat16", "cpu": "float32"}[place.type] if dtype == "auto" else dtype
     numbers, given = getattr(torch, number), Size(image=size, batch=batch, queries=queries)
+    names = [op] if op else list(PROBLEMS)
+    if tune:
+        _tune(names, given, numbers, place, repeats)
     ceilings = measure_ceilings(numbers, place)
     found: list[Measurement] = []
-    for name in [op] if op else PROBLEMS:
+    for name in names:
         found += measure(name, given, numbers, place, compiled=compiled, repeats=repeats, ceilings=ceilings)
     if as_json:
         write_json({"device": _name(place), "ceilings": asdict(ceilings), "measurements": [_row(one) for one in found]})
     else:
         _print(found, ceilings, f"{number}, {size[0]}x{size[1]}, batch {batch}, on {_name(place)}")
+
+
+def _tune(names: list[str], size: Any, dtype: Any, device: Any, repeats: int) -> None:
+    """Write the launches that are faster than the shipped ones beside those that were found before, and use them."""
+    from clouds.core.files import cache_folder, write_text
+    from clouds.kernels.bench.runner import fastest_launches
+    from clouds.kernels.tuning import VARIABLE, read
+
+    if device.type != "cuda":
+        raise ConfigError(f"--tune needs a CUDA device, got {device}")
+    path = cache_folder("tuning") / "launches.json"
+    found = dict(read(str(path))) if path.exists() else {}
+    for name in names:
+        found |= fastest_launches(name, size, dtype, device, repeats=repeats)
+    write_text(path, json.dumps(found, indent=2))
+    read.cache_clear()
+    os.environ[VARIABLE] = str(path)
+    sys.stderr.write(f"{len(found)} launches in {path}; {VARIABLE}={path} uses them\n")
 
 
 def _check(size: tuple[int, int], counts: dict[str, int]) -> None:

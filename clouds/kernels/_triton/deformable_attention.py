@@ -21,6 +21,7 @@ import triton.language as tl
 from torch import Tensor
 
 from clouds.kernels._triton.variant import Launch, Variant
+from clouds.kernels.tuning import launch_arguments
 
 
 @triton.jit
@@ -265,7 +266,8 @@ def _run(kernel: Any, logits: Tensor, shape: Launch, arguments: dict[str, Any]) 
     """A program per block of queries, head and image."""
     batch, queries, heads = logits.shape[:3]
     with torch.cuda.device_of(logits):
-        kernel[triton.cdiv(queries, shape.blocks["BLOCK"]), heads, batch](**arguments, **shape.arguments())
+        launching = launch_arguments(kernel.__name__, shape, arguments["value"])
+        kernel[triton.cdiv(queries, shape.blocks["BLOCK"]), heads, batch](**arguments, **launching)
 
 
 def forward(value: Tensor, sizes: list[int], reference: Tensor | None, offsets: Tensor, logits: Tensor) -> Tensor:

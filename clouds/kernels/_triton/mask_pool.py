@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from clouds.kernels._triton.variant import Launch, Variant
+from clouds.kernels.tuning import launch_arguments
 
 # 128 masks hold the 100 of the released heads, so that features are read once. Masks are read, from the L2 cache, once
 # for 64 channels: for 128 the sums alone take 64 registers of a thread, and spill beside the addresses of both tiles.
@@ -102,7 +103,7 @@ def forward(features: Tensor, mask_logits: Tensor) -> tuple[Tensor, Tensor]:
     mask_pool_forward[(parts, tiles, batch)](
         features, mask_logits, totals, counts, queries, channels, pixels, width, triton.cdiv(pixels, parts),
         *features.stride(), *mask_logits.stride(), FLAT=_is_flat(features) and _is_flat(mask_logits),
-        PRECISION=precision(features.dtype), **launch.arguments(),
+        PRECISION=precision(features.dtype), **launch_arguments("mask_pool_forward", launch, features),
     )  # fmt: skip
     return totals.sum(1), counts.sum(1)
 
@@ -116,7 +117,8 @@ def backward(gradients: Tensor, mask_logits: Tensor, dtype: torch.dtype) -> Tens
         grid = (triton.cdiv(height * width, blocks["BLOCK_N"]), triton.cdiv(channels, blocks["BLOCK_C"]), batch)
         mask_pool_backward[grid](
             gradients.contiguous(), mask_logits, out, queries, channels, height * width, width, *mask_logits.stride(),
-            FLAT=_is_flat(mask_logits), PRECISION=precision(dtype), **BACKWARD.arguments(),
+            FLAT=_is_flat(mask_logits), PRECISION=precision(dtype),
+            **launch_arguments("mask_pool_backward", BACKWARD, out),
         )  # fmt: skip
     return out
 

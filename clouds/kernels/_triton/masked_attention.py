@@ -29,6 +29,7 @@ from torch import Tensor
 from triton import knobs
 
 from clouds.kernels._triton.variant import Launch, Variant
+from clouds.kernels.tuning import launch_arguments
 
 _WORD = 32  # keys per word of the mask, and per step of the kernels: one bit of one word for each logit
 _PROGRAMS = 528  # four for each of an H200's 132 multiprocessors; fixed, so that results do not depend on the device
@@ -265,7 +266,8 @@ def pack(mask_embed: Tensor, mask_features: Tensor) -> Tensor:
             masked_attention_pack[grid](
                 mask_embed, mask_features, words, queries, keys, channels,
                 *mask_embed.stride(), *mask_features.stride(),
-                **_computing(torch.promote_types(mask_embed.dtype, mask_features.dtype)), **launch.arguments(),
+                **_computing(torch.promote_types(mask_embed.dtype, mask_features.dtype)),
+                **launch_arguments("masked_attention_pack", launch, mask_features),
             )  # fmt: skip
     return words
 
@@ -295,10 +297,21 @@ def forward(q: Tensor, k: Tensor, v: Tensor, words: Tensor) -> tuple[Tensor, Ten
         tiles = triton.cdiv(queries, combining.blocks["QUERIES"])
         with torch.cuda.device_of(q):
             masked_attention_forward[(splits, blocks, batch * heads)](
-                parts=parts, part_totals=part_totals, **arguments, **launch.arguments()
+                parts=parts,
+                part_totals=part_totals,
+                **arguments,
+                **launch_arguments("masked_attention_forward", launch, q),
             )
             masked_attention_combine[(tiles, batch * heads)](
-                parts, part_totals, output, totals, heads, queries, splits, WIDTH=width, **combining.arguments()
+                parts,
+                part_totals,
+                output,
+                totals,
+                heads,
+                queries,
+                splits,
+                WIDTH=width,
+                **launch_arguments("masked_attention_combine", combining, q),
             )
     return output.transpose(1, 2), totals
 
@@ -324,7 +337,8 @@ def backward(
             with torch.cuda.device_of(q):
                 masked_attention_backward[(splits, batch * heads)](
                     gradient=gradient, totals=totals, deltas=deltas, q_parts=parts, k_gradient=of_keys,
-                    v_gradient=of_values, first=first, ADD=first > 0, **arguments, **launch.arguments(),
+                    v_gradient=of_values, first=first, ADD=first > 0, **arguments,
+                    **launch_arguments("masked_attention_backward", launch, q),
                 )  # fmt: skip
     gradients = parts.sum(0), of_keys, of_values
     of_q, of_k, of_v = (one.to(q.dtype).transpose(1, 2) for one in gradients)

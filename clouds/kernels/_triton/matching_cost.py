@@ -13,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from clouds.kernels._triton.variant import Launch, Variant
+from clouds.kernels.tuning import launch_arguments
 
 # 16 x 16 is the smallest tile of a matrix product, and one image has seldom more than 16 classes: with 100 queries and
 # 10 layers there are 70 programs per image, which stream the sampled values once. 32 points are a line of 128 bytes;
@@ -123,7 +124,8 @@ def forward(
         tensors = (class_logits, mask_values, labels.contiguous(), target_values, valid, offsets, cost)
         sizes = (images, queries, len(labels), points, class_logits.shape[3])
         strides = (*class_logits.stride(), *mask_values.stride(), *target_values.stride(), *valid.stride())
-        matching_cost_forward[(layers * images, *tiles)](*tensors, *sizes, *strides, *weights, **LAUNCH.arguments())
+        arguments = launch_arguments("matching_cost_forward", LAUNCH, mask_values)
+        matching_cost_forward[(layers * images, *tiles)](*tensors, *sizes, *strides, *weights, **arguments)
     return cost
 
 

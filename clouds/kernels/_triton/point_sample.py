@@ -11,6 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from clouds.kernels._triton.variant import Launch, Variant
+from clouds.kernels.tuning import launch_arguments
 
 # What limits the kernel is the latency of scattered reads, not their bytes: every thread has 4 corners x 8 channels in
 # flight, and the arithmetic of a point is shared by these channels. 98 x 13 programs for 12544 points of 100 queries.
@@ -132,7 +133,8 @@ def forward(maps: Tensor, points: Tensor) -> Tensor:
     if programs:
         sizes = (channels, height, width, points.shape[1])
         strides = (*maps.stride(), *points.stride())
-        point_sample_forward[(programs,)](raw, points, output, *sizes, *strides, **launch.arguments())
+        arguments = launch_arguments("point_sample_forward", launch, maps)
+        point_sample_forward[(programs,)](raw, points, output, *sizes, *strides, **arguments)
     return output
 
 
@@ -143,7 +145,8 @@ def backward(gradient: Tensor, points: Tensor, height: int, width: int) -> Tenso
     if programs:
         sizes = (gradient.shape[1], height, width, points.shape[1])
         strides = (*gradient.stride(), *points.stride())
-        point_sample_backward[(programs,)](gradient, points, sums, *sizes, *strides, **launch.arguments())
+        arguments = launch_arguments("point_sample_backward", launch, gradient)
+        point_sample_backward[(programs,)](gradient, points, sums, *sizes, *strides, **arguments)
     return sums
 
 

@@ -11,6 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from clouds.kernels._triton.variant import Launch, Variant
+from clouds.kernels.tuning import launch_arguments
 
 NONE, SIGMOID, SOFTMAX = 0, 1, 2
 _ROWS = 4  # of pixels between the same two rows of cells, at stride 4
@@ -140,7 +141,7 @@ def _run(
         ACTIVATION=activation,
         SCORES=scores,
         PRECISION=precision(maps.dtype),
-        **launch.arguments(),
+        **launch_arguments("semantic_inference_forward", launch, maps),
     )
     return out
 

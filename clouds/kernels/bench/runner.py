@@ -12,6 +12,7 @@ from clouds.kernels.backends import choose
 from clouds.kernels.bench.ceilings import Ceilings
 from clouds.kernels.bench.problems import PROBLEMS, Problem, Size
 from clouds.kernels.bench.timing import milliseconds, peak_memory
+from clouds.kernels.tuning import Choice, tune
 
 FORWARD, BOTH = "forward", "forward+backward"
 OURS, COMPILED = "clouds", "reference, compiled"
@@ -95,6 +96,22 @@ def measure(
         made = _measure_all({name: _with_gradients(form, problem) for name, form in forms.items()}, device, repeats)
         found += [_measurement(name, BOTH, one, facts, {}) for name, one in made.items()]
     return found
+
+
+def fastest_launches(
+    op: str, size: Size, dtype: torch.dtype, device: torch.device, *, repeats: int = 20
+) -> dict[str, Choice]:
+    """Launches of an operation's Triton kernels that are faster than the shipped ones, as `tuning` keeps them."""
+    problem = PROBLEMS[op](size, dtype, device)
+
+    def run() -> Any:
+        return problem.run("triton")
+
+    def measure(run: Callable[[], object]) -> float:
+        return torch.tensor(milliseconds({op: run}, device, repeats=repeats)[op]).median().item()
+
+    found = tune(_without_gradients(run), measure)
+    return found | tune(_with_gradients(run, problem), measure) if problem.differentiable else found
 
 
 def _forms(op: str, problem: Problem, device: torch.device, *, compiled: bool) -> dict[str, Callable[[], Any]]:
