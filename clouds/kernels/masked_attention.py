@@ -8,6 +8,7 @@ Axis letters: b images, m heads, q queries, n keys, d channels per head, c chann
 """
 
 import math
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Literal
 
@@ -100,10 +101,9 @@ def _xformers(q: Tensor, k: Tensor, v: Tensor, mask: Bool[Tensor, "b 1 q n"]) ->
         obstacle = f"it needs tensors on a CUDA device, got {q.device}"
     if obstacle:
         raise ValueError(f"masked_attention: backend 'xformers' cannot run: {obstacle}; leave backend at 'auto'")
-    from xformers.ops import memory_efficient_attention
-
+    attend = import_module("xformers.ops").memory_efficient_attention
     bias = attention_bias(mask, q.dtype).expand(-1, q.shape[1], -1, -1)
-    attended = memory_efficient_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_bias=bias)
+    attended = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_bias=bias)
     return attended.transpose(1, 2)
 
 
