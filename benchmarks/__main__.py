@@ -16,6 +16,7 @@ from benchmarks import (
     memory,
     predict,
     refiners,
+    sam,
 )
 from benchmarks.rows import append
 
@@ -31,6 +32,7 @@ BENCHMARKS = {
     "memory": memory.run,
     "predict": predict.run,
     "refiners": refiners.run,
+    "sam": sam.run,
 }
 
 

@@ -35,7 +35,7 @@ def sam(
     small_components: Literal["keep", "drop"] = "keep",
     overlaps: Literal["between_classes", "any", "keep"] = "between_classes",
     empty: Literal["drop", "keep"] = "drop",
-    batch_size: int = 16,
+    batch_size: int = 8,
     dtype: Literal["bfloat16", "float16"] | None = None,
     cache: Path | None = None,
     cache_bytes: int = 32 * 2**30,

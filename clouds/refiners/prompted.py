@@ -96,7 +96,7 @@ class PromptRefiner(nn.Module, Refiner):
         small_components: Literal["keep", "drop"] = "keep",
         overlaps: Overlaps = "between_classes",
         empty: Literal["drop", "keep"] = "drop",
-        batch_size: int = 16,
+        batch_size: int = 8,
         dtype: Literal["bfloat16", "float16"] | None = None,
         cache: TensorCache | None = None,
     ) -> None:

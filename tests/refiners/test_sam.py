@@ -201,3 +201,18 @@ def test_weights_are_downloaded_once_and_checked(tmp_path: Path, monkeypatch: py
     assert download("vit_b").read_bytes() == b"weights"
     (published / name).unlink()
     assert download("vit_b").read_bytes() == b"weights"
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_bfloat16_changes_few_pixels(segmenter: SamSegmenter, device: str) -> None:
+    """bfloat16 has 8 bits: logits move by some per cent of their size, and the masks of random weights are noisy."""
+    images, label_maps = [picture(48, 64).to(device)], [stripes(48, 64, 6).to(device)]
+    refined = [
+        PromptRefiner(segmenter.to(device), size_threshold=0, overlaps="keep", dtype=dtype).refine(
+            images, label_maps, rngs=[np.random.default_rng(0)]
+        )[0]
+        for dtype in (None, "bfloat16")
+    ]
+    segmenter.to("cpu")
+    assert refined[1].masks.device.type == device
+    assert (refined[0].masks == refined[1].masks).float().mean() > 0.9
