@@ -30,7 +30,7 @@ def prepare_embeddings(
 ) -> Embeddings:
     """Make a refiner with a cache encode images; what the cache has already costs no encoder.
 
-    Training finds them when its views are whole images: as large as the crop or smaller than it in neither direction.
+    Training finds them when the images have the size of its crop: views of others are cropped or padded.
 
     Args:
         refiner: one whose `prepare` keeps what it computes.
