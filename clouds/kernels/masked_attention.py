@@ -93,10 +93,10 @@ def _mask_logits(mask_embed: Tensor, mask_features: Tensor) -> Tensor:
 
 def _xformers(q: Tensor, k: Tensor, v: Tensor, mask: Bool[Tensor, "b 1 q n"]) -> Tensor:
     obstacle = None
-    if find_spec("xformers") is None:
-        obstacle = "xformers is not installed"
-    elif q.dtype not in _DTYPES:
+    if q.dtype not in _DTYPES:
         obstacle = f"it takes bfloat16, float16 and float32, got {q.dtype}"
+    elif find_spec("xformers") is None:
+        obstacle = "xformers is not installed"
     elif q.device.type != "cuda":
         obstacle = f"it needs tensors on a CUDA device, got {q.device}"
     if obstacle:
