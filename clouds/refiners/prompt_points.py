@@ -43,13 +43,15 @@ def find_regions(label_map: UInt8[np.ndarray, "h w"], *, size_threshold: int = 0
     [0, 0, 3, 3]
     """
     found: list[Region] = []
-    for label in np.unique(label_map[label_map != _IGNORE]).tolist():
-        numbers, _ = ndimage.label(label_map == label)  # pyright: ignore[reportGeneralTypeIssues]
+    for label, place in enumerate(ndimage.find_objects(label_map.astype(np.int16) + 1, max_label=_IGNORE)):
+        if place is None:
+            continue
+        numbers, _ = ndimage.label(label_map[place] == label)  # pyright: ignore[reportGeneralTypeIssues]
         areas = np.bincount(numbers.ravel())
-        for number, box in enumerate(ndimage.find_objects(numbers), start=1):
+        for number, (rows, columns) in enumerate(ndimage.find_objects(numbers), start=1):
             if areas[number] > size_threshold:
-                rows, columns = box
-                found.append(Region(label=label, top=rows.start, left=columns.start, mask=numbers[box] == number))
+                top, left = place[0].start + rows.start, place[1].start + columns.start
+                found.append(Region(label=label, top=top, left=left, mask=numbers[rows, columns] == number))
     return found
 
 

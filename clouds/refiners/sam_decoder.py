@@ -1,8 +1,12 @@
 """SAM's mask decoder (Kirillov et al., "Segment Anything", ICCV 2023, appendix A) for many prompts of one image.
 
-The modules and weights are segment-anything's; only the order of work differs. What the prompts share is computed once
-(the first layer's projections of the image), pixels stay the rows of one matrix from the transformer to the masks, and
-attention never stores its weights. Answers are those of `MaskDecoder.predict_masks`, up to rounding.
+The modules and weights are segment-anything's; only the order of work differs. Answers are those of
+`MaskDecoder.predict_masks`, up to rounding.
+
+- Tokens are few and pixels many: q.(W x) = (q W).x, so that the projections of pixels in attention are carried by the
+  tokens instead, and no projected image is made for each prompt.
+- In the first layer all prompts see the same image, which is projected once.
+- Pixels stay the rows of one matrix from the transformer to the masks.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ def predict_masks(
     position: Float[Tensor, "1 c h w"],
     prompts: Float[Tensor, "n t c"],
 ) -> tuple[Float[Tensor, "n k hm wm"], Float[Tensor, "n k"]]:
-    """Mask logits and predicted IoU of the decoder's multimask outputs (the first, single one is left out).
+    """Mask logits (4 times as fine as the image) and predicted IoU of the multimask outputs, without the single one.
 
     Args:
         decoder: segment-anything's.
@@ -38,12 +42,15 @@ def predict_masks(
     transformer = cast("Any", decoder.transformer)  # typed as a plain module
     for layer in transformer.layers:
         queries, pixels = _two_way(layer, queries, pixels, tokens, grid)
-    seen = _attend(transformer.final_attn_token_to_image, queries + tokens, pixels + grid, pixels)
+    queries, tokens = queries[:, : len(own)], tokens[:, : len(own)]  # nobody asks for the points any more
+    seen = _look(transformer.final_attn_token_to_image, queries + tokens, pixels + grid, pixels)
     queries = transformer.norm_final_attn(queries + seen)
     quality = decoder.iou_prediction_head(queries[:, 0])
-    pairs = zip(decoder.output_hypernetworks_mlps, queries[:, 1:].unbind(1), strict=False)  # points have no masks
-    weights = torch.stack([network(token) for network, token in pairs], dim=2)
-    masks = _upscale(decoder.output_upscaling, pixels) @ weights[..., 1:]
+    pairs = zip(decoder.output_hypernetworks_mlps, queries[:, 1:].unbind(1), strict=True)
+    weights = torch.stack([network(token) for network, token in pairs], dim=2)[..., 1:]
+    together = 1 if pixels.device.type == "cpu" else len(pixels)  # one prompt fits into a CPU's cache
+    parts = zip(pixels.split(together), weights.split(together), strict=True)
+    masks = torch.cat([_upscale(decoder.output_upscaling, part) @ weight for part, weight in parts])
     return _to_image(masks, image.shape[2:]), quality[:, 1:]
 
 
@@ -52,26 +59,73 @@ def _two_way(
 ) -> tuple[Tensor, Tensor]:
     """Tokens attend to themselves and to the image, then the image to the tokens."""
     if layer.skip_first_layer_pe:
-        queries = layer.norm1(_attend(layer.self_attn, queries, queries, queries))
+        queries = layer.norm1(layer.self_attn(queries, queries, queries))
     else:
         placed = queries + tokens
-        queries = layer.norm1(queries + _attend(layer.self_attn, placed, placed, queries))
-    seen = _attend(layer.cross_attn_token_to_image, queries + tokens, pixels + grid, pixels)
-    queries = layer.norm2(queries + seen)
+        queries = layer.norm1(queries + layer.self_attn(placed, placed, queries))
+    placed = pixels + grid
+    queries = layer.norm2(queries + _look(layer.cross_attn_token_to_image, queries + tokens, placed, pixels))
     queries = layer.norm3(queries + layer.mlp(queries))
-    told = _attend(layer.cross_attn_image_to_token, pixels + grid, queries + tokens, queries)
-    return queries, layer.norm4(pixels + told)
+    told = _tell(layer.cross_attn_image_to_token, placed, queries + tokens, queries, pixels)
+    return queries, layer.norm4(told)
 
 
-def _attend(
-    attention: Attention, q: Float[Tensor, "a s c"], k: Float[Tensor, "b t c"], v: Float[Tensor, "b t c"]
-) -> Float[Tensor, "n s c"]:
-    """Multi-head attention; a batch of one stands for all prompts and is projected once."""
-    projected = attention.q_proj(q), attention.k_proj(k), attention.v_proj(v)
-    heads = [x.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for x in projected]
-    prompts = max(len(q), len(k))
-    mixed = functional.scaled_dot_product_attention(*(x.expand(prompts, -1, -1, -1) for x in heads))
-    return attention.out_proj(mixed.transpose(1, 2).flatten(2))
+def _look(
+    attention: Attention,
+    queries: Float[Tensor, "n t c"],
+    placed: Float[Tensor, "m p c"],
+    pixels: Float[Tensor, "m p c"],
+) -> Float[Tensor, "n t c"]:
+    """Attention of tokens to pixels. The bias of the keys is the same for all pixels and falls out of the softmax."""
+    tokens = _heads(attention.q_proj(queries), attention)
+    weights = _scores(tokens, attention.k_proj, placed).softmax(-1)
+    n, heads, count, _ = weights.shape
+    if len(pixels) == 1:
+        values = _heads(attention.v_proj(pixels), attention)[0]
+        mixed = (weights.transpose(0, 1).flatten(1, 2) @ values).unflatten(1, (n, count)).permute(1, 2, 0, 3).flatten(2)
+    else:
+        seen = torch.bmm(weights.flatten(1, 2), pixels).unflatten(1, (heads, count))
+        mixed = (seen @ _by_head(attention.v_proj, heads).transpose(1, 2)).transpose(1, 2).flatten(2)
+        mixed = mixed + attention.v_proj.bias  # weights sum to 1
+    return attention.out_proj(mixed)
+
+
+def _tell(
+    attention: Attention,
+    placed: Float[Tensor, "m p c"],
+    keys: Float[Tensor, "n t c"],
+    values: Float[Tensor, "n t c"],
+    pixels: Float[Tensor, "m p c"],
+) -> Float[Tensor, "n p c"]:
+    """Pixels plus their attention to tokens."""
+    heads = attention.num_heads
+    tokens, values = _heads(attention.k_proj(keys), attention), _heads(attention.v_proj(values), attention)
+    constant = tokens @ attention.q_proj.bias.view(heads, -1, 1) * tokens.shape[-1] ** -0.5
+    weights = (_scores(tokens, attention.q_proj, placed) + constant).softmax(2).flatten(1, 2)
+    out = attention.out_proj.weight.unflatten(1, (heads, -1)).permute(1, 2, 0)
+    messages = (values @ out + attention.out_proj.bias / heads).flatten(1, 2)  # weights sum to 1 in each head
+    return torch.baddbmm(pixels.expand(len(weights), -1, -1), weights.transpose(1, 2), messages)
+
+
+def _scores(
+    tokens: Float[Tensor, "n a t d"], projection: nn.Linear, pixels: Float[Tensor, "m p c"]
+) -> Float[Tensor, "n a t p"]:
+    """Scaled products of tokens, projected and split into heads, with pixels, projected without the bias."""
+    n, heads, count, width = tokens.shape
+    tokens = tokens * width**-0.5
+    if len(pixels) == 1:
+        projected = functional.linear(pixels[0], projection.weight).unflatten(-1, (heads, width)).permute(1, 2, 0)
+        return (tokens.transpose(0, 1).flatten(1, 2) @ projected).unflatten(1, (n, count)).transpose(0, 1)
+    carried = (tokens @ _by_head(projection, heads)).flatten(1, 2)
+    return torch.bmm(carried, pixels.transpose(1, 2)).unflatten(1, (heads, count))
+
+
+def _heads(x: Float[Tensor, "b s c"], attention: Attention) -> Float[Tensor, "b a s d"]:
+    return x.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
+
+
+def _by_head(linear: nn.Linear, heads: int) -> Float[Tensor, "a d c"]:
+    return linear.weight.unflatten(0, (heads, -1))
 
 
 def _upscale(layers: nn.Sequential, pixels: Float[Tensor, "n p c"]) -> Float[Tensor, "n m d"]:
