@@ -7,6 +7,7 @@ from typing import get_args
 from clouds.backbones.published import CLIP_MODELS, TIMM_MODELS, ClipName
 from clouds.core.component import Component, Kind
 from clouds.core.hookspecs import hookimpl
+from clouds.core.weight_catalog import WEIGHTS
 
 _PYRAMID = ("res2", "res3", "res4", "res5")
 _CLIP = "clouds.backbones.presets:clip"
@@ -39,7 +40,7 @@ def _clip(name: str) -> Component:
         factory=_CLIP,
         summary=published.summary,
         source=published.source,
-        licence=published.licence,
+        licence=WEIGHTS[name].licence,
         provides=_EVERYTHING,
         options={
             "model": published.model,
@@ -58,7 +59,7 @@ def _timm(name: str) -> Component:
         factory=_TIMM,
         summary=published.summary,
         source=published.source,
-        licence=published.licence,
+        licence=WEIGHTS[name].licence,
         provides=_PYRAMID,
         provides_with=_WITH_TEXT,
         options={"model": published.model},

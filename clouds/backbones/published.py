@@ -1,4 +1,7 @@
-"""The published models behind the built-in names. Imports nothing heavy."""
+"""The published models behind the built-in names; where their weights are, `clouds.core.weight_catalog` says.
+
+Imports nothing heavy.
+"""
 
 from __future__ import annotations
 
@@ -27,23 +30,21 @@ ClipName = Literal[
 
 @frozen
 class ClipModel:
-    """A model of open_clip: its name there, the tag of its weights, and where both come from."""
+    """A model of open_clip: its name there, the tag of its weights, and the paper."""
 
     model: str
     weights: str
     summary: str
     source: str
-    licence: str
 
 
 @frozen
 class TimmModel:
-    """A model of timm: its name there with the tag of its weights, and where both come from."""
+    """A model of timm: its name there with the tag of its weights, and the paper."""
 
     model: str
     summary: str
     source: str
-    licence: str
 
 
 CLIP_MODELS = {
@@ -52,31 +53,29 @@ CLIP_MODELS = {
         "laion_aesthetic_s13b_b82k_augreg",
         "CLIP ConvNeXt-B (wide text tower), LAION-Aesthetic",
         _OPEN_CLIP,
-        "MIT",
     ),
     "clip-convnext-large-d-320": ClipModel(
         "convnext_large_d_320",
         "laion2b_s29b_b131k_ft_soup",
         "CLIP ConvNeXt-L, LAION-2B: the backbone of the paper's best results",
         _OPEN_CLIP,
-        "MIT",
     ),
     "clip-convnext-xxlarge": ClipModel(
-        "convnext_xxlarge", "laion2b_s34b_b82k_augreg_soup", "CLIP ConvNeXt-XXL, LAION-2B", _OPEN_CLIP, "MIT"
+        "convnext_xxlarge", "laion2b_s34b_b82k_augreg_soup", "CLIP ConvNeXt-XXL, LAION-2B", _OPEN_CLIP
     ),
-    "clip-rn50": ClipModel("RN50", "openai", "CLIP ResNet-50 of the paper", _CLIP, "MIT"),
-    "clip-rn101": ClipModel("RN101", "openai", "CLIP ResNet-101 of the paper", _CLIP, "MIT"),
-    "clip-rn50x4": ClipModel("RN50x4", "openai", "CLIP ResNet-50, 4 times the compute", _CLIP, "MIT"),
-    "clip-rn50x16": ClipModel("RN50x16", "openai", "CLIP ResNet-50, 16 times the compute", _CLIP, "MIT"),
-    "clip-rn50x64": ClipModel("RN50x64", "openai", "CLIP ResNet-50, 64 times the compute", _CLIP, "MIT"),
+    "clip-rn50": ClipModel("RN50", "openai", "CLIP ResNet-50 of the paper", _CLIP),
+    "clip-rn101": ClipModel("RN101", "openai", "CLIP ResNet-101 of the paper", _CLIP),
+    "clip-rn50x4": ClipModel("RN50x4", "openai", "CLIP ResNet-50, 4 times the compute", _CLIP),
+    "clip-rn50x16": ClipModel("RN50x16", "openai", "CLIP ResNet-50, 16 times the compute", _CLIP),
+    "clip-rn50x64": ClipModel("RN50x64", "openai", "CLIP ResNet-50, 64 times the compute", _CLIP),
     "clip-vit-l-14": ClipModel(
-        "ViT-L-14-quickgelu", "openai", "CLIP ViT-L, patches resampled from 14 to 16 pixels", _CLIP, "MIT"
+        "ViT-L-14-quickgelu", "openai", "CLIP ViT-L, patches resampled from 14 to 16 pixels", _CLIP
     ),
     "eva02-clip-l-14": ClipModel(
-        "EVA02-L-14", "merged2b_s4b_b131k", "EVA02-CLIP ViT-L, patches resampled from 14 to 16 pixels", _EVA, "MIT"
+        "EVA02-L-14", "merged2b_s4b_b131k", "EVA02-CLIP ViT-L, patches resampled from 14 to 16 pixels", _EVA
     ),
     "siglip2-so400m": ClipModel(
-        "ViT-SO400M-16-SigLIP2-512", "webli", "SigLIP 2 ViT-SO400M, multilingual texts", _SIGLIP2, "Apache-2.0"
+        "ViT-SO400M-16-SigLIP2-512", "webli", "SigLIP 2 ViT-SO400M, multilingual texts", _SIGLIP2
     ),
 }
 
@@ -85,12 +84,10 @@ TIMM_MODELS = {
         "vit_large_patch14_dinov2.lvd142m",
         "DINOv2 ViT-L, patches resampled from 14 to 16 pixels",
         "Oquab et al., DINOv2, TMLR 2024",
-        "Apache-2.0",
     ),
     "dinov3-large": TimmModel(
         "vit_large_patch16_dinov3.lvd1689m",
         "DINOv3 ViT-L",
         "Siméoni et al., DINOv3, arXiv 2508.10104",
-        "DINOv3 License",
     ),
 }

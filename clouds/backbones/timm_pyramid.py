@@ -9,6 +9,7 @@ from typing import Any, final
 
 import timm
 import torch
+from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from jaxtyping import Float
 from timm.models import eva, vision_transformer
@@ -20,6 +21,7 @@ from clouds.core.component import FeatureSpec
 from clouds.core.errors import ConfigError, WeightsError, did_you_mean
 from clouds.core.interfaces import Backbone, Features
 from clouds.core.weight_files import read_weights
+from clouds.core.weight_store import hub_file
 from clouds.core.weights import load_weights
 
 
@@ -52,13 +54,15 @@ def build_timm(model: str, *, pretrained: bool | Path) -> TimmPyramid:
         WeightsError: the weights could not be had, or do not fit.
     """
     _require_model(model)
+    config = timm.get_pretrained_cfg(model)
+    if pretrained is True and config is not None and config.hf_hub_id:
+        pretrained = hub_file(config.hf_hub_id, config.hf_hub_filename or SAFETENSORS_SINGLE_FILE) or True
     with torch.device("meta"):
         plain = isinstance(timm.create_model(model), PLAIN_VITS)
     if plain:
         trunk, specs = build_vit(model, pretrained=pretrained)
     else:
         trunk, specs = build_trunk(model, pretrained=pretrained)
-    config = timm.get_pretrained_cfg(model)
     mean, std = (config.mean, config.std) if config is not None else ((0.5,) * 3, (0.5,) * 3)
     return TimmPyramid(trunk, features=specs, mean=[255 * value for value in mean], std=[255 * value for value in std])
 

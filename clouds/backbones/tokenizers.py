@@ -13,6 +13,7 @@ from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from torch import Tensor
 
 from clouds.core.errors import WeightsError
+from clouds.core.weight_store import hub_folder
 
 Tokenizer = Callable[[list[str]], Tensor]
 
@@ -66,8 +67,9 @@ class FileTokenizer:
         remedy = "pass tokenizer=FOLDER with the tokenizer's files, or tokenizer='bytes' for tests with random weights"
         if isinstance(self.source, Path) and not self.source.is_dir():
             raise WeightsError(f"tokenizer {self.source}: no such folder; {remedy}")
+        stored = hub_folder(self.source) if isinstance(self.source, str) else None
         try:
-            return HFTokenizer(str(self.source), context_length=self.context_length, **self.options)
+            return HFTokenizer(str(stored or self.source), context_length=self.context_length, **self.options)
         except (OSError, ValueError, ImportError, KeyError) as error:
             reason = " ".join(str(error).split())[:300]
             raise WeightsError(

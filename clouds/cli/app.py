@@ -9,7 +9,17 @@ from collections.abc import Sequence
 from cyclopts import App, CycloptsError, Parameter
 
 from clouds import __version__
-from clouds.cli import bench, catalog_commands, convert, data_commands, doctor, model_commands, refine_commands, sheet
+from clouds.cli import (
+    bench,
+    catalog_commands,
+    convert,
+    data_commands,
+    doctor,
+    model_commands,
+    refine_commands,
+    sheet,
+    weights_commands,
+)
 from clouds.core.errors import CloudsError
 
 _HELP = """Domain-generalized semantic segmentation by collaborating foundation models.
@@ -47,6 +57,9 @@ def build_app() -> App:
     datasets.command(data_commands.check, name="check")
     datasets.command(data_commands.convert, name="convert")
     app.command(datasets)
+    weights = weights_commands.weights_app()
+    weights.sort_key = len(commands) + 1
+    app.command(weights)
     return app
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from clouds.core.component import Component, Kind
 from clouds.core.hookspecs import hookimpl
-from clouds.generators.published import DIFFUSION_MODELS
+from clouds.core.weight_catalog import DIFFUSION
 
 
 @hookimpl
@@ -17,18 +17,26 @@ def clouds_generators() -> list[Component]:
         source="clouds",
         licence="Apache-2.0",
     )
-    return [*(_diffusion(name) for name in DIFFUSION_MODELS), procedural]
+    return [
+        _diffusion(
+            "stable-diffusion-2",
+            "Stable Diffusion 2 (the paper)",
+            "Rombach et al., High-Resolution Image Synthesis with Latent Diffusion Models, CVPR 2022",
+        ),
+        _diffusion("sdxl", "Stable Diffusion XL", "Podell et al., SDXL: Improving Latent Diffusion Models, ICLR 2024"),
+        procedural,
+    ]
 
 
-def _diffusion(name: str) -> Component:
-    published = DIFFUSION_MODELS[name]
+def _diffusion(name: str, title: str, paper: str) -> Component:
+    weights = DIFFUSION[name]
     return Component(
         name=name,
         kind=Kind.GENERATOR,
         factory="clouds.generators.presets:diffusion",
-        summary=published.summary,
-        source=published.source,
-        licence=published.licence,
+        summary=f"{title}, or any text-to-image pipeline of diffusers with model=",
+        source=f"{paper}; hub: {weights.repo}",
+        licence=weights.licence,
         options={"family": name},
     )
 

@@ -15,6 +15,7 @@ import torch
 from diffusers import AutoPipelineForText2Image, DiffusionPipeline
 
 from clouds.core.errors import ConfigError, WeightsError
+from clouds.core.weight_store import hub_folder
 from clouds.generators.tiny_diffusion import tiny_pipeline
 
 _INDEX = "model_index.json"
@@ -93,7 +94,7 @@ class TinySource:
 
 
 def find_source(model: str, *, revision: str | None, safety_checker: bool) -> FolderSource:
-    """Find a local folder, or get the files of a hub id.
+    """Find a local folder, or get the files of a hub id, from `CLOUDS_WEIGHTS` or else from the hub.
 
     Raises:
         WeightsError: neither can be had.
@@ -104,6 +105,8 @@ def find_source(model: str, *, revision: str | None, safety_checker: bool) -> Fo
         if revision:
             raise ConfigError(f"model {model} is a local folder, which has no revision {revision!r}; leave it out")
         return FolderSource(local, name=model, revision=None, safety_checker=safety_checker)
+    if revision is None and (stored := hub_folder(model)):
+        return FolderSource(stored, name=model, revision=None, safety_checker=safety_checker)
     try:
         folder = Path(DiffusionPipeline.download(model, revision=revision, use_safetensors=True))
     except (OSError, ValueError, RuntimeError) as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from clouds.core.labels import LabelSpace
-from clouds.generators.published import DIFFUSION_MODELS
+from clouds.core.weight_catalog import DIFFUSION
 
 if TYPE_CHECKING:
     from clouds.core.interfaces import Generator, Prompter
@@ -56,7 +56,7 @@ def diffusion(
     from clouds.generators.diffusion import DiffusionGenerator
     from clouds.generators.diffusion_source import TinySource, find_source
 
-    name = model or DIFFUSION_MODELS[family].model
+    name = model or DIFFUSION[family].repo
     source = find_source(name, revision=revision, safety_checker=safety_checker) if pretrained else TinySource(family)
     return DiffusionGenerator(
         source,

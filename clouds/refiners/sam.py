@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import final
+from typing import Literal, final
 
 import numpy as np
 import torch
@@ -14,11 +14,14 @@ from segment_anything import sam_model_registry
 from segment_anything.modeling import Sam
 from torch import Tensor
 
+from clouds.core.weight_catalog import SAM
 from clouds.core.weight_files import read_weights
+from clouds.core.weight_store import obtain, require_published
 from clouds.core.weights import load_weights
 from clouds.refiners.prompted import PromptedSegmenter
 from clouds.refiners.sam_decoder import predict_masks
-from clouds.refiners.sam_weights import SamModel, checked, download
+
+SamModel = Literal["vit_b", "vit_l", "vit_h"]
 
 
 @final
@@ -76,10 +79,10 @@ def build_sam(model: SamModel, *, pretrained: bool | Path) -> SamSegmenter:
         pretrained: load the published weights; False initialises randomly; a path reads a local file.
 
     Raises:
-        WeightsError: the weights could not be had, are not what their file name says, or do not fit.
+        WeightsError: the weights could not be had, do not fit, or have a published name and another hash.
     """
     sam = sam_model_registry[model]()
     if pretrained is not False:
-        path = download(model) if pretrained is True else checked(pretrained)
+        path = obtain(SAM[model]) if pretrained is True else require_published(pretrained)
         load_weights(sam, read_weights(path), source=str(path))
     return SamSegmenter(sam)

@@ -16,6 +16,7 @@ def test_help_names_every_command(run: Run, arguments: list[str]) -> None:
     outcome = run(*arguments)
     assert (outcome.code, outcome.err) == (0, "")
     commands = "demo list info doctor plan train evaluate predict prompts generate sheet refine convert bench datasets"
+    commands += " weights"
     assert all(f"\n│ {command} " in outcome.out for command in commands.split())
     assert "Exit codes: 0 done, 1 failed, 2 wrong use" in outcome.out
 

@@ -1,6 +1,5 @@
 """SAM of segment-anything's own classes, small or without memory for its weights."""
 
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,12 +12,11 @@ from segment_anything import SamPredictor, sam_model_registry
 from clouds.core.composer import build_part
 from clouds.core.errors import PlanError, WeightsError
 from clouds.core.tensor_cache import TensorCache
-from clouds.refiners import sam_weights
+from clouds.core.weight_catalog import SAM
 from clouds.refiners.presets import sam as preset
 from clouds.refiners.prompted import PromptRefiner
-from clouds.refiners.sam import SamSegmenter, build_sam
+from clouds.refiners.sam import SamModel, SamSegmenter, build_sam
 from clouds.refiners.sam_decoder import predict_masks
-from clouds.refiners.sam_weights import FILES, SamModel, checked, download
 from clouds.testing.refiner import check_refiner
 from clouds.testing.tiny_sam import tiny_sam
 
@@ -166,16 +164,11 @@ def test_weights_come_from_local_files(tmp_path: Path, monkeypatch: pytest.Monke
         build_sam("vit_b", pretrained=tmp_path / "less.pth")
 
 
-def test_a_file_with_a_published_name_must_have_its_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    damaged = tmp_path / FILES["vit_h"]
+def test_a_file_with_a_published_name_must_have_its_hash(tmp_path: Path) -> None:
+    damaged = tmp_path / SAM["vit_h"].file
     damaged.write_bytes(b"damaged")
-    with pytest.raises(
-        WeightsError, match=r"sam_vit_h_4b8939.pth: sha256 is \w{12}..., expected 4b8939... as its name"
-    ):
+    with pytest.raises(WeightsError, match=r"sam_vit_h_4b8939.pth: sha256 is \w{64}, expected a7bf3b02f3ebf"):
         preset(model="vit_h", pretrained=damaged)
-    monkeypatch.setitem(FILES, "vit_h", f"sam_vit_h_{sha256(b'damaged').hexdigest()[:6]}.pth")
-    whole = damaged.rename(tmp_path / FILES["vit_h"])
-    assert checked(whole) == whole
 
 
 def test_missing_weights_are_named(tmp_path: Path) -> None:
@@ -183,24 +176,13 @@ def test_missing_weights_are_named(tmp_path: Path) -> None:
         build_sam("vit_b", pretrained=tmp_path / "none.pth")
 
 
-def test_without_a_network_it_is_said_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CLOUDS_CACHE", str(tmp_path))
-    monkeypatch.setattr(sam_weights, "_SOURCE", "http://127.0.0.1:9")  # nothing listens there
-    with pytest.raises(WeightsError, match=r"could not be had from .*vit_l_0b3195.pth .*pretrained=FILE or put it at"):
-        download("vit_l")
-
-
-def test_weights_are_downloaded_once_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    published = tmp_path / "published"
-    published.mkdir()
-    name = f"sam_vit_b_{sha256(b'weights').hexdigest()[:6]}.pth"
-    (published / name).write_bytes(b"weights")
-    monkeypatch.setitem(FILES, "vit_b", name)
-    monkeypatch.setenv("CLOUDS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(sam_weights, "_SOURCE", published.as_uri())
-    assert download("vit_b").read_bytes() == b"weights"
-    (published / name).unlink()
-    assert download("vit_b").read_bytes() == b"weights"
+def test_published_weights_come_from_the_folder_for_machines_without_a_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / SAM["vit_b"].file).write_bytes(b"damaged")
+    monkeypatch.setenv("CLOUDS_WEIGHTS", str(tmp_path))
+    with pytest.raises(WeightsError, match=rf"{tmp_path}/sam_vit_b_01ec64.pth: sha256 is .*the file is not used"):
+        build_sam("vit_b", pretrained=True)
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

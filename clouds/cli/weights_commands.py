@@ -1,0 +1,103 @@
+"""`clouds weights`: published weights on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from attrs import asdict
+from cyclopts import App
+
+from clouds.cli.options import AsJson
+from clouds.cli.output import write, write_json, write_table
+from clouds.core.errors import ConfigError, did_you_mean
+from clouds.core.weight_catalog import WEIGHTS, FileWeights, HubWeights, Weights
+from clouds.core.weight_store import fetch, judge, locate
+
+_MIB = 2**20
+
+
+def weights_app() -> App:
+    """`clouds weights list`, `fetch` and `verify`."""
+    app = App(name="weights", help="Published weights: where they are, getting them, verifying them.")
+    app.command(list_weights, name="list")
+    app.command(fetch_weights, name="fetch")
+    app.command(verify_weights, name="verify")
+    return app
+
+
+def list_weights(*, as_json: AsJson = False) -> None:
+    """Published weights, their licence, and where they are on this machine (CLOUDS_WEIGHTS, or the caches)."""
+    documents = [_describe(weights) for weights in WEIGHTS.values()]
+    if as_json:
+        write_json(documents)
+        return
+    rows = [(d["name"], _mib(d["size"]), d["licence"], str(d["folder"] or "-"), d["source"]) for d in documents]
+    write_table(("name", "MiB", "licence", "on this machine", "published at"), rows)
+
+
+def fetch_weights(*names: str, out: Path | None = None, as_json: AsJson = False) -> None:
+    """Get weights and verify them; a broken download is resumed.
+
+    Args:
+        names: names of `clouds weights list`.
+        out: a folder to carry to a machine without a network, and to name there: CLOUDS_WEIGHTS=FOLDER.
+    """
+    if not names:
+        raise ConfigError(f"no weights are named; names are {', '.join(WEIGHTS)}")
+    fetched = {weights.name: fetch(weights, out) for weights in [_find(name) for name in names]}
+    if as_json:
+        write_json(fetched)
+        return
+    for name, paths in fetched.items():
+        for path in paths:
+            write(f"{name}: {path}")
+
+
+def verify_weights(*names: str, as_json: AsJson = False) -> int:
+    """Compare files on this machine with their published hashes. Exit code 1 when one differs, or is not there.
+
+    Args:
+        names: names of `clouds weights list`; all that are there when left out.
+    """
+    asked = {weights.name: locate(weights) for weights in [_find(name) for name in names or WEIGHTS]}
+    missing = [name for name, paths in asked.items() if names and not paths]
+    verdicts = [(name, judge(WEIGHTS[name], path)) for name, paths in asked.items() for path in paths]
+    failed = any(verdict.damaged for _, verdict in verdicts) or bool(missing)
+    if as_json:
+        files = [{"name": name, **asdict(verdict), "damaged": verdict.damaged} for name, verdict in verdicts]
+        write_json({"files": files, "missing": missing})
+        return int(failed)
+    for name, verdict in verdicts:
+        state = "whole" if verdict.expected else "no published hash is known here"
+        if verdict.damaged:
+            state = f"DAMAGED: hash is {verdict.found}, expected {verdict.expected}; remove it and fetch it again"
+        write(f"{name}: {verdict.path}: {state}")
+    for name in missing:
+        write(f"{name}: not on this machine; clouds weights fetch {name}")
+    if not (verdicts or missing):
+        write("no published weights are on this machine")
+    return int(failed)
+
+
+def _find(name: str) -> Weights:
+    if name not in WEIGHTS:
+        raise ConfigError(f"unknown weights {name!r}{did_you_mean(name, WEIGHTS)}")
+    return WEIGHTS[name]
+
+
+def _describe(weights: Weights) -> dict[str, Any]:
+    paths = locate(weights)
+    published = weights.size if isinstance(weights, FileWeights) else None
+    return {
+        "name": weights.name,
+        "licence": weights.licence,
+        "source": f"hub: {weights.repo}" if isinstance(weights, HubWeights) else weights.url,
+        "size": sum(path.stat().st_size for path in paths) or published,
+        "folder": paths[0].parent if paths else None,
+        "files": paths,
+    }
+
+
+def _mib(size: int | None) -> str:
+    return "?" if size is None else f"{size / _MIB:.0f}"

@@ -1,0 +1,141 @@
+"""Where published weights are, under which terms, and how one knows that they are whole. The one place that says so."""
+
+from __future__ import annotations
+
+from typing import final
+
+from attrs import frozen
+
+
+@final
+@frozen(kw_only=True)
+class FileWeights:
+    """One file at an address.
+
+    Attributes:
+        name: as in `clouds weights list`; for a component with one model, the component's name.
+        licence: of the weights.
+        url: ends with the file's name.
+        sha256: of the whole file, in hex.
+        size: in bytes.
+    """
+
+    name: str
+    licence: str
+    url: str
+    sha256: str
+    size: int
+
+    @property
+    def file(self) -> str:
+        """The file's name."""
+        return self.url.rpartition("/")[2]
+
+
+@final
+@frozen(kw_only=True)
+class HubWeights:
+    """Files of a repository of the Hugging Face hub, which publishes the hash of each beside it.
+
+    Attributes:
+        name, licence: as for `FileWeights`.
+        repo: "owner/name".
+        files: names or patterns of those that are needed; each stands for at least one file.
+    """
+
+    name: str
+    licence: str
+    repo: str
+    files: tuple[str, ...]
+
+
+@final
+@frozen(kw_only=True)
+class PageWeights:
+    """Files that are published on a page for people, without hashes.
+
+    Attributes:
+        name, licence: as for `FileWeights`.
+        url: of the page.
+        remedy: what to do with a file that was downloaded there.
+    """
+
+    name: str
+    licence: str
+    url: str
+    remedy: str
+
+
+Weights = FileWeights | HubWeights | PageWeights
+
+_OPEN_CLIP = ("open_clip_model.safetensors",)
+_TIMM = ("model.safetensors",)
+_SIGLIP_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+_DIFFUSION_FILES = (
+    "model_index.json",
+    "scheduler/*.json",
+    "tokenizer*/*",
+    "text_encoder*/config.json",
+    "text_encoder*/model.safetensors",
+    "unet/config.json",
+    "unet/diffusion_pytorch_model.safetensors",
+    "vae/config.json",
+    "vae/diffusion_pytorch_model.safetensors",
+)
+
+
+def _hub(name: str, repo: str, licence: str, files: tuple[str, ...] = _OPEN_CLIP) -> HubWeights:
+    return HubWeights(name=name, licence=licence, repo=repo, files=files)
+
+
+def _sam(size: str, md5: str, sha256: str, length: int) -> FileWeights:
+    return FileWeights(
+        name=f"sam-vit-{size}",
+        licence="Apache-2.0",
+        url=f"https://dl.fbaipublicfiles.com/segment_anything/sam_vit_{size}_{md5}.pth",
+        sha256=sha256,
+        size=length,
+    )
+
+
+# segment-anything publishes the first digits of the md5, in the names. The sha256 are those that many projects found,
+# in agreement: micro_sam (`_CHECKSUMS`) and the SegmentAnything extension of 3D Slicer among them.
+SAM = {
+    "vit_b": _sam("b", "01ec64", "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912", 375_042_383),
+    "vit_l": _sam("l", "0b3195", "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622", 1_249_524_607),
+    "vit_h": _sam("h", "4b8939", "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e", 2_564_550_879),
+}
+
+_RAIL = "CreativeML Open RAIL++-M"
+DIFFUSION = {
+    "stable-diffusion-2": _hub(
+        "stable-diffusion-2", "stabilityai/stable-diffusion-2", _RAIL, (*_DIFFUSION_FILES, "feature_extractor/*.json")
+    ),
+    "sdxl": _hub("sdxl", "stabilityai/stable-diffusion-xl-base-1.0", _RAIL, _DIFFUSION_FILES),
+}
+
+_ALL: tuple[Weights, ...] = (
+    _hub("clip-convnext-base", "laion/CLIP-convnext_base_w_320-laion_aesthetic-s13B-b82K-augreg", "MIT"),
+    _hub("clip-convnext-large-d-320", "laion/CLIP-convnext_large_d_320.laion2B-s29B-b131K-ft-soup", "MIT"),
+    _hub("clip-convnext-xxlarge", "laion/CLIP-convnext_xxlarge-laion2B-s34B-b82K-augreg-soup", "MIT"),
+    _hub("clip-rn50", "timm/resnet50_clip.openai", "MIT"),
+    _hub("clip-rn101", "timm/resnet101_clip.openai", "MIT"),
+    _hub("clip-rn50x4", "timm/resnet50x4_clip.openai", "MIT"),
+    _hub("clip-rn50x16", "timm/resnet50x16_clip.openai", "MIT"),
+    _hub("clip-rn50x64", "timm/resnet50x64_clip.openai", "MIT"),
+    _hub("clip-vit-l-14", "timm/vit_large_patch14_clip_224.openai", "MIT"),
+    _hub("eva02-clip-l-14", "timm/eva02_large_patch14_clip_224.merged2b_s4b_b131k", "MIT"),
+    _hub("siglip2-so400m", "timm/ViT-SO400M-16-SigLIP2-512", "Apache-2.0", _OPEN_CLIP + _SIGLIP_TOKENIZER),
+    _hub("dinov2-large", "timm/vit_large_patch14_dinov2.lvd142m", "Apache-2.0", _TIMM),
+    _hub("dinov3-large", "timm/vit_large_patch16_dinov3.lvd1689m", "DINOv3 License", _TIMM),
+    *SAM.values(),
+    *DIFFUSION.values(),
+    PageWeights(
+        name="clouds-released",
+        licence="Apache-2.0 (the published implementation's)",
+        url="https://partage.imt.fr/index.php/s/NpFCf2meKB4MkQT",
+        remedy="download a checkpoint there and turn it into this format: clouds convert CHECKPOINT.pth OUT",
+    ),
+)
+
+WEIGHTS: dict[str, Weights] = {weights.name: weights for weights in _ALL}

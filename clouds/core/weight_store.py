@@ -1,0 +1,215 @@
+"""Published weights on this machine: finding, getting and verifying them.
+
+`CLOUDS_WEIGHTS=FOLDER` names a folder that is looked in first, for machines without a network: files of an address
+lie in it by their name, files of a hub repository in `FOLDER/owner/name`. `clouds weights fetch --out FOLDER` makes it.
+"""
+
+# pyright: reportUnknownVariableType=false
+# (huggingface_hub is typed in parts only)
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from http.client import HTTPException
+from pathlib import Path
+
+from attrs import frozen
+
+from clouds.core.download import download, require_sha256, sha256_of
+from clouds.core.errors import WeightsError
+from clouds.core.files import cache_folder
+from clouds.core.weight_catalog import WEIGHTS, FileWeights, HubWeights, PageWeights, Weights
+
+VARIABLE = "CLOUDS_WEIGHTS"
+_REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+_SHA256, _GIT_SHA1 = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{40}")
+
+
+@frozen
+class Verdict:
+    """What a file's hash says.
+
+    Attributes:
+        path: the file.
+        expected: published hash in hex (sha256; git's sha1 for small files of the hub), None where none is known.
+        found: hash of the content in hex, None where none is known that it could be compared with.
+    """
+
+    path: Path
+    expected: str | None
+    found: str | None
+
+    @property
+    def damaged(self) -> bool:
+        return self.expected != self.found
+
+
+def weights_folder() -> Path | None:
+    """The folder that `CLOUDS_WEIGHTS` names. Raises `WeightsError` when it does not exist."""
+    named = os.environ.get(VARIABLE)
+    if not named:
+        return None
+    folder = Path(named).expanduser()
+    if not folder.is_dir():
+        raise WeightsError(f"{VARIABLE}={named}: no such folder; make it with `clouds weights fetch NAME --out FOLDER`")
+    return folder
+
+
+def obtain(weights: FileWeights) -> Path:
+    """The verified file of an address: from `CLOUDS_WEIGHTS`, the user's cache, or the network.
+
+    Raises:
+        WeightsError: it could not be had, or has another hash.
+    """
+    found = next(iter(locate(weights)), None)
+    return require_published(found or _download(weights, cache_folder("weights")))
+
+
+def require_published(path: Path) -> Path:
+    """The same path, once a file of a published name is found to be the published file.
+
+    Raises:
+        WeightsError: it is another one, or there is no such file.
+    """
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such weight file")
+    for weights in WEIGHTS.values():
+        if isinstance(weights, FileWeights) and weights.file == path.name:
+            remedy = "it is damaged or not the published one: get it again, or rename one of your own"
+            require_sha256(path, weights.sha256, remedy=remedy)
+    return path
+
+
+def hub_folder(repo: str) -> Path | None:
+    """Where `CLOUDS_WEIGHTS` has files of a hub repository; None when it has none of it."""
+    folder = weights_folder()
+    if folder is None or not _REPOSITORY.fullmatch(repo):
+        return None
+    return folder / repo if (folder / repo).is_dir() else None
+
+
+def hub_file(repo: str, name: str) -> Path | None:
+    """A file of a hub repository in `CLOUDS_WEIGHTS`, verified where its hash is known; None when it is not there.
+
+    Raises:
+        WeightsError: the file has another hash.
+    """
+    folder = hub_folder(repo)
+    return _require_sound(folder / name) if folder and (folder / name).is_file() else None
+
+
+def locate(weights: Weights) -> list[Path]:
+    """The files that are on this machine; empty when some that are needed are missing."""
+    if isinstance(weights, FileWeights):
+        folders = [folder for folder in (weights_folder(), cache_folder("weights")) if folder]
+        return [folder / weights.file for folder in folders if (folder / weights.file).is_file()][:1]
+    if isinstance(weights, HubWeights):
+        folder = hub_folder(weights.repo) or _cached(weights)
+        return _needed(weights, folder) if folder else []
+    return []
+
+
+def fetch(weights: Weights, out: Path | None = None) -> list[Path]:
+    """Get and verify what is not there yet; a broken download is resumed.
+
+    Args:
+        weights: an entry of `WEIGHTS`.
+        out: a folder for later use as `CLOUDS_WEIGHTS`; None takes that folder, or else the caches.
+
+    Raises:
+        WeightsError: something could not be had, or has another hash.
+    """
+    folder = out or weights_folder()
+    if isinstance(weights, PageWeights):
+        raise WeightsError(f"{weights.name} is published on a page, without hashes: {weights.url}; {weights.remedy}")
+    if isinstance(weights, FileWeights):
+        return [require_published(_download(weights, folder or cache_folder("weights")))]
+    root = _download_hub(weights, folder / weights.repo if folder else None)
+    paths = _needed(weights, root)
+    if not paths:
+        raise WeightsError(f"hub repository {weights.repo} has not all of {', '.join(weights.files)}; got {root}")
+    return [_require_sound(path) for path in paths]
+
+
+def judge(weights: Weights, path: Path) -> Verdict:
+    """Hash one of the files that `locate` found."""
+    return _judge(path, weights.sha256 if isinstance(weights, FileWeights) else _published_hash(path))
+
+
+def _judge(path: Path, expected: str | None) -> Verdict:
+    if expected is None:
+        return Verdict(path, None, None)
+    return Verdict(path, expected, sha256_of(path) if _SHA256.fullmatch(expected) else _git_sha1(path))
+
+
+def _require_sound(path: Path) -> Path:
+    """A file of the hub, which must have its hash where that is known."""
+    verdict = _judge(path, _published_hash(path))
+    if verdict.damaged:
+        raise WeightsError(
+            f"{path}: hash is {verdict.found}, expected {verdict.expected}; the file is not used: remove it and get it "
+            "again"
+        )
+    return path
+
+
+def _published_hash(path: Path) -> str | None:
+    """What the hub says of a file: sha256 of large ones, git's sha1 of small ones.
+
+    Its cache names content by that, and links to it; a folder of `snapshot_download(local_dir=...)` has notes.
+    """
+    hashes: list[str] = [path.resolve().name] if path.is_symlink() else []
+    for root in path.parents:
+        note = root / ".cache" / "huggingface" / "download" / f"{path.relative_to(root)}.metadata"
+        if note.is_file():
+            hashes = note.read_text(encoding="utf-8").splitlines()[1:2]
+            break
+    return next((text for text in hashes if _SHA256.fullmatch(text) or _GIT_SHA1.fullmatch(text)), None)
+
+
+def _git_sha1(path: Path) -> str:
+    content = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+
+
+def _needed(weights: HubWeights, root: Path) -> list[Path]:
+    """The needed files in a folder with the repository's layout; empty when a pattern finds none."""
+    found = [sorted(path for path in root.glob(pattern) if path.is_file()) for pattern in weights.files]
+    return [path for paths in found for path in paths] if all(found) else []
+
+
+def _cached(weights: HubWeights) -> Path | None:
+    """The repository in the hub's own cache."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(weights.repo, allow_patterns=list(weights.files), local_files_only=True))
+    except OSError:  # LocalEntryNotFoundError
+        return None
+
+
+def _download_hub(weights: HubWeights, folder: Path | None) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(weights.repo, allow_patterns=list(weights.files), local_dir=folder))
+    except Exception as error:  # the hub's client lets errors of its HTTP library through; the cause is kept
+        raise _missing(f"hub repository {weights.repo}", error, f"{weights.repo}/ in {VARIABLE}=FOLDER") from error
+
+
+def _download(weights: FileWeights, folder: Path) -> Path:
+    try:
+        return download(weights.url, folder / weights.file, sha256=weights.sha256, size=weights.size)
+    except (OSError, HTTPException) as error:
+        raise _missing(weights.url, error, f"{weights.file} in {VARIABLE}=FOLDER") from error
+
+
+def _missing(what: str, error: Exception, place: str) -> WeightsError:
+    reason = " ".join(str(error).split())[:300]
+    return WeightsError(
+        f"weights could not be had from {what} ({type(error).__name__}: {reason}); check the connection, or get them "
+        f"on another machine (`clouds weights fetch NAME --out FOLDER`) and put them at {place}, or use "
+        "pretrained=FILE, or pretrained=False for random weights"
+    )
