@@ -92,7 +92,8 @@ class Published:
         except (OSError, RuntimeError) as error:
             raise WeightsError(
                 f"weights {self.weights!r} of open_clip model {self.model!r} could not be loaded "
-                f"({type(error).__name__}: {error}); check the connection, or use pretrained=FILE or pretrained=False"
+                f"({type(error).__name__}: {error}); check the connection, bring a folder (CLOUDS_WEIGHTS), or use "
+                "pretrained=FILE or pretrained=False"
             ) from error
 
 

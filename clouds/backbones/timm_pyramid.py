@@ -126,7 +126,7 @@ def _create(model: str, *, pretrained: bool, **arguments: Any) -> nn.Module:
             raise
         raise WeightsError(
             f"weights of timm model {model!r} could not be loaded ({type(error).__name__}: {error}); "
-            "check the connection, or use pretrained=FILE or pretrained=False"
+            "check the connection, bring a folder (CLOUDS_WEIGHTS), or use pretrained=FILE or pretrained=False"
         ) from error
 
 

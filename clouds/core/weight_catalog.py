@@ -70,7 +70,6 @@ Weights = FileWeights | HubWeights | PageWeights
 
 _OPEN_CLIP = ("open_clip_model.safetensors",)
 _TIMM = ("model.safetensors",)
-_SIGLIP_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 _DIFFUSION_FILES = (
     "model_index.json",
     "scheduler/*.json",
@@ -125,7 +124,7 @@ _ALL: tuple[Weights, ...] = (
     _hub("clip-rn50x64", "timm/resnet50x64_clip.openai", "MIT"),
     _hub("clip-vit-l-14", "timm/vit_large_patch14_clip_224.openai", "MIT"),
     _hub("eva02-clip-l-14", "timm/eva02_large_patch14_clip_224.merged2b_s4b_b131k", "MIT"),
-    _hub("siglip2-so400m", "timm/ViT-SO400M-16-SigLIP2-512", "Apache-2.0", _OPEN_CLIP + _SIGLIP_TOKENIZER),
+    _hub("siglip2-so400m", "timm/ViT-SO400M-16-SigLIP2-512", "Apache-2.0", (*_OPEN_CLIP, "*token*.json")),
     _hub("dinov2-large", "timm/vit_large_patch14_dinov2.lvd142m", "Apache-2.0", _TIMM),
     _hub("dinov3-large", "timm/vit_large_patch16_dinov3.lvd1689m", "DINOv3 License", _TIMM),
     *SAM.values(),

@@ -19,7 +19,7 @@ from clouds.core.weight_store import hub_folder
 from clouds.generators.tiny_diffusion import tiny_pipeline
 
 _INDEX = "model_index.json"
-_REMEDY = "a local folder that save_pretrained wrote serves as well: model=FOLDER"
+_REMEDY = "a local folder that save_pretrained wrote serves as well: model=FOLDER, or owner/name in CLOUDS_WEIGHTS"
 
 
 @final

@@ -229,3 +229,12 @@ def test_weights_are_known_by_their_content(folder: Path, tmp_path: Path) -> Non
     tiny_pipeline("stable-diffusion-2").save_pretrained(tmp_path / "same")
     source = FolderSource(tmp_path / "same", name="same", revision=None, safety_checker=False)
     assert source.facts["weights"] == find_source(str(folder), revision=None, safety_checker=False).facts["weights"]
+
+
+def test_a_carried_folder_stands_for_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny_pipeline("stable-diffusion-2").save_pretrained(tmp_path / "someone" / "model")
+    monkeypatch.setenv("CLOUDS_WEIGHTS", str(tmp_path))
+    source = find_source("someone/model", revision=None, safety_checker=False)
+    assert source.folder == tmp_path / "someone" / "model"
+    assert source.facts["model"] == "someone/model"
+    assert source.facts["weights"] is not None
