@@ -5,7 +5,6 @@ The peer merges masks at 384 x 384 pixels whatever the image, ours at the image'
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 
 import clouds
 from benchmarks.rows import row
+from clouds.core.memory import peak_memory
 
 ROOT = Path(__file__).parents[1]
 OURS, PEER = "clouds", "transformers"
@@ -41,15 +41,8 @@ def peak(provider: str, backbone: str, height: int, width: int) -> tuple[float, 
 
 
 def resident() -> float:
-    """Peak resident memory of this process so far, in gigabytes (10^9 bytes).
-
-    Linux hands `ru_maxrss` on to the programs that a process starts, so there the kernel's own figure is read.
-    """
-    status = Path("/proc/self/status")
-    if status.exists():
-        peaks = [line.split() for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
-        return int(peaks[0][1]) * 1024 / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e9  # bytes on macOS
+    """Peak resident memory of this process so far, in gigabytes (10^9 bytes)."""
+    return peak_memory() / 1e9
 
 
 def _peer() -> tuple[Any, Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +11,7 @@ import torch
 from attrs import define, frozen
 
 from clouds.core.errors import DataError
+from clouds.core.memory import peak_memory
 from clouds.core.pipeline import Pipeline
 from clouds.core.processes import Processes
 from clouds.data.folder import Dataset
@@ -208,5 +207,4 @@ def _memory(device: torch.device) -> float:
     """Most memory in use so far, in GiB: of the GPU, or of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / _GIB
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / _GIB
+    return peak_memory() / _GIB
