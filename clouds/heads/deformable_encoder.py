@@ -8,9 +8,8 @@ from typing import cast, final
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
 
-from clouds.heads.layers import sine_position
+from clouds.heads.layers import feed_forward, sine_position
 from clouds.kernels.deformable_attention import Shapes, deformable_attention
 
 
@@ -96,7 +95,7 @@ class EncoderLayer(nn.Module):
         self, x: Float[Tensor, "b s c"], position: Tensor, reference_points: Tensor, spatial_shapes: Shapes
     ) -> Float[Tensor, "b s c"]:
         x = self.norm1(x + self.self_attn(x + position, reference_points, x, spatial_shapes))
-        return self.norm2(x + self.linear2(functional.relu(self.linear1(x))))
+        return self.norm2(x + feed_forward(x, self.linear1, self.linear2))
 
 
 @final

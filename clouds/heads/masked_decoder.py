@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from clouds.core.errors import ConfigError
 from clouds.core.interfaces import HeadOutput, TextClassifier
-from clouds.heads.layers import Attention, Mlp, PointwiseConv, sine_position
+from clouds.heads.layers import Attention, Mlp, PointwiseConv, feed_forward, sine_position
 from clouds.heads.pixel_decoder import PixelFeatures
 from clouds.heads.text_logits import text_logits
 from clouds.kernels.mask_pool import mask_pool
@@ -52,7 +52,7 @@ class _FeedForward(nn.Module):
             nn.init.xavier_uniform_(layer.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(x + self.linear2(functional.relu(self.linear1(x))))
+        return self.norm(x + feed_forward(x, self.linear1, self.linear2))
 
 
 @final
@@ -164,4 +164,6 @@ class MaskedDecoder(nn.Module):
 
 
 def _resize(features: Float[Tensor, "b c h w"], size: torch.Size) -> Tensor:
-    return functional.interpolate(features, size=size, mode="bilinear", align_corners=False)
+    """Rows, then columns: torch lays all that it reads channels last first where the answer is small."""
+    rows = functional.interpolate(features, size=(size[0], features.shape[3]), mode="bilinear", align_corners=False)
+    return functional.interpolate(rows, size=size, mode="bilinear", align_corners=False)

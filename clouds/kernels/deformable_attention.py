@@ -69,7 +69,7 @@ def deformable_attention(
         centers = centers.expand(value.shape[0], -1, -1, -1)
         return _sample(value, _flat(spatial_shapes), centers, offsets, attention_logits)
     positions = deformable_gather.positions(spatial_shapes, centers.to(_wide(value)), offsets)
-    weights = attention_logits.to(_wide(value)).flatten(-2).softmax(-1)
+    weights = deformable_gather.softmax(attention_logits.to(_wide(value)).flatten(-2))
     return deformable_gather.gather(value, spatial_shapes, positions, weights.flatten(2))
 
 

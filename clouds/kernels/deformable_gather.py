@@ -8,7 +8,7 @@ of levels) are kept side by side in "m l p 2", and the four corners are four gat
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -33,6 +33,12 @@ def positions(spatial_shapes: Shapes, centers: Tensor, offsets: Tensor) -> Tenso
     sizes = centers.new_tensor([[width, height] for height, width in spatial_shapes])
     anchors = (centers * sizes).repeat_interleave(offsets.shape[4], dim=2).flatten(2)
     return (offsets.flatten(3) + anchors[:, :, None]).flatten(2)
+
+
+def softmax(logits: Tensor) -> Tensor:
+    """Over the last axis, which is short: torch's own takes several times as long there."""
+    powers = (logits - logits.detach().amax(-1, keepdim=True)).exp()
+    return powers / powers.sum(-1, keepdim=True)
 
 
 def gather(value: Tensor, spatial_shapes: Shapes, positions: Tensor, weights: Tensor) -> Tensor:
@@ -153,20 +159,22 @@ def _areas(spatial_shapes: Shapes) -> list[int]:
 
 def _bordered(value: Tensor, spatial_shapes: Shapes) -> Tensor:
     """The values with their borders: "b rows m d"."""
+    table = value.new_zeros(value.shape[0], sum(_areas(spatial_shapes)), *value.shape[2:])
     levels = value.split([height * width for height, width in spatial_shapes], dim=1)
-    frame = (0, 0, 0, 0, *[_BORDER] * 4)
-    maps = (level.unflatten(1, shape) for level, shape in zip(levels, spatial_shapes, strict=True))
-    return torch.cat([functional.pad(one, frame).flatten(1, 2) for one in maps], dim=1)
+    for inner, level, shape in zip(_inner_views(table, spatial_shapes), levels, spatial_shapes, strict=True):
+        inner.copy_(level.unflatten(1, shape))
+    return table
 
 
 def _inner(table: Tensor, spatial_shapes: Shapes) -> Tensor:
     """`_bordered` back: "b s m d"."""
-    levels = table.split(_areas(spatial_shapes), dim=1)
-    inner = slice(_BORDER, -_BORDER)
-    return torch.cat(
-        [
-            level.unflatten(1, (height + 2 * _BORDER, width + 2 * _BORDER))[:, inner, inner].flatten(1, 2)
-            for level, (height, width) in zip(levels, spatial_shapes, strict=True)
-        ],
-        dim=1,
-    )
+    return torch.cat([inner.flatten(1, 2) for inner in _inner_views(table, spatial_shapes)], dim=1)
+
+
+def _inner_views(table: Tensor, spatial_shapes: Shapes) -> Iterator[Tensor]:
+    """Each level without its border: "b h w m d"; made one by one, so that gradients know what was written before."""
+    start, inner = 0, slice(_BORDER, -_BORDER)
+    for area, (height, width) in zip(_areas(spatial_shapes), spatial_shapes, strict=True):
+        level = table[:, start : start + area].unflatten(1, (height + 2 * _BORDER, width + 2 * _BORDER))
+        yield level[:, inner, inner]
+        start += area
