@@ -2,6 +2,7 @@
 
 Two images of 768 x 768 with 20 components each, a ViT-B of random weights. "One by one" is segment-anything's own
 predictor, which is given each prompt alone and answers with three masks at the image's size, of which the best is kept.
+"dense layers" are those of "prompts in batches" alone: no order of work that keeps them is faster.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 from segment_anything import SamPredictor
 from segment_anything.modeling import Sam
 
+from benchmarks.dense import DenseLayers
 from benchmarks.rows import row, seconds
 from clouds.core.composer import pick_device
 from clouds.core.tensor_cache import TensorCache
@@ -55,6 +57,9 @@ def measure(segmenter: SamSegmenter, *, size: int, repeats: int) -> list[dict[st
         first = timed(refine)
         second = seconds(refine, repeats=repeats)
         prepared = refiner.prepare(images)
+        with DenseLayers() as dense:
+            refine(prepared)
+        floor = seconds(dense.run, repeats=repeats)
         batched = seconds(lambda: refine(prepared), repeats=repeats)
         alone = seconds(lambda: refine(prepared, 1), repeats=repeats)
     loop = seconds(one_by_one(segmenter.sam, images, label_maps), repeats=repeats)
@@ -62,6 +67,7 @@ def measure(segmenter: SamSegmenter, *, size: int, repeats: int) -> list[dict[st
         "encoder and decoder": [first],
         "cached embedding": second,
         "prompts in batches": batched,
+        "prompts in batches, dense layers": floor,
         "prompts in batches of one": alone,
         "prompts one by one, segment-anything": loop,
     }
@@ -69,6 +75,7 @@ def measure(segmenter: SamSegmenter, *, size: int, repeats: int) -> list[dict[st
     rows = [row("sam", name, "time", "s", values, **facts) for name, values in found.items()]
     ratios = {"encoder and decoder / cached embedding": first / np.median(second)}
     ratios["prompts one by one / in batches"] = np.median(loop) / np.median(batched)
+    ratios["prompts one by one / dense layers of batches"] = np.median(loop) / np.median(floor)
     return rows + [row("sam", name, "ratio", "x", [float(value)], **facts) for name, value in ratios.items()]
 
 

@@ -29,5 +29,5 @@ def test_both_ways_answer_the_same_prompts() -> None:
 
 def test_every_way_has_its_row() -> None:
     rows = measure(SamSegmenter(tiny_sam(image_size=64)), size=SIDE, repeats=1)
-    assert [one["metric"] for one in rows] == ["time"] * 5 + ["ratio"] * 2
+    assert [one["metric"] for one in rows] == ["time"] * 6 + ["ratio"] * 3
     assert all(one["p50"] > 0 for one in rows)
