@@ -110,7 +110,9 @@ def test_every_kernel_of_an_operation_can_be_tuned(op: str, monkeypatch: pytest.
     """In the interpreter, where no launch is faster; nothing is timed, and every kernel asks for its launch."""
     if torch.cuda.is_available():
         pytest.skip("kernels are not interpreted here")
-    monkeypatch.setattr(problems, "_COMPARED", 16)
+    few = {"_WIDTH": 32, "_HEADS": 1, "_POINTS": 1, "_PREDICTIONS": 1, "_COMPARED": 16}  # programs run one by one
+    for name, value in few.items():
+        monkeypatch.setattr(problems, name, value)
     monkeypatch.setattr(tuning, "_WARPS", (4,))
     monkeypatch.setattr(tuning, "_STAGES", (4,))
     monkeypatch.setattr("clouds.kernels.bench.runner.milliseconds", lambda runs, *_, **__: {op: [1.0] for op in runs})
