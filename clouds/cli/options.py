@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter, Token
 
@@ -33,4 +33,12 @@ Device = Annotated[str, Parameter(help="auto, cpu, cuda, cuda:N or mps.")]
 DatasetConfig = Annotated[
     Path | None,
     Parameter(name="--dataset-config", help="A dataset.toml in place of the dataset's own."),
+]
+Engine = Annotated[
+    Literal["local", "ray"],
+    Parameter(help="This process, or workers of the Ray cluster that RAY_ADDRESS names (else of this machine)."),
+]
+WorkerCount = Annotated[
+    int | None,
+    Parameter(name="--workers", help="How many on the cluster; one for each of its GPUs when left out."),
 ]

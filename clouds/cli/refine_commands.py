@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from cyclopts import App, Parameter
 
-from clouds.cli.options import AsJson, Assignments, Device
+from clouds.cli.options import AsJson, Assignments, Device, Engine, WorkerCount
 from clouds.cli.output import write, write_json
 from clouds.core.catalog import Catalog
 from clouds.core.component import Kind
 from clouds.core.config import override
-from clouds.core.errors import DataError, PlanError
-from clouds.core.labels import CITYSCAPES, LabelSpace
-from clouds.core.plan import Part, plan_part
+from clouds.core.errors import DataError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,6 +39,8 @@ def refine(
     checkpoint: Path | None = None,
     out: Path | None = None,
     seed: int = 0,
+    engine: Engine = "local",
+    workers: WorkerCount = None,
     device: Device = "auto",
     assignments: Assignments = (),
     as_json: AsJson = False,
@@ -56,22 +57,26 @@ def refine(
         seed: of the refiner's random choices.
         assignments: options of the refiner.
     """
+    from clouds.synthesis.engines import open_workers, plan_component, to_document
     from clouds.synthesis.generated_set import open_generated
-    from clouds.synthesis.refine import refine_set
+    from clouds.synthesis.refine import build_label_refiner, predicted_labels, refine_set
 
     dataset = open_generated(folder)
-    label, labels, described = _labeller(dataset, checkpoint, device)
-    built, part = _build_refiner(override({"name": refiner}, assignments), device)
-    made = refine_set(
-        built,
-        dataset.images,
-        label,
-        out=out or folder.with_name(f"{folder.resolve().name}-refined"),
-        labels=labels,
-        made_with={"refiner": part.name, "options": part.options, "labels": described},
-        seed=seed,
-        progress=True,
-    )
+    own = None if checkpoint else _own_labels(dataset)
+    model = str(checkpoint.resolve()) if checkpoint else None
+    part = plan_component(Kind.REFINER, override({"name": refiner}, assignments), Catalog.from_environment())
+    build = partial(build_label_refiner, to_document(part), model, device)
+    with open_workers(engine, build, count=workers, device=device) as refining:
+        made = refine_set(
+            refining,
+            dataset.images,
+            own,
+            out=out or folder.with_name(f"{folder.resolve().name}-refined"),
+            labels=refining.ask(predicted_labels),
+            made_with={"refiner": part.name, "options": part.options, "labels": model or "its own"},
+            seed=seed,
+            progress=True,
+        )
     if as_json:
         write_json({"spec": made.spec, "images": made.images, "written": made.written})
     else:
@@ -101,10 +106,13 @@ def prepare(
         assignments: options of the refiner, such as cache_bytes.
     """
     from clouds.synthesis.embeddings import prepare_embeddings
+    from clouds.synthesis.engines import build_component, plan_component, to_document
     from clouds.synthesis.generated_set import open_generated
 
     dataset = open_generated(folder)
-    built, part = _build_refiner(override({"name": refiner, "cache": str(cache)}, assignments), device)
+    asked = override({"name": refiner, "cache": str(cache)}, assignments)
+    part = plan_component(Kind.REFINER, asked, Catalog.from_environment())
+    built: Refiner = build_component(Kind.REFINER.value, to_document(part), device)
     made = prepare_embeddings(
         built, dataset.images, room=part.options["cache_bytes"], mirrored=orientation == "both", progress=True
     )
@@ -114,35 +122,13 @@ def prepare(
         write(f"{made.count} embeddings ({made.bytes / 1e9:.2f} GB) in {cache}")
 
 
-def _labeller(
-    dataset: GeneratedSet, checkpoint: Path | None, device: str
-) -> tuple[Callable[[Path], np.ndarray], LabelSpace, str]:
-    """What labels an image, the label space, and what to call it."""
+def _own_labels(dataset: GeneratedSet) -> Callable[[Path], np.ndarray]:
+    """What gives the label map that an image has already."""
     import numpy as np
 
-    from clouds.core.composer import load
     from clouds.core.images import open_image
 
-    if checkpoint is not None:
-        pipeline = load(checkpoint, device=device)
-        return lambda path: pipeline.predict(path).labels, pipeline.labels, str(checkpoint.resolve())
     if dataset.labels is None:
         raise DataError(f"{dataset.folder} has no label map for every image; give --checkpoint, which labels them")
     own = dict(zip(dataset.images, dataset.labels, strict=True))
-    return lambda path: np.array(open_image(own[path])), CITYSCAPES, "its own"
-
-
-def _build_refiner(value: dict[str, Any], device: str) -> tuple[Refiner, Part]:
-    """The refiner on its device, and what a plan says about it."""
-    from torch import nn
-
-    from clouds.core.composer import build_part, pick_device
-
-    catalog = Catalog.from_environment()
-    part, problems = plan_part(Kind.REFINER, value, pretrained=True, catalog=catalog)
-    if part is None or problems:
-        raise PlanError(problems)
-    built: Refiner = build_part(Kind.REFINER, value, catalog=catalog)
-    if isinstance(built, nn.Module):
-        built.to(pick_device(device))
-    return built, part
+    return lambda path: np.array(open_image(own[path]))

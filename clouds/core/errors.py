@@ -48,6 +48,10 @@ class NonFiniteError(CloudsError):
     """A loss, cost or gradient is not finite; the message names the images it came from."""
 
 
+class WorkerError(CloudsError):
+    """Workers on a cluster died over and over, or the cluster is gone."""
+
+
 class PlanError(CloudsError):
     """All faults of one plan at once.
 
@@ -60,6 +64,9 @@ class PlanError(CloudsError):
         lines = [f"the plan has {count} problem{'s' if count != 1 else ''}:"]
         lines += [f"  {number}. {problem}" for number, problem in enumerate(self.problems, start=1)]
         super().__init__("\n".join(lines))
+
+    def __reduce__(self) -> tuple[type[PlanError], tuple[tuple[Problem, ...]]]:
+        return type(self), (self.problems,)  # as it travels between processes
 
 
 class UntrainedHeadWarning(UserWarning):

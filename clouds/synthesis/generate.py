@@ -19,6 +19,7 @@ from clouds.core.interfaces import GeneratedImage, GenerationRequest, Generator
 from clouds.core.pipeline import Pipeline
 from clouds.core.plan import Part
 from clouds.core.progress import progress_bar
+from clouds.synthesis.engines import Here, Workers
 from clouds.synthesis.filters import Filter, fingerprint, judge
 from clouds.synthesis.generated_set import GeneratedSet, open_generated
 from clouds.synthesis.manifest import FILE_NAME, Files, MadeBy, Row, StoredFile, appending, read_rows
@@ -80,7 +81,7 @@ def generate(
 
 
 def generate_set(
-    generator: Generator,
+    generator: Generator | Workers[Generator],
     part: Part,
     prompts: Sequence[str],
     *,
@@ -103,7 +104,7 @@ def generate_set(
     and what was rejected is not tried again by a later call with the same filters (`rejected.jsonl`).
 
     Args:
-        generator: what draws.
+        generator: what draws; or workers that draw, each a batch at a time.
         part: the generator's part of a plan, for the manifest.
         prompts: at least one.
         n: number of images.
@@ -124,6 +125,7 @@ def generate_set(
         ConfigError: no prompts, or a number out of range.
         DataError: `out` holds something else, or images of other requests, or another run is writing to it.
         ComponentError: the generator breaks its contract.
+        WorkerError: see `Workers.map`.
     """
     if isinstance(prompts, str) or not prompts:
         raise ConfigError(f"prompts must be a list of at least one text, got {prompts!r}")
@@ -133,9 +135,10 @@ def generate_set(
             f"attempts={attempts}"
         )
     folder = _own_folder(Path(out))
-    order = Order.of(generator, part, prompts, seed=seed, size=size, keep_labels=keep_labels)
+    workers = Here(generator) if isinstance(generator, Generator) else generator
+    order = Order.of(workers.ask(_describe), part, prompts, seed=seed, size=size, keep_labels=keep_labels)
     with appending(folder) as append:
-        run = _Run(folder, generator, order, tuple(filters), attempts, append)
+        run = _Run(folder, workers, order, tuple(filters), attempts, append)
         missing = run.missing(n, verify=verify)
         with progress_bar(shown=progress) as bar:
             for _ in bar.track(run.make(missing, batch_size), total=len(missing), description="generate"):
@@ -168,7 +171,7 @@ class Order:
     @classmethod
     def of(
         cls,
-        generator: Generator,
+        model: dict[str, Any],
         part: Part,
         prompts: Sequence[str],
         *,
@@ -176,7 +179,8 @@ class Order:
         size: tuple[int, int],
         keep_labels: bool,
     ) -> Order:
-        model = dict(generator.describe())
+        """`model` is what the generator says about itself."""
+        model = dict(model)
         shared = {
             "generator": MadeBy.of(part),
             "steps": model.pop("steps", None),
@@ -222,11 +226,33 @@ class Order:
 
 
 @frozen
+class _Batch:
+    """Images that are drawn together: index and attempt of each, and what is asked for."""
+
+    which: list[tuple[int, int]]
+    requests: list[GenerationRequest]
+
+
+def _describe(generator: Generator) -> dict[str, Any]:
+    return dict(generator.describe())
+
+
+def _draw(generator: Generator, batch: _Batch) -> list[GeneratedImage]:
+    images = list(generator.generate(batch.requests))
+    if len(images) != len(batch.requests):
+        raise ComponentError(
+            f"generator {type(generator).__name__} gave {len(images)} images for {len(batch.requests)} requests; "
+            "it must give one each, in order"
+        )
+    return images
+
+
+@frozen
 class _Run:
     """A run that makes what is missing in a folder."""
 
     folder: Path
-    generator: Generator
+    workers: Workers[Generator]
     order: Order
     filters: tuple[Filter, ...]
     attempts: int
@@ -262,20 +288,14 @@ class _Run:
     def make(self, missing: Iterable[tuple[int, int]], batch_size: int) -> Iterator[None]:
         """Draw the images in batches, and settle them one by one."""
         waiting = iter(missing)
-        while batch := list(islice(waiting, batch_size)):
-            images = self._draw([self.order.request(index, attempt) for index, attempt in batch])
-            for (index, attempt), image in zip(batch, images, strict=True):
-                self._settle(index, attempt, image, together=len(batch))
+        batches = map(self._batch, iter(lambda: list(islice(waiting, batch_size)), []))
+        for batch, images in self.workers.map(_draw, batches):
+            for (index, attempt), image in zip(batch.which, images, strict=True):
+                self._settle(index, attempt, image, together=len(images))
                 yield
 
-    def _draw(self, requests: list[GenerationRequest]) -> list[GeneratedImage]:
-        images = list(self.generator.generate(requests))
-        if len(images) != len(requests):
-            raise ComponentError(
-                f"generator {type(self.generator).__name__} gave {len(images)} images for {len(requests)} requests; "
-                "it must give one each, in order"
-            )
-        return images
+    def _batch(self, which: list[tuple[int, int]]) -> _Batch:
+        return _Batch(which, [self.order.request(index, attempt) for index, attempt in which])
 
     def _settle(self, index: int, attempt: int, image: GeneratedImage, *, together: int) -> None:
         """Keep the picture, or the first further attempt that passes the filters."""
@@ -299,7 +319,7 @@ class _Run:
             attempt, together = attempt + 1, 1
             if attempt >= self.attempts:
                 return
-            (image,) = self._draw([self.order.request(index, attempt)])
+            ((_, (image,)),) = self.workers.map(_draw, [self._batch([(index, attempt)])])
 
     def _store(self, index: int, image: GeneratedImage, scores: dict[str, float], together: int) -> Row:
         """Write the files of one image, and return its row."""

@@ -13,12 +13,16 @@ import torch
 from attrs import frozen
 from jaxtyping import UInt8
 
-from clouds.core.errors import DataError
+from clouds.core.component import Kind
+from clouds.core.composer import load
+from clouds.core.errors import ConfigError, DataError
 from clouds.core.files import write_text
 from clouds.core.images import read_image, write_png
 from clouds.core.interfaces import Refiner
-from clouds.core.labels import LabelSpace
+from clouds.core.labels import CITYSCAPES, LabelSpace
+from clouds.core.pipeline import Pipeline
 from clouds.core.progress import progress_bar
+from clouds.synthesis.engines import Here, Workers, build_component
 
 FILE_NAME = "refined.json"
 SPLIT = "train"
@@ -42,10 +46,40 @@ class RefinedSet:
     written: int
 
 
+@frozen
+class LabelRefiner:
+    """Refines label maps, and predicts those that are not there yet.
+
+    Attributes:
+        refiner: what refines.
+        pipeline: what predicts; None when every image comes with a label map.
+    """
+
+    refiner: Refiner
+    pipeline: Pipeline | None = None
+
+
+def build_label_refiner(document: str, checkpoint: str | None, device: str) -> LabelRefiner:
+    """Build a refiner, and load what predicts.
+
+    Args:
+        document: the refiner; see `build_component`.
+        checkpoint: folder of a saved pipeline, or None.
+        device: of both.
+    """
+    pipeline = load(checkpoint, device=device) if checkpoint else None
+    return LabelRefiner(build_component(Kind.REFINER.value, document, device), pipeline)
+
+
+def predicted_labels(worker: LabelRefiner) -> LabelSpace:
+    """The label space that a worker predicts; Cityscapes, which exact label maps have, where it predicts none."""
+    return worker.pipeline.labels if worker.pipeline else CITYSCAPES
+
+
 def refine_set(
-    refiner: Refiner,
+    refiner: Refiner | Workers[LabelRefiner],
     images: Sequence[Path],
-    label: Callable[[Path], UInt8[np.ndarray, "h w"]],
+    label: Callable[[Path], UInt8[np.ndarray, "h w"]] | None,
     *,
     out: str | os.PathLike[str],
     labels: LabelSpace,
@@ -59,9 +93,10 @@ def refine_set(
     written last, and every file appears whole.
 
     Args:
-        refiner: what refines.
+        refiner: what refines; or workers that do, each an image at a time.
         images: files with different names.
-        label: gives the label map to refine, of the image's size; asked only for what is missing.
+        label: gives the label map to refine, of the image's size; asked only for what is missing. None: the pipelines
+            of the workers predict it.
         out: folder of the new dataset, or of an earlier run.
         labels: what the train ids mean, for the pictures.
         made_with: what refiner and label maps are, as plain values, so that `out` never mixes two sorts.
@@ -69,22 +104,24 @@ def refine_set(
         progress: show a progress bar on standard error, when that is a terminal.
 
     Raises:
+        ConfigError: nothing gives or predicts label maps.
         DataError: two images of one name, an image that cannot be read, a label map of another size, or an `out` that
             holds something else.
+        WorkerError: see `Workers.map`.
     """
     folder = Path(out)
     named = _by_name(images)
     _claim(folder, json.loads(json.dumps({**made_with, "seed": seed}, default=str)))
     missing = {name: path for name, path in named.items() if not _label_file(folder, name).exists()}
+    workers = Here(LabelRefiner(refiner)) if isinstance(refiner, Refiner) else refiner
+    jobs = (_Job.of(name, path, label, seed) for name, path in missing.items())
     with progress_bar(shown=progress) as bar:
-        for name, path in bar.track(missing.items(), description="refine"):
-            image, before = read_image(path), label(path)
-            if before.shape != image.shape[:2]:
-                raise DataError(f"{path}: the image is {image.shape[:2]}, its label map {before.shape} (height, width)")
-            after = _refine(refiner, image, before, np.random.default_rng([seed, *name.encode()]))
-            _link(path, folder / "images" / SPLIT / path.name)
-            write_png(folder / "pictures" / f"{name}.png", before_and_after(image, before, after, labels))
-            write_png(_label_file(folder, name), after)
+        done = workers.map(_refine, jobs)
+        for job, (before, after) in bar.track(done, total=len(missing), description="refine"):
+            _link(job.path, folder / "images" / SPLIT / job.path.name)
+            picture = before_and_after(job.image, before, after, labels)
+            write_png(folder / "pictures" / f"{job.name}.png", picture)
+            write_png(_label_file(folder, job.name), after)
     return RefinedSet(folder=folder, spec=f"folder:{folder}:{SPLIT}", images=len(named), written=len(missing))
 
 
@@ -101,10 +138,34 @@ def before_and_after(
     return np.concatenate([image, *(picture.round().astype(np.uint8) for picture in shown)], axis=1)
 
 
-def _refine(refiner: Refiner, image: np.ndarray, before: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
-    (targets,) = refiner.refine([pixels], [torch.from_numpy(before.copy())], rngs=[rng])
-    return targets.to_label_map().cpu().numpy()
+@frozen(kw_only=True, eq=False)
+class _Job:
+    """An image to refine the label map of, which is predicted if it is None."""
+
+    name: str
+    path: Path
+    image: np.ndarray
+    before: np.ndarray | None
+    seed: int
+
+    @classmethod
+    def of(cls, name: str, path: Path, label: Callable[[Path], np.ndarray] | None, seed: int) -> _Job:
+        image, before = read_image(path), label(path) if label else None
+        if before is not None and before.shape != image.shape[:2]:
+            raise DataError(f"{path}: the image is {image.shape[:2]}, its label map {before.shape} (height, width)")
+        return cls(name=name, path=path, image=image, before=before, seed=seed)
+
+
+def _refine(worker: LabelRefiner, job: _Job) -> tuple[np.ndarray, np.ndarray]:
+    """The label map before and after."""
+    pixels, before = torch.from_numpy(job.image.transpose(2, 0, 1).copy()), job.before
+    if before is None:
+        if worker.pipeline is None:
+            raise ConfigError("no label maps are given, and no pipeline that predicts them; give one of them")
+        before = worker.pipeline.predict(pixels).labels
+    rng = np.random.default_rng([job.seed, *job.name.encode()])
+    (targets,) = worker.refiner.refine([pixels], [torch.from_numpy(before.copy())], rngs=[rng])
+    return before, targets.to_label_map().cpu().numpy()
 
 
 def _by_name(images: Sequence[Path]) -> dict[str, Path]:
