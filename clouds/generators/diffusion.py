@@ -43,7 +43,7 @@ class DiffusionGenerator(nn.Module, Generator):
     Neighbouring requests of one call that agree in size, steps and guidance are drawn together; give a call as many
     as the memory holds. Every picture has its own source of noise, on the CPU, seeded with the request's seed: its
     initial noise is the same bit by bit in every batch and on every device. Pixels agree within one of 256 levels in
-    float32. At reduced precision they may differ by more (`benchmarks/precision.py`, a small model on a CPU: the largest
+    float32. At reduced precision they may differ by more (`benchmarks precision`, a small model on a CPU: the largest
     difference within a picture is 1 to 2 levels in bfloat16 and 1 in float16), so the manifest records the batch.
 
     Args:
