@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from attrs import asdict
 from cyclopts import Group, Parameter
 from cyclopts.validators import MutuallyExclusive
 
-from clouds.cli.options import AsJson, Assignments, DatasetConfig, Device
+from clouds.cli.options import AsJson, Assignments, DatasetConfig, Device, Engine, WorkerCount
 from clouds.cli.output import write, write_json, write_table
 from clouds.core.catalog import Catalog
 from clouds.core.component import Kind
 from clouds.core.config import override
-from clouds.core.errors import ConfigError, PlanError, did_you_mean
+from clouds.core.errors import ConfigError, did_you_mean
 from clouds.core.labels import CITYSCAPES
-from clouds.core.plan import Part, plan_part
 
 if TYPE_CHECKING:
-    from clouds.core.interfaces import Generator
     from clouds.synthesis.filters import Filter
     from clouds.synthesis.generated_set import GeneratedSet
 
@@ -27,8 +27,16 @@ _ONE_SOURCE = Group("Prompts", validator=MutuallyExclusive())
 _SHOWN_FAULTS = 20
 
 
-def prompts(*, n: int, out: Path, prompter: str = "grammar", seed: int = 0, assignments: Assignments = ()) -> None:
-    """Write prompts for a generator, one per line.
+def prompts(
+    *,
+    n: int,
+    out: Path,
+    prompter: str = "grammar",
+    seed: int = 0,
+    assignments: Assignments = (),
+    as_json: AsJson = False,
+) -> None:
+    """Write prompts for a generator, one per line, and count what they speak of.
 
     Args:
         n: how many.
@@ -38,10 +46,17 @@ def prompts(*, n: int, out: Path, prompter: str = "grammar", seed: int = 0, assi
         assignments: options of the prompter.
     """
     from clouds.core.files import write_text
+    from clouds.generators.prompt_statistics import describe_prompts
 
     texts = _write_prompts(override({"name": prompter}, assignments), n, seed, Catalog.from_environment())
     write_text(out, "".join(f"{text}\n" for text in texts))
-    write(f"{len(texts)} prompts in {out}")
+    found = describe_prompts(texts, CITYSCAPES)
+    if as_json:
+        write_json({"file": out, **asdict(found)})
+        return
+    write(f"{len(texts)} prompts in {out}, {found.distinct} of them distinct; so many name")
+    for what, counts in (("classes", found.classes), ("weather", found.weather), ("time of day", found.time)):
+        write(f"  {what}: {', '.join(f'{name} {count}' for name, count in counts.items())}")
 
 
 def generate(
@@ -60,6 +75,8 @@ def generate(
     attempts: int = 3,
     verify: bool = False,
     shards: bool = False,
+    engine: Engine = "local",
+    workers: WorkerCount = None,
     device: Device = "auto",
     assignments: Assignments = (),
     as_json: AsJson = False,
@@ -84,24 +101,17 @@ def generate(
         shards: write WebDataset tars to OUT/shards, too.
         assignments: options of the generator.
     """
+    from clouds.synthesis.engines import build_component, open_workers, plan_component, to_document
     from clouds.synthesis.generate import PROMPTS, generate_set
 
     catalog = Catalog.from_environment()
-    drawing, part = _build_generator(override({"name": generator}, assignments), device, catalog)
+    part = plan_component(Kind.GENERATOR, override({"name": generator}, assignments), catalog)
     texts = _read_prompts(prompts, n, catalog) if prompts else _write_prompts(prompter, min(n, PROMPTS), seed, catalog)
     options: dict[str, Any] = {"seed": seed, "size": size, "batch_size": batch_size, "keep_labels": keep_labels}
-    made = generate_set(
-        drawing,
-        part,
-        texts,
-        n=n,
-        out=out,
-        **options,
-        filters=_build_filters(filters, clip, device),
-        attempts=attempts,
-        verify=verify,
-        progress=True,
-    )
+    options |= {"filters": _build_filters(filters, clip, device), "attempts": attempts, "verify": verify}
+    build = partial(build_component, Kind.GENERATOR.value, to_document(part), device)
+    with open_workers(engine, build, count=workers, device=device) as drawing:
+        made = generate_set(drawing, part, texts, n=n, out=out, **options, progress=True)
     _finish(made, n=n, prompts=len(texts), attempts=attempts, shards=shards, as_json=as_json)
 
 
@@ -172,21 +182,6 @@ def convert(
         write_json({"spec": made.spec, "images": made.images, "written": made.written})
     else:
         write(f"{made.written} label maps written, {made.images - made.written} were there: {made.spec}")
-
-
-def _build_generator(value: dict[str, Any], device: str, catalog: Catalog) -> tuple[Generator, Part]:
-    """The generator on its device, and what a plan says about it."""
-    from torch import nn
-
-    from clouds.core.composer import build_part, pick_device
-
-    part, problems = plan_part(Kind.GENERATOR, value, pretrained=True, catalog=catalog)
-    if part is None or problems:
-        raise PlanError(problems)
-    generator: Generator = build_part(Kind.GENERATOR, value, catalog=catalog)
-    if isinstance(generator, nn.Module):
-        generator.to(pick_device(device))
-    return generator, part
 
 
 def _build_filters(asked: tuple[str, ...], clip: str, device: str) -> list[Filter]:

@@ -58,4 +58,12 @@ def clouds_prompters() -> list[Component]:
             summary="one prompt per line of a text file",
             source="clouds",
         ),
+        Component(
+            name="llm",
+            kind=Kind.PROMPTER,
+            factory="clouds.generators.presets:llm",
+            summary="captions of street scenes by a language model: model= (transformers), or a server with url=",
+            source="Benigmim et al., CLOUDS, CVPR 2024, section 3.1",
+            licence="the model's",
+        ),
     ]

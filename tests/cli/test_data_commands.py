@@ -16,7 +16,8 @@ from clouds.synthesis.generated_set import open_generated
 class TestPrompts:
     def test_it_writes_one_prompt_per_line(self, run: Run, tmp_path: Path) -> None:
         outcome = run("prompts", "--n", 5, "--out", tmp_path / "prompts.txt")
-        assert (outcome.code, outcome.out) == (0, f"5 prompts in {tmp_path / 'prompts.txt'}\n")
+        assert outcome.code == 0
+        assert outcome.out.startswith(f"5 prompts in {tmp_path / 'prompts.txt'}, 5 of them distinct; so many name\n")
         assert len(set((tmp_path / "prompts.txt").read_text().splitlines())) == 5
 
     def test_prompts_depend_on_the_seed_alone(self, run: Run, tmp_path: Path) -> None:
@@ -30,6 +31,28 @@ class TestPrompts:
         path = f"path={tmp_path / 'mine.txt'}"
         assert run("prompts", "--prompter", "file", "--set", path, "--n", 2, "--out", tmp_path / "out").code == 0
         assert (tmp_path / "out").read_text() == "a\nb\n"
+
+    def test_it_counts_what_prompts_speak_of(self, run: Run, tmp_path: Path) -> None:
+        (tmp_path / "mine.txt").write_text("A car at night in rain\nTwo cars and a tram in fog at dusk\nA church\n")
+        call = ("prompts", "--prompter", "file", "--set", f"path={tmp_path / 'mine.txt'}", "--n", 4)
+        outcome = run(*call, "--out", tmp_path / "out", "--json")
+        found = json.loads(outcome.out)
+        assert (outcome.code, found["prompts"], found["distinct"]) == (0, 4, 3)
+        assert {name: count for name, count in found["classes"].items() if count} == {
+            "building": 1,
+            "car": 3,
+            "train": 1,
+        }
+        assert found["weather"] == {"fog": 1, "rain": 2, "snow": 0, "overcast": 0, "clear": 0, "not said": 1}
+        assert found["time"] == {"dusk or dawn": 1, "night": 2, "day": 0, "not said": 1}
+        assert "  time of day: dusk or dawn 1, night 2, day 0, not said 1\n" in run(*call, "--out", tmp_path / "b").out
+
+    def test_an_empty_file_is_named(self, run: Run, tmp_path: Path) -> None:
+        (tmp_path / "mine.txt").write_text("\n# nothing yet\n")
+        call = ("prompts", "--prompter", "file", "--set", f"path={tmp_path / 'mine.txt'}", "--n", 4)
+        assert_one_line(run(*call, "--out", tmp_path / "out"), "mine.txt: holds no prompt; write one per line")
+        generate = ("generate", *TestGenerate.SMALL, "--prompts", tmp_path / "mine.txt", "--n", 1)
+        assert_one_line(run(*generate, "--out", tmp_path / "set"), "mine.txt: holds no prompt; write one per line")
 
     def test_a_failure_writes_nothing(self, run: Run, tmp_path: Path) -> None:
         outcome = run("prompts", "--n", 2, "--out", tmp_path / "out", "--prompter", "gramar")
