@@ -54,7 +54,7 @@ def prompts(
     if as_json:
         write_json({"file": out, **asdict(found)})
         return
-    write(f"{len(texts)} prompts in {out}, {found.distinct} of them distinct; so many name")
+    write(f"{len(texts)} prompts in {out}, {found.distinct} distinct; they name")
     for what, counts in (("classes", found.classes), ("weather", found.weather), ("time of day", found.time)):
         write(f"  {what}: {', '.join(f'{name} {count}' for name, count in counts.items())}")
 

@@ -17,7 +17,7 @@ class TestPrompts:
     def test_it_writes_one_prompt_per_line(self, run: Run, tmp_path: Path) -> None:
         outcome = run("prompts", "--n", 5, "--out", tmp_path / "prompts.txt")
         assert outcome.code == 0
-        assert outcome.out.startswith(f"5 prompts in {tmp_path / 'prompts.txt'}, 5 of them distinct; so many name\n")
+        assert outcome.out.startswith(f"5 prompts in {tmp_path / 'prompts.txt'}, 5 distinct; they name\n")
         assert len(set((tmp_path / "prompts.txt").read_text().splitlines())) == 5
 
     def test_prompts_depend_on_the_seed_alone(self, run: Run, tmp_path: Path) -> None:
