@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from functools import cached_property
 from itertools import islice
 from typing import Any, Generic, final
@@ -46,7 +47,7 @@ def open_ray(
     """
     if count is not None and count < 1:
         raise ConfigError(f"workers={count}: expected at least 1")
-    with _connected(count) as ray:
+    with redirect_stdout(sys.stderr), _connected(count) as ray:  # Ray prints to stdout which workers died
         gpus = 0 if device in ("cpu", "mps") else int(ray.cluster_resources().get("GPU", 0))
         count = count or max(1, gpus)
         if 0 < gpus < count:
