@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from inspect import signature
 from pathlib import Path
 from typing import Any, final
@@ -74,18 +75,13 @@ def build_trunk(model: str, *, pretrained: bool | Path, **arguments: Any) -> tup
         ConfigError: the model has no such feature maps.
         WeightsError: the weights could not be had, or do not fit.
     """
-    with torch.device("meta"):
-        windowed = "strict_img_size" in signature(type(timm.create_model(model)).__init__).parameters
-        if windowed:  # Swin takes any size only when told, and its maps have their channels last but through a getter
-            arguments |= {"strict_img_size": False, "feature_cls": "getter"}
-        probe: Any = timm.create_model(model, features_only=True, **arguments)
-    reductions: list[int] = probe.feature_info.reduction()
+    sizing, reductions = _probe(model, **arguments)
     if not set(STRIDES) <= set(reductions):
         raise ConfigError(
-            f"timm model {model!r} has feature maps at strides {reductions}; expected {list(STRIDES)} among them"
+            f"timm model {model!r} has feature maps at strides {list(reductions)}; expected {list(STRIDES)} among them"
         )
     indices = [len(reductions) - 1 - reductions[::-1].index(stride) for stride in STRIDES]
-    arguments |= {"features_only": True, "out_indices": indices}
+    arguments = {**arguments, **sizing, "features_only": True, "out_indices": indices}
     if isinstance(pretrained, Path):
         # The extractor renames and drops layers, and timm forgives what does not fit; the whole model does not.
         whole = timm.create_model(model)
@@ -93,6 +89,20 @@ def build_trunk(model: str, *, pretrained: bool | Path, **arguments: Any) -> tup
         arguments["pretrained_cfg_overlay"] = {"state_dict": whole.state_dict()}
     trunk: Any = _create(model, pretrained=pretrained is not False, **arguments)
     return trunk, specs_of(trunk.feature_info.channels())
+
+
+@cache
+def _probe(model: str, **arguments: Any) -> tuple[dict[str, Any], tuple[int, ...]]:
+    """Arguments with which a model takes any size, and the strides of its maps.
+
+    Found on models without memory, whose initialisation takes most of the time that a small model takes.
+    """
+    with torch.device("meta"):
+        windowed = "strict_img_size" in signature(type(timm.create_model(model)).__init__).parameters
+        # Swin takes any size only when told, and its maps have their channels last but through a getter.
+        sizing = {"strict_img_size": False, "feature_cls": "getter"} if windowed else {}
+        probe: Any = timm.create_model(model, features_only=True, **arguments, **sizing)
+    return sizing, tuple(probe.feature_info.reduction())
 
 
 def build_vit(model: str, *, pretrained: bool | Path) -> tuple[nn.Module, dict[str, FeatureSpec]]:

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Self, final
 
 from jaxtyping import Float
-from open_clip.tokenizer import SimpleTokenizer
 from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 
 from clouds.backbones.levels import sized
 from clouds.backbones.timm_pyramid import build_trunk
+from clouds.backbones.tokenizers import clip_tokenizer
 from clouds.core.interfaces import Backbone, Features, MaskPooler, TextEncoder
 from clouds.kernels.mask_pool import mask_pool
 
@@ -34,7 +34,7 @@ class TinyBackbone(Backbone, TextEncoder, MaskPooler):
         super().__init__(features=specs, mean=MEAN, std=STD)
         self.trunk = trunk
         self.projection = nn.Linear(dims[-1], EMBEDDING)
-        self.tokenizer = SimpleTokenizer(context_length=CONTEXT)
+        self.tokenizer = clip_tokenizer(CONTEXT)
         self.text = TextTransformer(
             context_length=CONTEXT,
             vocab_size=self.tokenizer.vocab_size,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,13 @@ def test_the_model_says_which_tokenizer_is_its_own() -> None:
     assert isinstance(hub, FileTokenizer)
     assert (hub.source, hub.context_length, hub.options) == ("nobody/nothing", 16, {"clean": "canonicalize"})
     assert isinstance(tokenizer_for(TEXT, "bytes"), ByteTokenizer)
+
+
+def test_models_and_their_copies_share_what_takes_long_to_read() -> None:
+    own = tokenizer_for({"context_length": 32}, "hub")
+    assert own is tokenizer_for({"context_length": 32}, "hub")
+    assert own is not tokenizer_for({"context_length": 16}, "hub")
+    assert deepcopy({"tokenizer": own})["tokenizer"] is own
 
 
 def test_a_folder_is_read_when_the_first_text_comes(tmp_path: Path) -> None:
