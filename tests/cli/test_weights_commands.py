@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from cli_helpers import Run, assert_one_line
+from huggingface_hub import constants
 
 from clouds.core.weight_catalog import WEIGHTS, FileWeights
 
@@ -13,7 +14,7 @@ from clouds.core.weight_catalog import WEIGHTS, FileWeights
 @pytest.fixture(autouse=True)
 def _nothing_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLOUDS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.delenv("CLOUDS_WEIGHTS", raising=False)
 
 

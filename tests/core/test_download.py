@@ -45,21 +45,20 @@ def test_a_whole_download(server: FileServer, tmp_path: Path) -> None:
 
 
 @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(stops=st.lists(st.integers(1, len(CONTENT) // 8), max_size=6), ranges=st.booleans())
+@given(stops=st.lists(st.integers(1, len(CONTENT) // 8), max_size=6))
 def test_broken_connections_are_resumed(
-    server: FileServer, tmp_path_factory: pytest.TempPathFactory, stops: list[int], ranges: bool
+    server: FileServer, tmp_path_factory: pytest.TempPathFactory, stops: list[int]
 ) -> None:
-    server.stops, server.ranges, server.asked = sorted(stops), ranges, []
-    for _ in stops:  # without ranges an answer that brings no more than the last is no progress, and a call may end
-        try:
-            path = get(server, folder := tmp_path_factory.mktemp("d"))
-        except OSError:
-            assert not ranges
-            path = get(server, folder)
-        assert path.read_bytes() == CONTENT
-    if ranges and stops:
-        have = [sum(sorted(stops)[:count]) for count in range(len(stops) + 1)]
-        assert server.asked[: len(have)] == [None, *(f"bytes={start}-" for start in have[1:])]
+    server.stops, server.asked = list(stops), []
+    assert get(server, tmp_path_factory.mktemp("d")).read_bytes() == CONTENT
+    have = [sum(stops[:count]) for count in range(1, len(stops) + 1)]
+    assert server.asked == [None, *(f"bytes={start}-" for start in have)]
+
+
+def test_a_server_without_ranges_sends_all_of_it_again(server: FileServer, tmp_path: Path) -> None:
+    server.ranges, server.stops = False, [700, 300]
+    assert get(server, tmp_path).read_bytes() == CONTENT
+    assert server.asked == [None, "bytes=700-", "bytes=300-"]
 
 
 def test_what_a_killed_process_has_got_is_not_asked_for_again(server: FileServer, tmp_path: Path) -> None:

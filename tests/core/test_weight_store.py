@@ -34,7 +34,7 @@ COMMIT = "c" * 40
 def file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FileWeights]:
     """A published file of 700 bytes, and no weights on this machine."""
     monkeypatch.setenv("CLOUDS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.delenv("CLOUDS_WEIGHTS", raising=False)
     monkeypatch.setattr(download_module, "_PAUSE", 0.0)
     with serving(FileServer(CONTENT)) as server:
@@ -169,7 +169,7 @@ def test_hub_repositories_are_fetched_and_verified(
         fetch(lacking, tmp_path / "out")
 
 
-def test_the_hubs_own_cache_is_looked_in(file: FileWeights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hubs_own_cache_is_looked_in(file: FileWeights, tmp_path: Path) -> None:
     """Its layout: content by hash, and links to it by commit."""
     root = tmp_path / "hub" / "models--owner--name"
     snapshot = root / "snapshots" / COMMIT
@@ -181,11 +181,6 @@ def test_the_hubs_own_cache_is_looked_in(file: FileWeights, tmp_path: Path, monk
         (snapshot / name).symlink_to(blob)
     (root / "refs").mkdir()
     (root / "refs" / "main").write_text(COMMIT)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    real = huggingface_hub.snapshot_download
-    monkeypatch.setattr(
-        huggingface_hub, "snapshot_download", lambda repo, **options: real(repo, cache_dir=tmp_path / "hub", **options)
-    )
     paths = locate(HUB)
     assert [path.name for path in paths] == ["model.safetensors", "a.json"]
     assert all(judge(HUB, path).expected and not judge(HUB, path).damaged for path in paths)
