@@ -191,8 +191,8 @@ class Endpoint(ChatModel):
             raise ConfigError(f"{request.full_url}: answered {error.code} {error.reason}: {said}{hint}") from error
         except (OSError, HTTPException, ValueError) as error:
             raise ConfigError(
-                f"{request.full_url}: no answer within {self.timeout:g} s ({type(error).__name__}: {error}); is the "
-                "server running? timeout= waits longer"
+                f"{request.full_url}: no answer ({type(error).__name__}: {error}); is the server running? It had "
+                f"timeout={self.timeout:g} seconds"
             ) from error
 
     def _first_choice(self, body: bytes) -> dict[str, Any]:

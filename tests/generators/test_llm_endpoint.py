@@ -128,9 +128,7 @@ def test_the_key_goes_to_no_other_address(chat: Chat) -> None:
 
 def test_a_server_that_does_not_answer(chat: Chat) -> None:
     chat.code = 0
-    with pytest.raises(
-        ConfigError, match=r"no answer within 0\.2 s \(TimeoutError: timed out\); is the server running"
-    ):
+    with pytest.raises(ConfigError, match=r"no answer \(TimeoutError: timed out\); is the server .* timeout=0\.2 sec"):
         Endpoint(url=chat.url, name="m", timeout=0.2).answer("hi", seed=0)
     with pytest.raises(ConfigError, match=r"127\.0\.0\.1:9/v1/chat/completions: no answer .*refused"):
         Endpoint(url="http://127.0.0.1:9/v1", name="m").answer("hi", seed=0)
