@@ -42,48 +42,52 @@ class Hub:
         return {"type": "file", "path": name, "size": len(content), "oid": git, **more}
 
 
+class Handler(BaseHTTPRequestHandler):
+    """Answers the three sorts of requests that the client makes."""
+
+    hub: Hub
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        found = re.fullmatch(rf"/owner/name/resolve/(?:{COMMIT}|main)/(.+)", self.path.partition("?")[0])
+        if found:
+            self._send_file(found[1])
+        elif "/tree/" in self.path:
+            self._send(json.dumps([self.hub.entry(name) for name in self.hub.files]).encode())
+        else:
+            siblings = [{"rfilename": name} for name in self.hub.files]
+            self._send(json.dumps({"id": "owner/name", "sha": COMMIT, "siblings": siblings}).encode())
+
+    def _send(self, body: bytes) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def _send_file(self, name: str) -> None:
+        entry, asked = self.hub.entry(name), self.headers["Range"]
+        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0
+        body = self.hub.files[name][start:]
+        self.send_response(206 if start else 200)
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("ETag", f'"{entry.get("lfs", entry)["oid"]}"')
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command == "GET":
+            self.hub.asked.append((name, asked))
+            self.wfile.write(body[: self.hub.stops.pop(0)] if self.hub.stops and "lfs" in entry else body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     state = Hub()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_HEAD(self) -> None:
-            self.do_GET()
-
-        def do_GET(self) -> None:
-            found = re.fullmatch(rf"/owner/name/resolve/(?:{COMMIT}|main)/(.+)", self.path.partition("?")[0])
-            if found:
-                self._send_file(found[1])
-            elif "/tree/" in self.path:
-                self._send(json.dumps([state.entry(name) for name in state.files]).encode())
-            else:
-                siblings = [{"rfilename": name} for name in state.files]
-                self._send(json.dumps({"id": "owner/name", "sha": COMMIT, "siblings": siblings}).encode())
-
-        def _send(self, body: bytes) -> None:
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def _send_file(self, name: str) -> None:
-            entry, asked = state.entry(name), self.headers["Range"]
-            start = int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0
-            body = state.files[name][start:]
-            self.send_response(206 if start else 200)
-            self.send_header("X-Repo-Commit", COMMIT)
-            self.send_header("ETag", f'"{entry.get("lfs", entry)["oid"]}"')
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            if self.command == "GET":
-                state.asked.append((name, asked))
-                self.wfile.write(body[: state.stops.pop(0)] if state.stops and "lfs" in entry else body)
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    with ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (Handler,), {"hub": state})) as server:
         thread = Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         address = f"http://127.0.0.1:{server.server_address[1]}"
