@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         UnknownComponentError,
         UntrainedHeadWarning,
         WeightsError,
+        WorkerError,
     )
     from clouds.core.hookspecs import hookimpl
     from clouds.core.interfaces import (
@@ -72,6 +73,7 @@ _HOMES = {
         "UnknownComponentError",
         "UntrainedHeadWarning",
         "WeightsError",
+        "WorkerError",
     ),
     "clouds.core.hookspecs": ("hookimpl",),
     "clouds.core.interfaces": (
