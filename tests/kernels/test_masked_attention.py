@@ -75,8 +75,8 @@ def test_output_and_gradients(backend: Any, device: str, b: int, m: int, q: int,
 @pytest.mark.parametrize("device", DEVICES)
 @settings(max_examples=15)
 @given(
-    b=st.integers(1, 3),
-    m=st.sampled_from([1, 2, 8]),
+    b=st.integers(1, 2),
+    m=st.integers(1, 2),
     q=st.integers(1, 300),
     n=st.integers(1, 1100),
     d=st.sampled_from([16, 32, 64, 128]),

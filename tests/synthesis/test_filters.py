@@ -3,7 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -51,16 +51,25 @@ def make(out: Path, generator: Faulty, *filters: Filter, n: int = 5, batch_size:
     )
 
 
+@settings(max_examples=10)
 @given(st.integers(0, 10**6), st.integers(-30, 30))
-def test_a_fingerprint_stands_small_changes_and_tells_pictures_apart(seed: int, brighter: int) -> None:
-    pixels = textured(seed)
-    changed = Image.fromarray(np.clip(pixels.astype(int) // 2 + 60 + brighter, 0, 255).astype(np.uint8))
-    larger = np.asarray(changed.resize((96, 64), Image.Resampling.BICUBIC))
-    duplicates = DuplicateFilter()
-    duplicates.keep(fingerprint(pixels))
-    # Contrast and brightness change no sign but those next to the median; another picture has about half of the bits,
-    # 32 +- 4, so that 16 lie four deviations below.
-    assert duplicates.score(generated(larger)) < 16 < duplicates.score(generated(textured(seed + 1)))
+def test_a_fingerprint_stands_small_changes_and_tells_pictures_apart(first: int, brighter: int) -> None:
+    """Contrast and brightness change no sign but those next to the median; another picture has about half of the bits.
+
+    Of 12,000 such pictures 4.3 +- 1.9 bits change, and 31.5 +- 5.3 are different in another. The means of 40 of them
+    are 0.3 and 0.8 wide, and the bounds more than seven times that away.
+    """
+    near, far = [], []
+    for seed in range(first, first + 40):
+        pixels = textured(seed)
+        changed = Image.fromarray(np.clip(pixels.astype(int) // 2 + 60 + brighter, 0, 255).astype(np.uint8))
+        larger = np.asarray(changed.resize((96, 64), Image.Resampling.BICUBIC))
+        duplicates = DuplicateFilter()
+        duplicates.keep(fingerprint(pixels))
+        near.append(duplicates.score(generated(larger)))
+        far.append(duplicates.score(generated(textured(seed + 1))))
+    assert np.mean(near) < 6.5
+    assert np.mean(far) > 25
 
 
 def test_the_nearest_of_many_counts() -> None:
