@@ -36,7 +36,10 @@ DatasetConfig = Annotated[
 ]
 Engine = Annotated[
     Literal["local", "ray"],
-    Parameter(help="This process, or workers of the Ray cluster that RAY_ADDRESS names (else of this machine)."),
+    Parameter(
+        help="This process, or workers of the Ray cluster that RAY_ADDRESS names (else of this machine). Weights and "
+        "checkpoints must be at the same absolute path on each machine."
+    ),
 ]
 WorkerCount = Annotated[
     int | None,

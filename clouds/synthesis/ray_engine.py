@@ -43,18 +43,21 @@ def open_ray(
         device: a worker gets a GPU of its own where the cluster has some, unless this is "cpu" or "mps".
 
     Raises:
-        ConfigError: Ray is not installed or not reached, the count is less than 1, or the cluster has fewer GPUs.
+        ConfigError: Ray is not installed or not reached, or the cluster has fewer CPUs or GPUs than it takes.
     """
     if count is not None and count < 1:
         raise ConfigError(f"workers={count}: expected at least 1")
     with redirect_stdout(sys.stderr), _connected(count) as ray:  # Ray prints to stdout which workers died
-        gpus = 0 if device in ("cpu", "mps") else int(ray.cluster_resources().get("GPU", 0))
-        count = count or max(1, gpus)
-        if 0 < gpus < count:
-            raise ConfigError(
-                f"workers={count} need a GPU each, but the Ray cluster has {gpus}; give fewer, or device='cpu'"
-            )
-        remote = ray.remote(num_cpus=1, num_gpus=min(gpus, 1), max_restarts=-1, max_task_retries=RETRIES)(_Worker)
+        has = ray.cluster_resources()
+        gpu = "GPU" in has and device not in ("cpu", "mps")
+        count = count or (int(has["GPU"]) if gpu else 1)
+        for unit in ("CPU", "GPU") if gpu else ("CPU",):
+            if count > has.get(unit, 0):  # Ray would wait for more machines without a word
+                raise ConfigError(
+                    f"workers={count} need a {unit} each, but the Ray cluster has {has.get(unit, 0):g}; give fewer"
+                    + (", or device='cpu'" if unit == "GPU" else "")
+                )
+        remote = ray.remote(num_cpus=1, num_gpus=int(gpu), max_restarts=-1, max_task_retries=RETRIES)(_Worker)
         actors = [remote.remote(build) for _ in range(count)]
         try:
             yield RayWorkers(actors)

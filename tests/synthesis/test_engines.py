@@ -153,6 +153,7 @@ def test_what_no_engine_can_do_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
     refused("ray", r"workers=0: expected at least 1", count=0)
     pretend(monkeypatch, FakeRay(gpus=1))
     refused("ray", r"workers=2 need a GPU each, but the Ray cluster has 1; give fewer, or device='cpu'", count=2)
+    refused("ray", r"workers=9 need a CPU each, but the Ray cluster has 8; give fewer$", count=9, device="cpu")
     monkeypatch.setitem(sys.modules, "ray", None)
     refused("ray", r"needs Ray, which is not installed: pip install 'clouds-dgss\[ray\]'")
 
