@@ -86,7 +86,8 @@ def _connected(count: int | None) -> Generator[Any]:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **(own if address == "local" else {}))
     except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
         raise ConfigError(
-            f"Ray at {address}: {error}; RAY_ADDRESS names the cluster, without it one starts here"
+            f"Ray at {address}: {error}; RAY_ADDRESS names the cluster, without it one starts here. One that asks "
+            "for a token wants RAY_AUTH_MODE=token, too"
         ) from error
     try:
         yield ray
