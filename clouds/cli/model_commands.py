@@ -209,6 +209,11 @@ def demo(*, out: Path = Path("demo"), seed: int = 0, steps: int | None = None, a
         return
     rows = [(name, _percent(before), _percent(after)) for name, before, after in result.table()]
     write_table(("mIoU in percent", "source only", "CLOUDS"), rows)
+    found = result.pseudo_labels
+    write(
+        f"pseudo-labels of {found.images} generated images, mIoU against the exact labels: "
+        f"{_percent(found.before)} before refinement, {_percent(found.after)} after"
+    )
     write(f"{result.steps} optimizer steps each, seed {result.seed}, {result.seconds:.0f} s; report: {result.report}")
 
 

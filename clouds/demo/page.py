@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import torch
 
 from clouds.core.images import open_image, read_image
 from clouds.core.pipeline import Pipeline
 from clouds.data.folder import Dataset
+from clouds.demo.pseudo_labels import PseudoLabelQuality, pseudo_labels
 from clouds.evaluation import html
-from clouds.evaluation.confusion import count_confusion, mean_iou
 from clouds.synthesis.generated_set import GeneratedSet
 
-_PER_DOMAIN, _GENERATED, _MEASURED = 2, 6, 60
+_PER_DOMAIN, _GENERATED = 2, 6
 Row = tuple[str, float | None, float | None]
 
 
@@ -25,6 +24,7 @@ def demo_page(
     teacher: Pipeline,
     unseen: Sequence[Dataset],
     generated: GeneratedSet,
+    quality: PseudoLabelQuality,
     subtitle: str,
 ) -> str:
     """The whole page.
@@ -35,6 +35,7 @@ def demo_page(
         teacher: the pipeline after the warm-up, which is the first teacher of self-training; it has the refiner.
         unseen: the test domains.
         generated: the generated images, with exact labels.
+        quality: of the teacher's pseudo-labels of them.
         subtitle: how the demo was run.
     """
     return html.page(
@@ -50,7 +51,15 @@ def demo_page(
                 title="Generated images and their pseudo-labels",
                 note="What the teacher after the warm-up says about the clean view, and what the refiner makes of it. "
                 "The exact labels are known here because the images are drawn; training never sees them.",
-                content=_pseudo_labels(teacher, generated),
+                content=[
+                    html.cards(
+                        [
+                            ("pseudo-labels before refinement, mIoU", quality.before),
+                            ("after refinement, mIoU", quality.after),
+                        ]
+                    ),
+                    _pseudo_labels(teacher, generated),
+                ],
             ),
         ],
         subtitle=subtitle,
@@ -93,34 +102,11 @@ def _predictions(arms: Mapping[str, Pipeline], unseen: Sequence[Dataset]) -> htm
     return html.picture_grid(["input", "label", "source only", "CLOUDS"], rows)
 
 
-def _pseudo_labels(teacher: Pipeline, generated: GeneratedSet) -> list[html.Fragment]:
-    labels = teacher.labels
-    count = len(labels)
-    totals = {name: np.zeros((count, count + 1), np.int64) for name in ("before", "after")}
+def _pseudo_labels(teacher: Pipeline, generated: GeneratedSet) -> html.Fragment:
     rows: list[list[html.Picture | None]] = []
     exact = generated.labels or ()
-    for row, image_path, label_path in list(zip(generated.rows, generated.images, exact, strict=True))[:_MEASURED]:
+    for row, image_path, label_path in list(zip(generated.rows, generated.images, exact, strict=True))[:_GENERATED]:
         image, truth = read_image(image_path), np.array(open_image(label_path))
-        before, after = _refined(teacher, image, row.index)
-        totals["before"] += count_confusion(truth, before, classes=count)
-        totals["after"] += count_confusion(truth, after, classes=count)
-        if len(rows) < _GENERATED:
-            maps = [html.colorize(one, labels) for one in (before, after, truth)]
-            rows.append([html.Picture(image, row.prompt), *maps])
-    quality = [
-        ("pseudo-labels before refinement, mIoU", mean_iou(totals["before"])),
-        ("after refinement, mIoU", mean_iou(totals["after"])),
-    ]
-    grid = html.picture_grid(["generated", "teacher", "refined", "exact"], rows)
-    return [html.cards(quality), grid]
-
-
-def _refined(teacher: Pipeline, image: np.ndarray, index: int) -> tuple[np.ndarray, np.ndarray]:
-    """The teacher's label map of an image, and the refiner's version of it."""
-    before = teacher.predict(image).labels
-    if teacher.refiner is None:
-        return before, before
-    tensor = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
-    rngs = [np.random.default_rng([0, index])]
-    (targets,) = teacher.refiner.refine([tensor], [torch.from_numpy(before)], rngs=rngs)
-    return before, targets.to_label_map().numpy()
+        maps = [html.colorize(one, teacher.labels) for one in (*pseudo_labels(teacher, image, row.index), truth)]
+        rows.append([html.Picture(image, row.prompt), *maps])
+    return html.picture_grid(["generated", "teacher", "refined", "exact"], rows)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from attrs import evolve, frozen
+from attrs import asdict, evolve, frozen
 
 from clouds.core.composer import compose, load
 from clouds.core.files import write_text
@@ -16,6 +16,7 @@ from clouds.core.pipeline import Pipeline
 from clouds.data.folder import Dataset, open_dataset
 from clouds.demo.domains import SOURCE, UNSEEN, write_domain
 from clouds.demo.page import demo_page
+from clouds.demo.pseudo_labels import PseudoLabelQuality, measure_pseudo_labels
 from clouds.evaluation.evaluate import evaluate
 from clouds.evaluation.report import Report
 from clouds.synthesis.generate import generate
@@ -37,6 +38,8 @@ class DemoResult:
         report: the HTML page.
         seed, steps: of this run; steps are optimizer steps per arm, warm-up included.
         warmup, source_only, clouds: evaluations on the unseen domains, after the warm-up and for the two arms.
+        pseudo_labels: how good the labels of the teacher after the warm-up are on generated images, before and after
+            refinement.
         seconds: how long it took.
     """
 
@@ -47,6 +50,7 @@ class DemoResult:
     warmup: Report
     source_only: Report
     clouds: Report
+    pseudo_labels: PseudoLabelQuality
     seconds: float
 
     def table(self) -> list[tuple[str, float | None, float | None]]:
@@ -65,6 +69,7 @@ class DemoResult:
             "protocol": self.clouds.protocol,
             "domains": domains,
             "warmup": self.warmup.miou,
+            "pseudo_labels": asdict(self.pseudo_labels),
             "report": str(self.report),
             "seconds": round(self.seconds, 1),
         }
@@ -109,7 +114,8 @@ def run_demo(
         name: _continue(recipe, source, pictures, folder, name, on_step, say)
         for name, pictures in (("source-only", None), ("clouds", generated.folder))
     }
-    say("evaluating both on the unseen domains, and writing the report")
+    say("evaluating both on the unseen domains and the pseudo-labels on generated images, and writing the report")
+    teacher = load(folder / "warmup" / "warmup", device=str(pipeline.device))
     result = DemoResult(
         out=folder,
         report=folder / "report.html",
@@ -118,9 +124,10 @@ def run_demo(
         warmup=warmup,
         source_only=evaluate(arms["source-only"], unseen),
         clouds=evaluate(arms["clouds"], unseen),
+        pseudo_labels=measure_pseudo_labels(teacher, generated),
         seconds=time.monotonic() - started,
     )
-    write_text(result.report, _page(result, arms, unseen, generated))
+    write_text(result.report, _page(result, arms, teacher, unseen, generated))
     write_text(folder / "result.json", result.to_json())
     return result
 
@@ -183,13 +190,15 @@ def _compose(recipe: Recipe, seed: int) -> Pipeline:
         return compose(**recipe.model, device="auto")
 
 
-def _page(result: DemoResult, arms: dict[str, Pipeline], unseen: list[Dataset], generated: GeneratedSet) -> str:
-    start = load(result.out / "warmup" / "warmup", device=str(arms["clouds"].device))
+def _page(
+    result: DemoResult, arms: dict[str, Pipeline], teacher: Pipeline, unseen: list[Dataset], generated: GeneratedSet
+) -> str:
     return demo_page(
         rows=result.table(),
         arms=arms,
-        teacher=start,
+        teacher=teacher,
         unseen=unseen,
         generated=generated,
+        quality=result.pseudo_labels,
         subtitle=(f"seed {result.seed}, {result.steps} optimizer steps per arm, {result.seconds:.0f} seconds"),
     )

@@ -55,6 +55,19 @@ def test_the_json_is_the_table(demo: DemoResult) -> None:
     }
 
 
+def test_the_quality_of_pseudo_labels_is_in_the_json_and_on_the_page(demo: DemoResult) -> None:
+    found = demo.pseudo_labels
+    assert found.images == 24  # all that this demo has
+    assert found.before is not None and 0 <= found.before <= 100
+    assert found.after is not None and 0 <= found.after <= 100
+    assert found.after != found.before  # the teacher that is measured has a refiner
+    document = json.loads((demo.out / "result.json").read_text())
+    assert document["pseudo_labels"] == {"images": 24, "before": found.before, "after": found.after}
+    page = demo.report.read_text(encoding="utf-8")
+    for what, value in (("pseudo-labels before refinement", found.before), ("after refinement", found.after)):
+        assert f'<span class="value">{value:.1f}</span><span class="what">{what}, mIoU</span>' in page
+
+
 def test_the_report_is_one_file_with_pictures(demo: DemoResult) -> None:
     page = demo.report.read_text(encoding="utf-8")
     assert page.count("data:image/jpeg") >= len(UNSEEN)
