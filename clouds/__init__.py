@@ -48,10 +48,14 @@ if TYPE_CHECKING:
     from clouds.core.plan import Part, Plan, Problem
     from clouds.core.plan import make_plan as plan
     from clouds.core.reference import from_reference_checkpoint
+    from clouds.core.tensor_cache import TensorCache
     from clouds.core.weight_files import read_weights
+    from clouds.core.weight_store import hub_folder, weights_file
     from clouds.core.weights import load_weights
     from clouds.evaluation.evaluate import evaluate
     from clouds.evaluation.report import Report
+    from clouds.refiners.prompted import PromptedSegmenter, PromptRefiner
+    from clouds.refiners.sam import SamSegmenter
     from clouds.synthesis.generate import generate
     from clouds.training.train import train
 
@@ -96,10 +100,14 @@ _HOMES = {
     "clouds.core.pipeline": ("Pipeline", "Prediction"),
     "clouds.core.plan": ("Part", "Plan", "Problem"),
     "clouds.core.reference": ("from_reference_checkpoint",),
+    "clouds.core.tensor_cache": ("TensorCache",),
     "clouds.core.weight_files": ("read_weights",),
+    "clouds.core.weight_store": ("hub_folder", "weights_file"),
     "clouds.core.weights": ("load_weights",),
     "clouds.evaluation.evaluate": ("evaluate",),
     "clouds.evaluation.report": ("Report",),
+    "clouds.refiners.prompted": ("PromptRefiner", "PromptedSegmenter"),
+    "clouds.refiners.sam": ("SamSegmenter",),
     "clouds.synthesis.generate": ("generate",),
     "clouds.training.train": ("train",),
 }

@@ -105,6 +105,14 @@ SAM = {
     "vit_h": _sam("h", "4b8939", "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e", 2_564_550_879),
 }
 
+MOBILE_SAM = FileWeights(
+    name="mobile-sam",
+    licence="Apache-2.0",
+    url="https://github.com/ChaoningZhang/MobileSAM/raw/f706ad9c4eb7f219c00d9050e46328518ffb65d2/weights/mobile_sam.pt",
+    sha256="6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f",  # found by many projects, too
+    size=40_728_226,
+)
+
 _RAIL = "CreativeML Open RAIL++-M"
 DIFFUSION = {
     "stable-diffusion-2": _hub(
@@ -128,6 +136,8 @@ _ALL: tuple[Weights, ...] = (
     _hub("dinov2-large", "timm/vit_large_patch14_dinov2.lvd142m", "Apache-2.0", _TIMM),
     _hub("dinov3-large", "timm/vit_large_patch16_dinov3.lvd1689m", "DINOv3 License", _TIMM),
     *SAM.values(),
+    MOBILE_SAM,
+    _hub("sam2", "facebook/sam2.1-hiera-large", "Apache-2.0", ("*config.json", "model.safetensors")),
     *DIFFUSION.values(),
     PageWeights(
         name="clouds-released",

@@ -14,6 +14,7 @@ import os
 import re
 from http.client import HTTPException
 from pathlib import Path
+from typing import Literal
 
 from attrs import frozen
 
@@ -65,6 +66,24 @@ def obtain(weights: FileWeights) -> Path:
     """
     found = next(iter(locate(weights)), None)
     return require_published(found or _download(weights, cache_folder("weights")))
+
+
+def weights_file(name: str, pretrained: Literal[True] | Path) -> Path:
+    """The verified file that a component's option `pretrained` asks for: the published one, or one of the user's.
+
+    Args:
+        name: in `WEIGHTS`, of weights in one file.
+        pretrained: True, or a path.
+
+    Raises:
+        WeightsError: no published file has the name, it could not be had, or it has another hash.
+    """
+    if isinstance(pretrained, Path):
+        return require_published(pretrained)
+    weights = WEIGHTS.get(name)
+    if not isinstance(weights, FileWeights):
+        raise WeightsError(f"no published weights in one file are named {name!r}; `clouds weights list` names all")
+    return obtain(weights)
 
 
 def require_published(path: Path) -> Path:

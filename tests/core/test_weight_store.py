@@ -22,6 +22,7 @@ from clouds.core.weight_store import (
     locate,
     obtain,
     require_published,
+    weights_file,
     weights_folder,
 )
 
@@ -237,3 +238,22 @@ def test_entries_are_well_formed() -> None:
         "sam_vit_l_0b3195.pth",
         "sam_vit_h_4b8939.pth",
     ]
+
+
+def test_a_component_asks_by_name_or_brings_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = tmp_path / "own.pth"
+    own.write_bytes(b"own")
+    assert weights_file("small", own) == own
+    small = FileWeights(
+        name="small",
+        licence="",
+        url="http://127.0.0.1:9/small.pth",
+        sha256=hashlib.sha256(b"small").hexdigest(),
+        size=5,
+    )
+    monkeypatch.setitem(WEIGHTS, "small", small)
+    monkeypatch.setenv("CLOUDS_WEIGHTS", str(tmp_path))
+    (tmp_path / "small.pth").write_bytes(b"small")
+    assert weights_file("small", True) == tmp_path / "small.pth"
+    with pytest.raises(WeightsError, match="no published weights in one file are named 'sdxl'"):
+        weights_file("sdxl", True)
