@@ -74,7 +74,7 @@ def train(
         resume: folder of a run that was interrupted, to go on with exactly; it takes the place of everything else.
     """
     from clouds.core.composer import load
-    from clouds.core.processes import joined
+    from clouds.core.processes import join
     from clouds.training.train import START, read_recipe
     from clouds.training.train import train as run_training
 
@@ -86,7 +86,8 @@ def train(
         _check_place(out)
     settings = read_recipe(resume) if resume else load_recipe(recipe, assignments)
     device = str(settings.model.get("device", "auto"))
-    with joined(device) as processes, progress_bar(shown=processes.main) as shown:
+    processes = join(device)
+    with progress_bar(shown=processes.main) as shown:
         run = run_training(
             load(resume / START, device=device) if resume else _start(settings, recipe, phase, init),
             recipe=None if resume else settings,
@@ -131,21 +132,21 @@ def evaluate(
     """
     from clouds.core.composer import load
     from clouds.core.files import write_text
-    from clouds.core.processes import joined
+    from clouds.core.processes import join
     from clouds.evaluation.evaluate import evaluate as run_evaluation
 
-    with joined(device) as processes:
-        pipeline = load(checkpoint, device=device)
-        result = run_evaluation(
-            pipeline,
-            data,
-            protocol=protocol,
-            scales=scales,
-            flip=flip,
-            window=window,
-            configs=dataset_config,
-            progress=True,
-        )
+    processes = join(device)
+    pipeline = load(checkpoint, device=device)
+    result = run_evaluation(
+        pipeline,
+        data,
+        protocol=protocol,
+        scales=scales,
+        flip=flip,
+        window=window,
+        configs=dataset_config,
+        progress=True,
+    )
     if not processes.main:
         return
     write(result.to_text())

@@ -58,8 +58,10 @@ def test_the_json_is_the_table(demo: DemoResult) -> None:
 def test_the_quality_of_pseudo_labels_is_in_the_json_and_on_the_page(demo: DemoResult) -> None:
     found = demo.pseudo_labels
     assert found.images == 24  # all that this demo has
-    assert found.before is not None and 0 <= found.before <= 100
-    assert found.after is not None and 0 <= found.after <= 100
+    assert found.before is not None
+    assert 0 <= found.before <= 100
+    assert found.after is not None
+    assert 0 <= found.after <= 100
     assert found.after != found.before  # the teacher that is measured has a refiner
     document = json.loads((demo.out / "result.json").read_text())
     assert document["pseudo_labels"] == {"images": 24, "before": found.before, "after": found.after}
