@@ -28,8 +28,8 @@ class Sam2Segmenter(clouds.PromptedSegmenter):
         self.model, self.processor = model, processor
 
     def encode(self, image: Tensor) -> dict[str, Tensor]:
-        pixels = self.processor(images=image, return_tensors="pt")["pixel_values"]
-        levels = self.model.get_image_embeddings(pixels.to(image.device))
+        inputs = self.processor(images=image, input_data_format="channels_first", return_tensors="pt")
+        levels = self.model.get_image_embeddings(inputs["pixel_values"].to(image.device))
         return {f"level{index}": level for index, level in enumerate(levels)}
 
     def decode(
