@@ -8,9 +8,9 @@ Work is split by position: process `rank` of `world` takes items `rank`, `rank +
 
 from __future__ import annotations
 
+import atexit
 import os
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -64,23 +64,18 @@ class Processes:
         self.sum(torch.zeros(1))
 
 
-@contextmanager
-def joined(device: str) -> Generator[Processes]:
-    """Join the processes that torchrun started, for the block; alone without torchrun.
+def join(device: str) -> Processes:
+    """Join the processes that torchrun started, once, until this one ends; alone without torchrun.
 
     Args:
         device: "cpu", and any without CUDA, joins through gloo; otherwise accelerate chooses, NCCL as a rule.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or distributed.is_initialized():
-        yield Processes.current()
-        return
-    from accelerate import PartialState  # pyright: ignore[reportMissingTypeStubs]
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized():
+        from accelerate import PartialState  # pyright: ignore[reportMissingTypeStubs]
 
-    group = PartialState(cpu=device == "cpu" or not torch.cuda.is_available())
-    try:
-        yield Processes.current()
-    finally:
-        group.destroy_process_group()
+        group = PartialState(cpu=device == "cpu" or not torch.cuda.is_available())
+        atexit.register(group.destroy_process_group)
+    return Processes.current()
 
 
 def _place() -> torch.device:

@@ -15,7 +15,7 @@ from clouds.core.errors import ConfigError, DataError
 from clouds.core.files import write_text
 from clouds.core.labels import LabelSpace
 from clouds.core.pipeline import Pipeline
-from clouds.core.processes import Processes, joined
+from clouds.core.processes import Processes, join
 from clouds.data.folder import open_dataset
 from clouds.data.spec import Spec
 from clouds.synthesis.generated_set import open_generated
@@ -89,7 +89,8 @@ def train(
         raise ConfigError("resume goes on with a run as it was begun; leave out source, generated, recipe, out, phase")
     if resume is None and (recipe is None or out is None):
         raise ConfigError("a new run needs recipe= and out=; to go on with one, give resume=FOLDER")
-    with joined(pipeline.device.type) as processes, StopSignal() as stop, ExitStack() as closing:
+    processes = join(pipeline.device.type)
+    with StopSignal() as stop, ExitStack() as closing:
         if recipe is not None and out is not None:
             run = _open(pipeline, _settings(recipe, source, generated), Path(out), (phase,) if phase else (), processes)
             start = Checkpoint(progress=Progress(phases=run.phases, phase=run.phases[0]))

@@ -2,7 +2,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clouds.core.processes import Processes, joined
+from clouds.core.processes import Processes, join
 
 
 @given(st.integers(0, 30), st.integers(1, 7))
@@ -13,9 +13,9 @@ def test_shares_make_up_the_whole(count: int, world: int) -> None:
 
 
 def test_alone_there_is_nothing_to_join() -> None:
-    with joined("cpu") as processes:
-        assert processes == Processes.current() == Processes(0, 1)
-        assert processes.main
-        assert torch.equal(processes.sum(torch.arange(3)), torch.arange(3))
-        assert processes.gather("a") == ["a"]
-        processes.wait()
+    processes = join("cpu")
+    assert processes == Processes.current() == Processes(0, 1)
+    assert processes.main
+    assert torch.equal(processes.sum(torch.arange(3)), torch.arange(3))
+    assert processes.gather("a") == ["a"]
+    processes.wait()
