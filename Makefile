@@ -4,6 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 PLUGINS := $(wildcard plugins/*)
+TWO := -n 2 --dist loadfile  # processes; what is made for the tests of a file is made in one
 SLOW_PLUGINS := $(patsubst %/tests/,%,$(sort $(dir $(shell grep -l mark.slow plugins/*/tests/*.py))))
 
 .PHONY: demo test test-all lint bench clean
@@ -13,12 +14,12 @@ demo: $(INSTALLED)
 	$(BIN)/clouds demo --out demo/
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TWO)
 	set -e; for plugin in $(PLUGINS); do $(BIN)/python -m pytest $$plugin; done
 
 # The slow tests on top of the others: `make test test-all` runs nothing twice.
 test-all: test
-	$(BIN)/python -m pytest --slow -m slow
+	$(BIN)/python -m pytest $(TWO) --slow -m slow
 	set -e; for plugin in $(SLOW_PLUGINS); do $(BIN)/python -m pytest -m slow $$plugin; done
 
 lint: $(INSTALLED)
