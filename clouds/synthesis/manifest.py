@@ -176,7 +176,7 @@ class _RowReader:
         own, comma, shared = line.partition(_SHARED_START)
         if not comma:
             return structure(json.loads(line), Row, source=self._source)  # which names the missing keys
-        values = json.loads(own + b"}")
+        values = json.loads(own.decode() + "}")
         form = (shared, *_form(values))
         if form not in self._shared:
             row = structure(json.loads(line), Row, source=self._source)
@@ -189,7 +189,8 @@ class _RowReader:
 
 def _form(values: dict[str, Any]) -> tuple[Any, ...]:
     """Names and types, so that two documents of one form are both right or both wrong."""
-    return tuple((key, _form(value) if type(value) is dict else type(value)) for key, value in values.items())
+    inner = [_form(value) for value in values.values() if type(value) is dict]
+    return (*values, *map(type, values.values()), *inner)
 
 
 def read_rows(folder: Path) -> tuple[Row, ...]:
