@@ -8,8 +8,9 @@ from typing import cast, final
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
 
-from clouds.heads.layers import feed_forward, sine_position
+from clouds.heads.layers import sine_position, tokenwise
 from clouds.kernels.deformable_attention import Shapes, deformable_attention
 
 
@@ -95,7 +96,10 @@ class EncoderLayer(nn.Module):
         self, x: Float[Tensor, "b s c"], position: Tensor, reference_points: Tensor, spatial_shapes: Shapes
     ) -> Float[Tensor, "b s c"]:
         x = self.norm1(x + self.self_attn(x + position, reference_points, x, spatial_shapes))
-        return self.norm2(x + feed_forward(x, self.linear1, self.linear2))
+        return tokenwise(self._feed_forward, x)
+
+    def _feed_forward(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b n c"]:
+        return self.norm2(x + self.linear2(functional.relu(self.linear1(x), inplace=True)))
 
 
 @final

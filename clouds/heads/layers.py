@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 from typing import cast
 
@@ -40,15 +41,11 @@ class Mlp(nn.Module):
         return self.layers[-1](x)
 
 
-def feed_forward(x: Float[Tensor, "b n c"], inner: nn.Linear, outer: nn.Linear) -> Float[Tensor, "b n c"]:
-    """outer(relu(inner(x))). A CPU takes some tokens at a time, whose hidden values need no fresh memory."""
-
-    def transformed(part: Tensor) -> Tensor:
-        return outer(functional.relu(inner(part), inplace=True))
-
+def tokenwise(function: Callable[[Tensor], Tensor], x: Float[Tensor, "b n c"]) -> Float[Tensor, "b n c"]:
+    """A function of single tokens. A CPU takes some at a time: what is computed on the way stays in its cache."""
     if x.device.type != "cpu" or x.shape[1] <= _TOKENS:
-        return transformed(x)
-    return torch.cat([transformed(part) for part in x.split(_TOKENS, dim=1)], dim=1)
+        return function(x)
+    return torch.cat([function(part) for part in x.split(_TOKENS, dim=1)], dim=1)
 
 
 class Attention(nn.Module):

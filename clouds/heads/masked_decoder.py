@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from clouds.core.errors import ConfigError
 from clouds.core.interfaces import HeadOutput, TextClassifier
-from clouds.heads.layers import Attention, Mlp, PointwiseConv, feed_forward, sine_position
+from clouds.heads.layers import Attention, Mlp, PointwiseConv, sine_position
 from clouds.heads.pixel_decoder import PixelFeatures
 from clouds.heads.text_logits import text_logits
 from clouds.kernels.mask_pool import mask_pool
@@ -27,9 +27,9 @@ class _CrossAttention(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(
-        self, x: Tensor, query_position: Tensor, memory: Tensor, position: Tensor, mask: tuple[Tensor, Tensor]
+        self, x: Tensor, query_position: Tensor, memory: Tensor, placed: Tensor, mask: tuple[Tensor, Tensor]
     ) -> Tensor:
-        return self.norm(x + self.multihead_attn(x + query_position, memory + position, memory, mask))
+        return self.norm(x + self.multihead_attn(x + query_position, placed, memory, mask))
 
 
 class _SelfAttention(nn.Module):
@@ -52,7 +52,7 @@ class _FeedForward(nn.Module):
             nn.init.xavier_uniform_(layer.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(x + feed_forward(x, self.linear1, self.linear2))
+        return self.norm(x + self.linear2(functional.relu(self.linear1(x))))
 
 
 @final
@@ -138,12 +138,13 @@ class MaskedDecoder(nn.Module):
         )
 
     def _memories(self, pixels: PixelFeatures) -> list[tuple[Tensor, Tensor]]:
-        """Per level: cells "b n c" with the level's embedding, and their position "n c"."""
+        """Per level: cells "b n c" with the level's embedding, and these with their position added."""
         memories: list[tuple[Tensor, Tensor]] = []
         for index, (level, project) in enumerate(zip(pixels.levels, self.input_proj, strict=True)):
             cells = project(level).flatten(2).transpose(1, 2) + self.level_embed.weight[index]
             height, width = level.shape[-2:]
-            memories.append((cells, sine_position(height, width, cells.shape[-1], cells.device).flatten(1).T))
+            position = sine_position(height, width, cells.shape[-1], cells.device).flatten(1).T
+            memories.append((cells, cells + position))
         return memories
 
     def _predict(

@@ -85,6 +85,5 @@ class PixelDecoder(nn.Module):
         lateral = self.adapter_1(features.res2)
         # `fine` lies channels last, for which a CPU takes five times as long
         above = functional.interpolate(fine.contiguous(), size=lateral.shape[-2:], mode="bilinear", align_corners=False)
-        return PixelFeatures(
-            mask_features=self.mask_features(self.layer_1(lateral + above)), levels=(coarse, middle, fine)
-        )
+        lateral += above
+        return PixelFeatures(mask_features=self.mask_features(self.layer_1(lateral)), levels=(coarse, middle, fine))

@@ -20,6 +20,7 @@ Shapes = Sequence[tuple[int, int]]
 
 _QUERIES = 1024  # per gather: what is computed on the way stays in the cache
 _BORDER = 2  # low corners are clamped to -2..size, so both corners of what lies outside are border
+_INNER = slice(_BORDER, -_BORDER)
 
 
 def positions(spatial_shapes: Shapes, centers: Tensor, offsets: Tensor) -> Tensor:
@@ -159,22 +160,25 @@ def _areas(spatial_shapes: Shapes) -> list[int]:
 
 def _bordered(value: Tensor, spatial_shapes: Shapes) -> Tensor:
     """The values with their borders: "b rows m d"."""
-    table = value.new_zeros(value.shape[0], sum(_areas(spatial_shapes)), *value.shape[2:])
+    table = value.new_empty(value.shape[0], sum(_areas(spatial_shapes)), *value.shape[2:])
     levels = value.split([height * width for height, width in spatial_shapes], dim=1)
-    for inner, level, shape in zip(_inner_views(table, spatial_shapes), levels, spatial_shapes, strict=True):
-        inner.copy_(level.unflatten(1, shape))
+    for whole, level, shape in zip(_bordered_views(table, spatial_shapes), levels, spatial_shapes, strict=True):
+        for side in (1, 2):
+            whole.narrow(side, 0, _BORDER).zero_()
+            whole.narrow(side, -_BORDER, _BORDER).zero_()
+        whole[:, _INNER, _INNER].copy_(level.unflatten(1, shape))
     return table
 
 
 def _inner(table: Tensor, spatial_shapes: Shapes) -> Tensor:
     """`_bordered` back: "b s m d"."""
-    return torch.cat([inner.flatten(1, 2) for inner in _inner_views(table, spatial_shapes)], dim=1)
+    views = _bordered_views(table, spatial_shapes)
+    return torch.cat([whole[:, _INNER, _INNER].flatten(1, 2) for whole in views], dim=1)
 
 
-def _inner_views(table: Tensor, spatial_shapes: Shapes) -> Iterator[Tensor]:
-    """Each level without its border: "b h w m d"; made one by one, so that gradients know what was written before."""
-    start, inner = 0, slice(_BORDER, -_BORDER)
+def _bordered_views(table: Tensor, spatial_shapes: Shapes) -> Iterator[Tensor]:
+    """Each level with its border: "b h w m d"; made one by one, so that gradients know what was written before."""
+    start = 0
     for area, (height, width) in zip(_areas(spatial_shapes), spatial_shapes, strict=True):
-        level = table[:, start : start + area].unflatten(1, (height + 2 * _BORDER, width + 2 * _BORDER))
-        yield level[:, inner, inner]
+        yield table[:, start : start + area].unflatten(1, (height + 2 * _BORDER, width + 2 * _BORDER))
         start += area
