@@ -21,7 +21,7 @@ from clouds.core.plan import Part
 from clouds.core.progress import progress_bar
 from clouds.synthesis.engines import Here, Workers
 from clouds.synthesis.filters import Filter, fingerprint, judge
-from clouds.synthesis.generated_set import GeneratedSet, open_generated
+from clouds.synthesis.generated_set import GeneratedSet, collect, open_generated
 from clouds.synthesis.manifest import FILE_NAME, Files, MadeBy, Row, StoredFile, appending, read_rows
 from clouds.synthesis.rejections import Rejection, add_rejection, read_rejections
 
@@ -138,12 +138,13 @@ def generate_set(
     workers = Here(generator) if isinstance(generator, Generator) else generator
     order = Order.of(workers.ask(_describe), part, prompts, seed=seed, size=size, keep_labels=keep_labels)
     with appending(folder) as append:
+        rows, files = read_rows(folder), Files(folder)
         run = _Run(folder, workers, order, tuple(filters), attempts, append)
-        missing = run.missing(n, verify=verify)
+        missing = run.missing(rows, files, n, verify=verify)
         with progress_bar(shown=progress) as bar:
             for _ in bar.track(run.make(missing, batch_size), total=len(missing), description="generate"):
                 pass
-    return open_generated(folder)
+        return open_generated(folder) if missing else collect(rows, files, folder)
 
 
 def _own_folder(folder: Path) -> Path:
@@ -262,8 +263,13 @@ class _Run:
     def thresholds(self) -> dict[str, float]:
         return {one.name: one.least for one in self.filters}
 
-    def missing(self, n: int, *, verify: bool) -> list[tuple[int, int]]:
+    def missing(self, rows: Iterable[Row], files: Files, n: int, *, verify: bool) -> list[tuple[int, int]]:
         """Index and next attempt of the images that have no complete files and are not given up.
+
+        Args:
+            rows, files: of the folder.
+            n: number of images that are wanted.
+            verify: see `generate_set`.
 
         Raises:
             DataError: the folder holds images of other requests.
@@ -272,8 +278,7 @@ class _Run:
         for (index, prompt), seeds in read_rejections(self.folder, self.thresholds).items():
             if index in attempts and prompt == self.order.request(index).prompt:
                 attempts[index] = 1 + max(self.order.attempt(seed, index) for seed in seeds)
-        files = Files(self.folder)
-        for row in read_rows(self.folder):
+        for row in rows:
             if row.index not in attempts:
                 continue
             self.order.check(row, self.folder / FILE_NAME)

@@ -50,8 +50,11 @@ def open_generated(folder: str | os.PathLike[str], *, verify: bool = False) -> G
     folder = Path(folder)
     if not (folder / FILE_NAME).exists() and (folder / "images").is_dir():
         return _open_published(folder)
-    rows = read_rows(folder)
-    files = Files(folder)
+    return collect(read_rows(folder), Files(folder), folder, verify=verify)
+
+
+def collect(rows: tuple[Row, ...], files: Files, folder: Path, *, verify: bool = False) -> GeneratedSet:
+    """The dataset of these rows. Raises `DataError` when a file is missing or differs; see `open_generated`."""
     faults = [fault for row in rows for fault in row.faults(files, verify=verify)]
     if faults:
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
