@@ -85,9 +85,11 @@ def _tune(names: list[str], size: Any, dtype: Any, device: Any, repeats: int) ->
     if device.type != "cuda":
         raise ConfigError(f"--tune needs a CUDA device, got {device}")
     path = cache_folder("tuning") / "launches.json"
-    found = dict(read(str(path))) if path.exists() else {}
+    found: dict[str, Any] = {}
     for name in names:
         found |= fastest_launches(name, size, dtype, device, repeats=repeats)
+    read.cache_clear()  # another run may have added launches in the meantime
+    found = {**(read(str(path)) if path.exists() else {}), **found}
     write_text(path, json.dumps(found, indent=2))
     read.cache_clear()
     os.environ[VARIABLE] = str(path)

@@ -1,7 +1,8 @@
 """Which implementation of an operation runs.
 
 Every operation has `backend=`: "auto" takes Triton on CUDA and plain torch elsewhere; any other name is taken at its
-word, and raises where it cannot run. "reference" is the shortest form, which all others are tested against.
+word, and raises where it cannot run. "reference" is the shortest form, which all others are tested against; "torch" is
+the faster form in plain torch where the device has one, and otherwise the reference.
 """
 
 from __future__ import annotations

@@ -49,9 +49,10 @@ def mask_pool(
 
 
 def reference(features: Float[Tensor, "b c h w"], mask_logits: Float[Tensor, "b q hm wm"]) -> Float[Tensor, "b q c"]:
-    """The formula as one matrix product."""
+    """The formula as one matrix product; float16, which cannot hold such sums, is summed in float32."""
     inside = inside_of(mask_logits, (features.shape[-2], features.shape[-1]))
-    total = inside.to(features.dtype) @ features.flatten(2).mT
+    work = torch.float32 if features.dtype == torch.float16 else features.dtype
+    total = inside.to(work) @ features.flatten(2).mT.to(work)
     return (total / (inside.sum(-1, keepdim=True) + _EPSILON)).to(features.dtype)
 
 

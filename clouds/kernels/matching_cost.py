@@ -38,7 +38,8 @@ def matching_cost(
     Args:
         class_logits: of each query.
         mask_values: mask logits at the points.
-        labels: class of each target, 0..k-2; another one has the cost NaN (Triton) or is an error of indexing (torch).
+        labels: class of each target, 0..k-2. Not checked, which would wait for the device: a label that is no class
+            has the cost NaN (Triton), or is an error of indexing or taken for another class (torch).
         target_values: masks of the targets at the points of their image, 0..1.
         valid: 1 where a point counts, 0 on ignored pixels.
         counts: targets of each image; they sum to t.

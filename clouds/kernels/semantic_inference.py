@@ -20,7 +20,7 @@ Axis letters: q queries, k classes, h and w cells of the mask logits, y and x pi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -82,9 +82,11 @@ def semantic_inference(
 
     Raises:
         TypeError: an input is not of a floating dtype.
-        ValueError: shapes, devices or sizes do not fit; labels are asked for more than 255 classes; see `choose`.
+        ValueError: shapes, devices or sizes do not fit; an unknown name; labels are asked for more than 255 classes;
+            see `choose`.
     """
     _check(class_probabilities, mask_logits, network_size, valid_size, size, scores=scores)
+    _check_names(postprocess, activation)
     work = torch.float64 if torch.float64 in (class_probabilities.dtype, mask_logits.dtype) else torch.float32
     objection = _objection(class_probabilities, work, activation)
     form = choose("semantic_inference", backend, mask_logits.device, objection=objection)
@@ -291,6 +293,12 @@ def _objection(class_probabilities: Tensor, work: torch.dtype, activation: Activ
     if activation == "softmax" and queries > _MOST_QUERIES:
         return f"its kernel takes a softmax over at most {_MOST_QUERIES} queries, got {queries}"
     return None
+
+
+def _check_names(postprocess: str, activation: str) -> None:
+    for name, value, known in (("postprocess", postprocess, get_args(Order)), ("activation", activation, _ACTIVATIONS)):
+        if value not in known:
+            raise ValueError(f"semantic_inference: {name} {value!r}; expected {' or '.join(map(repr, known))}")
 
 
 def _check(

@@ -99,6 +99,19 @@ def test_inputs_of_any_strides(device: str, form: Any) -> None:
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("form", FORMS)
+def test_sums_that_float16_cannot_hold(device: str, form: Any) -> None:
+    """A mean of 2 over 40,000 pixels; and an empty mask, through which 1 / epsilon would come back."""
+    features = torch.full((1, 16, 200, 200), 2.0, dtype=torch.float16, device=device, requires_grad=True)
+    masks = torch.tensor([1.0, -1.0], device=device).view(1, 2, 1, 1).expand(1, 2, 200, 200)
+    pooled = mask_pool(features, masks, backend=form)
+    assert torch.equal(pooled[0, :, 0].cpu(), torch.tensor([2.0, 0.0], dtype=torch.float16))
+    pooled.sum().backward()
+    assert features.grad is not None
+    assert features.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("form", FORMS)
 def test_what_is_inside(device: str, form: Any) -> None:
     """0 and NaN are outside; an empty mask has mean 0; logits of any magnitude are a mask."""
     features = torch.arange(6.0, device=device).view(1, 1, 2, 3) + 1

@@ -263,6 +263,14 @@ def test_shapes_that_do_not_fit_are_named(first: tuple[int, ...], second: tuple[
         semantic_inference(torch.rand(first), torch.rand(second), *SIZES)
 
 
+@pytest.mark.usefixtures("unchecked_types")
+def test_unknown_names_are_named() -> None:
+    with pytest.raises(ValueError, match="postprocess 'masks-first'; expected 'merge_first' or 'masks_first'"):
+        semantic_inference(*inputs(3, 2, (2, 3)), *SIZES, "masks-first")
+    with pytest.raises(ValueError, match="activation 'relu'; expected 'sigmoid' or 'softmax'"):
+        semantic_inference(*inputs(3, 2, (2, 3)), *SIZES, activation="relu")
+
+
 def test_one_device() -> None:
     probabilities, logits = inputs(3, 2, (2, 3))
     with pytest.raises(ValueError, match="class_probabilities are on cpu and mask_logits on meta; expected one device"):

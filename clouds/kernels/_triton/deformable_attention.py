@@ -200,7 +200,7 @@ def deformable_attention_backward(
     value_gradient += (batch * cells_of_image * tl.num_programs(1) + head) * WIDTH
     reference += batch * reference_strides[0]
     offsets, logits = _of(offsets, offset_strides, batch, head), _of(logits, logit_strides, batch, head)
-    gradient += batch * gradient_strides[0] + query[:, None] * gradient_strides[1]
+    gradient += batch * gradient_strides[0] + query[:, None].to(tl.int64) * gradient_strides[1]
     gradient += (head * WIDTH + channel) * gradient_strides[2]
     row = tl.load(gradient, mask=present[:, None], other=0.0).to(tl.float32)
     if FUSED:
@@ -291,8 +291,8 @@ def backward(
     *,
     scatter: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of value (float32; all 0 without `scatter`), offsets and logits."""
-    of_value = torch.zeros(value.shape, dtype=torch.float32, device=value.device)
+    """Gradients of value (float32; empty without `scatter`), offsets and logits."""
+    of_value = torch.zeros(value.shape if scatter else (0,), dtype=torch.float32, device=value.device)
     of_offsets, of_logits = (torch.empty(one.shape, dtype=one.dtype, device=one.device) for one in (offsets, logits))
     if output.numel():
         arguments = _arguments(value, sizes, reference, offsets, logits) | {

@@ -35,7 +35,8 @@ def gather_forward(table, sums, rows, steps, WIDTH: tl.constexpr, BLOCK: tl.cons
 def forward(table: Tensor, *, programs: int = _PROGRAMS, steps: int = _STEPS) -> Tensor:
     """Sums "programs 32" of rows of a contiguous table "r 32", with r a power of two."""
     sums = table.new_empty(programs, _WIDTH, dtype=torch.float32)
-    gather_forward[(programs,)](table, sums, len(table), steps, WIDTH=_WIDTH, **LAUNCH.arguments())
+    with torch.cuda.device_of(table):
+        gather_forward[(programs,)](table, sums, len(table), steps, WIDTH=_WIDTH, **LAUNCH.arguments())
     return sums
 
 

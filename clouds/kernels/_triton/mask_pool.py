@@ -100,11 +100,12 @@ def forward(features: Tensor, mask_logits: Tensor) -> tuple[Tensor, Tensor]:
     parts = max(1, min(_PROGRAMS // (batch * tiles), pixels // _LEAST_PIXELS))
     totals = features.new_empty(batch, parts, queries, channels, dtype=torch.float32)
     counts = features.new_empty(batch, parts, queries, dtype=torch.float32)
-    mask_pool_forward[(parts, tiles, batch)](
-        features, mask_logits, totals, counts, queries, channels, pixels, width, triton.cdiv(pixels, parts),
-        *features.stride(), *mask_logits.stride(), FLAT=_is_flat(features) and _is_flat(mask_logits),
-        PRECISION=precision(features.dtype), **launch_arguments("mask_pool_forward", launch, features),
-    )  # fmt: skip
+    with torch.cuda.device_of(features):
+        mask_pool_forward[(parts, tiles, batch)](
+            features, mask_logits, totals, counts, queries, channels, pixels, width, triton.cdiv(pixels, parts),
+            *features.stride(), *mask_logits.stride(), FLAT=_is_flat(features) and _is_flat(mask_logits),
+            PRECISION=precision(features.dtype), **launch_arguments("mask_pool_forward", launch, features),
+        )  # fmt: skip
     return totals.sum(1), counts.sum(1)
 
 
@@ -115,11 +116,12 @@ def backward(gradients: Tensor, mask_logits: Tensor, dtype: torch.dtype) -> Tens
     if out.numel():
         blocks = BACKWARD.blocks
         grid = (triton.cdiv(height * width, blocks["BLOCK_N"]), triton.cdiv(channels, blocks["BLOCK_C"]), batch)
-        mask_pool_backward[grid](
-            gradients.contiguous(), mask_logits, out, queries, channels, height * width, width, *mask_logits.stride(),
-            FLAT=_is_flat(mask_logits), PRECISION=precision(dtype),
-            **launch_arguments("mask_pool_backward", BACKWARD, out),
-        )  # fmt: skip
+        with torch.cuda.device_of(out):
+            mask_pool_backward[grid](
+                gradients.contiguous(), mask_logits, out, queries, channels, height * width, width,
+                *mask_logits.stride(), FLAT=_is_flat(mask_logits), PRECISION=precision(dtype),
+                **launch_arguments("mask_pool_backward", BACKWARD, out),
+            )  # fmt: skip
     return out
 
 

@@ -125,7 +125,8 @@ def forward(
         sizes = (images, queries, len(labels), points, class_logits.shape[3])
         strides = (*class_logits.stride(), *mask_values.stride(), *target_values.stride(), *valid.stride())
         arguments = launch_arguments("matching_cost_forward", LAUNCH, mask_values)
-        matching_cost_forward[(layers * images, *tiles)](*tensors, *sizes, *strides, *weights, **arguments)
+        with torch.cuda.device_of(cost):
+            matching_cost_forward[(layers * images, *tiles)](*tensors, *sizes, *strides, *weights, **arguments)
     return cost
 
 

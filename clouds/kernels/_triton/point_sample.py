@@ -134,7 +134,8 @@ def forward(maps: Tensor, points: Tensor) -> Tensor:
         sizes = (channels, height, width, points.shape[1])
         strides = (*maps.stride(), *points.stride())
         arguments = launch_arguments("point_sample_forward", launch, maps)
-        point_sample_forward[(programs,)](raw, points, output, *sizes, *strides, **arguments)
+        with torch.cuda.device_of(maps):
+            point_sample_forward[(programs,)](raw, points, output, *sizes, *strides, **arguments)
     return output
 
 
@@ -146,7 +147,8 @@ def backward(gradient: Tensor, points: Tensor, height: int, width: int) -> Tenso
         sizes = (gradient.shape[1], height, width, points.shape[1])
         strides = (*gradient.stride(), *points.stride())
         arguments = launch_arguments("point_sample_backward", launch, gradient)
-        point_sample_backward[(programs,)](gradient, points, sums, *sizes, *strides, **arguments)
+        with torch.cuda.device_of(gradient):
+            point_sample_backward[(programs,)](gradient, points, sums, *sizes, *strides, **arguments)
     return sums
 
 

@@ -123,26 +123,27 @@ def _run(
     launch = choose_launch(queries, labels, together, activation)
     grid = (triton.cdiv(width, launch.blocks["BLOCK_X"]), triton.cdiv(height + lead, together))
     table = maps if classes is None else classes
-    semantic_inference_forward[grid](
-        maps,
-        table,
-        out,
-        *tables,
-        queries,
-        labels,
-        height,
-        width,
-        lead,
-        *maps.stride(),
-        *table.stride()[-2:],
-        ROW_TAPS=rows[0].shape[1],
-        COLUMN_TAPS=columns[0].shape[1],
-        ROWS=together,
-        ACTIVATION=activation,
-        SCORES=scores,
-        PRECISION=precision(maps.dtype),
-        **launch_arguments("semantic_inference_forward", launch, maps),
-    )
+    with torch.cuda.device_of(maps):
+        semantic_inference_forward[grid](
+            maps,
+            table,
+            out,
+            *tables,
+            queries,
+            labels,
+            height,
+            width,
+            lead,
+            *maps.stride(),
+            *table.stride()[-2:],
+            ROW_TAPS=rows[0].shape[1],
+            COLUMN_TAPS=columns[0].shape[1],
+            ROWS=together,
+            ACTIVATION=activation,
+            SCORES=scores,
+            PRECISION=precision(maps.dtype),
+            **launch_arguments("semantic_inference_forward", launch, maps),
+        )
     return out
 
 
