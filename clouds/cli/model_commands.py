@@ -85,8 +85,7 @@ def train(
     if out:
         _check_place(out)
     settings = read_recipe(resume) if resume else load_recipe(recipe, assignments)
-    device = str(settings.model.get("device", "auto"))
-    processes = join(device)
+    processes = join(device := str(settings.model.get("device", "auto")))
     with progress_bar(shown=processes.main) as shown:
         run = run_training(
             load(resume / START, device=device) if resume else _start(settings, recipe, phase, init),

@@ -89,15 +89,14 @@ def train(
         raise ConfigError("resume goes on with a run as it was begun; leave out source, generated, recipe, out, phase")
     if resume is None and (recipe is None or out is None):
         raise ConfigError("a new run needs recipe= and out=; to go on with one, give resume=FOLDER")
-    processes = join(pipeline.device.type)
     with StopSignal() as stop, ExitStack() as closing:
+        processes = join(pipeline.device.type)
         if recipe is not None and out is not None:
             run = _open(pipeline, _settings(recipe, source, generated), Path(out), (phase,) if phase else (), processes)
             start = Checkpoint(progress=Progress(phases=run.phases, phase=run.phases[0]))
             _write_start(run)
         else:
-            folder = Path(resume or "")
-            start = read_checkpoint(folder)
+            start = read_checkpoint(folder := Path(resume or ""))
             run = _open(pipeline, read_recipe(folder), folder, start.progress.phases, processes)
         loop = _loop(run, start, stop, on_step, closing)
         for name in run.phases[run.phases.index(start.progress.phase) :]:
