@@ -122,7 +122,10 @@ def _size(one: Row) -> str:
 
 
 def _spread(one: Row) -> tuple[str, str]:
-    return f"{one['p50']:.3g} {one['unit']}", f"{one['p20']:.3g} .. {one['p80']:.3g}"
+    low, middle, high = (
+        f"{value:.3g}" if value < 1000 else f"{value:,.0f}" for value in (one["p20"], one["p50"], one["p80"])
+    )
+    return f"{middle} {one['unit']}", f"{low} .. {high}"
 
 
 def _megabytes(one: Row) -> str:
