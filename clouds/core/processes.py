@@ -73,9 +73,14 @@ def join(device: str) -> Processes:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized():
         from accelerate import PartialState  # pyright: ignore[reportMissingTypeStubs]
 
-        group = PartialState(cpu=device == "cpu" or not torch.cuda.is_available())
-        atexit.register(group.destroy_process_group)
+        PartialState(cpu=device == "cpu" or not torch.cuda.is_available())
+        atexit.register(_leave)
     return Processes.current()
+
+
+def _leave() -> None:
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def _place() -> torch.device:
