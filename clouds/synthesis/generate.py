@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from clouds.core.component import Kind
 from clouds.core.errors import ComponentError, ConfigError, DataError
@@ -113,7 +113,8 @@ def generate_set(
         size: (height, width) in pixels.
         batch_size: images that the generator may work on together.
         keep_labels: write exact train ids to `labels/`, too, when the generator knows them.
-        filters: what an image must pass to be kept. Images of an earlier run are not judged again.
+        filters: what an image must pass to be kept. Images of an earlier run are not judged again, nor those of them
+            that are made again, with the seed that they had.
         attempts: how often an image is drawn before it is left out.
         verify: compare the SHA-256 of the files that are there, not only their length; others are made again.
         progress: show a progress bar on standard error, when that is a terminal.
@@ -144,7 +145,7 @@ def generate_set(
         with progress_bar(shown=progress) as bar:
             for _ in bar.track(run.make(missing, batch_size), total=len(missing), description="generate"):
                 pass
-        return open_generated(folder) if missing else collect(rows, files, folder)
+        return open_generated(folder, verify=verify) if missing else collect(rows, files, folder, verify=verify)
 
 
 def _own_folder(folder: Path) -> Path:
@@ -227,10 +228,19 @@ class Order:
 
 
 @frozen
-class _Batch:
-    """Images that are drawn together: index and attempt of each, and what is asked for."""
+class _Missing:
+    """An image to draw, and the row that it has when it is only made again."""
 
-    which: list[tuple[int, int]]
+    index: int
+    attempt: int
+    row: Row | None = None
+
+
+@frozen
+class _Batch:
+    """Images that are drawn together, and what is asked for."""
+
+    which: list[_Missing]
     requests: list[GenerationRequest]
 
 
@@ -263,8 +273,8 @@ class _Run:
     def thresholds(self) -> dict[str, float]:
         return {one.name: one.least for one in self.filters}
 
-    def missing(self, rows: Iterable[Row], files: Files, n: int, *, verify: bool) -> list[tuple[int, int]]:
-        """Index and next attempt of the images that have no complete files and are not given up.
+    def missing(self, rows: Iterable[Row], files: Files, n: int, *, verify: bool) -> list[_Missing]:
+        """The images that have no complete files and are not given up. What the manifest lists never is.
 
         Args:
             rows, files: of the folder.
@@ -274,33 +284,37 @@ class _Run:
         Raises:
             DataError: the folder holds images of other requests.
         """
-        attempts = dict.fromkeys(range(n), 0)
+        wanted = {index: _Missing(index, 0) for index in range(n)}
         for (index, prompt), seeds in read_rejections(self.folder, self.thresholds).items():
-            if index in attempts and prompt == self.order.request(index).prompt:
-                attempts[index] = 1 + max(self.order.attempt(seed, index) for seed in seeds)
+            if index in wanted and prompt == self.order.request(index).prompt:
+                wanted[index] = _Missing(index, 1 + max(self.order.attempt(seed, index) for seed in seeds))
         for row in rows:
-            if row.index not in attempts:
+            if row.index not in wanted:
                 continue
             self.order.check(row, self.folder / FILE_NAME)
+            for one in self.filters:
+                one.keep(row.fingerprint)
             if (row.keep_labels or not self.order.keep_labels) and not row.faults(files, verify=verify):
-                del attempts[row.index]
-                for one in self.filters:
-                    one.keep(row.fingerprint)
+                del wanted[row.index]
             else:
-                attempts[row.index] = self.order.attempt(row.seed, row.index)  # it is made again as it was
-        return [(index, attempt) for index, attempt in attempts.items() if attempt < self.attempts]
+                wanted[row.index] = _Missing(row.index, self.order.attempt(row.seed, row.index), row)
+        return [one for one in wanted.values() if one.row or one.attempt < self.attempts]
 
-    def make(self, missing: Iterable[tuple[int, int]], batch_size: int) -> Iterator[None]:
+    def make(self, missing: Iterable[_Missing], batch_size: int) -> Iterator[None]:
         """Draw the images in batches, and settle them one by one."""
         waiting = iter(missing)
         batches = map(self._batch, iter(lambda: list(islice(waiting, batch_size)), []))
         for batch, images in self.workers.map(_draw, batches):
-            for (index, attempt), image in zip(batch.which, images, strict=True):
-                self._settle(index, attempt, image, together=len(images))
+            for one, image in zip(batch.which, images, strict=True):
+                if one.row:  # it was judged when it was first made
+                    row = self._store(one.index, image, one.row.scores, len(images))
+                    self.append(evolve(row, filters=one.row.filters))
+                else:
+                    self._settle(one.index, one.attempt, image, together=len(images))
                 yield
 
-    def _batch(self, which: list[tuple[int, int]]) -> _Batch:
-        return _Batch(which, [self.order.request(index, attempt) for index, attempt in which])
+    def _batch(self, which: list[_Missing]) -> _Batch:
+        return _Batch(which, [self.order.request(one.index, one.attempt) for one in which])
 
     def _settle(self, index: int, attempt: int, image: GeneratedImage, *, together: int) -> None:
         """Keep the picture, or the first further attempt that passes the filters."""
@@ -324,7 +338,7 @@ class _Run:
             attempt, together = attempt + 1, 1
             if attempt >= self.attempts:
                 return
-            ((_, (image,)),) = self.workers.map(_draw, [self._batch([(index, attempt)])])
+            ((_, (image,)),) = self.workers.map(_draw, [self._batch([_Missing(index, attempt)])])
 
     def _store(self, index: int, image: GeneratedImage, scores: dict[str, float], together: int) -> Row:
         """Write the files of one image, and return its row."""

@@ -12,7 +12,7 @@ from clouds.core.errors import ConfigError, DataError
 from clouds.core.plan import Part
 from clouds.synthesis.filters import BITS, BlankFilter, DuplicateFilter, Filter, fingerprint, judge
 from clouds.synthesis.generate import ATTEMPT, generate_set
-from clouds.synthesis.generated_set import GeneratedSet
+from clouds.synthesis.generated_set import GeneratedSet, open_generated
 from clouds.synthesis.manifest import read_rows
 from clouds.synthesis.rejections import FILE_NAME
 
@@ -142,6 +142,42 @@ def test_an_image_that_is_made_again_keeps_its_seed(tmp_path: Path) -> None:
     made.images[1].unlink()
     make(tmp_path, (again := Faulty(blank=[1])), BlankFilter(), DuplicateFilter())
     assert again.seeds == [1 + ATTEMPT]
+
+
+@pytest.mark.parametrize("attempts", [1, 3])
+@pytest.mark.parametrize("missing", [False, True])
+def test_an_image_that_is_made_again_is_not_judged_again(tmp_path: Path, missing: bool, attempts: int) -> None:
+    generator = Faulty(blank=[1])
+    made = make(tmp_path, generator, BlankFilter())
+    rejected = (tmp_path / FILE_NAME).read_bytes()
+    pixels = made.images[1].read_bytes()
+    if missing:
+        made.images[1].unlink()
+    else:
+        made.images[1].write_bytes(pixels[:-1] + b"?")
+    again = generate_set(
+        (second := Faulty(blank=[1])),
+        PART,
+        ["day", "night"],
+        n=5,
+        out=tmp_path,
+        size=SIZE,
+        filters=[BlankFilter(127.0)],
+        attempts=attempts,
+        verify=True,
+    )
+    assert second.seeds == [1 + ATTEMPT]
+    assert made.images[1].read_bytes() == pixels
+    assert (again.rows[1].scores, again.rows[1].filters) == (made.rows[1].scores, made.rows[1].filters)
+    assert open_generated(tmp_path, verify=True).rows == again.rows
+    assert (tmp_path / FILE_NAME).read_bytes() == rejected
+
+
+def test_verifying_includes_what_is_not_asked_for(tmp_path: Path) -> None:
+    made = make(tmp_path, Faulty())
+    made.images[4].write_bytes(made.images[4].read_bytes()[:-1] + b"?")
+    with pytest.raises(DataError, match=r"im_4_p0\.png: its SHA-256 is not the one"):
+        generate_set(Faulty(), PART, ["day", "night"], n=2, out=tmp_path, size=SIZE, verify=True)
 
 
 def test_a_torn_line_of_rejections_is_dropped_and_a_foreign_file_named(tmp_path: Path) -> None:
