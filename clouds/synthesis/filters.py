@@ -33,6 +33,10 @@ class Filter(ABC):
     def score(self, image: GeneratedImage) -> float:
         """The more the better; not a number is rejected."""
 
+    def begin(self) -> None:
+        """Told that a run begins: pictures of an earlier one, perhaps of another set, are to be forgotten."""
+        return
+
     def keep(self, fingerprint: str) -> None:
         """Told of every picture that is in the set, in order, so that later ones can be compared with it."""
         return
@@ -67,6 +71,9 @@ class DuplicateFilter(Filter):
 
     def __init__(self, least: float = 5.0) -> None:
         self.least = _at_least_zero(self.name, least)
+        self.begin()
+
+    def begin(self) -> None:
         self._known = np.empty(1024, np.uint64)
         self._count = 0
 

@@ -284,6 +284,8 @@ class _Run:
         Raises:
             DataError: the folder holds images of other requests.
         """
+        for one in self.filters:
+            one.begin()
         wanted = {index: _Missing(index, 0) for index in range(n)}
         for (index, prompt), seeds in read_rejections(self.folder, self.thresholds).items():
             if index in wanted and prompt == self.order.request(index).prompt:

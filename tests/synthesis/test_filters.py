@@ -173,6 +173,13 @@ def test_an_image_that_is_made_again_is_not_judged_again(tmp_path: Path, missing
     assert (tmp_path / FILE_NAME).read_bytes() == rejected
 
 
+def test_a_filter_knows_nothing_of_an_earlier_run(tmp_path: Path) -> None:
+    duplicates = DuplicateFilter()
+    first = make(tmp_path / "first", Faulty(), duplicates)
+    second = make(tmp_path / "second", Faulty(), duplicates)
+    assert [(row.seed, row.scores) for row in first.rows] == [(row.seed, row.scores) for row in second.rows]
+
+
 def test_verifying_includes_what_is_not_asked_for(tmp_path: Path) -> None:
     made = make(tmp_path, Faulty())
     made.images[4].write_bytes(made.images[4].read_bytes()[:-1] + b"?")
