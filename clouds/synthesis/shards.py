@@ -32,10 +32,12 @@ def write_shards(dataset: GeneratedSet, *, images_per_shard: int = 1000, progres
         progress: show a progress bar on standard error, when that is a terminal.
 
     Raises:
-        ConfigError: `images_per_shard` is less than 1, or the dataset has no manifest.
+        ConfigError: `images_per_shard` is less than 1, or the dataset has no manifest, or one that lists no image.
     """
     if images_per_shard < 1:
         raise ConfigError(f"shards need at least 1 image each, got images_per_shard={images_per_shard}")
+    if not dataset.images:
+        raise ConfigError(f"{dataset.folder}: its manifest lists no image to put into shards; generate at least one")
     if not dataset.rows:
         raise ConfigError(f"{dataset.folder}: has no manifest, whose rows belong into shards; generate the dataset")
     folder = dataset.folder / FOLDER

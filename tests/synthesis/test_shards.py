@@ -71,3 +71,5 @@ def test_wrong_use_is_named(dataset: GeneratedSet) -> None:
         write_shards(dataset, images_per_shard=0)
     with pytest.raises(ConfigError, match="has no manifest, whose rows belong into shards"):
         write_shards(evolve(dataset, rows=()))
+    with pytest.raises(ConfigError, match="its manifest lists no image to put into shards; generate at least one"):
+        write_shards(evolve(dataset, rows=(), images=(), labels=None))
