@@ -29,9 +29,9 @@ class ClipFilter(Filter):
         preprocess: from a PIL image to the model's input "3 h w".
         tokenize: from texts to the model's ids "n t".
         least: the least score that passes.
+        name: key of the score in the manifest. It should say which CLIP this is: a later run takes rejections of a
+            filter of the same name and the same least score for its own.
     """
-
-    name = "clip"
 
     def __init__(
         self,
@@ -39,14 +39,17 @@ class ClipFilter(Filter):
         preprocess: Callable[[Image.Image], Tensor],
         tokenize: Callable[[list[str]], Tensor],
         least: float = 0.2,
+        *,
+        name: str = "clip",
     ) -> None:
         if not -1 <= least <= 1:
             raise ConfigError(f"filter clip: the least score is {least}; a cosine is in -1..1")
-        self.model, self.preprocess, self.tokenize, self.least = model.eval(), preprocess, tokenize, float(least)
+        self.name, self.least = name, float(least)
+        self.model, self.preprocess, self.tokenize = model.eval(), preprocess, tokenize
 
     @classmethod
     def load(cls, name: str = "ViT-B-32-quickgelu/openai", *, least: float = 0.2, device: str = "cpu") -> ClipFilter:
-        """Build from open_clip.
+        """Build from open_clip, as the filter `clip:MODEL/WEIGHTS`.
 
         Args:
             name: MODEL/WEIGHTS, two names of open_clip; or MODEL/FILE, a file of weights (.safetensors, .bin, .pt).
@@ -74,7 +77,8 @@ class ClipFilter(Filter):
                 f"CLIP {name!r} could not be loaded ({type(error).__name__}: {reason}); check the name and the "
                 "connection, or give a file of weights: MODEL/FILE"
             ) from error
-        return cls(built.to(device), cast("Any", preprocess), open_clip.get_tokenizer(model), least)
+        tokenize = open_clip.get_tokenizer(model)
+        return cls(built.to(device), cast("Any", preprocess), tokenize, least, name=f"clip:{name}")
 
     @torch.inference_mode()
     def score(self, image: GeneratedImage) -> float:

@@ -22,7 +22,8 @@ class Filter(ABC):
     """Measures pictures; those below `least` are rejected.
 
     Attributes:
-        name: key of the score in the manifest.
+        name: key of the score in the manifest. With `least` it is what the filter is: rejections by filters of the
+            same names and least scores count for a later run.
         least: the least score that passes.
     """
 

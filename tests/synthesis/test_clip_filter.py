@@ -1,3 +1,4 @@
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +8,13 @@ import torch
 from PIL import Image
 
 import clouds
+from clouds.core.component import Kind
 from clouds.core.errors import ConfigError, WeightsError
+from clouds.core.plan import Part
 from clouds.synthesis.clip_filter import ClipFilter
 from clouds.synthesis.filters import judge
+from clouds.synthesis.generate import generate_set
+from clouds.synthesis.manifest import Row
 
 REQUEST = clouds.GenerationRequest(prompt="a road", seed=0, size=(24, 40))
 
@@ -44,6 +49,32 @@ def test_the_score_is_the_cosine_of_picture_and_prompt(model: torch.nn.Module) -
     assert score == pytest.approx(float((seen * said).sum()), abs=1e-5)
     assert judge(picture(90), [ClipFilter(model, preprocess, tokenize, score - 0.01)])[1] is None
     assert judge(picture(90), [ClipFilter(model, preprocess, tokenize, min(1.0, score + 0.01))])[1] == "clip"
+
+
+def test_what_one_clip_rejected_is_tried_again_with_another(
+    tmp_path: Path, model: torch.nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(*args: object, **options: object) -> tuple[torch.nn.Module, None, object]:
+        return model, None, preprocess
+
+    class Grey(clouds.Generator):
+        def generate(self, requests: Iterable[clouds.GenerationRequest]) -> Iterator[clouds.GeneratedImage]:
+            for request in requests:
+                yield clouds.GeneratedImage(request=request, image=picture(90).image)
+
+    def make(weights: str, cosine: float) -> tuple[Row, ...]:
+        one = ClipFilter.load(f"ViT-B-32/{weights}", least=0.5)
+        monkeypatch.setattr(torch, "cosine_similarity", lambda seen, said: torch.tensor([cosine]))
+        part = Part(kind=Kind.GENERATOR, name="grey", distribution="d", version="1")
+        return generate_set(Grey(), part, ["a road"], n=1, out=tmp_path, size=(24, 40), filters=[one]).rows
+
+    monkeypatch.setattr(open_clip, "create_model_and_transforms", build)
+    monkeypatch.setattr(open_clip, "get_tokenizer", lambda name: tokenize)
+    assert make("strict", 0.25) == ()
+    assert make("strict", 0.75) == ()  # is not tried again
+    (row,) = make("kind", 0.75)
+    assert row.scores == {"clip:ViT-B-32/kind": 0.75}
+    assert row.filters == {"clip:ViT-B-32/kind": 0.5}
 
 
 def test_a_threshold_that_is_no_cosine_is_refused(model: torch.nn.Module) -> None:
