@@ -138,6 +138,7 @@ def _by_strips(
     scores: bool = False,
 ) -> Tensor:
     """Some rows at a time, each step in cache: rows are resized before columns, while there are few of them."""
+    mask_logits = mask_logits.contiguous()  # else torch copies all of them for every choice of rows
     rows, columns = _chains(network_size, valid_size, size if postprocess == "masks_first" else valid_size)
     taps = _taps(mask_logits.shape[1], rows, mask_logits.dtype)
     per_row = max(1, len(mask_logits)) * max(resized for resized, _ in columns)

@@ -199,6 +199,18 @@ def test_nothing_large_is_made(order: Any, size: tuple[int, int]) -> None:
     assert largest.elements <= 0.0105 * 100 * 1024 * 2048
 
 
+def test_logits_that_lie_channels_last_are_copied_once() -> None:
+    """As convolutions make them, depending on their size and on the number of threads."""
+    probabilities, logits = inputs(20, 5, (64, 512))
+    channels_last = logits.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+    sizes = ((256, 2048), (256, 2048), (256, 2048))
+    with torch.profiler.profile(record_shapes=True) as profile:
+        labels = semantic_inference(probabilities, channels_last, *sizes, backend="torch")
+    copies = [one for one in profile.events() if one.name == "aten::copy_" and one.input_shapes[0] == [20, 64, 512]]
+    assert len(copies) == 1
+    assert torch.equal(labels, semantic_inference(probabilities, logits, *sizes, backend="torch"))
+
+
 def test_reduced_precision_is_merged_in_float32() -> None:
     probabilities, logits = inputs(50, 5, (6, 9))
     logits = logits.bfloat16()
