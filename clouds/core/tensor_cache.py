@@ -40,11 +40,11 @@ class TensorCache:
         self.max_bytes = max_bytes
 
     def get(self, key: str) -> dict[str, Tensor] | None:
-        """The tensors of a key, on the CPU; None when there are none, or their file is damaged."""
+        """The tensors of a key, on the CPU; None when there are none, or their file is damaged or cannot be read."""
         path = self._path(key)
         try:
             found = load(path.read_bytes())
-        except (FileNotFoundError, NotADirectoryError, SafetensorError):
+        except (OSError, SafetensorError):
             return None
         with suppress(OSError):  # a folder that may only be read
             os.utime(path)

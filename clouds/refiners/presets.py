@@ -61,8 +61,8 @@ def sam(
         empty: "drop" classes that lose all of their pixels, or "keep" them with an empty mask.
         batch_size: prompts that the network answers together.
         dtype: autocast type of the network; None is float32.
-        cache: folder for image embeddings (2 MiB for each image and its mirror image), so that the encoder runs once
-            for each.
+        cache: folder for image embeddings (2 MiB for an image, and as much for its mirror image), so that the encoder
+            runs once for each.
         cache_bytes: bound on the size of that folder; embeddings not used for longest make room.
     """
     from clouds.core.tensor_cache import TensorCache

@@ -86,6 +86,15 @@ def test_a_damaged_entry_is_none(tmp_path: Path) -> None:
     assert cache.get("a") is not None
 
 
+def test_an_entry_that_cannot_be_read_is_none(tmp_path: Path) -> None:
+    cache = TensorCache(tmp_path, max_bytes=1 << 20)
+    cache.put("key", {"x": torch.ones(2)})
+    (entry,) = (path for path in tmp_path.rglob("*") if path.is_file() and path.suffix == ".safetensors")
+    entry.unlink()
+    entry.mkdir()
+    assert cache.get("key") is None
+
+
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     cache = TensorCache(tmp_path / "file" / "cache", max_bytes=10**6)
