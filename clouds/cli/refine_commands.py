@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from cyclopts import App, Parameter
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from clouds.core.interfaces import Refiner
+    from clouds.core.plan import Part
     from clouds.synthesis.generated_set import GeneratedSet
 
 
@@ -73,7 +74,7 @@ def refine(
             own,
             out=out or folder.with_name(f"{folder.resolve().name}-refined"),
             labels=refining.ask(predicted_labels),
-            made_with={"refiner": part.name, "options": part.options, "labels": model or "its own"},
+            made_with=_made_with(part, folder, checkpoint),
             seed=seed,
             progress=True,
         )
@@ -120,6 +121,20 @@ def prepare(
         write_json({"cache": cache, "embeddings": made.count, "bytes": made.bytes})
     else:
         write(f"{made.count} embeddings ({made.bytes / 1e9:.2f} GB) in {cache}")
+
+
+def _made_with(part: Part, folder: Path, checkpoint: Path | None) -> dict[str, Any]:
+    """What refined labels are of; a checkpoint by the content of its files, as one trained further is another."""
+    from clouds.core.download import sha256_of
+
+    files = sorted(path for path in checkpoint.iterdir() if path.is_file()) if checkpoint else []
+    hashes = {path.name: sha256_of(path) for path in files}
+    return {
+        "refiner": part.name,
+        "options": part.options,
+        "images": str(folder.resolve()),
+        "labels": hashes if checkpoint else "its own",
+    }
 
 
 def _own_labels(dataset: GeneratedSet) -> Callable[[Path], np.ndarray]:

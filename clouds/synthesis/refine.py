@@ -99,7 +99,7 @@ def refine_set(
             of the workers predict it.
         out: folder of the new dataset, or of an earlier run.
         labels: what the train ids mean, for the pictures.
-        made_with: what refiner and label maps are, as plain values, so that `out` never mixes two sorts.
+        made_with: what images, refiner and label maps are, as plain values, so that `out` never mixes two sorts.
         seed: 0 or more.
         progress: show a progress bar on standard error, when that is a terminal.
 
@@ -202,3 +202,5 @@ def _link(source: Path, target: Path) -> None:
     if not target.exists():
         target.unlink(missing_ok=True)  # a link to what is no longer there
         target.symlink_to(source.resolve())
+    elif not target.samefile(source):
+        raise DataError(f"{target} is {target.resolve()}, not {source}; choose another folder")

@@ -1,6 +1,7 @@
 """`clouds refine` and `clouds refine prepare`, as a user types them."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -46,8 +47,24 @@ def test_a_checkpoint_labels_the_images(run: Run, generated: Path, checkpoint: P
     done = run("refine", generated, "--refiner", "regions", "--set", "cell=4", "--checkpoint", checkpoint, "--out", out)
     assert done.out == f"2 label maps refined, 0 were there: folder:{out}:train\n"
     described = json.loads((out / "refined.json").read_text())
-    assert described["labels"] == str(checkpoint)
+    assert described["images"] == str(generated)
+    assert described["labels"]["head.safetensors"]
     assert described["options"]["cell"] == 4
+
+
+def test_other_images_and_checkpoints_are_not_mixed_in(
+    run: Run, generated: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    """Names of files are the same in every generated dataset, and in every checkpoint."""
+    other, trained, out = tmp_path / "other", tmp_path / "trained", tmp_path / "out"
+    shutil.copytree(generated, other)
+    shutil.copytree(checkpoint, trained)
+    command = ("--refiner", "identity", "--checkpoint", trained, "--out", out)
+    run("refine", generated, *command)
+    assert_one_line(run("refine", other, *command), str(out), "was refined with", str(other), "choose another folder")
+    for written in trained.glob("*.json"):
+        written.write_text(written.read_text() + "\n")  # any other content will do
+    assert_one_line(run("refine", generated, *command), str(out), "was refined with", "choose another folder")
 
 
 def test_images_without_labels_want_a_checkpoint(run: Run, generated: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -149,6 +150,14 @@ def test_another_sort_of_labels_is_refused(pictures: Path, tmp_path: Path) -> No
     (tmp_path / "out" / FILE_NAME).write_text("{")
     with pytest.raises(DataError, match=r"refined.json: not what an earlier run wrote \(.*\); choose another folder"):
         refine(pictures, tmp_path / "out")
+
+
+def test_pictures_of_one_name_from_elsewhere_are_refused(pictures: Path, tmp_path: Path) -> None:
+    refine(pictures, tmp_path / "out")
+    shutil.copytree(pictures, tmp_path / "copies")
+    next((tmp_path / "out" / "labels" / "train").iterdir()).unlink()
+    with pytest.raises(DataError, match="choose another folder"):
+        refine(tmp_path / "copies", tmp_path / "out")
 
 
 def test_a_folder_of_something_else_is_left_alone(pictures: Path, tmp_path: Path) -> None:
