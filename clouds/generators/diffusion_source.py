@@ -33,7 +33,7 @@ class FolderSource:
         safety_checker: keep the pipeline's own; False leaves it out.
 
     Raises:
-        WeightsError: the folder holds no pipeline, or no safetensors.
+        WeightsError: the folder holds no pipeline, or no safetensors, or its index is damaged.
         ConfigError: a safety checker is wanted, and the pipeline has none.
     """
 
@@ -46,7 +46,7 @@ class FolderSource:
                 "where you trust it, and save_pretrained(FOLDER, safe_serialization=True)"
             )
         self.folder, self.name, self.revision = folder, name, revision
-        self._index: dict[str, Any] = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
+        self._index = _read_index(folder / _INDEX)
         checker = self._index.get("safety_checker", [None])[0]
         if safety_checker and not checker:
             raise ConfigError(f"{name}: safety_checker=true, but the pipeline has none; leave the option out")
@@ -76,6 +76,16 @@ class FolderSource:
             "weights": None if self.revision else _hash_weights(self.folder),
             "pipeline": self._index["_class_name"],
         }
+
+
+def _read_index(path: Path) -> dict[str, Any]:
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise WeightsError(f"{path}: is damaged ({error}); {_REMEDY}") from error
+    if not isinstance(index, dict) or "_class_name" not in index:
+        raise WeightsError(f"{path}: names no _class_name, so it is no pipeline's index; {_REMEDY}")
+    return index
 
 
 @final

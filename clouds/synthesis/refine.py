@@ -104,11 +104,13 @@ def refine_set(
         progress: show a progress bar on standard error, when that is a terminal.
 
     Raises:
-        ConfigError: nothing gives or predicts label maps.
+        ConfigError: nothing gives or predicts label maps, or the seed is negative.
         DataError: two images of one name, an image that cannot be read, a label map of another size, or an `out` that
             holds something else.
         WorkerError: see `Workers.map`.
     """
+    if seed < 0:
+        raise ConfigError(f"refinement: seed={seed}; expected 0 or more")
     folder = Path(out)
     named = _by_name(images)
     _claim(folder, json.loads(json.dumps({**made_with, "seed": seed}, default=str)))

@@ -208,6 +208,16 @@ def test_a_revision_of_a_folder_is_refused(folder: Path) -> None:
         build(folder, revision="main")
 
 
+@pytest.mark.parametrize(
+    ("content", "fault"), [("{", "is damaged"), ("{}", "no _class_name"), ("[]", "no _class_name")]
+)
+def test_a_damaged_index_is_named(tmp_path: Path, content: str, fault: str) -> None:
+    (tmp_path / "model_index.json").write_text(content)
+    (tmp_path / "unet.safetensors").touch()
+    with pytest.raises(WeightsError, match=rf"model_index\.json: .*{fault}"):
+        FolderSource(tmp_path, name="mine", revision=None, safety_checker=False)
+
+
 def test_folders_without_a_pipeline_or_safe_weights_are_named(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"no diffusion pipeline, it has no model_index\.json"):
         build(tmp_path)

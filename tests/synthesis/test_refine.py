@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from clouds.core.errors import DataError
+from clouds.core.errors import ConfigError, DataError
 from clouds.core.images import open_image, read_image, write_png
 from clouds.core.interfaces import Prepared, Refiner, Targets
 from clouds.core.labels import CITYSCAPES
@@ -158,6 +158,12 @@ def test_pictures_of_one_name_from_elsewhere_are_refused(pictures: Path, tmp_pat
     next((tmp_path / "out" / "labels" / "train").iterdir()).unlink()
     with pytest.raises(DataError, match="choose another folder"):
         refine(tmp_path / "copies", tmp_path / "out")
+
+
+def test_a_negative_seed_is_refused(pictures: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="seed=-1; expected 0 or more"):
+        refine(pictures, tmp_path / "out", seed=-1)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_of_something_else_is_left_alone(pictures: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A small SAM 2 of transformers' own classes, saved and loaded, answers as transformers' processor and model do."""
 
+import shutil
 from pathlib import Path
 
 import clouds
@@ -117,6 +118,14 @@ def test_a_folder_of_offline_weights_is_found(
 def test_a_model_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(clouds.WeightsError, match=r"SAM 2 could not be loaded from .*model=FOLDER"):
         sam2(model=str(tmp_path))
+
+
+def test_a_file_that_was_cut_off_is_named(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "cut")
+    weights = tmp_path / "cut" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(clouds.WeightsError, match=r"SAM 2 could not be loaded from .*SafetensorError"):
+        build_segmenter(str(tmp_path / "cut"), pretrained=True)
 
 
 def test_a_model_with_missing_keys_is_refused(folder: Path, tmp_path: Path) -> None:

@@ -65,9 +65,13 @@ def build_segmenter(model: str, *, pretrained: bool) -> Sam2Segmenter:
         return Sam2Segmenter(Sam2Model(Sam2Config()), Sam2Processor(Sam2ImageProcessor()))
     place = model if Path(model).is_dir() else str(clouds.hub_folder(model) or model)
     try:
-        loaded: Any = Sam2Model.from_pretrained(place, output_loading_info=True, dtype=torch.float32)
+        loaded: Any = Sam2Model.from_pretrained(
+            place, output_loading_info=True, dtype=torch.float32, use_safetensors=True
+        )
         return Sam2Segmenter(_complete(loaded[0], loaded[1], place), Sam2Processor.from_pretrained(place))
-    except (OSError, ValueError, RuntimeError) as error:
+    except clouds.WeightsError:
+        raise
+    except Exception as error:  # a damaged file may raise anything; the cause is kept
         raise clouds.WeightsError(
             f"SAM 2 could not be loaded from {place!r} ({type(error).__name__}: {error}); check the connection, or "
             "name a local folder in transformers' format: model=FOLDER, or owner/name in CLOUDS_WEIGHTS"
