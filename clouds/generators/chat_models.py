@@ -83,8 +83,8 @@ class LocalModel(ChatModel):
         """What the model answers; the same for the same seed, on one machine.
 
         Raises:
-            WeightsError: the model could not be had.
-            ConfigError: it has no chat template.
+            WeightsError: the model could not be had, or a file in `CLOUDS_WEIGHTS` has another hash.
+            ConfigError: it has no chat template, or a revision is given for a local folder.
         """
         import torch
 
@@ -102,12 +102,22 @@ class LocalModel(ChatModel):
         text = tokenizer.decode(tokens, skip_special_tokens=True)
         return whole_lines(text) if len(tokens) == self.sampling.max_tokens else text
 
+    def _folder(self) -> Path | None:
+        """The model's folder on this machine; None goes to the hub, as a revision does."""
+        local = Path(self.name).expanduser()
+        if not local.is_dir():
+            return None if self.revision else hub_folder(self.name)
+        if self.revision:
+            raise ConfigError(
+                f"language model {self.name} is a local folder, which has no revision {self.revision!r}; leave it out"
+            )
+        return local
+
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        local = Path(self.name).expanduser()
-        folder = local if local.is_dir() else hub_folder(self.name)
+        folder = self._folder()
         source, options = str(folder or self.name), {"revision": self.revision, "local_files_only": folder is not None}
         try:
             tokenizer: Any = AutoTokenizer.from_pretrained(source, **options)
@@ -142,7 +152,8 @@ class Endpoint(ChatModel):
         sampling: how answers are drawn. The seed is sent along; whether it is heeded is the server's affair.
 
     Raises:
-        ConfigError: the address is none of http or https, or the timeout is not positive.
+        ConfigError: the address is none of http or https, or says more than scheme, host, port and path; or the
+            timeout is not positive.
     """
 
     url: str
@@ -152,9 +163,7 @@ class Endpoint(ChatModel):
     sampling: Sampling = field(factory=Sampling)
 
     def __attrs_post_init__(self) -> None:
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigError(f"prompter llm: url={self.url!r}; expected http://HOST/PATH or https://HOST/PATH")
+        _require_address(self.url)
         if not self.timeout > 0:
             raise ConfigError(f"prompter llm: timeout={self.timeout}; expected more than 0 seconds")
 
@@ -185,8 +194,7 @@ class Endpoint(ChatModel):
             with urlopen(request, timeout=self.timeout) as response:
                 return response.read(_MOST_BYTES)
         except HTTPError as error:
-            with error:
-                said = " ".join(error.read(_MOST_BYTES).decode("utf-8", "replace").split())[:_SHOWN]
+            said = _said(error)
             hint = "; key_variable= names the environment variable with the key" if error.code in (401, 403) else ""
             raise ConfigError(f"{request.full_url}: answered {error.code} {error.reason}: {said}{hint}") from error
         except (OSError, HTTPException, ValueError) as error:
@@ -206,6 +214,31 @@ class Endpoint(ChatModel):
         raise ConfigError(
             f"{self.url}: not an answer of a chat-completions server, choices[0].message.content is no text: {shown!r}"
         )
+
+
+def _require_address(url: str) -> None:
+    """Raises `ConfigError` for what is no address; one that may hold a secret is not shown."""
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        raise ConfigError("prompter llm: url is no address: its host or port; expected http://HOST:PORT/PATH") from None
+    if parts.username is not None or parts.query or parts.fragment:
+        raise ConfigError(
+            "prompter llm: url has a user, a query or a fragment, which messages would show; expected "
+            "http://HOST/PATH or https://HOST/PATH, and a key in an environment variable that key_variable= names"
+        )
+    if parts.scheme not in ("http", "https") or not host:
+        raise ConfigError(f"prompter llm: url={url!r}; expected http://HOST/PATH or https://HOST/PATH")
+
+
+def _said(error: HTTPError) -> str:
+    """The beginning of what came with a refusal."""
+    try:
+        with error:
+            return " ".join(error.read(_MOST_BYTES).decode("utf-8", "replace").split())[:_SHOWN]
+    except (OSError, HTTPException) as broken:
+        return f"and its text broke off ({type(broken).__name__})"
 
 
 def read_key(variable: str | None) -> str | None:

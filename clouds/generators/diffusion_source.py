@@ -15,6 +15,7 @@ import torch
 from diffusers import AutoPipelineForText2Image, DiffusionPipeline
 
 from clouds.core.errors import ConfigError, WeightsError
+from clouds.core.weight_catalog import hub_note
 from clouds.core.weight_store import hub_folder
 from clouds.generators.tiny_diffusion import tiny_pipeline
 
@@ -107,7 +108,7 @@ def find_source(model: str, *, revision: str | None, safety_checker: bool) -> Fo
     """Find a local folder, or get the files of a hub id, from `CLOUDS_WEIGHTS` or else from the hub.
 
     Raises:
-        WeightsError: neither can be had.
+        WeightsError: neither can be had, or a file in `CLOUDS_WEIGHTS` has another hash than the published one.
         ConfigError: a revision is given for a local folder, or a safety checker is wanted that is not there.
     """
     local = Path(model).expanduser()
@@ -121,9 +122,10 @@ def find_source(model: str, *, revision: str | None, safety_checker: bool) -> Fo
         folder = Path(DiffusionPipeline.download(model, revision=revision, use_safetensors=True))
     except (OSError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
+        hint = hub_note(model) or "check the name and the connection"
         raise WeightsError(
             f"diffusion model {model!r} is no local folder and could not be had from the hub "
-            f"({type(error).__name__}: {reason}); check the name and the connection; {_REMEDY}"
+            f"({type(error).__name__}: {reason}); {hint}; {_REMEDY}"
         ) from error
     return FolderSource(folder, name=model, revision=folder.name, safety_checker=safety_checker)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from clouds.core.errors import ConfigError, WeightsError, did_you_mean
 from clouds.core.interfaces import GeneratedImage
 from clouds.core.weight_files import read_weights
+from clouds.core.weight_store import open_clip_file
 from clouds.core.weights import load_weights
 from clouds.synthesis.filters import Filter
 
@@ -52,25 +53,33 @@ class ClipFilter(Filter):
         """Build from open_clip, as the filter `clip:MODEL/WEIGHTS`.
 
         Args:
-            name: MODEL/WEIGHTS, two names of open_clip; or MODEL/FILE, a file of weights (.safetensors, .bin, .pt).
+            name: MODEL/WEIGHTS, two names of open_clip, whose file is looked for in `CLOUDS_WEIGHTS` first; or
+                MODEL/FILE, a file of weights (.safetensors, .bin, .pt).
             least: see the class.
             device: where it computes.
 
         Raises:
             ConfigError: open_clip has no such model.
-            WeightsError: the weights cannot be had, or do not fit.
+            WeightsError: the weights cannot be had, have another hash than the published ones, or do not fit.
         """
         import open_clip
+        from open_clip.convert import convert_state_dict
 
         model, _, weights = name.partition("/")
         if model not in open_clip.list_models():
             raise ConfigError(f"open_clip has no model {model!r}{did_you_mean(model, open_clip.list_models())}")
+        tag = open_clip.get_pretrained_cfg(model, weights)
+        path = Path(weights) if Path(weights).is_file() else open_clip_file(tag)
+        source: dict[str, Any] = {"require_pretrained": True, "pretrained": weights}
+        if path:
+            source = {f"image_{key}": tag.get(key) for key in ("mean", "std", "interpolation", "resize_mode")}
         try:
-            if Path(weights).is_file():
-                built, _, preprocess = open_clip.create_model_and_transforms(model)
-                load_weights(built, read_weights(Path(weights)), source=weights)
-            else:
-                built, _, preprocess = open_clip.create_model_and_transforms(model, weights, require_pretrained=True)
+            built: Any
+            built, _, preprocess = open_clip.create_model_and_transforms(
+                model, **source, force_quick_gelu=tag.get("quick_gelu", False)
+            )
+            if path:
+                load_weights(built, convert_state_dict(built, read_weights(path)), source=str(path))
         except (OSError, RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())[:300]
             raise WeightsError(

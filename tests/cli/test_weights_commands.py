@@ -42,6 +42,7 @@ def test_list_names_all_with_licence_and_place(run: Run, small: Path) -> None:
     [line] = [line for line in outcome.out.splitlines() if line.startswith("small")]
     assert "MIT" in line
     assert str(small.parent) in line
+    assert "\nstable-diffusion-2: its owner withdrew it from the hub" in outcome.out
     found = {entry["name"]: entry for entry in json.loads(run("weights", "list", "--json").out)}
     assert found["small"]["files"] == [str(small)]
     assert found["sam-vit-b"]["size"] == 375_042_383

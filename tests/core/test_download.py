@@ -104,6 +104,25 @@ def test_a_connection_that_always_breaks_ends(server: FileServer, tmp_path: Path
         get(server, tmp_path)
 
 
+def test_a_server_without_ranges_that_never_gets_further_ends(server: FileServer, tmp_path: Path) -> None:
+    server.ranges, server.stops = False, [700, 300, 500, 600, 650]
+    with pytest.raises(OSError, match=f"the connection ended after 600 of {len(CONTENT)} bytes"):
+        get(server, tmp_path)
+    assert server.stops == [650]
+
+
+def test_a_file_that_is_there_needs_no_place_to_write(
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = get(server, tmp_path)
+
+    def refuse(self: object, *args: object, **options: object) -> None:
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr("filelock.FileLock.acquire", refuse)
+    assert get(server, tmp_path) == path
+
+
 def test_nobody_listens(server: FileServer, tmp_path: Path) -> None:
     with pytest.raises(URLError, match="refused"):
         download("http://127.0.0.1:9/w", tmp_path / "w", sha256=HASH, size=1)

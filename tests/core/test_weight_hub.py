@@ -17,7 +17,7 @@ from huggingface_hub import constants
 
 from clouds.core.errors import WeightsError
 from clouds.core.weight_catalog import HubWeights
-from clouds.core.weight_store import fetch, hub_file, judge, locate
+from clouds.core.weight_store import fetch, hub_file, hub_folder, judge, locate
 
 COMMIT = "c" * 40
 WEIGHTS = HubWeights(name="two", licence="MIT", repo="owner/name", files=("model.safetensors", "sub/*.json"))
@@ -113,6 +113,8 @@ def test_a_folder_is_made_for_another_machine(hub: Hub, tmp_path: Path, monkeypa
     (root / "model.safetensors").write_bytes(LARGE[:-1] + b"x")
     with pytest.raises(WeightsError, match=r"model\.safetensors: hash is .*the file is not used"):
         hub_file("owner/name", "model.safetensors")
+    with pytest.raises(WeightsError, match=r"model\.safetensors: hash is .*the file is not used"):
+        hub_folder("owner/name")
 
 
 def test_the_hubs_cache_serves_as_well(hub: Hub, tmp_path: Path) -> None:

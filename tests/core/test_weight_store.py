@@ -130,6 +130,10 @@ def test_hub_files_lie_in_the_folder(
     if notes:
         with pytest.raises(WeightsError, match=r"model\.safetensors: hash is \w{64}, expected \w{64}; the file is not"):
             hub_file("owner/name", "model.safetensors")
+        with pytest.raises(WeightsError, match=r"model\.safetensors: hash is \w{64}, expected \w{64}; the file is not"):
+            hub_folder("owner/name")
+    else:
+        assert hub_folder("owner/name") == root
     (root / "sub" / "a.json").unlink()
     assert locate(HUB) == []
 

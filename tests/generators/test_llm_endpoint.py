@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from http.client import IncompleteRead
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Event, Thread
 from typing import Any
+from urllib.error import HTTPError
 
 import pytest
 from attrs import define, field
@@ -138,6 +140,34 @@ def test_a_server_that_does_not_answer(chat: Chat) -> None:
 def test_other_addresses_are_refused(url: str) -> None:
     with pytest.raises(ConfigError, match=r"prompter llm: url=.*; expected http://HOST/PATH or https://HOST/PATH"):
         Endpoint(url=url, name="m")
+
+
+@pytest.mark.parametrize(
+    "url", ["http://me:sk-very-secret@host/v1", "http://sk-very-secret@host/v1", "http://host/v1?key=sk-very-secret"]
+)
+def test_a_secret_in_an_address_is_refused_and_not_shown(url: str) -> None:
+    with pytest.raises(ConfigError, match=r"url has a user, a query or.* that key_variable= names") as caught:
+        Endpoint(url=url, name="m")
+    assert KEY not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["http://[::1", "http://host:sk-very-secret", "http://host:99999"])
+def test_what_is_no_address_is_refused(url: str) -> None:
+    with pytest.raises(
+        ConfigError, match="url is no address: its host or port; expected http://HOST:PORT/PATH"
+    ) as caught:
+        Endpoint(url=url, name="m")
+    assert KEY not in str(caught.value)
+
+
+def test_a_refusal_that_breaks_off(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: HTTPError, *args: object) -> bytes:
+        raise IncompleteRead(b"")
+
+    monkeypatch.setattr(HTTPError, "read", broken, raising=False)
+    chat.code = 500
+    with pytest.raises(ConfigError, match=r"answered 500 .*: and its text broke off \(IncompleteRead\)"):
+        Endpoint(url=chat.url, name="m").answer("hi", seed=0)
 
 
 @pytest.mark.parametrize("timeout", [0.0, -1.0, float("nan")])

@@ -6,6 +6,7 @@ import open_clip
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 import clouds
 from clouds.core.component import Kind
@@ -87,3 +88,35 @@ def test_unknown_models_and_weights_are_named(tmp_path: Path) -> None:
         ClipFilter.load("ViT-B-33/openai")
     with pytest.raises(WeightsError, match="CLIP 'RN50/nowhere' could not be loaded"):
         ClipFilter.load("RN50/nowhere")
+
+
+def test_weights_come_from_the_folder_for_machines_without_a_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the preprocessing and the activation that the weights were trained with, though the model's are others."""
+    vision = {"image_size": 32, "layers": 1, "width": 32, "patch_size": 16, "head_width": 16}
+    text = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+    config = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}
+    tag = {"hf_hub": "owner/clip/", "mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6), "quick_gelu": True}
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "RN50", config)
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED["RN50"], "openai", tag)
+    monkeypatch.setenv("CLOUDS_WEIGHTS", str(tmp_path))
+    weights = tmp_path / "owner" / "clip" / "open_clip_model.safetensors"
+    weights.parent.mkdir(parents=True)
+    trained = open_clip.create_model("RN50", force_quick_gelu=True)
+    save_file(trained.state_dict(), weights)
+    one = ClipFilter.load("RN50/openai")
+    pixels = torch.tensor(tag["mean"]) + torch.tensor(tag["std"])
+    # 0.5, 0.7 and 0.9 as 8-bit levels are off by half a level at most.
+    level = (pixels * 255).round().to(torch.uint8).expand(32, 32, 3).numpy()
+    assert torch.allclose(one.preprocess(Image.fromarray(level)), torch.ones(3, 32, 32), atol=0.5 / 255 / 0.4)
+    inputs = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(one.model.encode_image(inputs), trained.eval().encode_image(inputs))
+    note = tmp_path / "owner" / "clip" / ".cache" / "huggingface" / "download" / f"{weights.name}.metadata"
+    note.parent.mkdir(parents=True)
+    note.write_text(f"{'c' * 40}\n{'0' * 64}\n1700000000.0\n")
+    with pytest.raises(
+        WeightsError, match=rf"{weights.name}: hash is \w{{64}}, expected 0{{64}}; the file is not used"
+    ):
+        ClipFilter.load("RN50/openai")
