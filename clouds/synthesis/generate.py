@@ -286,21 +286,22 @@ class _Run:
         """
         for one in self.filters:
             one.begin()
-        wanted = {index: _Missing(index, 0) for index in range(n)}
+        known: dict[int, _Missing | None] = {}  # those that are complete are None
         for (index, prompt), seeds in read_rejections(self.folder, self.thresholds).items():
-            if index in wanted and prompt == self.order.request(index).prompt:
-                wanted[index] = _Missing(index, 1 + max(self.order.attempt(seed, index) for seed in seeds))
+            if prompt == self.order.request(index).prompt:
+                known[index] = _Missing(index, 1 + max(self.order.attempt(seed, index) for seed in seeds))
+        path = self.folder / FILE_NAME
         for row in rows:
-            if row.index not in wanted:
+            if row.index not in range(n):
                 continue
-            self.order.check(row, self.folder / FILE_NAME)
+            self.order.check(row, path)
             for one in self.filters:
                 one.keep(row.fingerprint)
-            if (row.keep_labels or not self.order.keep_labels) and not row.faults(files, verify=verify):
-                del wanted[row.index]
-            else:
-                wanted[row.index] = _Missing(row.index, self.order.attempt(row.seed, row.index), row)
-        return [one for one in wanted.values() if one.row or one.attempt < self.attempts]
+            whole = (row.keep_labels or not self.order.keep_labels) and not row.faults(files, verify=verify)
+            again = self.order.attempt(row.seed, row.index)
+            known[row.index] = None if whole else _Missing(row.index, again, row)
+        wanted = (known[index] if index in known else _Missing(index, 0) for index in range(n))
+        return [one for one in wanted if one and (one.row or one.attempt < self.attempts)]
 
     def make(self, missing: Iterable[_Missing], batch_size: int) -> Iterator[None]:
         """Draw the images in batches, and settle them one by one."""

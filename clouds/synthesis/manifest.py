@@ -43,17 +43,6 @@ class StoredFile:
             digest = file_digest(stream, "sha256").hexdigest()
             return cls(file=name, bytes=stream.tell(), sha256=digest)
 
-    def fault(self, files: Files, *, verify: bool = False) -> str | None:
-        """What is wrong with the file, or None. Raises `DataError` when its name leads out of the folder."""
-        length = files.length(self.file)
-        if length is None:
-            return f"{files.folder / self.file}: is missing, though {FILE_NAME} lists it"
-        if length != self.bytes:
-            return f"{files.folder / self.file}: has {length} bytes; {FILE_NAME} says {self.bytes}"
-        if verify and self != StoredFile.of(files.folder, self.file):
-            return f"{files.folder / self.file}: its SHA-256 is not the one in {FILE_NAME}"
-        return None
-
 
 class Files:
     """Lengths of the files in a folder. Each folder below it is listed once, which is faster than to ask for each
@@ -154,9 +143,20 @@ class Row:
 
     def faults(self, files: Files, *, verify: bool = False) -> list[str]:
         """What is wrong with the files of this row; empty when all are there and complete."""
-        stored = [StoredFile(file=self.file, bytes=self.bytes, sha256=self.sha256)]
-        stored += [self.labels] if self.labels else []
-        return [fault for file in stored if (fault := file.fault(files, verify=verify))]
+        stored = (self, self.labels) if self.labels else (self,)
+        return [fault for one in stored if (fault := _fault(one, files, verify=verify))]
+
+
+def _fault(stored: Row | StoredFile, files: Files, *, verify: bool) -> str | None:
+    """What is wrong with a file, or None. Raises `DataError` when its name leads out of the folder."""
+    length = files.length(stored.file)
+    if length is None:
+        return f"{files.folder / stored.file}: is missing, though {FILE_NAME} lists it"
+    if length != stored.bytes:
+        return f"{files.folder / stored.file}: has {length} bytes; {FILE_NAME} says {stored.bytes}"
+    if verify and stored.sha256 != StoredFile.of(files.folder, stored.file).sha256:
+        return f"{files.folder / stored.file}: its SHA-256 is not the one in {FILE_NAME}"
+    return None
 
 
 _NAMES = [one.name for one in fields(Row)]
@@ -189,8 +189,9 @@ class _RowReader:
 
 def _form(values: dict[str, Any]) -> tuple[Any, ...]:
     """Names and types, so that two documents of one form are both right or both wrong."""
-    inner = [_form(value) for value in values.values() if type(value) is dict]
-    return (*values, *map(type, values.values()), *inner)
+    types = (*map(type, values.values()),)
+    inner = [_form(value) for value in values.values() if type(value) is dict] if dict in types else ()
+    return (*values, *types, *inner)
 
 
 def read_rows(folder: Path) -> tuple[Row, ...]:
