@@ -114,9 +114,8 @@ def prepare(
     asked = override({"name": refiner, "cache": str(cache)}, assignments)
     part = plan_component(Kind.REFINER, asked, Catalog.from_environment())
     built: Refiner = build_component(Kind.REFINER.value, to_document(part), device)
-    made = prepare_embeddings(
-        built, dataset.images, room=part.options["cache_bytes"], mirrored=orientation == "both", progress=True
-    )
+    room = part.options.get("cache_bytes")  # refiners of plugins need not have it
+    made = prepare_embeddings(built, dataset.images, room=room, mirrored=orientation == "both", progress=True)
     if as_json:
         write_json({"cache": cache, "embeddings": made.count, "bytes": made.bytes})
     else:

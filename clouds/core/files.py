@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import uuid
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from clouds.core.errors import DataError
 
@@ -33,6 +35,24 @@ def atomic_file(path: str | os.PathLike[str]) -> Generator[Path]:
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def only_writer(path: str | os.PathLike[str]) -> Generator[BinaryIO]:
+    """Yield a file, opened with "a+b", that nobody else can open in this way until the block ends. It is made if
+    missing; a process that is killed gives it free.
+
+    Raises:
+        DataError: another process, or another part of this one, has it.
+    """
+    with open(path, "a+b") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(
+                f"{path}: another run is writing to this folder; wait until it has ended, or choose another folder"
+            ) from None
+        yield stream
 
 
 @contextmanager

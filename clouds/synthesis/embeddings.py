@@ -26,7 +26,7 @@ class Embeddings:
 
 
 def prepare_embeddings(
-    refiner: Refiner, images: Sequence[Path], *, room: int, mirrored: bool = True, progress: bool = False
+    refiner: Refiner, images: Sequence[Path], *, room: int | None = None, mirrored: bool = True, progress: bool = False
 ) -> Embeddings:
     """Make a refiner with a cache encode images; what the cache has already costs no encoder.
 
@@ -35,7 +35,7 @@ def prepare_embeddings(
     Args:
         refiner: one whose `prepare` keeps what it computes.
         images: files.
-        room: bound on the cache's size in bytes; what does not fit would push out what came before.
+        room: bound on the cache's size in bytes; what does not fit would push out what came before. None: no bound.
         mirrored: mirror images, too, which training shows half of the time.
         progress: show a progress bar on standard error, when that is a terminal.
 
@@ -52,7 +52,7 @@ def prepare_embeddings(
             except CacheWarning as error:
                 raise DataError(f"{path}: its embedding could not be kept: {error}") from error
             total += sum(value.nbytes for one in prepared for value in one.tensors.values())
-            if total // number * len(images) > room:
+            if room is not None and total // number * len(images) > room:
                 raise DataError(
                     f"the embeddings of {len(images)} images take about {total // number * len(images)} bytes, the "
                     f"cache is bounded at {room}; raise cache_bytes, or prepare fewer images"

@@ -6,7 +6,6 @@ end, and is dropped. A later row replaces an earlier one of the same index.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Callable, Generator
@@ -20,7 +19,7 @@ from attrs import asdict, field, fields, frozen
 
 from clouds.core.config import structure
 from clouds.core.errors import ConfigError, DataError
-from clouds.core.files import inside
+from clouds.core.files import inside, only_writer
 from clouds.core.plan import Part
 
 FILE_NAME = "manifest.jsonl"
@@ -234,15 +233,7 @@ def appending(folder: Path) -> Generator[Callable[[Row], None]]:
     Raises:
         DataError: another run appends to it.
     """
-    path = folder / FILE_NAME
-    with open(path, "a+b") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataError(
-                f"{path}: another run is writing to this folder; wait until it has ended, or choose another folder"
-            ) from None
-
+    with only_writer(folder / FILE_NAME) as stream:
         yield lambda row: append_line(stream, asdict(row))
 
 

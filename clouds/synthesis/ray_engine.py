@@ -10,12 +10,15 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from functools import cached_property
 from itertools import islice
 from typing import Any, Generic, final
+
+from attrs import frozen
 
 from clouds.core.errors import CloudsError, ConfigError, WorkerError
 from clouds.synthesis.engines import Item, Model, Result, Workers
@@ -28,6 +31,10 @@ _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # Ray's reports about its use leave the machine
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # workers without a GPU are told their device; see Ray's FutureWarning
 }
+
+
+class BusyClusterWarning(UserWarning):
+    """Other jobs hold a part of what the workers need."""
 
 
 @contextmanager
@@ -44,19 +51,17 @@ def open_ray(
 
     Raises:
         ConfigError: Ray is not installed or not reached, or the cluster has fewer CPUs or GPUs than it takes.
+
+    Warns `BusyClusterWarning` when other jobs hold some of them.
     """
     if count is not None and count < 1:
         raise ConfigError(f"workers={count}: expected at least 1")
     with redirect_stdout(sys.stderr), _connected(count) as ray:  # Ray prints to stdout which workers died
-        has = ray.cluster_resources()
-        gpu = "GPU" in has and device not in ("cpu", "mps")
-        count = count or (int(has["GPU"]) if gpu else 1)
+        gpus = int(ray.cluster_resources().get("GPU", 0))
+        gpu = gpus > 0 and device not in ("cpu", "mps")
+        count = count or (gpus if gpu else 1)
         for unit in ("CPU", "GPU") if gpu else ("CPU",):
-            if count > has.get(unit, 0):  # Ray would wait for more machines without a word
-                raise ConfigError(
-                    f"workers={count} need a {unit} each, but the Ray cluster has {has.get(unit, 0):g}; give fewer"
-                    + (", or device='cpu'" if unit == "GPU" else "")
-                )
+            _require_room(ray, unit, count)
         remote = ray.remote(num_cpus=1, num_gpus=int(gpu), max_restarts=-1, max_task_retries=RETRIES)(_Worker)
         actors = [remote.remote(build) for _ in range(count)]
         try:
@@ -64,6 +69,19 @@ def open_ray(
         finally:
             for actor in actors:
                 ray.kill(actor)
+
+
+def _require_room(ray: Any, unit: str, count: int) -> None:
+    """Ray itself waits without a word, for more machines and for other jobs to end."""
+    has, free = (resources.get(unit, 0) for resources in (ray.cluster_resources(), ray.available_resources()))
+    if count > has:
+        raise ConfigError(
+            f"workers={count} need a {unit} each, but the Ray cluster has {has:g}; give fewer"
+            + (", or device='cpu'" if unit == "GPU" else "")
+        )
+    if count > free:
+        text = f"workers={count} need a {unit} each, but {free:g} of the Ray cluster's {has:g} are free: others wait"
+        warnings.warn(text, BusyClusterWarning, stacklevel=2)
 
 
 @contextmanager
@@ -95,6 +113,21 @@ def _connected(count: int | None) -> Generator[Any]:
         ray.shutdown()
 
 
+@frozen
+class _Answer(Generic[Result]):
+    """What a call gave, and the category and text of its warnings, which would be lost in Ray's logs."""
+
+    result: Result
+    said: list[tuple[type[Warning], str]]
+
+    @classmethod
+    def of(cls, call: Callable[[], Result]) -> _Answer[Result]:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            result = call()
+        return cls(result, [(one.category, str(one.message)) for one in caught])
+
+
 @final
 class _Worker(Generic[Model]):
     """What an actor is: a model that is built when it is first asked for, again after a restart."""
@@ -106,11 +139,11 @@ class _Worker(Generic[Model]):
     def _model(self) -> Model:
         return self._build()
 
-    def ask(self, function: Callable[[Model], Result]) -> Result:
-        return function(self._model)
+    def ask(self, function: Callable[[Model], Result]) -> _Answer[Result]:
+        return _Answer.of(lambda: function(self._model))
 
-    def apply(self, function: Callable[[Model, Item], Result], item: Item) -> Result:
-        return function(self._model, item)
+    def apply(self, function: Callable[[Model, Item], Result], item: Item) -> _Answer[Result]:
+        return _Answer.of(lambda: function(self._model, item))
 
 
 @final
@@ -154,12 +187,13 @@ class RayWorkers(Workers[Model]):
 
 
 def _result(reference: Any) -> Any:
-    """The value, or the very `CloudsError` that was raised there; other errors come with their traceback from there."""
+    """The value, or the very `CloudsError` that was raised there; other errors come with their traceback from there.
+    Warnings of there are warned here."""
     import ray
     from ray.exceptions import RayError, RayTaskError
 
     try:
-        return ray.get(reference)
+        answer: Any = ray.get(reference)
     except RayTaskError as error:
         if isinstance(error.cause, CloudsError):
             raise error.cause from None
@@ -169,3 +203,6 @@ def _result(reference: Any) -> Any:
             f"Ray's workers died {RETRIES + 1} times on one batch, or their cluster is gone: {error}; Ray's logs say "
             "why; often memory is short, then smaller batches or fewer workers help"
         ) from error
+    for category, text in answer.said:
+        warnings.warn(text, category, stacklevel=3)
+    return answer.result

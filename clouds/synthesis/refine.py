@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 from clouds.core.component import Kind
 from clouds.core.composer import load
 from clouds.core.errors import ConfigError, DataError
-from clouds.core.files import write_text
+from clouds.core.files import only_writer, write_text
 from clouds.core.images import read_image, write_png
 from clouds.core.interfaces import Refiner
 from clouds.core.labels import CITYSCAPES, LabelSpace
@@ -25,6 +25,7 @@ from clouds.core.progress import progress_bar
 from clouds.synthesis.engines import Here, Workers, build_component
 
 FILE_NAME = "refined.json"
+_LOCK = ".lock"
 SPLIT = "train"
 _OPACITY = 0.6
 
@@ -106,19 +107,20 @@ def refine_set(
     Raises:
         ConfigError: nothing gives or predicts label maps, or the seed is negative.
         DataError: two images of one name, an image that cannot be read, a label map of another size, or an `out` that
-            holds something else.
+            holds something else, or that another run is writing to.
         WorkerError: see `Workers.map`.
     """
     if seed < 0:
         raise ConfigError(f"refinement: seed={seed}; expected 0 or more")
     folder = Path(out)
     named = _by_name(images)
-    _claim(folder, json.loads(json.dumps({**made_with, "seed": seed}, default=str)))
-    missing = {name: path for name, path in named.items() if not _label_file(folder, name).exists()}
     workers = Here(LabelRefiner(refiner)) if isinstance(refiner, Refiner) else refiner
-    jobs = (_Job.of(name, path, label, seed) for name, path in missing.items())
-    with progress_bar(shown=progress) as bar:
-        done = workers.map(_refine, jobs)
+    _require_ours(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with only_writer(folder / _LOCK), progress_bar(shown=progress) as bar:
+        _claim(folder, json.loads(json.dumps({**made_with, "seed": seed}, default=str)))
+        missing = {name: path for name, path in named.items() if not _label_file(folder, name).exists()}
+        done = workers.map(_refine, (_Job.of(name, path, label, seed) for name, path in missing.items()))
         for job, (before, after) in bar.track(done, total=len(missing), description="refine"):
             _link(job.path, folder / "images" / SPLIT / job.path.name)
             picture = before_and_after(job.image, before, after, labels)
@@ -179,8 +181,16 @@ def _by_name(images: Sequence[Path]) -> dict[str, Path]:
     return named
 
 
+def _require_ours(folder: Path) -> None:
+    """Refuse a folder that holds something else than an earlier run's, or nothing."""
+    if not folder.exists() or (folder / FILE_NAME).exists():
+        return
+    if not folder.is_dir() or any(path.name != _LOCK for path in folder.iterdir()):
+        raise DataError(f"{folder} is not empty and has no {FILE_NAME}; choose another folder")
+
+
 def _claim(folder: Path, made_with: dict[str, Any]) -> None:
-    """Say in the folder what its label maps are made with; refuse one that holds something else."""
+    """Say in the folder what its label maps are made with; refuse one with others."""
     path = folder / FILE_NAME
     if path.exists():
         try:
@@ -189,8 +199,6 @@ def _claim(folder: Path, made_with: dict[str, Any]) -> None:
             raise DataError(f"{path}: not what an earlier run wrote ({error}); choose another folder") from error
         if there != made_with:
             raise DataError(f"{folder} was refined with {there}, now it is {made_with}; choose another folder")
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise DataError(f"{folder} is not empty and has no {FILE_NAME}; choose another folder")
     else:
         write_text(path, json.dumps(made_with, indent=2) + "\n")
 

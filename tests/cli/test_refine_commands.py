@@ -3,13 +3,17 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from attrs import evolve
 from cli_helpers import Run, assert_one_line
 from segment_anything import sam_model_registry
 
 from clouds.core.images import read_image, write_png
+from clouds.core.plan import Part
+from clouds.synthesis import engines
 from clouds.testing.tiny_sam import tiny_sam
 
 
@@ -95,5 +99,15 @@ def test_embeddings_are_made_ahead(
     options = ("--set", f"pretrained={weights}", "--device", "cpu")
     assert json.loads(run(*command, *options, "--json").out)["embeddings"] == 4
     assert len(list(cache.iterdir())) == 4
+    planned = engines.plan_component
+
+    def without_bound(*arguments: Any) -> Part:
+        """As of a plugin whose refiner has no such option."""
+        part = planned(*arguments)
+        return evolve(part, options={name: value for name, value in part.options.items() if name != "cache_bytes"})
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engines, "plan_component", without_bound)
+        assert json.loads(run(*command, *options, "--json").out)["embeddings"] == 4
     assert run(*command, *options, "--orientation", "upright").out == f"2 embeddings (0.00 GB) in {cache}\n"
     assert len(list(cache.iterdir())) == 4

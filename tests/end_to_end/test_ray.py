@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -123,6 +124,10 @@ def test_label_maps_are_refined_as_by_one_process(alone: Path, checkpoint: Path,
     assert files(tmp_path / "one") == files(tmp_path / "two")
 
 
+class BlankWarning(UserWarning):
+    pass
+
+
 def pid(model: int, item: int) -> int:
     time.sleep(0.2)
     return os.getpid()
@@ -131,6 +136,11 @@ def pid(model: int, item: int) -> int:
 def die(model: int, item: int) -> None:
     if item == 3:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def warn(model: int, item: int) -> int:
+    warnings.warn(f"item {item} is black", BlankWarning, stacklevel=1)
+    return item
 
 
 def refuse(model: int, item: int) -> None:
@@ -149,6 +159,11 @@ def cluster() -> Iterator[Workers[int]]:
 def test_two_processes_work(cluster: Workers[int]) -> None:
     assert len({process for _, process in cluster.map(pid, range(8))}) == 2
     assert cluster.ask(abs) == 0
+
+
+def test_warnings_come_back(cluster: Workers[int]) -> None:
+    with pytest.warns(BlankWarning, match="^item 1 is black$"):
+        assert list(cluster.map(warn, [1])) == [(1, 1)]
 
 
 def test_what_kills_every_worker_is_given_up(cluster: Workers[int]) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import sys
+import warnings
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +19,7 @@ from clouds.core.images import write_png
 from clouds.core.labels import CITYSCAPES
 from clouds.core.plan import Problem
 from clouds.synthesis.engines import Here, build_component, open_workers, plan_component, to_document
-from clouds.synthesis.ray_engine import RayWorkers
+from clouds.synthesis.ray_engine import BusyClusterWarning, RayWorkers, _Worker
 from clouds.synthesis.refine import refine_set
 
 
@@ -46,12 +47,14 @@ class FakeRay:
         self.most = self.count = 0
 
     def actor(self, number: int) -> Any:
+        worker = _Worker(lambda: "model")
+
         def submit(function: Any, item: Any) -> int:
             reference, self.count = self.count, self.count + 1
             self.running[reference] = number
             assert list(self.running.values()).count(number) <= 2
             try:
-                self.results[reference] = function("model", item)
+                self.results[reference] = worker.apply(function, item)
             except Exception as error:  # noqa: BLE001 - as Ray does
                 self.results[reference] = error if isinstance(error, RayError) else RayTaskError(error)
             self.most = max(self.most, len(self.results))
@@ -78,6 +81,15 @@ class FakeRay:
 
     def cluster_resources(self) -> dict[str, float]:
         return {"CPU": 8.0, "GPU": float(self.gpus)} if self.gpus else {"CPU": 8.0}
+
+    def available_resources(self) -> dict[str, float]:
+        return {"CPU": 3.0}  # all GPUs are in use
+
+    def remote(self, **options: object) -> Any:
+        return lambda cls: SimpleNamespace(remote=cls)
+
+    def kill(self, actor: object) -> None:
+        pass
 
 
 def pretend(patch: pytest.MonkeyPatch, ray: object) -> None:
@@ -118,6 +130,32 @@ def test_items_are_taken_as_workers_become_free(monkeypatch: pytest.MonkeyPatch)
     taken.clear()
     next(Here("model").map(square, items()))
     assert taken == [0]
+
+
+def warn(model: str, item: int) -> int:
+    warnings.warn(f"item {item} is black", UserWarning, stacklevel=1)
+    return item
+
+
+def test_warnings_of_workers_are_warned_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = FakeRay()
+    pretend(monkeypatch, ray)
+    with pytest.warns(UserWarning, match="is black") as caught:
+        assert list(RayWorkers([ray.actor(0)]).map(warn, [1, 1, 2])) == [(1, 1), (1, 1), (2, 2)]
+    assert [str(one.message) for one in caught] == [f"item {item} is black" for item in (1, 1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("count", "device", "free"),
+    [(4, "cpu", "CPU each, but 3 of the Ray cluster's 8"), (2, "cuda", "GPU each, but 0 of the Ray cluster's 2")],
+)
+def test_waiting_for_other_jobs_is_said(monkeypatch: pytest.MonkeyPatch, count: int, device: str, free: str) -> None:
+    pretend(monkeypatch, FakeRay(gpus=2))
+    with (
+        pytest.warns(BusyClusterWarning, match=f"workers={count} need a {free} are free: others wait"),
+        open_workers("ray", dict, count=count, device=device),
+    ):
+        pass
 
 
 def fail(model: str, error: Exception) -> None:

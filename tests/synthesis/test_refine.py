@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from clouds.core.errors import ConfigError, DataError
+from clouds.core.files import only_writer
 from clouds.core.images import open_image, read_image, write_png
 from clouds.core.interfaces import Prepared, Refiner, Targets
 from clouds.core.labels import CITYSCAPES
@@ -158,6 +159,26 @@ def test_pictures_of_one_name_from_elsewhere_are_refused(pictures: Path, tmp_pat
     next((tmp_path / "out" / "labels" / "train").iterdir()).unlink()
     with pytest.raises(DataError, match="choose another folder"):
         refine(tmp_path / "copies", tmp_path / "out")
+
+
+def test_a_second_run_in_the_same_folder_is_refused(pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    refine(pictures, out)
+    (out / "labels" / "train" / "im_0_p0.png").unlink()
+    with (
+        only_writer(out / ".lock"),
+        pytest.raises(DataError, match=rf"{out}.*: another run is writing to this folder; wait until it has ended"),
+    ):
+        refine(pictures, out)
+    assert refine(pictures, out).written == 1
+
+
+def test_a_run_that_was_killed_at_once_is_no_obstacle(pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    with only_writer(out / ".lock"):
+        pass
+    assert refine(pictures, out).written == N
 
 
 def test_a_negative_seed_is_refused(pictures: Path, tmp_path: Path) -> None:
