@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -26,6 +27,7 @@ from clouds.synthesis.engines import Item, Model, Result, Workers
 RETRIES = 3  # a batch that kills more workers than this is to blame itself
 _QUEUE = 2  # batches that a worker has: one that it works on, and the next
 _AHEAD = 4  # batches for each worker that are asked for and not handed out yet, so that a slow one holds up no other
+_GRACE = 2.0  # seconds after which all is free that a run before has given back
 _STORE = 512 * 1024**2  # bytes of shared memory; batches in flight take some tens of megabytes
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # Ray's reports about its use leave the machine
@@ -73,12 +75,15 @@ def open_ray(
 
 def _require_room(ray: Any, unit: str, count: int) -> None:
     """Ray itself waits without a word, for more machines and for other jobs to end."""
-    has, free = (resources.get(unit, 0) for resources in (ray.cluster_resources(), ray.available_resources()))
+    has = ray.cluster_resources().get(unit, 0)
     if count > has:
         raise ConfigError(
             f"workers={count} need a {unit} each, but the Ray cluster has {has:g}; give fewer"
             + (", or device='cpu'" if unit == "GPU" else "")
         )
+    deadline = time.monotonic() + _GRACE
+    while count > (free := ray.available_resources().get(unit, 0)) and time.monotonic() < deadline:
+        time.sleep(_GRACE / 20)
     if count > free:
         text = f"workers={count} need a {unit} each, but {free:g} of the Ray cluster's {has:g} are free: others wait"
         warnings.warn(text, BusyClusterWarning, stacklevel=2)

@@ -18,6 +18,7 @@ from clouds.core.errors import ConfigError, DataError, PlanError, WorkerError
 from clouds.core.images import write_png
 from clouds.core.labels import CITYSCAPES
 from clouds.core.plan import Problem
+from clouds.synthesis import ray_engine
 from clouds.synthesis.engines import Here, build_component, open_workers, plan_component, to_document
 from clouds.synthesis.ray_engine import BusyClusterWarning, RayWorkers, _Worker
 from clouds.synthesis.refine import refine_set
@@ -150,6 +151,7 @@ def test_warnings_of_workers_are_warned_here(monkeypatch: pytest.MonkeyPatch) ->
     [(4, "cpu", "CPU each, but 3 of the Ray cluster's 8"), (2, "cuda", "GPU each, but 0 of the Ray cluster's 2")],
 )
 def test_waiting_for_other_jobs_is_said(monkeypatch: pytest.MonkeyPatch, count: int, device: str, free: str) -> None:
+    monkeypatch.setattr(ray_engine, "_GRACE", 0.0)
     pretend(monkeypatch, FakeRay(gpus=2))
     with (
         pytest.warns(BusyClusterWarning, match=f"workers={count} need a {free} are free: others wait"),
