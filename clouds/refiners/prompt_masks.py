@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal, cast
 
 import torch
@@ -32,11 +33,24 @@ def unite_classes(
 
 
 def merge_masks(
-    masks: Bool[Tensor, "n h w"], labels: Int[Tensor, " n"], *, overlaps: Overlaps
+    batches: Iterable[tuple[Bool[Tensor, "n h w"], Int[Tensor, " n"]]], *, overlaps: Overlaps
 ) -> tuple[Int[Tensor, " c"], Bool[Tensor, "c h w"]]:
-    """One mask per class. Pixels claimed twice are cleared "between_classes", between "any" two prompts (as published,
-    also of one class), or kept in both ("keep")."""
-    if overlaps == "any":
-        masks = clear_overlaps(masks)
-    classes, united = unite_classes(masks, labels)
-    return classes, clear_overlaps(united) if overlaps == "between_classes" else united
+    """One mask per class, ascending. Pixels claimed twice are cleared "between_classes", between "any" two prompts (as
+    published, also of one class), or kept in both ("keep").
+
+    Args:
+        batches: masks and the class of each, at least one batch. No more than a batch, and a mask per class, is held.
+        overlaps: see above.
+    """
+    united: dict[int, Tensor] = {}
+    claims: Tensor | int = 0
+    for masks, labels in batches:
+        claims = masks.sum(0, dtype=torch.int32) + claims
+        classes, together = unite_classes(masks, labels)
+        for label, mask in zip(classes.tolist(), together, strict=True):
+            united[label] = united[label] | mask if label in united else mask
+    found = sorted(united)
+    merged = torch.stack([united[label] for label in found]) if found else masks
+    if overlaps != "keep":
+        merged = merged & (claims <= 1) if overlaps == "any" else clear_overlaps(merged)
+    return torch.tensor(found, dtype=labels.dtype, device=labels.device), merged

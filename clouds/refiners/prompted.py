@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import chain
 from typing import Literal, Self, final
 
 import numpy as np
@@ -145,12 +146,13 @@ class PromptRefiner(nn.Module, Refiner):
             return Targets.from_label_map(label_map)
         size = label_map.shape[0], label_map.shape[1]
         embedding = self._embed(image) if prepared is None else prepared.tensors
-        masks = self._segment(embedding, torch.from_numpy(points), size).to(label_map.device)
         labels = torch.tensor([region.label for region in regions], device=label_map.device)
+        masks = (chunk.to(label_map.device) for chunk in self._segment(embedding, torch.from_numpy(points), size))
+        batches = zip(masks, labels.split(self.batch_size), strict=True)
         if self.small_components == "keep":
             rest = Targets.from_label_map(_without(label_map, regions))
-            masks, labels = torch.cat((masks, rest.masks)), torch.cat((labels, rest.labels))
-        classes, united = merge_masks(masks, labels, overlaps=self.overlaps)
+            batches = chain(batches, [(rest.masks, rest.labels)])
+        classes, united = merge_masks(batches, overlaps=self.overlaps)
         if self.empty == "drop":
             left = united.flatten(1).any(1)
             classes, united = classes[left], united[left]
@@ -168,18 +170,16 @@ class PromptRefiner(nn.Module, Refiner):
 
     def _segment(
         self, embedding: Mapping[str, Tensor], points: Float[Tensor, "n p 2"], size: tuple[int, int]
-    ) -> Bool[Tensor, "n h w"]:
-        """The best mask of each prompt."""
+    ) -> Iterator[Bool[Tensor, "b h w"]]:
+        """The best mask of each prompt, batch by batch: those of thousands of prompts would fill the memory."""
         device = self._device
         embedding = {name: value.to(device) for name, value in embedding.items()}
-        found: list[Tensor] = []
         for chunk in points.to(device).split(self.batch_size):
             with self._autocast():
                 best = best_of(*self.segmenter.decode(embedding, chunk, size))
                 if self.refinement:
                     best = best_of(*self.segmenter.decode(embedding, chunk, size, best))
-            found.append(self.segmenter.upscale(best.float(), size)[:, 0] > 0)
-        return torch.cat(found)
+            yield self.segmenter.upscale(best.float(), size)[:, 0] > 0
 
     def _embed(self, image: Tensor) -> dict[str, Tensor]:
         if self.cache is None:

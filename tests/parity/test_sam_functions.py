@@ -143,7 +143,7 @@ def test_cleared_overlaps() -> None:
 @pytest.mark.parametrize(("name", "overlaps"), [("best", "keep"), ("rm", "any")])
 def test_one_mask_per_class(name: str, overlaps: Any) -> None:
     best = torch.from_numpy(unpack("sel_best_packed", (7, 24, 30)))
-    classes, masks = merge_masks(best, labels(), overlaps=overlaps)
+    classes, masks = merge_masks([(best, labels())], overlaps=overlaps)
     assert classes.tolist() == arrays()[f"transform_{name}_labels"].tolist()
     assert np.array_equal(masks.numpy(), unpack(f"transform_{name}_masks_packed", (3, 24, 30)))
 
