@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from clouds.kernels import deformable_gather
-from clouds.kernels.deformable_attention import deformable_attention, deformable_sampling, reference
+from clouds.kernels.deformable_attention import _locations, deformable_attention, deformable_sampling, reference
 
 SIDES = st.integers(1, 7)
 SHAPES = st.lists(st.tuples(SIDES, SIDES), min_size=1, max_size=3)
@@ -82,8 +82,29 @@ def assert_all_near(
             assert error <= allowed, name
 
 
+def off_the_kinks(rounded: dict[str, Tensor], shapes: list[tuple[int, int]]) -> dict[str, Tensor]:
+    """Moves samples that lie in one row or column with the centres of cells. There the slope jumps, so that the last
+    bit of a position, which forms round differently, decides the gradient; positions in few bits lie there often."""
+    moved = dict(rounded)
+    name = "offsets" if "offsets" in rounded else "sampling_locations"
+    for _ in range(20):
+        exact = {key: tensor.double() for key, tensor in moved.items()}
+        places = (
+            exact[name]
+            if name != "offsets"
+            else _locations(shapes, exact["reference_points"], exact[name], torch.float64)
+        )
+        cells = places * torch.tensor([[width, height] for height, width in shapes])[:, None] - 0.5
+        near = (cells - cells.round()).abs() < 2.0**-16
+        if not near.any():
+            return moved
+        moved[name] = torch.where(near, moved[name] + 0.3, moved[name])
+    raise AssertionError("samples could not be moved away from the centres of cells")
+
+
 def compare(kind: str, shapes: list[tuple[int, int]], dtype: torch.dtype, backend: str, device: str, **sizes: int):
-    rounded = {name: tensor.to(dtype) for name, tensor in inputs(kind, shapes, **sizes).items()}
+    drawn = {name: tensor.to(dtype) for name, tensor in inputs(kind, shapes, **sizes).items()}
+    rounded = off_the_kinks(drawn, shapes)
     exact = {name: tensor.double() for name, tensor in rounded.items()}
     output = run(exact, shapes, "reference")
     random = torch.Generator().manual_seed(sizes.get("seed", 0) + 1)
