@@ -18,6 +18,7 @@ from clouds.core.errors import ConfigError, DataError, PlanError, WorkerError
 from clouds.core.images import write_png
 from clouds.core.labels import CITYSCAPES
 from clouds.core.plan import Problem
+from clouds.core.tensor_cache import CacheWarning
 from clouds.synthesis import ray_engine
 from clouds.synthesis.engines import Here, build_component, open_workers, plan_component, to_document
 from clouds.synthesis.ray_engine import BusyClusterWarning, RayWorkers, _Worker
@@ -55,7 +56,9 @@ class FakeRay:
             self.running[reference] = number
             assert list(self.running.values()).count(number) <= 2
             try:
-                self.results[reference] = worker.apply(function, item)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # Ray keeps what workers print in its logs
+                    self.results[reference] = worker.apply(function, item)
             except Exception as error:  # noqa: BLE001 - as Ray does
                 self.results[reference] = error if isinstance(error, RayError) else RayTaskError(error)
             self.most = max(self.most, len(self.results))
@@ -134,16 +137,17 @@ def test_items_are_taken_as_workers_become_free(monkeypatch: pytest.MonkeyPatch)
 
 
 def warn(model: str, item: int) -> int:
-    warnings.warn(f"item {item} is black", UserWarning, stacklevel=1)
+    warnings.warn(f"item {item} is black", CacheWarning, stacklevel=1)
     return item
 
 
 def test_warnings_of_workers_are_warned_here(monkeypatch: pytest.MonkeyPatch) -> None:
     ray = FakeRay()
     pretend(monkeypatch, ray)
-    with pytest.warns(UserWarning, match="is black") as caught:
+    with pytest.warns(CacheWarning) as caught:
         assert list(RayWorkers([ray.actor(0)]).map(warn, [1, 1, 2])) == [(1, 1), (1, 1), (2, 2)]
     assert [str(one.message) for one in caught] == [f"item {item} is black" for item in (1, 1, 2)]
+    assert {one.category for one in caught} == {CacheWarning}
 
 
 @pytest.mark.parametrize(
@@ -158,6 +162,16 @@ def test_waiting_for_other_jobs_is_said(monkeypatch: pytest.MonkeyPatch, count: 
         open_workers("ray", dict, count=count, device=device),
     ):
         pass
+
+
+def test_what_other_runs_are_giving_back_is_not_taken_for_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray, free = FakeRay(), iter([3.0, 8.0])
+    monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": next(free)})
+    monkeypatch.setattr(ray_engine, "_GRACE", 10.0)
+    pretend(monkeypatch, ray)
+    with open_workers("ray", dict, count=4, device="cpu"):  # a warning would be an error
+        pass
+    assert next(free, None) is None
 
 
 def fail(model: str, error: Exception) -> None:
