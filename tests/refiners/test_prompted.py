@@ -1,6 +1,7 @@
 """Refinement by point prompts, with a network whose masks are known: discs around the mean of the points."""
 
-from collections.abc import Mapping
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from torch import Tensor
 from clouds.core.errors import ConfigError, DataError
 from clouds.core.interfaces import Targets
 from clouds.core.tensor_cache import CacheWarning, TensorCache
+from clouds.refiners import prompted
+from clouds.refiners.prompt_masks import merge_masks
 from clouds.refiners.prompted import PromptedSegmenter, PromptRefiner, image_key
 from clouds.testing.refiner import check_refiner
 
@@ -56,6 +59,14 @@ class Discs(PromptedSegmenter):
 def halves(left: int = 0, right: int = 7) -> Tensor:
     label_map = torch.full(SIZE, left, dtype=torch.uint8)
     label_map[:, SIZE[1] // 2 :] = right
+    return label_map
+
+
+def stripes() -> Tensor:
+    """Five components, each of a class of its own."""
+    label_map = torch.full(SIZE, 255, dtype=torch.uint8)
+    for number in range(5):
+        label_map[:, 6 * number : 6 * number + 5] = number
     return label_map
 
 
@@ -123,13 +134,26 @@ def test_overlaps_are_cleared_or_kept() -> None:
 
 @pytest.mark.parametrize(("batch_size", "prompts"), [(1, [1] * 5), (2, [2, 2, 1]), (5, [5]), (64, [5])])
 def test_prompts_go_in_batches(batch_size: int, prompts: list[int]) -> None:
-    label_map = torch.full(SIZE, 255, dtype=torch.uint8)
-    for number in range(5):
-        label_map[:, 6 * number : 6 * number + 5] = number
-    discs, whole = Discs(radius=3.0), refine(label_map, Discs(radius=3.0))
-    targets = refine(label_map, discs, batch_size=batch_size)
+    discs, whole = Discs(radius=3.0), refine(stripes(), Discs(radius=3.0))
+    targets = refine(stripes(), discs, batch_size=batch_size)
     assert discs.prompts == prompts
     assert targets.masks.equal(whole.masks)
+
+
+def test_masks_of_earlier_batches_are_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[weakref.ref[Tensor]] = []
+    alive: list[int] = []
+
+    def watch(batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+        for masks, labels in batches:
+            given.append(weakref.ref(masks))
+            alive.append(sum(one() is not None for one in given))
+            yield masks, labels
+
+    monkeypatch.setattr(prompted, "merge_masks", lambda batches, **how: merge_masks(watch(batches), **how))
+    refine(stripes(), Discs(radius=3.0), batch_size=1)
+    assert len(given) >= 5
+    assert max(alive) <= 2  # this batch, and the last
 
 
 def test_a_second_pass_gets_the_first_mask() -> None:
