@@ -20,6 +20,7 @@ from clouds.cli import (
     sheet,
     weights_commands,
 )
+from clouds.cli.options import UsageError
 from clouds.core.errors import CloudsError
 
 _HELP = """Domain-generalized semantic segmentation by collaborating foundation models.
@@ -73,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tokens = list(sys.argv[1:] if arguments is None else arguments)
         command, bound, _ = build_app().parse_args(tokens, exit_on_error=False, print_error=False)
         return command(*bound.args, **bound.kwargs) or 0
-    except CycloptsError as error:
+    except (CycloptsError, UsageError) as error:
         return _fail(error, code=2)
     except (CloudsError, OSError) as error:
         return _fail(error, code=1)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from attrs import asdict
 from cyclopts import Parameter
 
-from clouds.cli.options import AsJson
+from clouds.cli.options import AsJson, UsageError
 from clouds.cli.output import write, write_json, write_table
 from clouds.core.errors import ConfigError
 
@@ -58,7 +58,7 @@ def bench(
     from clouds.kernels.bench.runner import measure
 
     if op is not None and op not in PROBLEMS:
-        raise ConfigError(f"no operation {op!r}; expected one of {', '.join(PROBLEMS)}")
+        raise UsageError(f"no operation {op!r}; expected one of {', '.join(PROBLEMS)}")
     _check(size, {"batch": batch, "queries": queries, "repeats": repeats})
     place = pick_device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     number = {"cuda": "bfloat16", "cpu": "float32"}[place.type] if dtype == "auto" else dtype
@@ -99,9 +99,9 @@ def _tune(names: list[str], size: Any, dtype: Any, device: Any, repeats: int) ->
 def _check(size: tuple[int, int], counts: dict[str, int]) -> None:
     wrong = [f"--{name} {count}" for name, count in counts.items() if count < 1]
     if wrong:
-        raise ConfigError(f"{', '.join(wrong)}: expected at least 1")
+        raise UsageError(f"{', '.join(wrong)}: expected at least 1")
     if min(size) < _STRIDE or any(side % _STRIDE for side in size):
-        raise ConfigError(f"--size {size[0]} {size[1]}: expected multiples of {_STRIDE}")
+        raise UsageError(f"--size {size[0]} {size[1]}: expected multiples of {_STRIDE}")
 
 
 def _name(device: Any) -> str:

@@ -11,12 +11,12 @@ from attrs import asdict
 from cyclopts import Group, Parameter
 from cyclopts.validators import MutuallyExclusive
 
-from clouds.cli.options import AsJson, Assignments, DatasetConfig, Device, Engine, WorkerCount
+from clouds.cli.options import AsJson, Assignments, DatasetConfig, Device, Engine, UsageError, WorkerCount
 from clouds.cli.output import write, write_json, write_table
 from clouds.core.catalog import Catalog
 from clouds.core.component import Kind
 from clouds.core.config import override
-from clouds.core.errors import ConfigError, did_you_mean
+from clouds.core.errors import did_you_mean
 from clouds.core.labels import CITYSCAPES
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ def prompts(
         seed: another one gives other prompts.
         assignments: options of the prompter.
     """
+    if n < 1:
+        raise UsageError(f"--n {n}: expected at least 1")
     from clouds.core.files import write_text
     from clouds.generators.prompt_statistics import describe_prompts
 
@@ -202,11 +204,11 @@ def _build_filters(asked: tuple[str, ...], clip: str, device: str) -> list[Filte
     for text in asked:
         name, equals, least = text.partition("=")
         if name not in known:
-            raise ConfigError(f"--filter {text}: unknown filter {name!r}{did_you_mean(name, known)}")
+            raise UsageError(f"--filter {text}: unknown filter {name!r}{did_you_mean(name, known)}")
         try:
             options = {"least": float(least)} if equals else {}
         except ValueError:
-            raise ConfigError(f"--filter {text}: {least!r} is not a number; write {name} or {name}=NUMBER") from None
+            raise UsageError(f"--filter {text}: {least!r} is not a number; write {name} or {name}=NUMBER") from None
         built.append(known[name](**options))
     return built
 

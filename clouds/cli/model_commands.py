@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from attrs import evolve
 from cyclopts import Parameter
 
-from clouds.cli.options import AsJson, Assignments, DatasetConfig, Device
+from clouds.cli.options import AsJson, Assignments, DatasetConfig, Device, UsageError
 from clouds.cli.output import write, write_json, write_table
 from clouds.core.component import Kind
 from clouds.core.errors import ConfigError, DataError, did_you_mean
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from clouds.core.pipeline import Pipeline
+    from clouds.training.train import TrainingRun
 
 
 def plan(recipe: str, /, *, assignments: Assignments = (), phase: Phase | None = None, as_json: AsJson = False) -> None:
@@ -68,7 +70,8 @@ def train(
 
     Args:
         recipe: a recipe's name, or a TOML file.
-        out: folder for the log, the resolved recipe, checkpoints, and a saved pipeline per phase.
+        out: folder for the log, the resolved recipe, checkpoints, and a saved pipeline per phase; a new folder
+            runs/RECIPE when left out.
         phase: warmup or joint alone; both when left out.
         init: a saved pipeline to go on from, for example the warm-up's for the joint phase, in place of a new model.
         resume: folder of a run that was interrupted, to go on with exactly; it takes the place of everything else.
@@ -79,11 +82,11 @@ def train(
     from clouds.training.train import train as run_training
 
     if resume and (recipe or out or assignments or phase or init):
-        raise ConfigError("--resume goes on with a run as it was begun; leave out everything else")
-    if not resume and not (recipe and out):
-        raise ConfigError("a new run needs RECIPE and --out; to go on with one, give --resume DIR")
-    if out:
-        _check_place(out)
+        raise UsageError("--resume goes on with a run as it was begun; leave out everything else")
+    if not (resume or recipe):
+        raise UsageError("a new run needs RECIPE; to go on with one, give --resume DIR")
+    if not resume:
+        out = _place(out, recipe)
     settings = read_recipe(resume) if resume else load_recipe(recipe, assignments)
     processes = join(device := str(settings.model.get("device", "auto")))
     with progress_bar(shown=processes.main) as shown:
@@ -95,12 +98,8 @@ def train(
             resume=resume,
             on_step=_step_display(shown),
         )
-    if not processes.main:
-        return
-    if as_json:
-        write_json({"checkpoint": run.checkpoint, "log": run.log, "steps": run.steps, "loss": run.loss})
-    else:
-        write(f"{run.steps} steps, last loss {run.loss:.3f}; trained pipeline in {run.checkpoint}")
+    if processes.main:
+        _write_run(run, as_json=as_json)
 
 
 def evaluate(
@@ -234,16 +233,29 @@ def _step_display(shown: Progress) -> Callable[[Phase, int, int, dict[str, float
     return on_step
 
 
-def _check_place(out: Path) -> None:
-    """A slip of the hand must not throw away what an interrupted run has made."""
+def _write_run(run: TrainingRun, *, as_json: bool) -> None:
+    loss = None if math.isnan(run.loss) else run.loss  # a run that was complete made no step
+    if as_json:
+        write_json({"checkpoint": run.checkpoint, "log": run.log, "steps": run.steps, "loss": loss})
+        return
+    last = "complete before" if loss is None else f"last loss {loss:.3f}"
+    write(f"{run.steps} steps, {last}; trained pipeline in {run.checkpoint}")
+
+
+def _place(asked: Path | None, recipe: str) -> Path:
+    """Where a new run goes. A slip of the hand must not throw away what an earlier one has made."""
     from clouds.training.train import unfinished
 
+    out = asked or Path("runs", Path(recipe).stem)
     left = unfinished(out)
     if left is not None:
         raise ConfigError(
             f"{out} has a run that stopped after step {left.step} of {left.phase}: go on with it, --resume {out}, or "
             "choose another --out"
         )
+    if asked is None and out.exists():
+        raise ConfigError(f"{out} has a run already; choose another folder with --out")
+    return out
 
 
 def _start(recipe: Recipe, source: str, phase: Phase | None, init: Path | None) -> Pipeline:

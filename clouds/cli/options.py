@@ -9,6 +9,20 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter, Token
 
 from clouds.core.component import Kind
+from clouds.core.config import parse_assignment
+from clouds.core.errors import ConfigError
+
+
+class UsageError(ConfigError):
+    """A command line that is wrong in itself, whatever the files that it names hold."""
+
+
+def _check_assignments(_: Any, texts: tuple[str, ...]) -> None:
+    for text in texts:
+        try:
+            parse_assignment(text)
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
 
 
 def _to_kind(_: Any, tokens: Sequence[Token]) -> Kind:
@@ -26,6 +40,7 @@ Assignments = Annotated[
     Parameter(
         name="--set",
         show_default=False,
+        validator=_check_assignments,
         help="a.b=value, as often as needed; the value is read as TOML, else as plain text.",
     ),
 ]

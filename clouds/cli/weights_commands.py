@@ -8,9 +8,9 @@ from typing import Any
 from attrs import asdict
 from cyclopts import App
 
-from clouds.cli.options import AsJson
+from clouds.cli.options import AsJson, UsageError
 from clouds.cli.output import write, write_json, write_table
-from clouds.core.errors import ConfigError, did_you_mean
+from clouds.core.errors import did_you_mean
 from clouds.core.weight_catalog import WEIGHTS, FileWeights, HubWeights, Weights
 from clouds.core.weight_store import fetch, judge, locate
 
@@ -47,7 +47,7 @@ def fetch_weights(*names: str, out: Path | None = None, as_json: AsJson = False)
         out: a folder to carry to a machine without a network, and to name there: CLOUDS_WEIGHTS=FOLDER.
     """
     if not names:
-        raise ConfigError(f"no weights are named; names are {', '.join(WEIGHTS)}")
+        raise UsageError(f"no weights are named; names are {', '.join(WEIGHTS)}")
     fetched = {weights.name: fetch(weights, out) for weights in [_find(name) for name in names]}
     if as_json:
         write_json(fetched)
@@ -85,7 +85,7 @@ def verify_weights(*names: str, as_json: AsJson = False) -> int:
 
 def _find(name: str) -> Weights:
     if name not in WEIGHTS:
-        raise ConfigError(f"unknown weights {name!r}{did_you_mean(name, WEIGHTS)}")
+        raise UsageError(f"unknown weights {name!r}{did_you_mean(name, WEIGHTS)}")
     return WEIGHTS[name]
 
 

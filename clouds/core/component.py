@@ -39,7 +39,7 @@ class Kind(StrEnum):
         return f"clouds_{self.value}s"
 
 
-@frozen(kw_only=True)
+@frozen
 class FeatureSpec:
     """Channels and stride (input pixels per feature pixel) of one feature level."""
 

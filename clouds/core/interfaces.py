@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Self, cast
+from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ LEVELS = ("res2", "res3", "res4", "res5")
 SIZE_DIVISOR = 32
 
 
-@define(eq=False, kw_only=True)
+@define(eq=False)
 class Features:
     """What a backbone sees in a batch: a pyramid at strides 4, 8, 16, 32 and a map for mask pooling.
 
@@ -49,7 +49,7 @@ class Features:
         return {"res2": self.res2, "res3": self.res3, "res4": self.res4, "res5": self.res5}
 
 
-@define(eq=False, kw_only=True)
+@define(eq=False)
 class TextClassifier:
     """Class embeddings made from words (open vocabulary).
 
@@ -68,7 +68,7 @@ class TextClassifier:
     pooler: MaskPooler | None = None
 
 
-@define(eq=False, kw_only=True)
+@define(eq=False)
 class HeadOutput:
     """Mask classification of a batch: q masks, each with one class (or none).
 
@@ -88,7 +88,7 @@ class HeadOutput:
         return HeadOutput(class_logits=self.class_logits[one], mask_logits=self.mask_logits[one])
 
 
-@frozen(eq=False, kw_only=True)
+@frozen(eq=False)
 class Targets:
     """What one image should be segmented into. Masks may overlap.
 
@@ -136,7 +136,7 @@ def _to_size(value: Sequence[int]) -> tuple[int, int]:
     return int(height), int(width)
 
 
-@frozen(kw_only=True)
+@frozen
 class GenerationRequest:
     """One picture to make. The initial noise depends on `seed` alone, never on the batch.
 
@@ -159,7 +159,7 @@ class GenerationRequest:
             raise ConfigError(f"generation request: seed={self.seed} must be >= 0 and size={self.size} at least 1x1")
 
 
-@frozen(eq=False, kw_only=True)
+@frozen(eq=False)
 class GeneratedImage:
     """A generated picture.
 
@@ -174,7 +174,7 @@ class GeneratedImage:
     labels: UInt8[np.ndarray, "h w"] | None = None
 
 
-@frozen(eq=False, kw_only=True)
+@frozen(eq=False)
 class Prepared:
     """What a refiner computed from one image alone, as named tensors, so that it can be cached."""
 
@@ -189,7 +189,10 @@ class Backbone(nn.Module, ABC):
         mean, std: per channel, 0..255. The pipeline pads with `mean`, which normalises to exactly 0.
 
     A frozen backbone (`freeze()`) stays in eval mode for ever and has no gradients.
+
     """
+
+    size_divisor: ClassVar[int] = SIZE_DIVISOR  # of the sides of its images; the pipeline pads them
 
     def __init__(self, *, features: Mapping[str, FeatureSpec], mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
@@ -390,9 +393,6 @@ INTERFACES: dict[Kind, type[Any]] = {
 
 def capabilities(module: object) -> frozenset[str]:
     """What a built module provides, in the words of `Component.provides`."""
-    found = set[str](LEVELS) if isinstance(module, Backbone) else set[str]()
-    if isinstance(module, TextEncoder):
-        found.add("text-encoder")
-    if isinstance(module, MaskPooler):
-        found.add("mask-pooler")
-    return frozenset(found)
+    levels = LEVELS if isinstance(module, Backbone) else ()
+    extra: dict[str, type[Any]] = {"text-encoder": TextEncoder, "mask-pooler": MaskPooler}
+    return frozenset([*levels, *(name for name, kind in extra.items() if isinstance(module, kind))])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Generator as GeneratorOf
 from contextlib import contextmanager
 from copy import copy
@@ -22,7 +22,6 @@ from attrs import evolve, field, frozen
 from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor, nn
-from torch.nn import functional
 
 from clouds.core.catalog import Catalog
 from clouds.core.checkpoint import save_checkpoint
@@ -31,7 +30,6 @@ from clouds.core.errors import ConfigError, DataError, UntrainedHeadWarning
 from clouds.core.files import cache_folder
 from clouds.core.images import read_image, to_rgb
 from clouds.core.interfaces import (
-    SIZE_DIVISOR,
     Backbone,
     Generator,
     Head,
@@ -46,7 +44,7 @@ from clouds.core.network import Network
 from clouds.core.plan import Plan
 from clouds.core.segments import ImageMasks, Instances, Panoptic, find_instances, find_panoptic
 from clouds.core.text import build_classifier
-from clouds.core.windows import sliding_windows
+from clouds.core.windows import resampled, sliding_windows
 
 ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray | Tensor
 _OVERLAP = 256  # pixels; half of it is the least context that a pixel of a window's core has
@@ -183,7 +181,7 @@ class Pipeline:
 
     def forward(self, images: Sequence[UInt8[Tensor, "3 _ _"]]) -> HeadOutput:
         """Masks and classes of images of any sizes: padded bottom and right with the backbone's mean to a multiple
-        of 32 of the largest. The outputs are at a quarter of that network size."""
+        of the backbone's `size_divisor` of the largest. The outputs are at a quarter of that network size."""
         classifier = self.classifier
         with self.autocast():
             return self.head(self.backbone(self.pad(images)), classifier)
@@ -199,8 +197,8 @@ class Pipeline:
 
     def pad(self, images: Sequence[UInt8[Tensor, "3 _ _"]]) -> Float[Tensor, "b 3 h w"]:
         """One float batch (0..255), padded bottom and right with the backbone's mean, which normalises to 0."""
-        height = _round_up(max(image.shape[1] for image in images))
-        width = _round_up(max(image.shape[2] for image in images))
+        divisor = self.backbone.size_divisor
+        height, width = (-(-max(image.shape[axis] for image in images) // divisor) * divisor for axis in (1, 2))
         batch = self.backbone.mean.expand(len(images), 3, height, width).clone()
         for slot, image in zip(batch, images, strict=True):
             slot[:, : image.shape[1], : image.shape[2]] = image
@@ -302,20 +300,30 @@ class Pipeline:
         self, pixels: np.ndarray, size: tuple[int, int], side: int
     ) -> tuple[np.ndarray, Callable[[], np.ndarray]]:
         """Windows are segmented one after the other; scores are made again when asked for, to bound the memory."""
-        height, width = pixels.shape[:2]
-        labels = np.empty((height, width), np.uint8)
-        for window in sliding_windows(height, width, side=side, overlap=min(_OVERLAP, side // 4)):
-            seen = pixels[window.seen]
-            labels[window.core] = self._segment(seen, seen.shape[:2])[0][window.core_in_seen]
+        whole = pixels.shape[:2]
+        windows = list(sliding_windows(*whole, side=side, overlap=min(_OVERLAP, side // 4)))
+
+        def bands() -> Iterator[tuple[tuple[slice, slice], Tensor]]:
+            for window in windows:
+                seen = pixels[window.seen]
+                scores = torch.from_numpy(self._segment(seen, seen.shape[:2])[1]())
+                yield from resampled(window, scores, whole=whole, size=size)
 
         def scores() -> np.ndarray:
-            full = np.empty((len(self.labels), height, width), np.float32)
-            for window in sliding_windows(height, width, side=side, overlap=min(_OVERLAP, side // 4)):
-                seen = pixels[window.seen]
-                full[:, *window.core] = self._segment(seen, seen.shape[:2])[1]()[:, *window.core_in_seen]
-            return full if (height, width) == size else _resize_scores(full, size)
+            full = np.empty((len(self.labels), *size), np.float32)
+            for place, found in bands():
+                full[:, *place] = found.numpy()
+            return full
 
-        return labels if (height, width) == size else _resize_labels(labels, size), scores
+        labels = np.empty(size, np.uint8)
+        if whole == size:
+            for window in windows:
+                seen = pixels[window.seen]
+                labels[window.core] = self._segment(seen, seen.shape[:2])[0][window.core_in_seen]
+        else:  # labels come after resizing, as everywhere
+            for place, found in bands():
+                labels[place] = found.argmax(0).numpy()
+        return labels, scores
 
     def _warn_untrained(self) -> None:
         if not (self.trained or self._warned):
@@ -359,10 +367,6 @@ def _place(part: object, device: torch.device) -> object:
     return part.to(device) if isinstance(part, nn.Module) else part
 
 
-def _round_up(length: int) -> int:
-    return -(-length // SIZE_DIVISOR) * SIZE_DIVISOR
-
-
 def _to_tensor(pixels: np.ndarray, device: torch.device) -> Tensor:
     return torch.from_numpy(np.array(pixels, order="C")).to(device).permute(2, 0, 1)  # arrays may be read-only
 
@@ -376,14 +380,6 @@ def _resize_short_side(pixels: np.ndarray, short_side: int | None) -> np.ndarray
     scale = short_side / min(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
-
-
-def _resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    return np.asarray(Image.fromarray(labels).resize((size[1], size[0]), Image.Resampling.NEAREST))
-
-
-def _resize_scores(scores: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    return functional.interpolate(torch.from_numpy(scores)[None], size=size, mode="bilinear")[0].numpy()
 
 
 @contextmanager

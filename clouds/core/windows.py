@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
 from attrs import frozen
+from jaxtyping import Float
+from torch import Tensor
+
+_ROWS = 256  # of a resized window that are made at once
 
 
 @frozen
@@ -41,6 +46,47 @@ def sliding_windows(height: int, width: int, *, side: int, overlap: int) -> Iter
     for rows in _spans(height, side, overlap):
         for columns in _spans(width, side, overlap):
             yield Window(seen=(rows[0], columns[0]), core=(rows[1], columns[1]))
+
+
+def resampled(
+    window: Window, scores: Float[Tensor, "k h w"], *, whole: tuple[int, int], size: tuple[int, int]
+) -> Iterator[tuple[tuple[slice, slice], Float[Tensor, "k r c"]]]:
+    """What the core of a window becomes in the image at another size, bilinearly, some rows at a time.
+
+    Args:
+        window: of an image.
+        scores: of all that the window sees.
+        whole: (height, width) of the image.
+        size: (height, width) of the image after resizing.
+
+    Yields:
+        Rows and columns of the resized image, and their scores. Over all windows they tile the image.
+    """
+    rows, columns = (
+        slice(_resized(core.start, length, wanted), _resized(core.stop, length, wanted))
+        for core, length, wanted in zip(window.core, whole, size, strict=True)
+    )
+    for first in range(rows.start, rows.stop, _ROWS):
+        place = slice(first, min(first + _ROWS, rows.stop)), columns
+        band = scores
+        for axis in (0, 1):
+            centers = (torch.arange(place[axis].start, place[axis].stop, dtype=torch.float64) + 0.5) / size[axis]
+            inside = (centers * whole[axis] - 0.5).clamp(0, whole[axis] - 1) - window.seen[axis].start
+            band = _interpolate(band, 1 + axis, inside)
+        yield place, band
+
+
+def _resized(edge: int, length: int, wanted: int) -> int:
+    """The first pixel of the resized axis whose centre is not before an edge of the original."""
+    return -((length - 2 * edge * wanted) // (2 * length))
+
+
+def _interpolate(scores: Tensor, axis: int, positions: Tensor) -> Tensor:
+    """Scores at positions along an axis, in pixels from the centre of the first."""
+    last = scores.shape[axis] - 1
+    low = positions.floor().long().clamp(0, last)
+    shares = (positions - low).float().clamp(0, 1).view([-1 if dimension == axis else 1 for dimension in range(3)])
+    return torch.lerp(scores.index_select(axis, low), scores.index_select(axis, (low + 1).clamp(max=last)), shares)
 
 
 def _spans(length: int, side: int, overlap: int) -> list[tuple[slice, slice]]:

@@ -17,9 +17,9 @@ class Outcome:
 Run = Callable[..., Outcome]
 
 
-def assert_one_line(outcome: Outcome, *words: str) -> None:
+def assert_one_line(outcome: Outcome, *words: str, code: int = 1) -> None:
     """The command failed with one line on standard error, which holds the words, and said nothing else."""
-    assert (outcome.code, outcome.out) == (1, ""), outcome
+    assert (outcome.code, outcome.out) == (code, ""), outcome
     assert outcome.err.startswith("error: ")
     assert outcome.err.count("\n") == 1, outcome.err
     assert all(word in outcome.err for word in words), outcome.err

@@ -58,9 +58,12 @@ def test_what_cannot_run_says_so(run: Run, monkeypatch: pytest.MonkeyPatch) -> N
         (["attention"], ["no operation 'attention'", "deformable_attention, masked_attention"]),
         (["--size", "60", "96"], ["--size 60 96", "multiples of 32"]),
         (["--size", "0", "96"], ["--size 0 96", "multiples of 32"]),
-        (["mask_pool", "--tune", "--device", "cpu"], ["--tune needs a CUDA device, got cpu"]),
         (["--batch", "0", "--repeats", "-1"], ["--batch 0, --repeats -1", "at least 1"]),
     ],
 )
 def test_wrong_use_is_one_line(run: Run, arguments: list[str], words: list[str]) -> None:
-    assert_one_line(run("bench", *arguments), *words)
+    assert_one_line(run("bench", *arguments), *words, code=2)
+
+
+def test_launches_are_tuned_on_a_gpu(run: Run) -> None:
+    assert_one_line(run("bench", "mask_pool", "--tune", "--device", "cpu"), "--tune needs a CUDA device, got cpu")

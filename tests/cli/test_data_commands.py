@@ -123,7 +123,7 @@ class TestGenerate:
     )
     def test_wrong_filters_are_named(self, run: Run, tmp_path: Path, text: str, words: str) -> None:
         call = ("generate", *self.SMALL, "--n", 1, "--out", tmp_path / "set")
-        assert_one_line(run(*call, "--filter", text), f"--filter {text}: {words}")
+        assert_one_line(run(*call, "--filter", text), f"--filter {text}: {words}", code=2)
 
     def test_modules_go_to_the_device(self, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         from clouds.generators import components

@@ -177,8 +177,8 @@ class TestTrain:
 
     def test_a_new_run_and_one_to_go_on_with_exclude_each_other(self, run: Run, recipe: Path, tmp_path: Path) -> None:
         outcome = run("train", recipe, "--resume", tmp_path)
-        assert_one_line(outcome, "--resume goes on with a run as it was begun; leave out everything else")
-        assert_one_line(run("train", recipe), "a new run needs RECIPE and --out; to go on with one, give --resume DIR")
+        assert_one_line(outcome, "--resume goes on with a run as it was begun; leave out everything else", code=2)
+        assert_one_line(run("train"), "a new run needs RECIPE; to go on with one, give --resume DIR", code=2)
         assert_one_line(run("train", "--resume", tmp_path), "recipe.json: cannot be read")
 
     def test_a_part_can_be_named_without_its_table(self, run: Run, recipe: Path, photos: Path, tmp_path: Path) -> None:

@@ -88,8 +88,8 @@ def test_fetch_takes_what_is_there(run: Run, small: Path) -> None:
 
 
 def test_fetch_refuses_what_it_does_not_know(run: Run) -> None:
-    assert_one_line(run("weights", "fetch", "sam-vit-x"), "unknown weights 'sam-vit-x'; did you mean 'sam-vit-")
-    assert_one_line(run("weights", "fetch"), "no weights are named; names are clip-convnext-base, ")
+    assert_one_line(run("weights", "fetch", "sam-vit-x"), "unknown weights 'sam-vit-x'; did you mean 'sam-vit-", code=2)
+    assert_one_line(run("weights", "fetch"), "no weights are named; names are clip-convnext-base, ", code=2)
     assert_one_line(run("weights", "fetch", "clouds-released"), "published on a page", "clouds convert")
 
 

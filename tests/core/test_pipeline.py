@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional
 
 import clouds
 from clouds.core.errors import DataError, UntrainedHeadWarning
@@ -95,6 +96,28 @@ def test_large_images_go_through_windows(pipeline: clouds.Pipeline) -> None:
     # the top left core of the first window is what that window alone predicts
     alone = pipeline.predict(image[:128, :128]).labels
     assert (prediction.labels[:90, :90] == alone[:90, :90]).all()
+
+
+@pytest.mark.parametrize("short_side", [150, 260])
+def test_windows_of_a_resized_image_answer_as_the_whole(pipeline: clouds.Pipeline, short_side: int) -> None:
+    """Labels come after resizing, also in windows."""
+    image = random_image(200, 300)
+    prediction = pipeline.predict(image, short_side=short_side, window=128)
+    assert prediction.labels.shape == (200, 300)
+    assert (prediction.scores().argmax(0) == prediction.labels).all()
+    resized = np.asarray(Image.fromarray(image).resize((short_side * 3 // 2, short_side), Image.Resampling.BILINEAR))
+    scores = torch.from_numpy(pipeline.predict(resized, window=128).scores())
+    expected = functional.interpolate(scores[None], (200, 300), mode="bilinear")[0].numpy()
+    # All but the pixels between two windows, each of which answers from what it sees itself.
+    assert np.isclose(prediction.scores(), expected, atol=1e-5).all(0).mean() > 0.9
+
+
+def test_a_backbone_says_what_its_images_are_padded_to(
+    pipeline: clouds.Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert pipeline.backbone.size_divisor == 32
+    monkeypatch.setattr(type(pipeline.backbone), "size_divisor", 64)
+    assert pipeline.pad([torch.zeros(3, 20, 70, dtype=torch.uint8)]).shape == (1, 3, 64, 128)
 
 
 def test_an_untrained_head_warns_once() -> None:

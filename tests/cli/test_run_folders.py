@@ -1,0 +1,46 @@
+"""Where `clouds train` writes when it is not told."""
+
+import json
+from pathlib import Path
+
+import pytest
+from cli_helpers import Run, assert_one_line
+
+RECIPE = """
+extends = "folder"
+[model]
+backbone = { name = "tiny", trainable = true, dims = [8, 16, 24, 32], depths = [1, 1, 1, 1] }
+head = { name = "linear", width = 16 }
+[data]
+crop = [32, 32]
+[warmup]
+steps = 1
+batch_size = 1
+"""
+
+
+def test_a_run_has_a_folder_of_its_own(run: Run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.toml").write_text(RECIPE)
+    command = ("train", "mine.toml", "--set", f"data.source=folder:{photos}", "--set", "model.device=cpu")
+    first = run(*command, "--json")
+    assert first.code == 0, first.err
+    assert json.loads(first.out)["checkpoint"] == str(Path("runs", "mine", "warmup"))
+    assert_one_line(run(*command), f"{Path('runs', 'mine')} has a run already; choose another folder with --out")
+    assert run(*command, "--out", Path("runs", "mine")).code == 0  # as asked for
+    again = run("train", "--resume", Path("runs", "mine"))
+    assert (again.code, again.out) == (0, "1 steps, complete before; trained pipeline in runs/mine/warmup\n")
+    assert json.loads(run("train", "--resume", Path("runs", "mine"), "--json").out)["loss"] is None
+
+
+@pytest.mark.parametrize("text", ["junk", "=3", ""])
+def test_what_is_no_assignment_is_wrong_use(run: Run, tmp_path: Path, text: str) -> None:
+    outcome = run("train", "folder", "--out", tmp_path / "run", "--set", text)
+    assert outcome.code == 2
+    assert "is not an assignment" in outcome.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_prompts_are_wrong_use(run: Run, tmp_path: Path) -> None:
+    assert_one_line(run("prompts", "--n", 0, "--out", tmp_path / "p.txt"), "--n 0: expected at least 1", code=2)
+    assert not (tmp_path / "p.txt").exists()
