@@ -4,6 +4,21 @@ from collections.abc import Callable
 
 from attrs import frozen
 
+SMALL_RECIPE = """
+extends = "folder"
+[model]
+backbone = { name = "tiny", trainable = true, dims = [8, 16, 24, 32], depths = [1, 1, 1, 1] }
+head = { name = "linear", width = 16 }
+[data]
+crop = [32, 32]
+[warmup]
+steps = 2
+batch_size = 1
+[joint]
+steps = 1
+batch_size = 2
+"""
+
 
 @frozen
 class Outcome:

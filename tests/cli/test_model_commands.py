@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_helpers import Outcome, Run, assert_one_line
+from cli_helpers import SMALL_RECIPE, Outcome, Run, assert_one_line
 from PIL import Image
 
 import clouds
@@ -85,22 +85,6 @@ class TestPlan:
         assert_one_line(run("plan", "foldr"), "unknown recipe 'foldr'; did you mean 'folder'?")
 
 
-SMALL = """
-extends = "folder"
-[model]
-backbone = { name = "tiny", trainable = true, dims = [8, 16, 24, 32], depths = [1, 1, 1, 1] }
-head = { name = "linear", width = 16 }
-[data]
-crop = [32, 32]
-[warmup]
-steps = 2
-batch_size = 1
-[joint]
-steps = 1
-batch_size = 2
-"""
-
-
 def train_step_and_interrupt(*arguments: object) -> dict[str, float]:
     os.kill(os.getpid(), signal.SIGTERM)
     return train_step(*arguments)
@@ -110,7 +94,7 @@ class TestTrain:
     @pytest.fixture
     def recipe(self, tmp_path: Path) -> Path:
         path = tmp_path / "small.toml"
-        path.write_text(SMALL)
+        path.write_text(SMALL_RECIPE)
         return path
 
     def train(self, run: Run, recipe: Path, photos: Path, out: Path, *more: object) -> Outcome:

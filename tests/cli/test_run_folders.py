@@ -4,24 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
-from cli_helpers import Run, assert_one_line
-
-RECIPE = """
-extends = "folder"
-[model]
-backbone = { name = "tiny", trainable = true, dims = [8, 16, 24, 32], depths = [1, 1, 1, 1] }
-head = { name = "linear", width = 16 }
-[data]
-crop = [32, 32]
-[warmup]
-steps = 1
-batch_size = 1
-"""
+from cli_helpers import SMALL_RECIPE, Run, assert_one_line
 
 
 def test_a_run_has_a_folder_of_its_own(run: Run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("mine.toml").write_text(RECIPE)
+    Path("mine.toml").write_text(SMALL_RECIPE)
     command = ("train", "mine.toml", "--set", f"data.source=folder:{photos}", "--set", "model.device=cpu")
     first = run(*command, "--json")
     assert first.code == 0, first.err
@@ -29,7 +17,7 @@ def test_a_run_has_a_folder_of_its_own(run: Run, photos: Path, tmp_path: Path, m
     assert_one_line(run(*command), f"{Path('runs', 'mine')} has a run already; choose another folder with --out")
     assert run(*command, "--out", Path("runs", "mine")).code == 0  # as asked for
     again = run("train", "--resume", Path("runs", "mine"))
-    assert (again.code, again.out) == (0, "1 steps, complete before; trained pipeline in runs/mine/warmup\n")
+    assert (again.code, again.out) == (0, "2 steps, complete before; trained pipeline in runs/mine/warmup\n")
     assert json.loads(run("train", "--resume", Path("runs", "mine"), "--json").out)["loss"] is None
 
 
