@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ _HELP = """Domain-generalized semantic segmentation by collaborating foundation 
 
 `clouds demo` shows the whole method in minutes; `clouds COMMAND --help` explains one command.
 """
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _EPILOGUE = "Exit codes: 0 done, 1 failed, 2 wrong use. CLOUDS_TRACEBACK=1 shows where an error came from."
 
 
@@ -77,14 +79,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (CycloptsError, UsageError) as error:
         return _fail(error, code=2)
     except (CloudsError, OSError) as error:
-        return _fail(error, code=1)
+        remedy = isinstance(error, OSError) and error.errno in _FULL
+        return _fail(error, code=1, hint="; make room there, and give the same command again" if remedy else "")
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return 130
 
 
-def _fail(error: Exception, *, code: int) -> int:
+def _fail(error: Exception, *, code: int, hint: str = "") -> int:
     if os.environ.get("CLOUDS_TRACEBACK") == "1":
         raise error
-    sys.stderr.write(f"error: {error}\n")
+    sys.stderr.write(f"error: {error}{hint}\n")
     return code

@@ -15,6 +15,17 @@ from clouds.core.errors import DataError
 
 
 @contextmanager
+def naming(path: str | os.PathLike[str]) -> Generator[None]:
+    """Give an error of the system the name of the file that is written within the block; a full disk names none."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+@contextmanager
 def atomic_file(path: str | os.PathLike[str]) -> Generator[Path]:
     """Yield a temporary path beside `path`; on success it replaces `path`, on an error it is removed.
 
@@ -29,10 +40,11 @@ def atomic_file(path: str | os.PathLike[str]) -> Generator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.stem}.{uuid.uuid4().hex[:8]}.tmp{target.suffix}")
     try:
-        yield temporary
-        with open(temporary, "rb+") as stream:
-            os.fsync(stream.fileno())
-        os.replace(temporary, target)
+        with naming(target):
+            yield temporary
+            with open(temporary, "rb+") as stream:
+                os.fsync(stream.fileno())
+            os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
 

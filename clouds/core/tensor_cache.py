@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -14,20 +15,22 @@ from torch import Tensor
 from clouds.core.errors import ConfigError, DataError
 from clouds.core.files import atomic_file
 
+_OURS = re.compile(r".+\.cached(\.[0-9a-f]{8}\.tmp)?\.safetensors")  # and what killed processes left unfinished
+
 
 class CacheWarning(UserWarning):
     """What was computed could not be kept, so that it is computed again the next time."""
 
 
 class TensorCache:
-    """A folder with one safetensors file for each key.
+    """A folder with one file, KEY.cached.safetensors, for each key; other files in it are left alone.
 
     A file appears whole or not at all, whatever happens to the process that writes it. What was not used for longest
     makes room. Any number of processes may share the folder; one that lacks the right to write can read.
 
     Args:
-        folder: made when first written to. All files in it belong to the cache.
-        max_bytes: bound on the size of all files together.
+        folder: made when first written to.
+        max_bytes: bound on the size of all cached files together.
 
     Raises:
         ConfigError: the bound is less than 1 byte.
@@ -72,12 +75,14 @@ class TensorCache:
             ) from error
 
     def _path(self, key: str) -> Path:
-        return self.folder / f"{key}.safetensors"
+        return self.folder / f"{key}.cached.safetensors"
 
     def _make_room(self) -> None:
         """Remove the files that were not used for longest, among them what killed processes left unfinished."""
         files: list[tuple[int, int, str]] = []
         for entry in os.scandir(self.folder):
+            if not _OURS.fullmatch(entry.name):
+                continue
             with suppress(FileNotFoundError):  # another process was faster
                 facts = entry.stat()
                 files.append((facts.st_mtime_ns, facts.st_size, entry.path))

@@ -97,7 +97,7 @@ def require_published(path: Path) -> Path:
         raise WeightsError(f"{path}: no such weight file")
     for weights in WEIGHTS.values():
         if isinstance(weights, FileWeights) and weights.file == path.name:
-            remedy = "it is damaged or not the published one: get it again, or rename one of your own"
+            remedy = "it is damaged or not the published one: remove it and get it again, or rename one of your own"
             require_sha256(path, weights.sha256, remedy=remedy)
     return path
 

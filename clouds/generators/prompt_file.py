@@ -24,6 +24,8 @@ class FilePrompter(Prompter):
     def __init__(self, path: str) -> None:
         try:
             lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+        except FileNotFoundError as error:
+            raise ConfigError(f"{path}: no such file; `clouds prompts --n 100 --out {path}` makes one") from error
         except (OSError, ValueError) as error:
             raise ConfigError(f"{path}: prompts cannot be read as UTF-8 text: {error}") from error
         self._prompts = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]

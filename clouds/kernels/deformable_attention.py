@@ -17,6 +17,8 @@ the values, in float32; under `torch.use_deterministic_algorithms(True)` it sort
 more time and about 400 MB for a 1024x2048 image. All else gives the same bits each time.
 """
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -149,6 +151,12 @@ def _flat(spatial_shapes: Shapes) -> list[int]:
 
 def _check(name: str, value: Tensor, spatial_shapes: Shapes, samples: dict[str, Tensor]) -> None:
     """`samples`: locations or offsets, and weights or logits, by the names that they have for the caller."""
+    if not all(isinstance(shape, Sequence) and len(shape) == 2 for shape in spatial_shapes):
+        shown = " ".join(str(spatial_shapes).split())
+        raise TypeError(
+            f"{name}: spatial_shapes is {shown}; expected (height, width) of each level, such as "
+            "[(32, 64), (64, 128)]; a tensor has .tolist()"
+        )
     (where, locations), (what, weights) = samples.items()
     for argument, tensor in {"value": value, **samples}.items():
         if not tensor.is_floating_point():
@@ -165,8 +173,10 @@ def _check(name: str, value: Tensor, spatial_shapes: Shapes, samples: dict[str, 
             f"{name}: value has {value.shape[0]} images and {value.shape[2]} heads, {what} {weights.shape[0]} and "
             f"{weights.shape[2]}; expected the same"
         )
+    if spatial_shapes and min(_flat(spatial_shapes)) < 1:
+        raise ValueError(f"{name}: spatial_shapes is {list(spatial_shapes)}; expected sides of at least 1")
     cells, levels = sum(height * width for height, width in spatial_shapes), weights.shape[3]
-    if cells != value.shape[1] or len(spatial_shapes) != levels or min(_flat(spatial_shapes)) < 1:
+    if cells != value.shape[1] or len(spatial_shapes) != levels:
         raise ValueError(
             f"{name}: spatial_shapes {list(spatial_shapes)} have {len(spatial_shapes)} levels and "
             f"{cells} cells; {where} have {levels} levels, and value has {value.shape[1]} cells"

@@ -155,7 +155,9 @@ def _by_strips(
     strips = merged(0, rows[-1][1])
     if rows[-1][1] != size[0] or columns[-1][1] != size[1]:
         numbers = _BAND // class_probabilities.shape[1]
-        strips = _bands(lambda *part: torch.cat(list(merged(*part)), 1), resized, valid_size, size, numbers=numbers)
+        lines = _taps(valid_size[0], ((size[0], size[0]),), mask_logits.dtype)
+        width = max(valid_size[1], size[1])
+        strips = _bands(lambda *part: torch.cat(list(merged(*part)), 1), resized, lines, width, numbers=numbers)
     # the index of a maximum is that of `argmax`, in a fifth of its time on a CPU
     return torch.cat([strip if scores else strip.max(0).indices.to(torch.uint8) for strip in strips], -2)
 
@@ -189,12 +191,14 @@ def _fused(
     if masks_first or tuple(size) == tuple(valid_size):
         return merged(0, size[0], scores)
     across_answer = _taps(valid_size[1], ((size[1], size[1]),))
+    down_answer = _taps(valid_size[0], ((size[0], size[0]),))
 
     def resized(maps: Tensor, part: Taps) -> Tensor:
         return resize(maps, part, across_answer, scores=scores)
 
     numbers = _GPU_BAND // class_probabilities.shape[1]
-    return torch.cat(list(_bands(merged, resized, valid_size, size, numbers=numbers)), -2)
+    width = max(valid_size[1], size[1])
+    return torch.cat(list(_bands(merged, resized, down_answer, width, numbers=numbers)), -2)
 
 
 @_fused.register_fake
@@ -216,8 +220,8 @@ def _(
 def _bands(
     merged: Callable[[int, int], Tensor],
     resize: Callable[[Tensor, Taps], Tensor],
-    valid_size: Sequence[int],
-    size: Sequence[int],
+    taps: Taps,
+    width: int,
     *,
     numbers: int,
 ) -> Iterator[Tensor]:
@@ -226,12 +230,13 @@ def _bands(
     Args:
         merged: scores of rows first..last at the size of the image.
         resize: resizes them, given which of these rows make each row of the answer.
-        valid_size, size: as for `semantic_inference`.
+        taps: which rows, with which weights, make each row of the answer.
+        width: of the wider of image and answer.
         numbers: of one class in a band.
     """
-    index, weight = _taps(valid_size[0], ((size[0], size[0]),))
-    per_row = max(valid_size[1], size[1]) * -(-valid_size[0] // size[0])
-    for start, stop in _cut(0, size[0], numbers // per_row):
+    index, weight = taps
+    rows = int(index.max()) + 1
+    for start, stop in _cut(0, len(index), numbers // (width * -(-rows // len(index)))):
         near = index[start:stop]
         first = int(near.min())
         yield resize(merged(first, int(near.max()) + 1), (near - first, weight[start:stop]))

@@ -141,6 +141,11 @@ class PromptRefiner(nn.Module, Refiner):
         return [self._refine_one(*one) for one in zip(images, label_maps, rngs, given, strict=True)]
 
     def _refine_one(self, image: Tensor, label_map: Tensor, rng: Rng, prepared: Prepared | None) -> Targets:
+        if image.shape[1:] != label_map.shape:
+            raise DataError(
+                f"refinement: the image is {tuple(image.shape[1:])}, its label map {tuple(label_map.shape)} (height, "
+                "width); resize one of them"
+            )
         regions, points = self._draw(label_map.cpu().numpy(), rng)
         if not regions:
             return Targets.from_label_map(label_map)

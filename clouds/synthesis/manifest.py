@@ -19,7 +19,7 @@ from attrs import asdict, field, fields, frozen
 
 from clouds.core.config import structure
 from clouds.core.errors import ConfigError, DataError
-from clouds.core.files import inside, only_writer
+from clouds.core.files import inside, naming, only_writer
 from clouds.core.plan import Part
 
 FILE_NAME = "manifest.jsonl"
@@ -240,11 +240,12 @@ def appending(folder: Path) -> Generator[Callable[[Row], None]]:
 def append_line(stream: BinaryIO, document: dict[str, Any]) -> None:
     """Add a document to a file of JSON lines, opened with "a+b", and wait until it is on disk. A last line without
     end, which a killed run left, is cut off."""
-    if stream.seek(0, os.SEEK_END):
-        stream.seek(-1, os.SEEK_END)
-        if stream.read(1) != b"\n":
-            stream.seek(0)
-            stream.truncate(sum(len(line) for line in stream if line.endswith(b"\n")))
-    stream.write(json.dumps(document, ensure_ascii=False).encode() + b"\n")
-    stream.flush()
-    os.fsync(stream.fileno())
+    with naming(stream.name):
+        if stream.seek(0, os.SEEK_END):
+            stream.seek(-1, os.SEEK_END)
+            if stream.read(1) != b"\n":
+                stream.seek(0)
+                stream.truncate(sum(len(line) for line in stream if line.endswith(b"\n")))
+        stream.write(json.dumps(document, ensure_ascii=False).encode() + b"\n")
+        stream.flush()
+        os.fsync(stream.fileno())

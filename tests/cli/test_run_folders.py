@@ -1,6 +1,8 @@
-"""Where `clouds train` writes when it is not told."""
+"""Where commands write: a folder of its own for each run, and what is said of a full disk."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,3 +34,24 @@ def test_what_is_no_assignment_is_wrong_use(run: Run, tmp_path: Path, text: str)
 def test_no_prompts_are_wrong_use(run: Run, tmp_path: Path) -> None:
     assert_one_line(run("prompts", "--n", 0, "--out", tmp_path / "p.txt"), "--n 0: expected at least 1", code=2)
     assert not (tmp_path / "p.txt").exists()
+
+
+@pytest.mark.parametrize(
+    "command", [("prompts", "--n", 900), ("generate", "--generator", "procedural", "--n", 2, "--size", 64, 64)]
+)
+def test_a_full_disk_is_named_with_its_remedy(tmp_path: Path, command: tuple[object, ...]) -> None:
+    """A limit on the size of files, as a process alone can have one, stands for a full disk."""
+    out = tmp_path / "out"
+    code = (
+        "import resource, signal, sys\nfrom clouds.cli.app import main\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (2048, 2048))\nsys.exit(main(sys.argv[1:]))"
+    )
+    words = [sys.executable, "-c", code, *map(str, command), "--out", str(out)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("error: [Errno 27] File too large: '")
+    assert str(out) in last
+    assert last.endswith("make room there, and give the same command again")
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "manifest.jsonl"]

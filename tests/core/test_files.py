@@ -1,5 +1,6 @@
 """Files appear whole or not at all."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -34,6 +35,19 @@ def test_an_error_leaves_the_old_file(tmp_path: Path) -> None:
         temporary.write_text("half way \udc80", encoding="utf-8")
     assert (tmp_path / "a.txt").read_text() == "old"
     assert files_below(tmp_path) == ["a.txt"]
+
+
+def test_a_full_disk_names_the_file(tmp_path: Path) -> None:
+    target = tmp_path / "a.png"
+
+    def write() -> None:
+        with atomic_file(target) as temporary:
+            temporary.write_text("half")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OSError, match=rf"No space left on device: '{target}'"):
+        write()
+    assert files_below(tmp_path) == []
 
 
 def test_a_file_that_was_not_written_is_an_error(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def test_what_was_not_used_for_longest_makes_room(tmp_path: Path) -> None:
     cache = TensorCache(folder, max_bytes=3 * one)
     for age, key in enumerate("abc"):
         cache.put(key, ENTRY)
-        os.utime(folder / f"{key}.safetensors", ns=(age, age))  # files of one moment may have the same time
+        os.utime(folder / f"{key}.cached.safetensors", ns=(age, age))  # files of one moment may have the same time
     cache.get("a")
     cache.put("d", ENTRY)
     assert [key for key in "abcd" if cache.get(key)] == ["a", "c", "d"]
@@ -69,17 +69,33 @@ def test_what_a_killed_process_left_unfinished_makes_room(tmp_path: Path) -> Non
     one = bytes_of_one(tmp_path)
     folder = tmp_path / "cache"
     folder.mkdir()
-    left = folder / ".a.12345678.tmp.safetensors"
+    left = folder / ".a.cached.12345678.tmp.safetensors"
     left.write_bytes(b"0" * 2 * one)
     os.utime(left, ns=(0, 0))
     TensorCache(folder, max_bytes=2 * one).put("b", ENTRY)
-    assert [path.name for path in folder.iterdir()] == ["b.safetensors"]
+    assert [path.name for path in folder.iterdir()] == ["b.cached.safetensors"]
+
+
+def test_other_files_in_the_folder_are_left_alone(tmp_path: Path) -> None:
+    one = bytes_of_one(tmp_path)
+    folder = tmp_path / "cache"
+    (folder / "sub").mkdir(parents=True)
+    for name in ("thesis.tar", "model.safetensors", "sub/a.cached.safetensors"):
+        (folder / name).write_bytes(b"0" * 4 * one)
+        os.utime(folder / name, ns=(0, 0))
+    os.utime(folder / "sub", ns=(0, 0))
+    cache = TensorCache(folder, max_bytes=2 * one)
+    for key in "abc":
+        cache.put(key, ENTRY)
+    assert [key for key in "abc" if cache.get(key)] == ["b", "c"]
+    assert {path.name for path in folder.iterdir()} >= {"thesis.tar", "model.safetensors", "sub"}
+    assert (folder / "sub" / "a.cached.safetensors").exists()
 
 
 def test_a_damaged_entry_is_none(tmp_path: Path) -> None:
     cache = TensorCache(tmp_path, max_bytes=10**6)
     cache.put("a", ENTRY)
-    path = tmp_path / "a.safetensors"
+    path = tmp_path / "a.cached.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
     assert cache.get("a") is None
     cache.put("a", ENTRY)
@@ -116,7 +132,7 @@ def test_a_full_disk_leaves_nothing_half_done(tmp_path: Path, monkeypatch: pytes
         patch.setattr(Path, "write_bytes", full)
         with pytest.raises(DataError, match="No space left on device"):
             cache.put("b", ENTRY)
-    assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.cached.safetensors"]
     assert cache.get("a") is not None
 
 
@@ -143,6 +159,6 @@ def test_several_processes_share_a_folder_and_one_is_killed(tmp_path: Path) -> N
     cache = TensorCache(folder, max_bytes=bound)
     whole = [path for path in folder.glob("*.safetensors") if not path.name.startswith(".")]
     assert whole
-    assert all(cache.get(path.stem) is not None for path in whole)
+    assert all(cache.get(path.name.removesuffix(".cached.safetensors")) is not None for path in whole)
     cache.put("last", ENTRY)
     assert size(folder) <= bound

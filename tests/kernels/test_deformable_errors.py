@@ -1,5 +1,7 @@
 """What deformable attention says to tensors that it cannot take; and where it does not run in Triton."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -54,13 +56,32 @@ def test_sizes_that_do_not_agree_are_named(unchecked_types: None, changes: dict[
         deformable_attention(spatial_shapes=SHAPES, **attention(**changes))
 
 
-@pytest.mark.parametrize("shapes", [[(3, 3), (1, 2)], [(2, 7)], [(14, 1), (0, 3)]])
+@pytest.mark.parametrize("shapes", [[(3, 3), (1, 2)], [(2, 7)], []])
 def test_shapes_of_levels_that_do_not_fit_are_named(shapes: list[tuple[int, int]]) -> None:
     message = r"spatial_shapes .* levels and .* cells; .* have 2 levels, and value has 14 cells"
     with pytest.raises(ValueError, match=f"deformable_attention: {message}"):
         deformable_attention(spatial_shapes=shapes, **attention())
     with pytest.raises(ValueError, match=f"deformable_sampling: {message}"):
         deformable_sampling(spatial_shapes=shapes, **sampling())
+
+
+@pytest.mark.parametrize("shapes", [[(14, 1), (0, 3)], [(-3, -4), (1, 2)]])
+def test_levels_have_cells(shapes: list[tuple[int, int]]) -> None:
+    with pytest.raises(ValueError, match=r"deformable_attention: spatial_shapes is \[.*; expected sides of at least 1"):
+        deformable_attention(spatial_shapes=shapes, **attention())
+
+
+@pytest.mark.parametrize("shapes", [torch.tensor(SHAPES), [(3, 4, 1), (1, 2, 1)], (3, 4, 1, 2)])
+def test_shapes_in_another_form_are_named(unchecked_types: None, shapes: Any) -> None:
+    message = r"spatial_shapes is .*3, 4.*; expected \(height, width\) of each level.* a tensor has \.tolist\(\)"
+    with pytest.raises(TypeError, match=f"deformable_attention: {message}"):
+        deformable_attention(spatial_shapes=shapes, **attention())
+    with pytest.raises(TypeError, match=f"deformable_sampling: {message}"):
+        deformable_sampling(spatial_shapes=shapes, **sampling())
+
+
+def test_shapes_may_be_lists(unchecked_types: None) -> None:
+    deformable_attention(spatial_shapes=torch.tensor(SHAPES).tolist(), **attention())
 
 
 @pytest.mark.parametrize("name", ["value", "offsets", "attention_logits", "reference_points"])

@@ -110,6 +110,16 @@ def test_many_sizes_on_triton(device: str, cells: Any, stride: int, size: Any, o
     assert_as_reference("triton", probabilities, logits, network, network, network)
 
 
+@settings(max_examples=20)
+@given(cells=st.tuples(SIDES, SIDES), size=st.tuples(st.integers(1, 30), st.integers(1, 30)), order=ORDERS)
+def test_double_precision_is_kept(cells: Any, size: Any, order: Any) -> None:
+    """Some tens of roundings to 2^-53, of coordinates up to 30 and logits up to about 20."""
+    probabilities, logits = (tensor.double() for tensor in inputs(5, 4, cells))
+    sizes, options = ((24, 20), (21, 19), size), {"postprocess": order, "scores": True}
+    found = semantic_inference(probabilities, logits, *sizes, **options, backend="torch")
+    torch.testing.assert_close(found, reference(probabilities, logits, *sizes, **options), rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("form", FORMS)
 def test_inputs_of_any_strides(device: str, form: str) -> None:

@@ -87,6 +87,11 @@ def test_a_component_takes_the_best_mask() -> None:
         assert 40 < mask.sum() < 130
 
 
+def test_a_label_map_of_another_size_is_refused() -> None:
+    with pytest.raises(DataError, match=r"the image is \(\d+, \d+\), its label map \(5, 6\) \(height, width\); resize"):
+        refine(torch.zeros(5, 6, dtype=torch.uint8))
+
+
 def test_a_label_map_of_one_class() -> None:
     targets = refine(torch.full(SIZE, 3, dtype=torch.uint8))
     assert targets.labels.tolist() == [3]
