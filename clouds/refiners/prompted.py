@@ -184,7 +184,8 @@ class PromptRefiner(nn.Module, Refiner):
                 best = best_of(*self.segmenter.decode(embedding, chunk, size))
                 if self.refinement:
                     best = best_of(*self.segmenter.decode(embedding, chunk, size, best))
-            yield self.segmenter.upscale(best.float(), size)[:, 0] > 0
+            # one by one, so that what is upscaled stays in a CPU's cache
+            yield torch.cat([self.segmenter.upscale(one, size)[:, 0] > 0 for one in best.float().split(1)])
 
     def _embed(self, image: Tensor) -> dict[str, Tensor]:
         if self.cache is None:
