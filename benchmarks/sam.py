@@ -8,7 +8,6 @@ predictor, which is given each prompt alone and answers with three masks at the 
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +17,7 @@ from segment_anything import SamPredictor
 from segment_anything.modeling import Sam
 
 from benchmarks.dense import DenseLayers
-from benchmarks.rows import row, seconds
+from benchmarks.rows import clock, row, seconds
 from clouds.core.composer import pick_device
 from clouds.core.tensor_cache import TensorCache
 from clouds.refiners.prompt_points import draw_points, find_regions
@@ -30,7 +29,7 @@ SIZE, ROWS, COLUMNS, IMAGES, POINTS = 768, 4, 5, 2, 5
 
 def run() -> list[dict[str, Any]]:
     """Rows for a SAM of ViT-B's size on the best device there is."""
-    return measure(build_sam("vit_b", pretrained=False), size=SIZE, repeats=5)
+    return measure(build_sam("vit_b", pretrained=False), size=SIZE, repeats=7)
 
 
 def measure(segmenter: SamSegmenter, *, size: int, repeats: int) -> list[dict[str, Any]]:
@@ -39,7 +38,8 @@ def measure(segmenter: SamSegmenter, *, size: int, repeats: int) -> list[dict[st
     Args:
         segmenter: what is timed.
         size: side of the images, in pixels.
-        repeats: of everything but the first pass, which is timed once after a warm-up on another picture.
+        repeats: of everything but the first pass, which is timed once after a warm-up on another picture. Ways take turns,
+            and a ratio is that of one turn.
     """
     device = segmenter.to(pick_device("auto")).sam.device
     images, label_maps = pictures(size, device), [tiles(size)] * IMAGES
@@ -54,29 +54,40 @@ def measure(segmenter: SamSegmenter, *, size: int, repeats: int) -> list[dict[st
             refiner.refine(images, label_maps, rngs=rngs, prepared=prepared)
 
         refiner.prepare([image.flip(1) for image in images[:1]])
-        first = timed(refine)
-        second = seconds(refine, repeats=repeats)
+        first = clock(refine)
         prepared = refiner.prepare(images)
+        ways = {
+            "cached embedding": refine,
+            "prompts in batches": lambda: refine(prepared),
+            "prompts in batches of one": lambda: refine(prepared, 1),
+            "prompts one by one, segment-anything": one_by_one(segmenter.sam, images, label_maps),
+        }
+        found = in_turns(ways, repeats=repeats)
         with DenseLayers() as dense:
             refine(prepared)
-        floor = seconds(dense.run, repeats=repeats)
-        batched = seconds(lambda: refine(prepared), repeats=repeats)
-        alone = seconds(lambda: refine(prepared, 1), repeats=repeats)
-    loop = seconds(one_by_one(segmenter.sam, images, label_maps), repeats=repeats)
-    found = {
-        "encoder and decoder": [first],
-        "cached embedding": second,
-        "prompts in batches": batched,
-        "prompts in batches, dense layers": floor,
-        "prompts in batches of one": alone,
-        "prompts one by one, segment-anything": loop,
-    }
+        found["prompts in batches, dense layers"] = seconds(dense.run, repeats=repeats)
+    found["encoder and decoder"] = [first]
     facts = {"images": IMAGES, "prompts": ROWS * COLUMNS, "size": size}
     rows = [row("sam", name, "time", "s", values, **facts) for name, values in found.items()]
-    ratios = {"encoder and decoder / cached embedding": first / np.median(second)}
-    ratios["prompts one by one / in batches"] = np.median(loop) / np.median(batched)
-    ratios["prompts one by one / dense layers of batches"] = np.median(loop) / np.median(floor)
-    return rows + [row("sam", name, "ratio", "x", [float(value)], **facts) for name, value in ratios.items()]
+    return rows + [row("sam", name, "ratio", "x", values, **facts) for name, values in ratios(found).items()]
+
+
+def ratios(found: dict[str, list[float]]) -> dict[str, list[float]]:
+    """How many times faster the second of two ways was, in each turn."""
+    pairs = [
+        ("encoder and decoder", "cached embedding"),
+        ("prompts one by one, segment-anything", "prompts in batches"),
+        ("prompts one by one, segment-anything", "prompts in batches, dense layers"),
+    ]
+    return {f"{slow} / {fast}": (np.array(found[slow]) / found[fast]).tolist() for slow, fast in pairs}
+
+
+def in_turns(ways: dict[str, Callable[[], object]], *, repeats: int) -> dict[str, list[float]]:
+    """Wall-clock seconds of each, one after the other `repeats` times, after a warm-up of each."""
+    for way in ways.values():
+        way()
+    rounds = [[clock(way) for way in ways.values()] for _ in range(repeats)]
+    return dict(zip(ways, (list(times) for times in zip(*rounds, strict=True)), strict=True))
 
 
 def pictures(size: int, device: torch.device) -> list[torch.Tensor]:
@@ -112,12 +123,3 @@ def one_by_one(
         return found
 
     return answer
-
-
-def timed(call: Callable[[], None]) -> float:
-    """Wall-clock seconds of one call."""
-    start = time.perf_counter()
-    call()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
