@@ -38,8 +38,8 @@ def measure(segmenter: SamSegmenter, *, size: int, repeats: int) -> list[dict[st
     Args:
         segmenter: what is timed.
         size: side of the images, in pixels.
-        repeats: of everything but the first pass, which is timed once after a warm-up on another picture. Ways take turns,
-            and a ratio is that of one turn.
+        repeats: of everything but the first pass, which is timed once after a warm-up on another picture. Ways take
+            turns, and a ratio is that of one turn.
     """
     device = segmenter.to(pick_device("auto")).sam.device
     images, label_maps = pictures(size, device), [tiles(size)] * IMAGES
