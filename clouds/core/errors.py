@@ -69,6 +69,10 @@ class PlanError(CloudsError):
         return type(self), (self.problems,)  # as it travels between processes
 
 
+class SlowDtypeWarning(UserWarning):
+    """The CPU has no instructions for the dtype that was asked for, so it computes more slowly than with float32."""
+
+
 class UntrainedHeadWarning(UserWarning):
     """The head still has its initial random weights, so its predictions mean nothing."""
 

@@ -204,6 +204,7 @@ def test_values_of_the_loop_out_of_range_are_refused() -> None:
         LoopConfig(accumulate=0)
 
 
+@pytest.mark.filterwarnings("ignore::clouds.SlowDtypeWarning")
 @pytest.mark.parametrize("head", [{"name": "linear", "width": 8}, SMALL], ids=["linear", "mask2former"])
 def test_it_runs_with_channels_last_and_in_bfloat16(source: str, generated: Path, tmp_path: Path, head: object) -> None:
     pipeline = clouds.compose(backbone=TINY, head=head, device="cpu", dtype="bfloat16")
