@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from clouds.core.pipeline import Pipeline, Prediction
     from clouds.core.plan import Part, Plan, Problem
     from clouds.core.plan import make_plan as plan
+    from clouds.core.reach import hub_access
     from clouds.core.reference import from_reference_checkpoint
     from clouds.core.tensor_cache import TensorCache
     from clouds.core.weight_files import read_weights
@@ -101,6 +102,7 @@ _HOMES = {
     "clouds.core.labels": ("LabelSpace",),
     "clouds.core.pipeline": ("Pipeline", "Prediction"),
     "clouds.core.plan": ("Part", "Plan", "Problem"),
+    "clouds.core.reach": ("hub_access",),
     "clouds.core.reference": ("from_reference_checkpoint",),
     "clouds.core.tensor_cache": ("TensorCache",),
     "clouds.core.weight_files": ("read_weights",),

@@ -15,6 +15,7 @@ import torch
 from diffusers import AutoPipelineForText2Image, DiffusionPipeline
 
 from clouds.core.errors import ConfigError, WeightsError
+from clouds.core.reach import hub_access
 from clouds.core.weight_catalog import hub_note
 from clouds.core.weight_store import hub_folder
 from clouds.generators.tiny_diffusion import tiny_pipeline
@@ -119,7 +120,8 @@ def find_source(model: str, *, revision: str | None, safety_checker: bool) -> Fo
     if revision is None and (stored := hub_folder(model)):
         return FolderSource(stored, name=model, revision=None, safety_checker=safety_checker)
     try:
-        folder = Path(DiffusionPipeline.download(model, revision=revision, use_safetensors=True))
+        with hub_access():
+            folder = Path(DiffusionPipeline.download(model, revision=revision, use_safetensors=True))
     except (OSError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
         hint = hub_note(model) or "check the name and the connection"
