@@ -70,7 +70,7 @@ def test_a_reason_names_the_host(connect: Connect) -> None:
 def test_a_look_up_that_hangs_is_left_alone(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
     never = Event()
     monkeypatch.setattr(reach, "_DEADLINE", 0.01)
-    connect(never.wait)
+    connect(lambda: never.wait() and Open())
     assert unreachable("https://w.example/x") == "w.example cannot be reached: no answer within 0.01 seconds"
     never.set()
 
