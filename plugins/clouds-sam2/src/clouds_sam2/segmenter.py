@@ -70,8 +70,7 @@ def build_segmenter(model: str, *, pretrained: bool) -> Sam2Segmenter:
             loaded: Any = Sam2Model.from_pretrained(
                 place, output_loading_info=True, dtype=torch.float32, use_safetensors=True
             )
-            processor = Sam2Processor.from_pretrained(place)
-        return Sam2Segmenter(_complete(loaded[0], loaded[1], place), processor)
+            return Sam2Segmenter(_complete(loaded[0], loaded[1], place), Sam2Processor.from_pretrained(place))
     except clouds.WeightsError:
         raise
     except Exception as error:  # a damaged file may raise anything; the cause is kept
