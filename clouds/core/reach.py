@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from threading import Thread
 from urllib.parse import urlsplit
@@ -36,7 +36,7 @@ def unreachable(url: str) -> str | None:
 
 
 @contextmanager
-def hub_access() -> Iterator[None]:
+def hub_access() -> Generator[None]:
     """For the block, clients of the hub take what its cache has where the hub cannot be reached.
 
     Its offline mode is the one switch that all of them heed: huggingface_hub, open_clip, timm, transformers, diffusers.
