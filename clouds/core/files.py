@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from clouds.core.errors import DataError
+from clouds.core.errors import ConfigError, DataError
 
 
 @contextmanager
@@ -105,6 +105,18 @@ def cache_folder(name: str) -> Path:
     base = os.environ.get("CLOUDS_CACHE")
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clouds"
     return (Path(base) if base else home) / name
+
+
+def without_tilde(path: str | os.PathLike[str]) -> Path:
+    """The path with `~` and `~user` in front replaced by the home folder.
+
+    Raises:
+        ConfigError: there is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"{path}: no home folder of that user; give the path itself") from error
 
 
 def inside(root: str | os.PathLike[str], name: str) -> Path:

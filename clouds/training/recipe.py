@@ -13,8 +13,9 @@ from typing import Any, Literal
 
 from attrs import asdict, evolve, field, fields, frozen
 
-from clouds.core.config import merge, override, read_toml, structure
+from clouds.core.config import merge, override, read_toml, structure, within
 from clouds.core.errors import ConfigError, did_you_mean
+from clouds.core.files import without_tilde
 from clouds.core.plan import make_plan
 from clouds.data.spec import parse_spec
 from clouds.data.transforms import Augmentation
@@ -22,6 +23,7 @@ from clouds.data.transforms import Augmentation
 Phase = Literal["warmup", "joint"]
 MODEL_KEYS = frozenset(inspect.signature(make_plan).parameters) - {"catalog"}
 _BARE_KEY = re.compile("[A-Za-z0-9_-]+")
+_MANY = 10**9  # more steps, or images in a batch, than any run has
 
 
 @frozen(kw_only=True)
@@ -44,31 +46,31 @@ class DataConfig:
 
     root: str = ""
     source: tuple[str, ...] = ()
-    source_factors: tuple[float, ...] = ()
+    source_factors: tuple[float, ...] = field(default=(), validator=within(0, 1000))
     generated: str = ""
-    generated_factor: float = 1.0
-    crop: tuple[int, int] = (320, 640)
-    scale: tuple[float, float] = (0.5, 2.0)
+    generated_factor: float = field(default=1.0, validator=within(0, 1000))
+    crop: tuple[int, int] = field(default=(320, 640), validator=within(32, 16384))
+    scale: tuple[float, float] = field(default=(0.5, 2.0), validator=within(0.01, 100))
     flip: bool = True
     distortion: bool = True
     randomize: bool = False
     crop_offsets: Literal["independent", "diagonal"] = "independent"
     label_resize: Literal["nearest-exact", "nearest"] = "nearest-exact"
     distort_padding: bool = False
-    workers: int = 0
+    workers: int = field(default=0, validator=within(0, 1024))
     on_error: Literal["stop", "skip"] = "stop"
     evaluation: tuple[str, ...] = ()
 
     def __attrs_post_init__(self) -> None:
-        if any(side < 32 or side % 32 for side in self.crop):
+        if any(side % 32 for side in self.crop):
             raise ConfigError(f"data.crop is {list(self.crop)}; both sides must be multiples of 32")
         if self.source_factors and len(self.source_factors) != len(self.source):
             raise ConfigError(
                 f"data.source_factors has {len(self.source_factors)} values for {len(self.source)} sources"
             )
         low, high = self.scale
-        if not 0 < low <= high:
-            raise ConfigError(f"data.scale is {list(self.scale)}; expected 0 < low <= high")
+        if low > high:
+            raise ConfigError(f"data.scale is {list(self.scale)}; expected low <= high")
 
     def augmentation(self) -> Augmentation:
         """How training views are made."""
@@ -82,7 +84,7 @@ class DataConfig:
         """
         if not self.root:
             return self
-        root = Path(self.root).expanduser().absolute()  # links below it may lead anywhere, as those to data sets do
+        root = without_tilde(self.root).absolute()  # links below it may lead anywhere, as those to data sets do
         source, evaluation = (
             tuple(str(evolve(spec, path=root / spec.path)) for spec in map(parse_spec, specs))
             for specs in (self.source, self.evaluation)
@@ -95,9 +97,9 @@ class DataConfig:
 class OptimizerConfig:
     """AdamW. `clip_norm` bounds the norm of the full model's gradient; `schedule` "poly" decays with power 0.9."""
 
-    lr: float = 1e-4
-    weight_decay: float = 0.05
-    clip_norm: float = 0.01
+    lr: float = field(default=1e-4, validator=within(0, 100, above=True))
+    weight_decay: float = field(default=0.05, validator=within(0, 100))
+    clip_norm: float = field(default=0.01, validator=within(0, 1e9, above=True))
     schedule: Literal["constant", "poly"] = "constant"
 
 
@@ -105,12 +107,8 @@ class OptimizerConfig:
 class PhaseConfig:
     """One phase of training: optimizer steps, and images per step, of all processes together."""
 
-    steps: int
-    batch_size: int
-
-    def __attrs_post_init__(self) -> None:
-        if self.steps < 0 or self.batch_size < 1:
-            raise ConfigError(f"a phase needs steps >= 0 and batch_size >= 1, got {self.steps} and {self.batch_size}")
+    steps: int = field(validator=within(0, _MANY))
+    batch_size: int = field(validator=within(1, _MANY))
 
 
 @frozen(kw_only=True)
@@ -124,16 +122,9 @@ class TeacherConfig:
             every pixel, as published.
     """
 
-    decay: float = 0.999
-    every: int = 100
-    confidence: float = 0.0
-
-    def __attrs_post_init__(self) -> None:
-        if not (0 <= self.decay <= 1 and 0 <= self.confidence < 1) or self.every < 1:
-            raise ConfigError(
-                f"teacher needs decay in 0..1, confidence in 0..1 and every >= 1, "
-                f"got {self.decay}, {self.confidence} and {self.every}"
-            )
+    decay: float = field(default=0.999, validator=within(0, 1))
+    every: int = field(default=100, validator=within(1, _MANY))
+    confidence: float = field(default=0.0, validator=within(0, 0.9999))
 
 
 @frozen(kw_only=True)
@@ -148,23 +139,19 @@ class LoopConfig:
         trackers: where the numbers of each step go beside `log.jsonl`, e.g. "tensorboard", "wandb".
     """
 
-    accumulate: int = 1
+    accumulate: int = field(default=1, validator=within(1, _MANY))
     channels_last: bool = False
-    checkpoint_every: int = 1000
-    evaluate_every: int = 0
+    checkpoint_every: int = field(default=1000, validator=within(1, _MANY))
+    evaluate_every: int = field(default=0, validator=within(0, _MANY))
     trackers: tuple[str, ...] = ()
-
-    def __attrs_post_init__(self) -> None:
-        if self.accumulate < 1 or self.checkpoint_every < 1 or self.evaluate_every < 0:
-            raise ConfigError(
-                f"loop needs accumulate >= 1, checkpoint_every >= 1 and evaluate_every >= 0, "
-                f"got {self.accumulate}, {self.checkpoint_every} and {self.evaluate_every}"
-            )
 
 
 @frozen(kw_only=True)
 class Recipe:
-    """Everything that a training run needs. `model` holds arguments of `clouds.compose`."""
+    """Everything that a training run needs. `model` holds arguments of `clouds.compose`.
+
+    Each number's range stands in its field; a value outside of it is a `ConfigError` when the record is made.
+    """
 
     model: dict[str, Any] = field(factory=dict)
     data: DataConfig = field(factory=DataConfig)
@@ -173,7 +160,7 @@ class Recipe:
     joint: PhaseConfig
     teacher: TeacherConfig = field(factory=TeacherConfig)
     loop: LoopConfig = field(factory=LoopConfig)
-    seed: int = 0
+    seed: int = field(default=0, validator=within(0, 2**32 - 1))  # numpy's global generator takes no more
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as a TOML or JSON file holds them."""
@@ -231,11 +218,18 @@ def _to_toml(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _resolve(name: str | Path) -> dict[str, Any]:
-    """The document of a recipe with everything that it extends below it."""
+def _resolve(name: str | Path, extending: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The document of a recipe with everything that it extends below it; `extending` are the recipes above it."""
+    chain = (*extending, str(name))
+    if str(name) in extending:
+        raise ConfigError(f"recipe {name} extends itself: {' -> '.join(chain)}; remove one `extends`")
     document = _read(name)
     base = document.pop("extends", None)
-    return document if base is None else merge(_resolve(base), document)
+    if base is None:
+        return document
+    if not isinstance(base, str):
+        raise ConfigError(f"recipe {name}: extends is {base!r}; expected one name or .toml file, as a string")
+    return merge(_resolve(base, chain), document)
 
 
 def _read(name: str | Path) -> dict[str, Any]:
