@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -94,19 +94,23 @@ def parse_assignment(text: str) -> tuple[list[str], Any]:
 
 
 def override(document: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
-    """Return a copy of a document with `a.b=value` assignments carried out, in order.
+    """Return a copy of a document with `a.b=value` assignments carried out, in order; see `set_values`."""
+    return set_values(document, map(parse_assignment, assignments))
+
+
+def set_values(document: Mapping[str, Any], values: Iterable[tuple[Sequence[str], Any]]) -> dict[str, Any]:
+    """Return a copy of a document with values set by the path of their key, in order.
 
     A component given by name (`head = "linear"`) becomes a table when an option of it is set.
     """
     changed = _copy(document)
-    for text in assignments:
-        path, value = parse_assignment(text)
+    for path, value in values:
         table = changed
         for key in path[:-1]:
             inner = table.get(key, {})
             inner = {"name": inner} if isinstance(inner, str) else inner
             if not isinstance(inner, dict):
-                raise ConfigError(f"{text!r}: {key!r} is a value, not a table")
+                raise ConfigError(f"{'.'.join(path)}: {key!r} is a value, not a table")
             table[key] = inner
             table = cast("dict[str, Any]", inner)
         table[path[-1]] = value

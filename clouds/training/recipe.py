@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from attrs import asdict, evolve, field, fields, frozen
 
-from clouds.core.config import merge, override, read_toml, structure, within
+from clouds.core.config import merge, parse_assignment, read_toml, set_values, structure, within
 from clouds.core.errors import ConfigError, did_you_mean
 from clouds.core.files import without_tilde
 from clouds.core.plan import make_plan
@@ -21,9 +21,10 @@ from clouds.data.spec import parse_spec
 from clouds.data.transforms import Augmentation
 
 Phase = Literal["warmup", "joint"]
+Overrides = Sequence[str] | Mapping[str, Any]  # "a.b=value" texts, or values by "a.b"
 MODEL_KEYS = frozenset(inspect.signature(make_plan).parameters) - {"catalog"}
 _BARE_KEY = re.compile("[A-Za-z0-9_-]+")
-_MANY = 10**9  # more steps, or images in a batch, than any run has
+MANY = 10**9  # more steps, or images in a batch, than any run has
 
 
 @frozen(kw_only=True)
@@ -107,8 +108,8 @@ class OptimizerConfig:
 class PhaseConfig:
     """One phase of training: optimizer steps, and images per step, of all processes together."""
 
-    steps: int = field(validator=within(0, _MANY))
-    batch_size: int = field(validator=within(1, _MANY))
+    steps: int = field(validator=within(0, MANY))
+    batch_size: int = field(validator=within(1, MANY))
 
 
 @frozen(kw_only=True)
@@ -123,7 +124,7 @@ class TeacherConfig:
     """
 
     decay: float = field(default=0.999, validator=within(0, 1))
-    every: int = field(default=100, validator=within(1, _MANY))
+    every: int = field(default=100, validator=within(1, MANY))
     confidence: float = field(default=0.0, validator=within(0, 0.9999))
 
 
@@ -134,16 +135,25 @@ class LoopConfig:
     Attributes:
         accumulate: parts of a process's share of a batch, whose gradients are added up; more parts need less memory.
         channels_last: keep the weights of convolutions with the channels last in memory; faster on some processors.
-        checkpoint_every: steps between checkpoints, so the most that an interruption can cost.
+        checkpoint_every: steps between checkpoints, so the most that a kill can cost.
+        keep: checkpoints that are kept. The newest is `checkpoint.pt`, from which a run goes on. With 2 or more each is
+            `checkpoint-PHASE-STEP.pt`, too; to go on from one of them, copy it to `checkpoint.pt`.
         evaluate_every: steps between evaluations on `data.evaluation`; 0 makes none.
+        best: "miou" keeps the pipeline of the best evaluation so far in `best/`; empty keeps none.
         trackers: where the numbers of each step go beside `log.jsonl`, e.g. "tensorboard", "wandb".
     """
 
-    accumulate: int = field(default=1, validator=within(1, _MANY))
+    accumulate: int = field(default=1, validator=within(1, MANY))
     channels_last: bool = False
-    checkpoint_every: int = field(default=1000, validator=within(1, _MANY))
-    evaluate_every: int = field(default=0, validator=within(0, _MANY))
+    checkpoint_every: int = field(default=1000, validator=within(1, MANY))
+    keep: int = field(default=1, validator=within(1, 1000))
+    evaluate_every: int = field(default=0, validator=within(0, MANY))
+    best: Literal["", "miou"] = ""
     trackers: tuple[str, ...] = ()
+
+    def __attrs_post_init__(self) -> None:
+        if self.best and not self.evaluate_every:
+            raise ConfigError(f"loop.best is {self.best!r}, but nothing is evaluated; set loop.evaluate_every, too")
 
 
 @frozen(kw_only=True)
@@ -176,6 +186,36 @@ class Recipe:
         return "\n".join(lines) + "\n"
 
 
+# What a run may go on with in another way. None of it changes what was computed; `loop.accumulate` rounds differently.
+CHANGEABLE = (
+    *("data.workers", "data.on_error", "data.evaluation", "model.device", "loop.accumulate", "loop.checkpoint_every"),
+    *("loop.keep", "loop.evaluate_every", "loop.best", "loop.trackers"),
+)
+
+
+def changed(recipe: Recipe, overrides: Overrides) -> Recipe:
+    """The recipe of a run that goes on, with other values; see `load_recipe`.
+
+    Raises:
+        ConfigError: a value is wrong, or its key is none of `CHANGEABLE`.
+    """
+    fixed = [key for path, _ in _pathed(overrides) if (key := ".".join(path)) not in CHANGEABLE]
+    if fixed:
+        raise ConfigError(
+            f"{', '.join(fixed)} cannot change while a run goes on, because steps that were made depend on it; what "
+            f"can: {', '.join(CHANGEABLE)}"
+        )
+    return with_values(recipe, overrides)
+
+
+def with_values(recipe: Recipe, overrides: Overrides) -> Recipe:
+    """A recipe with other values; see `load_recipe`. Raises `ConfigError` when one is wrong."""
+    if not overrides:
+        return recipe
+    made = structure(set_values(recipe.to_dict(), _pathed(overrides)), Recipe, source="the recipe with its values")
+    return evolve(made, data=made.data.located())
+
+
 def recipe_names() -> list[str]:
     """Names of the recipes that come with the library."""
     return sorted(
@@ -183,15 +223,15 @@ def recipe_names() -> list[str]:
     )
 
 
-def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Load a recipe by name, or from a TOML file, and lay `a.b=value` assignments over it.
+def load_recipe(name: str | Path, overrides: Overrides = ()) -> Recipe:
+    """Load a recipe by name, or from a TOML file, and lay `a.b=value` assignments, or values by `a.b`, over it.
 
     Keys of `model` may stand alone: `refiner=sam-vit-h` is `model.refiner=sam-vit-h`.
 
     Raises:
         ConfigError: no such recipe (with the nearest name), or a wrong key or value (with its path).
     """
-    document = override(_resolve(name), map(_whole_key, overrides))
+    document = set_values(_resolve(name), _pathed(overrides))
     data = document.get("data")
     if isinstance(data, dict) and isinstance(data.get("source"), str):
         data["source"] = [data["source"]]  # one SPEC may be given without brackets
@@ -199,9 +239,13 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     return evolve(recipe, data=recipe.data.located())
 
 
-def _whole_key(assignment: str) -> str:
-    first = re.split("[.=]", assignment, maxsplit=1)[0].strip()
-    return f"model.{assignment.lstrip()}" if first in MODEL_KEYS else assignment
+def _pathed(overrides: Overrides) -> list[tuple[list[str], Any]]:
+    """Values by the whole path of their key."""
+    if isinstance(overrides, Mapping):
+        found = [(key.split("."), value) for key, value in overrides.items()]
+    else:
+        found = [parse_assignment(text) for text in overrides]
+    return [(["model", *path] if path[0] in MODEL_KEYS else path, value) for path, value in found]
 
 
 def _pairs(table: Mapping[str, Any]) -> list[str]:
