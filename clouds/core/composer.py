@@ -150,11 +150,14 @@ def build_part(
 
 
 def pick_device(device: str) -> torch.device:
-    """Turn `"auto"` into the best device there is. Raises `ConfigError` when a named one is not available."""
+    """Turn `"auto"` into the best device there is. Raises `ConfigError` when a named one cannot be used."""
     if device == "auto":
         own = f"cuda:{os.environ['LOCAL_RANK']}" if "LOCAL_RANK" in os.environ else "cuda"  # torchrun numbers them
         device = own if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    chosen = torch.device(device)
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise ConfigError(f"unknown device {device!r}; expected auto, cpu, cuda, cuda:N or mps") from None
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise ConfigError(f"device {device!r} asked for, but torch sees {torch.cuda.device_count()} CUDA devices")
     if chosen.type == "mps" and not torch.backends.mps.is_available():

@@ -45,7 +45,11 @@ class WeightsError(CloudsError):
 
 
 class NonFiniteError(CloudsError):
-    """A loss, cost or gradient is not finite; the message names the images it came from."""
+    """A number is not finite; the message names the images it came from, or the tensor that holds it."""
+
+
+class TrainingError(CloudsError):
+    """A step of training failed for a reason outside of `clouds`; the message says which checkpoint there is."""
 
 
 class WorkerError(CloudsError):

@@ -21,7 +21,7 @@ from attrs import frozen
 
 from clouds.core.download import download, require_sha256, sha256_of
 from clouds.core.errors import WeightsError
-from clouds.core.files import cache_folder
+from clouds.core.files import cache_folder, without_tilde
 from clouds.core.reach import hub_access
 from clouds.core.weight_catalog import WEIGHTS, FileWeights, HubWeights, PageWeights, Weights
 
@@ -54,7 +54,7 @@ def weights_folder() -> Path | None:
     named = os.environ.get(VARIABLE)
     if not named:
         return None
-    folder = Path(named).expanduser()
+    folder = without_tilde(named)
     if not folder.is_dir():
         raise WeightsError(f"{VARIABLE}={named}: no such folder; make it with `clouds weights fetch NAME --out FOLDER`")
     return folder

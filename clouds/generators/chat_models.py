@@ -20,6 +20,7 @@ from urllib.request import Request, urlopen
 from attrs import field, frozen
 
 from clouds.core.errors import ConfigError, WeightsError
+from clouds.core.files import without_tilde
 from clouds.core.reach import hub_access
 from clouds.core.weight_store import hub_folder
 
@@ -106,7 +107,7 @@ class LocalModel(ChatModel):
 
     def _folder(self) -> Path | None:
         """The model's folder on this machine; None goes to the hub, as a revision does."""
-        local = Path(self.name).expanduser()
+        local = without_tilde(self.name)
         if not local.is_dir():
             return None if self.revision else hub_folder(self.name)
         if self.revision:

@@ -15,6 +15,7 @@ import torch
 from diffusers import AutoPipelineForText2Image, DiffusionPipeline
 
 from clouds.core.errors import ConfigError, WeightsError
+from clouds.core.files import without_tilde
 from clouds.core.reach import hub_access
 from clouds.core.weight_catalog import hub_note
 from clouds.core.weight_store import hub_folder
@@ -112,7 +113,7 @@ def find_source(model: str, *, revision: str | None, safety_checker: bool) -> Fo
         WeightsError: neither can be had, or a file in `CLOUDS_WEIGHTS` has another hash than the published one.
         ConfigError: a revision is given for a local folder, or a safety checker is wanted that is not there.
     """
-    local = Path(model).expanduser()
+    local = without_tilde(model)
     if local.is_dir():
         if revision:
             raise ConfigError(f"model {model} is a local folder, which has no revision {revision!r}; leave it out")
