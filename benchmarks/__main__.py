@@ -49,6 +49,9 @@ def main(names: list[str]) -> int:
     for name in names or BENCHMARKS:
         rows = BENCHMARKS[name]()
         for one in rows:
+            if "error" in one:
+                print(f"{one['benchmark']:<10} {one['provider']:<32} {one['metric']:<34} cannot run: {one['error']}")
+                continue
             print(
                 f"{one['benchmark']:<10} {one['provider']:<32} {one['metric']:<34} "
                 f"{one['p50']:>10.4f} {one['unit']}  [{one['p20']:.4f} .. {one['p80']:.4f}]"
