@@ -45,8 +45,8 @@ def parts(out: Path, *, wheels: Path | None = None, beside: Path | None = None) 
     shared = {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1", "TRITON_INTERPRET": "0"}
     shared |= {"CLOUDS_CACHE": str(out / "cache"), "HF_HUB_OFFLINE": "1", "TRITON_DEFAULT_FP_FUSION": "1"}
 
-    def measured(name: str, seconds: float, *more: str) -> Part:
-        command = (sys.executable, "-m", "benchmarks.gpu.measure", name, str(out), *more)
+    def measured(name: str, seconds: float) -> Part:
+        command = (sys.executable, "-m", "benchmarks.gpu.measure", name, str(out))
         return Part(name=name, seconds=seconds, command=command, environment=shared)
 
     plan = [
@@ -70,7 +70,8 @@ def parts(out: Path, *, wheels: Path | None = None, beside: Path | None = None) 
         measured("providers", 240),
     ]
     if beside:
-        plan.insert(-1, measured("beside", 150, str(_ROOT), str(beside.resolve())))
+        command = (sys.executable, "-m", "benchmarks.gpu.beside", str(out), str(_ROOT), str(beside.resolve()))
+        plan.insert(-1, Part(name="beside", seconds=150, command=command, environment=shared))
     if wheels:
         install = (sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--no-compile", "--target")
         files = sorted(map(str, wheels.resolve().glob("*.whl")))

@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from benchmarks.gpu import __main__ as gpu
-from benchmarks.gpu import environment, measure, parts, schedule
+from benchmarks.gpu import beside, environment, measure, parts, schedule
 from benchmarks.gpu.parts import Part
 from benchmarks.rows import row
+from clouds.kernels.bench import problems
 
 ROOT = Path(__file__).parents[2]
 FOREVER = "import time; time.sleep(600)"
@@ -268,3 +269,11 @@ def test_warnings_of_other_versions_fail_no_test_of_a_gpu(tmp_path: Path) -> Non
         for more in (options, ["-p", "no:cacheprovider"])
     ]
     assert found == [0, 1]
+
+
+def test_another_tree_is_measured_in_its_own_process(tmp_path: Path) -> None:
+    found = list(beside.measured(ROOT, 0, "cpu", [(64, 96, 1)]))
+    assert {(one["provider"], one["metric"]) for one in found} == {(ROOT.name, op) for op in problems.PROBLEMS}
+    assert all(one["p50"] > 0 and one["deviation"] < 0.1 for one in found if one["metric"] != "semantic_inference")
+    with pytest.raises(RuntimeError, match="exit code 1, for what is printed above"):
+        list(beside.measured(tmp_path, 0, "cpu", [(64, 96, 1)]))  # no tree of ours: `clouds` would be another one

@@ -169,11 +169,34 @@ def test_every_table_is_made_of_its_rows(tmp_path: Path) -> None:
     facts = {"shape": [1, 2], "dtype": "float32", "batch": 1}
     write(tmp_path, "head", [rows.row("head", "clouds", "forward, times faster", "x", [2.0], peer="other", **facts)])
     write(tmp_path, "end_to_end", [rows.row("end_to_end", "clouds", "predict", "ms", [2.0], **facts)])
+    write(tmp_path, "graphs", [rows.row("graphs", "eager", "device", "ms", [2.0], **facts)])
     text = "".join(f"<!-- table: {name} -->\n<!-- end -->\n" for name in table.TABLES)
     made = table.filled(text, tmp_path)
     assert "| cpu | 1x2 | float32 | forward, times faster | other | 2 x | 2 .. 2 |" in made
     assert "| cpu | predict | 1x2 | 1 | float32 | clouds | 2 ms | 2 .. 2 |  |" in made
-    assert made.count("not measured") == 1
+    assert "| cpu | 1x2 | 1 | float32 | device | eager | 2 ms | 2 .. 2 |" in made
+    assert made.count("not measured") == 2
+
+
+def test_compiled_kernels_are_shown_before_and_after(tmp_path: Path) -> None:
+    figures = {"registers": (127, 64), "barriers": (26, 0), "instructions": (9, 9), "inner loop": (3, 3)}
+    figures |= {"spilled": (16, 0), "shared memory": (64, 64)}
+    found = [
+        rows.row("compiled", "some_forward bf16", metric, "B", [values[when]], capability=capability, launched=True)
+        for when in (0, 1)
+        for capability in (80, 89, 90)
+        for metric, values in figures.items()
+    ]
+    found += [{**one, "triton": "3.6.0"} for one in found[: len(found) // 2]]
+    found.append({**found[0], "p50": 1.0, "launched": False})  # of forms that nothing launches
+    write(tmp_path, "compiled", found)
+    lines = table.filled("<!-- table: compiled -->\n<!-- end -->\n", tmp_path).splitlines()[3:-1]
+    same = "9 | 3 |"
+    assert lines == [
+        f"| some_forward bf16 | 3.6.0 | 127 | 26 | {same} 16 / 16 / 16 | 64 / 64 / 64 |",
+        f"| some_forward bf16 | {rows.version('triton')} | 127 → 64 | 26 → 0 | {same} 16 / 16 / 16 → 0 / 0 / 0 | "
+        "64 / 64 / 64 |",
+    ]
 
 
 def test_an_unknown_table_is_refused() -> None:
