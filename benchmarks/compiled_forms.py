@@ -97,47 +97,40 @@ def _gather() -> Problem:
     return Problem(op=lambda table, backend: gather_forward(table), parts=[{"table": table}], copied=0)
 
 
-def _forms() -> dict[str, Callable[[], Problem]]:
-    deformable, masked, points = "deformable_attention", "masked_attention", "point_sample"
-    value, heads = partial(_wide, ("value",)), partial(_wide, ("q", "k", "v"))
-    resized = {"size": (360, 640)}
-    changed: dict[str, Change] = {
-        f"{deformable} bf16 d32": _same,
-        f"{deformable} fp16 d32": _same,
-        f"{deformable} fp32 d32": _same,
-        f"{deformable} bf16 d16": value(16),
-        f"{deformable} bf16 d128": value(128),
-        f"{deformable} fp32 d128": value(128),
-        f"{masked} bf16 d32": _same,
-        f"{masked} fp32 d32": _same,
-        f"{masked} bf16 d128": heads(128),
-        f"{masked} fp32 d128": heads(128),
-        "mask_pool bf16": _same,
-        "mask_pool fp32": _same,
-        "matching_cost fp32": _same,
-        "matching_cost bf16": _half,
-        f"{points} bf16": _same,
-        f"{points} fp32": _same,
-        f"{points} bf16 one channel": _one_channel,
-        f"{points} fp32 one channel": _one_channel,
-        "semantic_inference bf16 k19 labels": _same,
-        "semantic_inference fp32 k19 labels": _same,
-        "semantic_inference bf16 k19 scores": _changed(scores=True),
-        "semantic_inference fp32 k19 scores": _changed(scores=True),
-        "semantic_inference fp32 k150 labels": _changed(k=150),
-        "semantic_inference fp32 k19 softmax": _softmax,
-        "semantic_inference fp32 k19 masks first": _changed(**resized, postprocess="masks_first"),
-        "semantic_inference fp32 k19 resized": _changed(**resized),
-        "semantic_inference fp32 k150 resized": _changed(k=150, **_SMALL),
-    }
-    made = {name: partial(_problem, *name.split()[:2], change) for name, change in changed.items()}
-    return {
-        **made,
-        f"{deformable} bf16 d32 sampling": partial(_sampling, "bf16"),
-        f"{deformable} fp32 d32 sampling": partial(_sampling, "fp32"),
-        f"{points} bool one channel": _points_of_masks,
-        "gather bf16 d32": _gather,
-    }
-
-
-FORMS: Mapping[str, Callable[[], Problem]] = _forms()
+_VALUE, _HEADS = ("value",), ("q", "k", "v")
+_CHANGED: dict[str, Change] = {
+    "deformable_attention bf16 d32": _same,
+    "deformable_attention fp16 d32": _same,
+    "deformable_attention fp32 d32": _same,
+    "deformable_attention bf16 d16": _wide(_VALUE, 16),
+    "deformable_attention bf16 d128": _wide(_VALUE, 128),
+    "deformable_attention fp32 d128": _wide(_VALUE, 128),
+    "masked_attention bf16 d32": _same,
+    "masked_attention fp32 d32": _same,
+    "masked_attention bf16 d128": _wide(_HEADS, 128),
+    "masked_attention fp32 d128": _wide(_HEADS, 128),
+    "mask_pool bf16": _same,
+    "mask_pool fp32": _same,
+    "matching_cost fp32": _same,
+    "matching_cost bf16": _half,
+    "point_sample bf16": _same,
+    "point_sample fp32": _same,
+    "point_sample bf16 one channel": _one_channel,
+    "point_sample fp32 one channel": _one_channel,
+    "semantic_inference bf16 k19 labels": _same,
+    "semantic_inference fp32 k19 labels": _same,
+    "semantic_inference bf16 k19 scores": _changed(scores=True),
+    "semantic_inference fp32 k19 scores": _changed(scores=True),
+    "semantic_inference fp32 k150 labels": _changed(k=150),
+    "semantic_inference fp32 k19 softmax": _softmax,
+    "semantic_inference fp32 k19 masks first": _changed(size=(360, 640), postprocess="masks_first"),
+    "semantic_inference fp32 k19 resized": _changed(size=(360, 640)),
+    "semantic_inference fp32 k150 resized": _changed(k=150, **_SMALL),
+}
+FORMS: Mapping[str, Callable[[], Problem]] = {
+    **{name: partial(_problem, *name.split()[:2], change) for name, change in _CHANGED.items()},
+    "deformable_attention bf16 d32 sampling": partial(_sampling, "bf16"),
+    "deformable_attention fp32 d32 sampling": partial(_sampling, "fp32"),
+    "point_sample bool one channel": _points_of_masks,
+    "gather bf16 d32": _gather,
+}

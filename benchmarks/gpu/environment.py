@@ -17,7 +17,7 @@ _QUERY = "name,driver_version,memory.total,memory.used,clocks.sm,clocks.mem,powe
 
 def main(out: Path) -> int:
     """0 where there is a device to measure on."""
-    facts = software() | {"smi": _smi(f"--query-gpu={_QUERY}", "--format=csv,noheader")}
+    facts: dict[str, Any] = software() | {"smi": _smi(f"--query-gpu={_QUERY}", "--format=csv,noheader")}
     _write(out, facts)  # importing torch may fail
     facts |= card()
     _write(out, facts)
