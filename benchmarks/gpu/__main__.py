@@ -43,12 +43,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     wanted = [part for part in plan if not given.only or part.name in (*given.only, ENVIRONMENT, "wheels")]
     if given.commit:
         os.environ["CLOUDS_COMMIT"] = given.commit
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that a part ends with this process
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that a part ends with this process
     try:
         return run(wanted, given.out.resolve(), given.limit)
     except OSError as error:
         print(f"cannot write to {given.out}: {error}; choose another --out", file=sys.stderr)
         return 2
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _seconds(text: str) -> float:
