@@ -14,6 +14,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -36,14 +37,21 @@ def run() -> list[dict[str, Any]]:
 
 
 def rows(capabilities: Iterable[int], names: Iterable[str]) -> Iterator[dict[str, Any]]:
-    """Rows of the named forms. What two forms launch in common is a kernel of the first."""
+    """Rows of the named forms. What two forms launch in common is a kernel of the first.
+
+    Where a form launches several that were compiled of one function, they are numbered from the second on.
+    """
     for capability in capabilities:
         seen: set[str] = set()
         for name in names:
-            for kernel, compiled in launched(FORMS[name], capability):
-                if compiled.hash not in seen:
-                    seen.add(compiled.hash)
-                    yield from _rows(f"{kernel} {name.partition(' ')[2]}", compiled, capability)
+            launches = {compiled.hash: (kernel, compiled) for kernel, compiled in launched(FORMS[name], capability)}
+            counts: Counter[str] = Counter()
+            for key, (kernel, compiled) in launches.items():
+                counts[kernel] += 1
+                number = f" ({counts[kernel]})" if counts[kernel] > 1 else ""
+                if key not in seen:
+                    yield from _rows(f"{kernel} {name.partition(' ')[2]}{number}", compiled, capability)
+            seen |= launches.keys()
 
 
 def launched(make: Callable[[], Problem], capability: int) -> list[tuple[str, Any]]:

@@ -80,6 +80,7 @@ def test_the_figures_are_those_of_the_machine_code(rows: list[dict]) -> None:
     figures: dict[str, dict[str, float]] = defaultdict(dict)
     for one in rows:
         figures[f"{one['provider']} {one['capability']}"][one["metric"]] = one["p50"]
+    assert sum(map(len, figures.values())) == len(rows)  # no two kernels have one name
     for name, made in figures.items():
         assert 0 < made["registers"] <= 255, name
         assert 0 <= made["inner loop"] < made["instructions"], name
