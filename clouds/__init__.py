@@ -44,9 +44,10 @@ if TYPE_CHECKING:
         TextEncoder,
     )
     from clouds.core.labels import LabelSpace
-    from clouds.core.pipeline import Pipeline, Prediction
+    from clouds.core.pipeline import Pipeline
     from clouds.core.plan import Part, Plan, Problem
     from clouds.core.plan import make_plan as plan
+    from clouds.core.prediction import Prediction
     from clouds.core.reference import from_reference_checkpoint
     from clouds.core.tensor_cache import TensorCache
     from clouds.core.weight_files import read_weights
@@ -97,8 +98,9 @@ _HOMES = {
         "TextEncoder",
     ),
     "clouds.core.labels": ("LabelSpace",),
-    "clouds.core.pipeline": ("Pipeline", "Prediction"),
+    "clouds.core.pipeline": ("Pipeline",),
     "clouds.core.plan": ("Part", "Plan", "Problem"),
+    "clouds.core.prediction": ("Prediction",),
     "clouds.core.reference": ("from_reference_checkpoint",),
     "clouds.core.tensor_cache": ("TensorCache",),
     "clouds.core.weight_files": ("read_weights",),
