@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable
 from itertools import chain
+from typing import Any
 
 import torch
 from attrs import define
@@ -35,7 +36,7 @@ class CudaGraphs:
     """Runs a network on batches: eagerly on the first of a shape, and as a recorded graph on the second and all later.
 
     A shape that comes once costs nothing beyond its eager run. All recordings are dropped when a parameter or buffer
-    lies elsewhere or has another form, when a module goes from training to evaluation or back, and when the type of
+    lies elsewhere or has another dtype, when a module goes from training to evaluation or back, and when the type of
     `torch.autocast` changes.
 
     Args:
@@ -71,7 +72,9 @@ class CudaGraphs:
         if recording is None:
             while len(self._recordings) >= self.limit:
                 self._recordings.popitem(last=False)
-            recording = _record(network, images)
+            # Recordings are replayed one at a time, and their outputs are never freed: so they can share memory.
+            shared = next(iter(self._recordings.values()), None)
+            recording = _record(network, images, None if shared is None else shared.graph.pool())
         self._recordings[form] = recording
         return recording.replay(images)
 
@@ -79,13 +82,13 @@ class CudaGraphs:
 def _state(network: nn.Module, device: torch.device) -> Hashable:
     """What a recording depends on beside its input."""
     tensors: Iterable[Tensor] = chain(network.parameters(), network.buffers())
-    places = tuple((one.data_ptr(), one.dtype, one.shape, one.stride()) for one in tensors)
+    places = tuple((one.data_ptr(), one.dtype) for one in tensors)
     training = tuple(module.training for module in network.modules())
     cast = torch.is_autocast_enabled(device.type) and torch.get_autocast_dtype(device.type)
     return places, training, cast
 
 
-def _record(network: nn.Module, images: Tensor) -> _Recording:
+def _record(network: nn.Module, images: Tensor, pool: Any) -> _Recording:
     kind, enabled = images.device.type, torch.is_autocast_enabled(images.device.type)
     static = images.clone()
     graph = torch.cuda.CUDAGraph()
@@ -100,7 +103,7 @@ def _record(network: nn.Module, images: Tensor) -> _Recording:
             with torch.cuda.stream(stream):
                 network(static)
             torch.cuda.current_stream().wait_stream(stream)
-            with torch.cuda.graph(graph):
+            with torch.cuda.graph(graph, pool=pool):
                 outputs = network(static)
     except torch.OutOfMemoryError:
         raise

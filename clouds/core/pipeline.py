@@ -73,6 +73,7 @@ class Pipeline:
         self.trained = self._warned = False
         self.kept: dict[str, Tensor] = {}
         self._graphs: CudaGraphs | None = None
+        self._network: tuple[object, Network] | None = None  # what graphs are recorded of, and what it is made of
         self._classifier = classifier
         self._deferred = dict(deferred or {})
         self._helpers: dict[Kind, Any] = {kind: _place(part, device) for kind, part in (helpers or {}).items()}
@@ -134,7 +135,7 @@ class Pipeline:
         return Network(self.backbone, self.head, self.classifier)
 
     def use_cuda_graphs(self, limit: int = 8) -> None:
-        """Let `predict` and `predict_many` replay recorded forward passes: one launch each instead of thousands.
+        """Let `predict` and `predict_many` replay recorded forward passes: one launch instead of one per kernel.
 
         A forward pass is recorded when a network size and batch size comes for the second time. Recordings hold memory
         of the GPU; they are dropped when weights are replaced, moved or converted, and weights that are changed in
@@ -311,8 +312,11 @@ class Pipeline:
     def _infer(self, images: Sequence[Tensor]) -> HeadOutput:
         if self._graphs is None:
             return self.forward(images)
+        parts = (self.backbone, self.head, self.classifier)
+        if self._network is None or self._network[0] != parts:
+            self._network = parts, self.as_module()
         with self.autocast():
-            class_logits, mask_logits = self._graphs(self.as_module(), self.pad(images))
+            class_logits, mask_logits = self._graphs(self._network[1], self.pad(images))
         return HeadOutput(class_logits=class_logits, mask_logits=mask_logits)
 
     @torch.inference_mode()
@@ -344,7 +348,13 @@ class Pipeline:
 
 def _listed(images: str | os.PathLike[str] | Iterable[ImageLike]) -> Iterable[ImageLike]:
     if isinstance(images, (str, os.PathLike)):
-        return find_pictures(images)
+        try:
+            return find_pictures(images)
+        except DataError as error:
+            if ":" not in str(images):
+                raise
+            remedy = f"of a dataset spec, pass clouds.data.folder.dataset_images({str(images)!r})"
+            raise DataError(f"{error}; {remedy}") from None
     if isinstance(images, Image.Image) or (isinstance(images, (np.ndarray, Tensor)) and images.ndim == 3):
         raise DataError("images: expected several images, got one; pass [image], or call predict(image)")
     return cast("Iterable[ImageLike]", images)
@@ -370,11 +380,11 @@ def _to_tensor(pixels: np.ndarray, device: torch.device) -> Tensor:
 @contextmanager
 def _evaluating(*modules: nn.Module) -> GeneratorOf[None]:
     """Eval mode for the block, then back to what each module was in."""
-    were = [(part, part.training) for module in modules for part in module.modules()]
-    for module in modules:
+    were = [part for module in modules for part in module.modules() if part.training]
+    for module in modules if were else ():
         module.eval()
     try:
         yield
     finally:
-        for part, training in were:
-            part.training = training
+        for part in were:
+            part.training = True
