@@ -103,7 +103,8 @@ def _record(network: nn.Module, images: Tensor, pool: Any) -> _Recording:
             with torch.cuda.stream(stream):
                 network(static)
             torch.cuda.current_stream().wait_stream(stream)
-            with torch.cuda.graph(graph, pool=pool):
+            # Other threads may use the GPU meanwhile, such as one that reads images.
+            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
                 outputs = network(static)
     except torch.OutOfMemoryError:
         raise

@@ -199,9 +199,9 @@ class Pipeline:
     ) -> Iterator[Prediction]:
         """Segment images in batches: the predictions that `predict` makes, one after the other, in order.
 
-        Images of one size after resizing and padding share a batch, so that each is padded as it is alone. The next
-        images are taken, read and decoded in a thread meanwhile. At most 3 x `batch_size` images are held at a time, so
-        that an endless iterator of mixed sizes is answered as it comes.
+        Images of one size after resizing and padding share a batch, so that each is padded as it is alone; a batch may
+        round its sums in another order. The next images are taken, read and decoded in a thread meanwhile. At most
+        3 x `batch_size` images are held at a time, so that an endless iterator of mixed sizes is answered as it comes.
 
             for prediction in pipeline.predict_many("photos/*.jpg", batch_size=4):
                 prediction.overlay().save(f"{prediction.path.stem}.png")

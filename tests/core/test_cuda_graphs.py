@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import clouds
+from benchmarks import predict
 from clouds.core.cuda_graphs import CudaGraphs
 from clouds.core.errors import ConfigError
 
@@ -63,7 +64,8 @@ class Stream:
 @pytest.fixture
 def cuda(monkeypatch: pytest.MonkeyPatch) -> type[Graph]:
     @contextmanager
-    def graph(recording: Graph, *, pool: object) -> Iterator[None]:
+    def graph(recording: Graph, *, pool: object, capture_error_mode: str) -> Iterator[None]:
+        assert capture_error_mode == "thread_local"
         Graph.pools.append(pool)
         with recording.tape:
             yield
@@ -195,7 +197,7 @@ def test_what_cannot_be_recorded_is_said(cuda: type[Graph], network: Network, mo
 
     def fail(error: Exception) -> Callable[..., Any]:
         @contextmanager
-        def graph(recording: Graph, *, pool: object) -> Iterator[None]:
+        def graph(recording: Graph, **options: object) -> Iterator[None]:
             yield
             raise error
 
@@ -255,6 +257,16 @@ def test_graphs_are_asked_for_where_there_are_none() -> None:
     with pytest.raises(ConfigError, match="limit is -1; expected at least 0"):
         pipeline.use_cuda_graphs(-1)
     pipeline.use_cuda_graphs(0)
+
+
+def test_the_benchmark_measures_recordings(cuda: type[Graph]) -> None:
+    rows = predict.recorded("tiny", (32, 64), head="linear", device="cpu", repeats=2)
+    assert [(one["metric"], one["unit"]) for one in rows] == [
+        ("network, eager", "ms"),
+        ("network, CUDA graph", "ms"),
+        ("network, times faster, CUDA graph", "x"),
+    ]
+    assert len(Graph.pools) == 1, "one recording"
 
 
 @pytest.mark.gpu
