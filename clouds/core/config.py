@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import cattrs
+from attrs import Attribute
 
 from clouds.core.errors import ConfigError
 from clouds.core.schema import accepts
@@ -19,11 +21,40 @@ T = TypeVar("T")
 def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a TOML file. Raises `ConfigError` naming the file (and line) when it is missing or malformed."""
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        return parse_toml(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read as TOML: {error}") from error
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """Parse TOML; whatever is wrong with it is a `ValueError`, also nesting that is too deep for the parser."""
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def within(low: float, high: float = math.inf, *, above: bool = False) -> Callable[[Any, Attribute[Any], Any], None]:
+    """A validator for a field of a record: a finite number in low..high, or a tuple of such numbers.
+
+    Args:
+        low, high: the range; both ends belong to it.
+        above: `low` itself is refused.
+
+    Raises:
+        ConfigError: from the validator; it names field, value and range.
+    """
+    first = f"more than {low:g}" if above else f"at least {low:g}"
+    wanted = first if high == math.inf else f"{first} and at most {high:g}"
+
+    def check(record: Any, attribute: Attribute[Any], value: Any) -> None:
+        for number in value if isinstance(value, tuple) else (value,):  # pyright: ignore[reportUnknownVariableType]
+            if not low <= number <= high or number == math.inf or (above and number == low):
+                raise ConfigError(f"{attribute.name} is {value}; expected {wanted}")
+
+    return check
 
 
 def structure(document: Mapping[str, Any], record: type[T], *, source: str) -> T:
@@ -52,25 +83,34 @@ def parse_assignment(text: str) -> tuple[list[str], Any]:
     if not equals or not all(path):
         raise ConfigError(f"{text!r} is not an assignment; write it as a.b=value")
     try:
-        return path, tomllib.loads(f"value = {value}")["value"]
+        found = parse_toml(f"value = {value}")
     except tomllib.TOMLDecodeError:
         return path, value
+    except ValueError as error:
+        raise ConfigError(f"{key.strip()}: {error}") from error
+    if len(found) > 1:
+        raise ConfigError(f"{text!r} is more than one assignment; give each one by itself")
+    return path, found["value"]
 
 
 def override(document: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
-    """Return a copy of a document with `a.b=value` assignments carried out, in order.
+    """Return a copy of a document with `a.b=value` assignments carried out, in order; see `set_values`."""
+    return set_values(document, map(parse_assignment, assignments))
+
+
+def set_values(document: Mapping[str, Any], values: Iterable[tuple[Sequence[str], Any]]) -> dict[str, Any]:
+    """Return a copy of a document with values set by the path of their key, in order.
 
     A component given by name (`head = "linear"`) becomes a table when an option of it is set.
     """
     changed = _copy(document)
-    for text in assignments:
-        path, value = parse_assignment(text)
+    for path, value in values:
         table = changed
         for key in path[:-1]:
             inner = table.get(key, {})
             inner = {"name": inner} if isinstance(inner, str) else inner
             if not isinstance(inner, dict):
-                raise ConfigError(f"{text!r}: {key!r} is a value, not a table")
+                raise ConfigError(f"{'.'.join(path)}: {key!r} is a value, not a table")
             table[key] = inner
             table = cast("dict[str, Any]", inner)
         table[path[-1]] = value
@@ -90,7 +130,7 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _describe(error: BaseException, kind: Any) -> str:
-    return str(error) if isinstance(error, TypeError) else cattrs.v.format_exception(error, kind)
+    return str(error) if isinstance(error, (TypeError, ConfigError)) else cattrs.v.format_exception(error, kind)
 
 
 def _copy(document: Mapping[str, Any]) -> dict[str, Any]:
