@@ -1,19 +1,46 @@
-"""Time of `Pipeline.predict` with the small backbone, per head and image size; ratios within one run are comparable."""
+"""Time of `Pipeline.predict` with the small backbone, per head and image size, and of batches beside one by one.
+
+Of one by one and batches of 1, 2, 4 and 8 in turns, a row has seconds per image of a stream of JPEG files, and the most
+bytes of tensors at a time. On a GPU `batches` is given the device, and measures CUDA graphs, too; `recorded` measures
+them without reading, padding and merging.
+
+    python -m benchmarks predict
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import torch
+from PIL import Image
 
 import clouds
-from benchmarks.rows import row, seconds
+from benchmarks.rows import clock, row, seconds
+from clouds.core.cuda_graphs import CudaGraphs
+from clouds.kernels.bench.timing import milliseconds, peak_memory
 
 SIZES = ((256, 512), (512, 1024))
 HEADS = ("linear", "mask2former")
+BACKBONES = ("tiny", "clip-rn50")
+BATCHES = (1, 2, 4, 8)
+ALONE = "one by one"
 
 
 def run() -> list[dict[str, Any]]:
+    """Rows of a CPU."""
+    rows = singles()
+    for backbone in BACKBONES:
+        for size in SIZES:
+            rows += batches(backbone, size)
+    return rows
+
+
+def singles() -> list[dict[str, Any]]:
     """One row per head and size."""
     rows: list[dict[str, Any]] = []
     rng = np.random.default_rng(0)
@@ -25,3 +52,109 @@ def run() -> list[dict[str, Any]]:
             times = seconds(lambda image=image, pipeline=pipeline: pipeline.predict(image).labels, repeats=7)
             rows.append(row("predict", f"tiny+{head}", f"predict {height}x{width}", "s", times, shape=[height, width]))
     return rows
+
+
+def batches(
+    backbone: str,
+    size: tuple[int, int],
+    *,
+    head: str = "mask2former",
+    device: str = "cpu",
+    dtype: str | None = None,
+    sizes: Sequence[int] = BATCHES,
+    images: int = 8,
+    repeats: int = 3,
+) -> list[dict[str, Any]]:
+    """Rows of one by one, of each batch size, and on a GPU of both with CUDA graphs.
+
+    Args:
+        backbone, head: what is composed, with random weights.
+        size: (height, width) of the images.
+        device, dtype: where it runs, and its autocast type.
+        sizes: of batches.
+        images: in the stream.
+        repeats: of the stream.
+    """
+    pipeline = clouds.compose(backbone=backbone, head=head, pretrained=False, device=device, dtype=dtype)
+    pipeline.trained = True  # only its speed is of interest
+    facts = {"shape": list(size), "images": images, "dtype": dtype or "float32"}
+    rows: list[dict[str, Any]] = []
+    with TemporaryDirectory() as folder:
+        paths = _write_images(Path(folder), size, images)
+        runs = _runs(pipeline, paths, sizes)
+        memory = {way: peak_memory(partial(work, most), pipeline.device) / 1e6 for way, (work, most) in runs.items()}
+        for work, _ in list(runs.values()) * (3 if pipeline.device.type == "cuda" else 0):
+            work(images)  # graphs are recorded, launches tuned
+        times: dict[str, list[float]] = {way: [] for way in runs}
+        for _ in range(repeats):
+            for way, (work, _) in runs.items():
+                times[way].append(clock(partial(work, images)))
+    for way in runs:
+        per_image = [one / images for one in times[way]]
+        name, metric = f"{backbone}+{head}", f"per image, {way}"
+        rows.append(row("predict", name, metric, "s", per_image, peak_memory_mb=memory[way], **facts))
+        if way != ALONE:
+            faster = [slow / fast for slow, fast in zip(times[ALONE], times[way], strict=True)]
+            rows.append(row("predict", name, f"times faster, {way}", "x", faster, peer=ALONE, **facts))
+    return rows
+
+
+def recorded(
+    backbone: str,
+    size: tuple[int, int],
+    *,
+    head: str = "mask2former",
+    device: str = "cuda",
+    dtype: str | None = None,
+    batch: int = 1,
+    repeats: int = 20,
+) -> list[dict[str, Any]]:
+    """Rows of the network alone on a GPU, from a padded batch to masks and classes: eager, and as a CUDA graph."""
+    pipeline = clouds.compose(backbone=backbone, head=head, pretrained=False, device=device, dtype=dtype)
+    network, graphs = pipeline.as_module(), CudaGraphs(1)
+    images = torch.rand(batch, 3, *size, device=pipeline.device) * 255
+    with torch.inference_mode(), pipeline.autocast():
+        runs = {"eager": partial(network, images), "CUDA graph": partial(graphs, network, images)}
+        times = milliseconds(runs, pipeline.device, repeats=repeats)
+    faster = [slow / fast for slow, fast in zip(times["eager"], times["CUDA graph"], strict=True)]
+    name, facts = f"{backbone}+{head}", {"shape": list(size), "batch": batch, "dtype": dtype or "float32"}
+    return [
+        *(row("predict", name, f"network, {way}", "ms", times[way], **facts) for way in runs),
+        row("predict", name, "network, times faster, CUDA graph", "x", faster, peer="eager", **facts),
+    ]
+
+
+def _runs(
+    pipeline: clouds.Pipeline, paths: Sequence[Path], sizes: Sequence[int]
+) -> dict[str, tuple[Callable[[int], None], int]]:
+    """What segments the first so many images in each way, and how many of them make a batch."""
+
+    def alone(count: int) -> None:
+        for path in paths[:count]:
+            assert pipeline.predict(path).labels.size
+
+    def many(batch_size: int, count: int) -> None:
+        for prediction in pipeline.predict_many(paths[:count], batch_size=batch_size):
+            assert prediction.labels.size
+
+    def replay(graphs: Any, work: Callable[[int], None], count: int) -> None:
+        pipeline._graphs = graphs  # the same recordings in every turn
+        work(count)
+        pipeline._graphs = None
+
+    runs: dict[str, tuple[Callable[[int], None], int]] = {ALONE: (alone, 1)}
+    runs |= {f"batches of {size}": (partial(many, size), size) for size in sizes}
+    if pipeline.device.type == "cuda":
+        pipeline.use_cuda_graphs()
+        runs |= {f"{way}, CUDA graphs": (partial(replay, pipeline._graphs, work), n) for way, (work, n) in runs.items()}
+        pipeline._graphs = None
+    return runs
+
+
+def _write_images(folder: Path, size: tuple[int, int], count: int) -> list[Path]:
+    """Smooth colours, which are decoded about as fast as photographs."""
+    paths = [folder / f"{index}.jpg" for index in range(count)]
+    for index, path in enumerate(paths):
+        coarse = np.random.default_rng(index).integers(0, 256, (size[0] // 16, size[1] // 16, 3), np.uint8)
+        Image.fromarray(coarse).resize((size[1], size[0]), Image.Resampling.BICUBIC).save(path, quality=90)
+    return paths

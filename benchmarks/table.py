@@ -81,6 +81,17 @@ def end_to_end_table(rows: Iterable[Row]) -> str:
     return _table(header, cells)
 
 
+def predict_table(rows: Iterable[Row]) -> str:
+    """Batches beside one by one."""
+    header = ("device", "composition", "image", "dtype", "what", "median", "20 % .. 80 %", "peak memory")
+    cells = [
+        (one["device"], one["provider"], _size(one), one["dtype"], one["metric"], *_spread(one), _megabytes(one))
+        for one in rows
+        if "images" in one  # of a stream of images
+    ]
+    return _table(header, cells)
+
+
 def start_table(rows: Iterable[Row]) -> str:
     """CPU-seconds of each import, pipeline and command; trees beside each other."""
     header = ("what", "metric", "provider", "median", "20 % .. 80 %")
@@ -137,6 +148,7 @@ TABLES: dict[str, Callable[[Iterable[Row]], str]] = {
     "head": head_table,
     "kernels": kernels_table,
     "end_to_end": end_to_end_table,
+    "predict": predict_table,
     "start": start_table,
     "graphs": graphs_table,
     "compiled": compiled_table,

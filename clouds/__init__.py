@@ -45,9 +45,10 @@ if TYPE_CHECKING:
         TextEncoder,
     )
     from clouds.core.labels import LabelSpace
-    from clouds.core.pipeline import Pipeline, Prediction
+    from clouds.core.pipeline import Pipeline
     from clouds.core.plan import Part, Plan, Problem
     from clouds.core.plan import make_plan as plan
+    from clouds.core.prediction import Prediction
     from clouds.core.reach import hub_access
     from clouds.core.reference import from_reference_checkpoint
     from clouds.core.tensor_cache import TensorCache
@@ -100,8 +101,9 @@ _HOMES = {
         "TextEncoder",
     ),
     "clouds.core.labels": ("LabelSpace",),
-    "clouds.core.pipeline": ("Pipeline", "Prediction"),
+    "clouds.core.pipeline": ("Pipeline",),
     "clouds.core.plan": ("Part", "Plan", "Problem"),
+    "clouds.core.prediction": ("Prediction",),
     "clouds.core.reach": ("hub_access",),
     "clouds.core.reference": ("from_reference_checkpoint",),
     "clouds.core.tensor_cache": ("TensorCache",),

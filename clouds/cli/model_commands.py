@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from attrs import evolve
 from cyclopts import Parameter
 
-from clouds.cli.options import AsJson, Assignments, DatasetConfig, Device, UsageError
+from clouds.cli.options import AsJson, Assignments, BatchSize, DatasetConfig, Device, UsageError
 from clouds.cli.output import write, write_json, write_table
 from clouds.core.component import Kind
 from clouds.core.errors import ConfigError, DataError, did_you_mean
@@ -113,6 +114,7 @@ def evaluate(
     scales: Annotated[tuple[float, ...], Parameter(consume_multiple=True)] = (1.0,),
     flip: bool = False,
     window: int = 2048,
+    batch_size: BatchSize = 1,
     dataset_config: DatasetConfig = None,
     as_json: Annotated[Path | None, Parameter(name="--json")] = None,
     report: Path | None = None,
@@ -144,6 +146,7 @@ def evaluate(
         scales=scales,
         flip=flip,
         window=window,
+        batch_size=batch_size,
         configs=dataset_config,
         progress=True,
     )
@@ -159,11 +162,12 @@ def evaluate(
 
 def predict(
     checkpoint: Path,
-    images: list[Path],
+    images: list[str],
     /,
     *,
     out: Path = Path("predictions"),
     short_side: int | None = None,
+    batch_size: BatchSize = 1,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
@@ -171,7 +175,7 @@ def predict(
 
     Args:
         checkpoint: folder of a saved pipeline.
-        images: pictures of any size.
+        images: pictures of any size; folders, glob patterns and datasets KIND:PATH[:SPLIT] stand for those in them.
         out: folder for the results.
         short_side: resize the short side to this many pixels first; the results keep the picture's own size.
     """
@@ -180,11 +184,12 @@ def predict(
     from clouds.core.composer import load
     from clouds.core.images import write_png
 
-    places = _places(images, out)
+    places = _places(_pictures(images), out)
     pipeline = load(checkpoint, device=device)
+    predictions = pipeline.predict_many(list(places), batch_size=batch_size, short_side=short_side)
     with progress_bar() as shown:
-        for image, (labels, overlay) in shown.track(places.items(), description="predict"):
-            prediction = pipeline.predict(image, short_side=short_side)
+        files = shown.track(places.values(), description="predict")
+        for prediction, (labels, overlay) in zip(predictions, files, strict=True):
             write_png(labels, prediction.labels)
             write_png(overlay, np.asarray(prediction.overlay()))
     if as_json:
@@ -287,6 +292,16 @@ def _model(recipe: Recipe, source: str, phase: Phase | None) -> dict[str, Any]:
             raise ConfigError(f"recipe {source}: model.{key} is unknown{did_you_mean(key, MODEL_KEYS)}")
     needed = {key: value for key, value in recipe.model.items() if phase is None or key not in _UNUSED[phase]}
     return {"backbone": None, "head": None, **needed}
+
+
+def _pictures(images: Sequence[str]) -> list[Path]:
+    """Files in the order in which they are named."""
+    from clouds.core.images import find_pictures
+    from clouds.data.folder import dataset_images
+    from clouds.data.spec import is_spec
+
+    found = [dataset_images(one) if is_spec(one) and not Path(one).exists() else find_pictures(one) for one in images]
+    return list(chain.from_iterable(found))
 
 
 def _places(images: Sequence[Path], out: Path) -> dict[Path, tuple[Path, Path]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter, Token
+from cyclopts.validators import Number
 
 from clouds.core.component import Kind
 from clouds.core.config import parse_assignment
@@ -43,6 +44,9 @@ Assignments = Annotated[
         validator=_check_assignments,
         help="a.b=value, as often as needed; the value is read as TOML, else as plain text.",
     ),
+]
+BatchSize = Annotated[
+    int, Parameter(validator=Number(gte=1), help="Images of one size that go through the network at once.")
 ]
 Device = Annotated[str, Parameter(help="auto, cpu, cuda, cuda:N or mps.")]
 DatasetConfig = Annotated[

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from glob import glob, has_magic
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from clouds.core.errors import DataError
 from clouds.core.files import atomic_file
 
+_ENDINGS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 _DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 
 
@@ -53,6 +55,29 @@ def to_rgb(image: Image.Image, *, name: str = "image") -> UInt8[np.ndarray, "h w
 def read_image(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "h w 3"]:
     """Read a picture as RGB. Raises `DataError` naming the file."""
     return to_rgb(open_image(path), name=str(path))
+
+
+def find_pictures(place: str | os.PathLike[str]) -> list[Path]:
+    """The pictures of a folder (not of folders in it) or of a glob pattern, sorted by path; or the one file itself.
+
+    In a pattern `**` stands for any folders. Hidden files, whose names begin with a dot, are left out.
+
+    Raises:
+        DataError: there is nothing of this name, or it holds no picture.
+    """
+    path = Path(place)
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        found = [one for one in path.iterdir() if not one.name.startswith(".")]
+    elif has_magic(str(place)):
+        found = [Path(one) for one in glob(str(place), recursive=True)]
+    else:
+        raise DataError(f"{place}: no such file or folder")
+    pictures = sorted(one for one in found if one.suffix.lower() in _ENDINGS and one.is_file())
+    if not pictures:
+        raise DataError(f"{place}: holds no picture; expected files that end in {', '.join(_ENDINGS)}")
+    return pictures
 
 
 def write_png(path: str | os.PathLike[str], pixels: UInt8[np.ndarray, "h w *c"]) -> None:

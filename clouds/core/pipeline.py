@@ -1,34 +1,35 @@
-"""A composed pipeline and its predictions."""
+"""A composed pipeline."""
 
 # pyright: reportUnknownMemberType=false
 # (torch and safetensors are typed in parts only)
 
 from __future__ import annotations
 
-import math
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Generator as GeneratorOf
 from contextlib import contextmanager
 from copy import copy
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
-from attrs import evolve, field, frozen
+from attrs import evolve
 from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor, nn
 
+from clouds.core.batches import answer_in_batches, read_ahead
 from clouds.core.catalog import Catalog
 from clouds.core.checkpoint import save_checkpoint
 from clouds.core.component import Kind
+from clouds.core.cuda_graphs import CudaGraphs
 from clouds.core.errors import ConfigError, DataError, UntrainedHeadWarning
 from clouds.core.files import cache_folder
-from clouds.core.images import read_image, to_rgb
+from clouds.core.images import find_pictures
 from clouds.core.interfaces import (
     Backbone,
     Generator,
@@ -42,69 +43,9 @@ from clouds.core.interfaces import (
 from clouds.core.labels import LabelSpace
 from clouds.core.network import Network
 from clouds.core.plan import Plan
-from clouds.core.segments import ImageMasks, Instances, Panoptic, find_instances, find_panoptic
+from clouds.core.prediction import ImageLike, Picture, Prediction, segment_windows
+from clouds.core.segments import ImageMasks
 from clouds.core.text import build_classifier
-from clouds.core.windows import resampled, sliding_windows
-
-ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray | Tensor
-_OVERLAP = 256  # pixels; half of it is the least context that a pixel of a window's core has
-
-
-@frozen(eq=False, kw_only=True)
-class Prediction:
-    """The segmentation of one image, at the image's own size.
-
-    Attributes:
-        labels: uint8 "h w", train ids.
-        image: uint8 "h w 3", RGB: what was segmented.
-        label_space: what the train ids mean.
-        compute_scores: makes the answer of `scores`.
-        find_masks: gives the masks that `instances` and `panoptic` are made from.
-    """
-
-    labels: UInt8[np.ndarray, "h w"]
-    image: UInt8[np.ndarray, "h w 3"]
-    label_space: LabelSpace
-    compute_scores: Callable[[], np.ndarray] = field(repr=False)
-    find_masks: Callable[[], ImageMasks] = field(repr=False)
-
-    def scores(self) -> Float[np.ndarray, "k h w"]:
-        """Class scores, float32 "k h w": sum over queries of P(class | query) x P(mask). Computed on every call."""
-        return self.compute_scores()
-
-    def instances(self, *, top: int = 100) -> Instances:
-        """The best `top` instances, of the classes that are things in the label space (of all when none is).
-
-        Raises:
-            ConfigError: `top` is less than 1.
-            DataError: the image was segmented in windows.
-        """
-        return find_instances(self.find_masks(), self.label_space, top=top)
-
-    def panoptic(self, *, object_mask_threshold: float = 0.8, overlap_threshold: float = 0.8) -> Panoptic:
-        """Segments without overlap: single things, and whatever there is of each other class.
-
-        Args:
-            object_mask_threshold: masks whose class is not more probable than this are left out.
-            overlap_threshold: so are masks of which less than this share is left by the others.
-
-        Raises:
-            ConfigError: a threshold is not in 0..1.
-            DataError: the image was segmented in windows.
-        """
-        return find_panoptic(
-            self.find_masks(),
-            self.label_space,
-            object_mask_threshold=object_mask_threshold,
-            overlap_threshold=overlap_threshold,
-        )
-
-    def overlay(self, *, opacity: float = 0.5) -> Image.Image:
-        """The image with the palette's colours over it; `opacity` in 0..1."""
-        palette = np.zeros((256, 3), np.float32)
-        palette[: len(self.label_space)] = self.label_space.palette
-        blend = self.image * (1 - opacity) + palette[self.labels] * opacity
-        return Image.fromarray(np.clip(blend.round(), 0, 255).astype(np.uint8))
 
 
 class Pipeline:
@@ -131,6 +72,8 @@ class Pipeline:
         self.head = head.to(device)
         self.trained = self._warned = False
         self.kept: dict[str, Tensor] = {}
+        self._graphs: CudaGraphs | None = None
+        self._network: tuple[object, Network] | None = None  # what graphs are recorded of, and what it is made of
         self._classifier = classifier
         self._deferred = dict(deferred or {})
         self._helpers: dict[Kind, Any] = {kind: _place(part, device) for kind, part in (helpers or {}).items()}
@@ -177,6 +120,7 @@ class Pipeline:
         plan = evolve(self.plan, labels=labels, trained_labels=None if labels == trained else trained)
         other = copy(self)
         other.plan, other._classifier = plan, None
+        other._graphs = None if self._graphs is None else CudaGraphs(self._graphs.limit)
         return other
 
     def forward(self, images: Sequence[UInt8[Tensor, "3 _ _"]]) -> HeadOutput:
@@ -190,6 +134,28 @@ class Pipeline:
         """What `forward` does to a padded batch, as one module in eval mode to compile or export: see `Network`."""
         return Network(self.backbone, self.head, self.classifier)
 
+    def use_cuda_graphs(self, limit: int = 8) -> None:
+        """Let `predict` and `predict_many` replay recorded forward passes: one launch instead of one per kernel.
+
+        A forward pass is recorded when a network size and batch size comes for the second time. Recordings hold memory
+        of the GPU; they are dropped when weights are replaced, moved or converted, and weights that are changed in
+        place are read as they are.
+
+        Args:
+            limit: recordings that are kept; the least recently used goes first. 0 switches them off.
+
+        Raises:
+            ConfigError: the pipeline is not on a CUDA device, or `limit` is negative.
+        """
+        if limit < 0:
+            raise ConfigError(f"use_cuda_graphs: limit is {limit}; expected at least 0")
+        if limit and self.device.type != "cuda":
+            raise ConfigError(
+                f"use_cuda_graphs: the pipeline is on {self.device}, and CUDA graphs need a CUDA device; compose or "
+                "load it with device='cuda'"
+            )
+        self._graphs = CudaGraphs(limit) if limit else None
+
     def autocast(self) -> torch.autocast:
         """The context of every forward pass: reduced precision when the plan asks for it."""
         dtype = getattr(torch, self.plan.dtype) if self.plan.dtype else None
@@ -197,12 +163,17 @@ class Pipeline:
 
     def pad(self, images: Sequence[UInt8[Tensor, "3 _ _"]]) -> Float[Tensor, "b 3 h w"]:
         """One float batch (0..255), padded bottom and right with the backbone's mean, which normalises to 0."""
-        divisor = self.backbone.size_divisor
-        height, width = (-(-max(image.shape[axis] for image in images) // divisor) * divisor for axis in (1, 2))
+        height, width = self._network_size([(image.shape[1], image.shape[2]) for image in images])
         batch = self.backbone.mean.expand(len(images), 3, height, width).clone()
         for slot, image in zip(batch, images, strict=True):
             slot[:, : image.shape[1], : image.shape[2]] = image
         return batch
+
+    def _network_size(self, sizes: Iterable[tuple[int, int]]) -> tuple[int, int]:
+        """(height, width) that images of these sizes are padded to together."""
+        divisor = self.backbone.size_divisor
+        height, width = (-(-max(sides) // divisor) * divisor for sides in zip(*sizes, strict=True))
+        return height, width
 
     def predict(self, image: ImageLike, *, short_side: int | None = None, window: int = 2048) -> Prediction:
         """Segment one image, at its own size.
@@ -215,17 +186,46 @@ class Pipeline:
         Raises:
             DataError: the image cannot be read or has another form, or `short_side` or `window` is less than 1.
         """
-        if window < 1:
-            raise DataError(f"window is {window}; expected at least 1 pixel")
-        self._warn_untrained()
-        pixels = to_pixels(image)
-        resized = _resize_short_side(pixels, short_side)
-        if resized.shape[0] * resized.shape[1] <= window**2:
-            labels, scores, masks = self._segment(resized, pixels.shape[:2])
-        else:
-            labels, scores = self._segment_windows(resized, pixels.shape[:2], window)
-            masks = partial(_no_masks, resized.shape[:2], window)
-        return Prediction(labels=labels, image=pixels, label_space=self.labels, compute_scores=scores, find_masks=masks)
+        self._start_predicting(short_side=short_side, window=window)
+        return self._predict([Picture.read(image, short_side=short_side)], window)[0]
+
+    def predict_many(
+        self,
+        images: str | os.PathLike[str] | Iterable[ImageLike],
+        *,
+        batch_size: int = 8,
+        short_side: int | None = None,
+        window: int = 2048,
+    ) -> Iterator[Prediction]:
+        """Segment images in batches: the predictions that `predict` makes, one after the other, in order.
+
+        Images of one size after resizing and padding share a batch, so that each is padded as it is alone; a batch may
+        round its sums in another order. The next images are taken, read and decoded in a thread meanwhile. At most
+        3 x `batch_size` images are held at a time, so that an endless iterator of mixed sizes is answered as it comes.
+
+            for prediction in pipeline.predict_many("photos/*.jpg", batch_size=4):
+                prediction.overlay().save(f"{prediction.path.stem}.png")
+
+        Args:
+            images: a folder, a glob pattern (`**` for any folders), or images in any form that `predict` takes.
+            batch_size: images that go through the network at once. One in windows goes alone.
+            short_side, window: as in `predict`.
+
+        Raises:
+            DataError: the folder or pattern has no picture; `batch_size`, `short_side` or `window` is less than 1; or
+                an image cannot be read, after the predictions of those before it. The message names its path, or its
+                position.
+        """
+        if batch_size < 1:
+            raise DataError(f"batch_size is {batch_size}; expected at least 1 image")
+        self._start_predicting(short_side=short_side, window=window)
+        pictures = read_ahead(partial(_read, short_side=short_side), enumerate(_listed(images)), count=batch_size)
+        return answer_in_batches(
+            pictures,
+            lambda batch: self._predict(batch, window),
+            group_of=lambda one: None if one.exceeds(window) else self._network_size([one.valid_size]),
+            size=batch_size,
+        )
 
     def save(self, path: str | Path, include_frozen: bool = True, *, catalog: Catalog | None = None) -> None:
         """Write plan and weights to a folder, in one piece; an earlier pipeline at that place is replaced.
@@ -284,47 +284,51 @@ class Pipeline:
             cache=None if part.ready else cache_folder("text"),
         )
 
-    def _segment(
-        self, pixels: np.ndarray, size: tuple[int, int]
-    ) -> tuple[np.ndarray, Callable[[], np.ndarray], Callable[[], ImageMasks]]:
+    def _predict(self, pictures: Sequence[Picture], window: int) -> list[Prediction]:
+        """Of pictures that the network takes at once, or of a single one in windows."""
+        if not pictures[0].exceeds(window):
+            return self._segment(pictures)
+        return [segment_windows(one, lambda seen: self._segment([seen])[0], window, self.labels) for one in pictures]
+
+    def _segment(self, pictures: Sequence[Picture]) -> list[Prediction]:
         with torch.inference_mode(), _evaluating(self.backbone, self.head):
-            output = self.forward([_to_tensor(pixels, self.device)]).image(0)
-            masks = ImageMasks(output=output, valid_size=pixels.shape[:2], size=size)
-            labels = self.head.segment(output, masks.valid_size, size)
-        return labels.cpu().numpy(), lambda: self._scores(masks), lambda: masks
+            output = self._infer([_to_tensor(one.resized, self.device) for one in pictures])
+            masks = [
+                ImageMasks(output=output.image(index), valid_size=one.valid_size, size=one.size)
+                for index, one in enumerate(pictures)
+            ]
+            labels = [self.head.segment(one.output, one.valid_size, one.size) for one in masks]
+        return [
+            Prediction(
+                labels=found.cpu().numpy(),
+                image=picture.pixels,
+                label_space=self.labels,
+                compute_scores=partial(self._scores, one),
+                find_masks=partial(_itself, one),
+                path=picture.path,
+            )
+            for picture, one, found in zip(pictures, masks, labels, strict=True)
+        ]
+
+    def _infer(self, images: Sequence[Tensor]) -> HeadOutput:
+        if self._graphs is None:
+            return self.forward(images)
+        parts = (self.backbone, self.head, self.classifier)
+        if self._network is None or self._network[0] != parts:
+            self._network = parts, self.as_module()
+        with self.autocast():
+            class_logits, mask_logits = self._graphs(self._network[1], self.pad(images))
+        return HeadOutput(class_logits=class_logits, mask_logits=mask_logits)
 
     @torch.inference_mode()
     def _scores(self, masks: ImageMasks) -> np.ndarray:
         return self.head.segment(masks.output, masks.valid_size, masks.size, scores=True).float().cpu().numpy()
 
-    def _segment_windows(
-        self, pixels: np.ndarray, size: tuple[int, int], side: int
-    ) -> tuple[np.ndarray, Callable[[], np.ndarray]]:
-        """Windows are segmented one after the other; scores are made again when asked for, to bound the memory."""
-        whole = pixels.shape[:2]
-        windows = list(sliding_windows(*whole, side=side, overlap=min(_OVERLAP, side // 4)))
-
-        def bands() -> Iterator[tuple[tuple[slice, slice], Tensor]]:
-            for window in windows:
-                seen = pixels[window.seen]
-                scores = torch.from_numpy(self._segment(seen, seen.shape[:2])[1]())
-                yield from resampled(window, scores, whole=whole, size=size)
-
-        def scores() -> np.ndarray:
-            full = np.empty((len(self.labels), *size), np.float32)
-            for place, found in bands():
-                full[:, *place] = found.numpy()
-            return full
-
-        labels = np.empty(size, np.uint8)
-        if whole == size:
-            for window in windows:
-                seen = pixels[window.seen]
-                labels[window.core] = self._segment(seen, seen.shape[:2])[0][window.core_in_seen]
-        else:  # labels come after resizing, as everywhere
-            for place, found in bands():
-                labels[place] = found.argmax(0).numpy()
-        return labels, scores
+    def _start_predicting(self, *, short_side: int | None, window: int) -> None:
+        for name, pixels in (("window", window), ("short_side", short_side)):
+            if pixels is not None and pixels < 1:
+                raise DataError(f"{name} is {pixels}; expected at least 1 pixel")
+        self._warn_untrained()
 
     def _warn_untrained(self) -> None:
         if not (self.trained or self._warned):
@@ -333,7 +337,7 @@ class Pipeline:
                 f"the head {type(self.head).__name__} has not been trained: its predictions mean nothing "
                 "(clouds.train trains it; after a loop of your own set pipeline.trained = True)",
                 UntrainedHeadWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
 
     def _helper(self, kind: Kind) -> Any:
@@ -343,25 +347,27 @@ class Pipeline:
         return self._helpers.get(kind)
 
 
-def to_pixels(image: ImageLike) -> UInt8[np.ndarray, "h w 3"]:
-    """Bring every accepted form of an image to a uint8 array "h w 3", RGB. Raises `DataError` for other forms."""
-    if isinstance(image, (str, os.PathLike)):
-        return read_image(image)
-    if isinstance(image, Image.Image):
-        return to_rgb(image)
-    channel_axis, wanted = (0, "tensor of shape 3 x h x w") if isinstance(image, Tensor) else (2, "array h x w x 3")
-    pixels = image.detach().cpu().numpy() if isinstance(image, Tensor) else np.asarray(image)
-    if pixels.ndim != 3 or pixels.shape[channel_axis] != 3 or pixels.dtype != np.uint8 or pixels.size == 0:
-        raise DataError(f"image: expected a non-empty uint8 {wanted}, got {pixels.dtype} of shape {pixels.shape}")
-    return np.moveaxis(pixels, channel_axis, -1)
+def _listed(images: str | os.PathLike[str] | Iterable[ImageLike]) -> Iterable[ImageLike]:
+    if isinstance(images, (str, os.PathLike)):
+        try:
+            return find_pictures(images)
+        except DataError as error:
+            if ":" not in str(images):
+                raise
+            remedy = f"of a dataset spec, pass clouds.data.folder.dataset_images({str(images)!r})"
+            raise DataError(f"{error}; {remedy}") from None
+    if isinstance(images, Image.Image) or (isinstance(images, (np.ndarray, Tensor)) and images.ndim == 3):
+        raise DataError("images: expected several images, got one; pass [image], or call predict(image)")
+    return cast("Iterable[ImageLike]", images)
 
 
-def _no_masks(size: tuple[int, int], window: int) -> ImageMasks:
-    least = math.ceil(math.sqrt(size[0] * size[1]))
-    raise DataError(
-        f"an image of {size[0]} x {size[1]} pixels was segmented in windows of {window} pixels, whose masks end at "
-        f"their edges; for instances and panoptic segments pass window={least} or more to predict"
-    )
+def _read(numbered: tuple[int, ImageLike], *, short_side: int | None) -> Picture:
+    position, image = numbered
+    return Picture.read(image, short_side=short_side, name=f"image {position}")
+
+
+def _itself(masks: ImageMasks) -> ImageMasks:
+    return masks
 
 
 def _place(part: object, device: torch.device) -> object:
@@ -372,25 +378,14 @@ def _to_tensor(pixels: np.ndarray, device: torch.device) -> Tensor:
     return torch.from_numpy(np.array(pixels, order="C")).to(device).permute(2, 0, 1)  # arrays may be read-only
 
 
-def _resize_short_side(pixels: np.ndarray, short_side: int | None) -> np.ndarray:
-    height, width = pixels.shape[:2]
-    if short_side is None or min(height, width) == short_side:
-        return pixels
-    if short_side < 1:
-        raise DataError(f"short_side is {short_side}; expected at least 1 pixel")
-    scale = short_side / min(height, width)
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
-
-
 @contextmanager
 def _evaluating(*modules: nn.Module) -> GeneratorOf[None]:
     """Eval mode for the block, then back to what each module was in."""
-    were = [(part, part.training) for module in modules for part in module.modules()]
-    for module in modules:
+    were = [part for module in modules for part in module.modules() if part.training]
+    for module in modules if were else ():
         module.eval()
     try:
         yield
     finally:
-        for part, training in were:
-            part.training = training
+        for part in were:
+            part.training = True

@@ -110,12 +110,8 @@ def open_dataset(
     """
     parsed = parse_spec(spec)
     layout = LAYOUTS[parsed.kind]
-    split = _choose_split(parsed, layout, default_split)
-    folder = split if layout.splits is None else layout.splits[split]
-    images, truths = _choose_variant(parsed, layout, folder)
-    pictures, label_of = _find(parsed.path, folder, images), _find(parsed.path, folder, truths)
-    if not pictures:
-        raise _not_there(parsed, layout, f"{images.path(parsed.path, folder)} holds no image")
+    split, folder, images, truths = _locate(parsed, layout, default_split)
+    pictures, label_of = _find_images(parsed, layout, folder, images), _find(parsed.path, folder, truths)
     items = [Item(name=name, image=path, label=label_of.get(name)) for name, path in pictures.items()]
     if require_labels:
         _check_labels(spec, items, truths.path(parsed.path, folder) / truths.group, truths.endings[0])
@@ -131,6 +127,23 @@ def open_dataset(
         fold=fold,
         unpaired=[path for name, path in label_of.items() if name not in pictures],
     )
+
+
+def dataset_images(spec: str, *, default_split: str = "val") -> list[Path]:
+    """The images of a dataset, sorted by name, whatever its labels; for `Pipeline.predict_many`.
+
+    Args:
+        spec: `KIND:PATH[:SPLIT]`, as in `open_dataset`.
+        default_split: "train" or "val".
+
+    Raises:
+        ConfigError: the spec is wrong.
+        DataError: a folder is missing or empty, or two files have one name.
+    """
+    parsed = parse_spec(spec)
+    layout = LAYOUTS[parsed.kind]
+    _, folder, images, _ = _locate(parsed, layout, default_split)
+    return list(_find_images(parsed, layout, folder, images).values())
 
 
 def check_sizes(item: Item, image: UInt8[np.ndarray, "h w 3"], label: UInt8[np.ndarray, "hl wl *rgb"]) -> None:
@@ -149,6 +162,20 @@ def _check_labels(spec: str, items: list[Item], folder: Path, ending: str) -> No
             f"{spec}: {len(lacking)} of {len(items)} images have no label file; the first is {lacking[0].image}, "
             f"expected {folder / lacking[0].name}{ending}"
         )
+
+
+def _locate(spec: Spec, layout: Layout, default: str) -> tuple[str, str, Files, Files]:
+    """The split, its folder, and the form in which images and labels lie there."""
+    split = _choose_split(spec, layout, default)
+    folder = split if layout.splits is None else layout.splits[split]
+    return split, folder, *_choose_variant(spec, layout, folder)
+
+
+def _find_images(spec: Spec, layout: Layout, folder: str, images: Files) -> dict[str, Path]:
+    found = _find(spec.path, folder, images)
+    if not found:
+        raise _not_there(spec, layout, f"{images.path(spec.path, folder)} holds no image")
+    return found
 
 
 def _choose_split(spec: Spec, layout: Layout, default: str) -> str:

@@ -29,6 +29,12 @@ class Spec:
         return f"{self.kind}:{self.path}" + (f":{self.split}" if self.split else "")
 
 
+def is_spec(text: str) -> bool:
+    """Whether a text begins with a known kind and a colon."""
+    kind, colon, _ = text.partition(":")
+    return bool(colon) and kind in LAYOUTS
+
+
 def parse_spec(text: str) -> Spec:
     """Read a spec `KIND:PATH[:SPLIT]`; what follows the last colon is a split unless it holds a slash.
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import islice
 
 import numpy as np
 from jaxtyping import UInt8
@@ -36,6 +34,7 @@ def evaluate(
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
     window: int = 2048,
+    batch_size: int = 1,
     configs: Configs = None,
     progress: bool = False,
 ) -> Report:
@@ -52,11 +51,12 @@ def evaluate(
         scales: test-time augmentation: average the scores of the image at these sizes, relative to the protocol's.
         flip: test-time augmentation: average with the scores of the mirror images, too.
         window: images of more than window x window pixels are segmented in overlapping windows of that side.
+        batch_size: images that go through the network at once; see `Pipeline.predict_many`.
         configs: a `dataset.toml` for all specs, or one by spec, in place of the datasets' own.
         progress: show a progress bar on standard error, when that is a terminal.
 
     Raises:
-        ConfigError: the protocol, a scale, a spec or a configuration is wrong, or two datasets are one.
+        ConfigError: the protocol, a scale, the batch size, a spec or a configuration is wrong, or two datasets are one.
         DataError: a file cannot be used; the message names it.
     """
     import torch
@@ -64,8 +64,11 @@ def evaluate(
     from clouds.core.processes import Processes
 
     check_protocol(protocol)
+    if batch_size < 1:
+        raise ConfigError(f"batch_size is {batch_size}; expected at least 1 image")
     views = Views(scales=scales, flip=flip, window=window)
     processes = Processes.current()
+    predict = partial(views.predict_many, pipeline, batch_size=batch_size)
     datasets = _open(specs, pipeline.labels, configs)
     domains: dict[str, DomainResult] = {}
     with progress_bar(shown=progress and processes.main) as bar:
@@ -73,7 +76,7 @@ def evaluate(
         for name, dataset in datasets.items():
             advance = partial(bar.update, task, advance=processes.world, description=name)
             indices = processes.share(range(len(dataset)))
-            counts = _count(partial(views.predict, pipeline), dataset, indices, protocol, advance)
+            counts = _count(predict, dataset, indices, protocol, advance)
             confusion, boundaries = (processes.sum(torch.from_numpy(one)).numpy() for one in counts)
             domains[name] = DomainResult.from_counts(
                 confusion, boundaries, names=pipeline.labels.names, images=len(dataset)
@@ -122,7 +125,7 @@ def _open_spec(spec: str, labels: LabelSpace, configs: Configs) -> Dataset:
 
 
 def _count(
-    predict: Callable[[np.ndarray], np.ndarray],
+    predict: Callable[[Iterable[np.ndarray]], Iterator[np.ndarray]],
     dataset: Dataset,
     indices: Sequence[int],
     protocol: str,
@@ -131,9 +134,16 @@ def _count(
     """Counts of confusion and of boundaries, over some images of a dataset."""
     classes = len(dataset.labels)
     confusion, boundaries = np.zeros((classes, classes + 1), np.int64), np.zeros((classes, 3), np.int64)
-    pairs = _read_ahead(partial(_read, dataset, protocol), indices)
-    for index, (image, truth) in zip(indices, pairs, strict=True):
-        labels = predict(image)
+    truths: deque[np.ndarray] = deque()  # of images that are being predicted
+
+    def images() -> Iterator[np.ndarray]:
+        for index in indices:
+            image, truth = _read(dataset, protocol, index)
+            truths.append(truth)
+            yield image
+
+    for index, labels in zip(indices, predict(images()), strict=True):
+        truth = truths.popleft()
         folded = labels if dataset.fold is None else dataset.fold[labels]
         try:
             confusion += count_confusion(truth, folded, classes=classes)
@@ -142,16 +152,6 @@ def _count(
         boundaries += count_boundaries(truth, folded, classes=classes)
         advance()
     return confusion, boundaries
-
-
-def _read_ahead(read: Callable[[int], Pair], indices: Sequence[int]) -> Iterator[Pair]:
-    """Yield `read(index)` for each index; the next one is read in a thread while the model works on this one."""
-    with ThreadPoolExecutor(max_workers=1) as thread:
-        begun = (thread.submit(read, index) for index in indices)
-        ahead = deque(islice(begun, 2))
-        while ahead:
-            yield ahead.popleft().result()
-            ahead.extend(islice(begun, 1))
 
 
 def _read(dataset: Dataset, protocol: str, index: int) -> Pair:

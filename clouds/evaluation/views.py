@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from attrs import field, frozen
 from jaxtyping import UInt8
 
+from clouds.core.batches import read_ahead
 from clouds.core.errors import ConfigError
 from clouds.core.labels import LabelSpace
 
@@ -31,7 +32,9 @@ class Predictor(Protocol):
     @property
     def labels(self) -> LabelSpace: ...
 
-    def predict(self, image: np.ndarray, *, short_side: int | None = None, window: int = 2048) -> LabelsAndScores: ...
+    def predict_many(
+        self, images: Iterable[np.ndarray], *, batch_size: int = 8, short_side: int | None = None, window: int = 2048
+    ) -> Iterator[LabelsAndScores]: ...
 
 
 def _to_floats(values: Iterable[float]) -> tuple[float, ...]:
@@ -69,21 +72,35 @@ class Views:
         scales = ", ".join(f"{scale:g}" for scale in self.scales)
         return f"scores averaged over scales {scales}{' and their mirror images' if self.flip else ''}; {size}"
 
-    def predict(self, pipeline: Predictor, image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w"]:
-        """Segment an image: the best class of the averaged scores, at the image's own size.
+    def predict_many(
+        self, pipeline: Predictor, images: Iterable[UInt8[np.ndarray, "h w 3"]], *, batch_size: int = 1
+    ) -> Iterator[UInt8[np.ndarray, "h w"]]:
+        """Segment images, in order: the best class of the averaged scores, at the image's own size.
 
-        The scores of one view are held at a time, beside their sum.
+        Of several views, those of one size share a batch: the image and its mirror image. The scores of a batch's views
+        are held at a time, beside their sum.
         """
         if self._single:
-            return pipeline.predict(image, short_side=None, window=self.window).labels
+            for prediction in pipeline.predict_many(images, batch_size=batch_size, short_side=None, window=self.window):
+                yield prediction.labels
+        else:
+            for image in read_ahead(_itself, images, count=1):
+                yield self._average(pipeline, image, batch_size)
+
+    def _average(self, pipeline: Predictor, image: np.ndarray, batch_size: int) -> np.ndarray:
         total = np.zeros((len(pipeline.labels), *image.shape[:2]), np.float32)
+        shown = [image, image[:, ::-1]] if self.flip else [image]
         for scale in self.scales:
             side = max(1, round(scale * min(image.shape[:2])))
-            total += pipeline.predict(image, short_side=side, window=self.window).scores()
-            if self.flip:
-                total += pipeline.predict(image[:, ::-1], short_side=side, window=self.window).scores()[..., ::-1]
+            views = pipeline.predict_many(shown, batch_size=batch_size, short_side=side, window=self.window)
+            for prediction, step in zip(views, (1, -1), strict=False):  # the mirror image's answer is mirrored
+                total += prediction.scores()[..., ::step]
         return total.argmax(axis=0).astype(np.uint8)
 
     @property
     def _single(self) -> bool:
         return self.scales == (1.0,) and not self.flip
+
+
+def _itself(image: np.ndarray) -> np.ndarray:
+    return image

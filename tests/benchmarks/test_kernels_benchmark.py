@@ -170,11 +170,14 @@ def test_every_table_is_made_of_its_rows(tmp_path: Path) -> None:
     write(tmp_path, "head", [rows.row("head", "clouds", "forward, times faster", "x", [2.0], peer="other", **facts)])
     write(tmp_path, "end_to_end", [rows.row("end_to_end", "clouds", "predict", "ms", [2.0], **facts)])
     write(tmp_path, "graphs", [rows.row("graphs", "eager", "device", "ms", [2.0], **facts)])
+    stream = {"shape": [1, 2], "dtype": "float32", "images": 8, "peak_memory_mb": 3.0}
+    write(tmp_path, "predict", [rows.row("predict", "tiny+linear", "per image, batches of 2", "s", [2.0], **stream)])
     text = "".join(f"<!-- table: {name} -->\n<!-- end -->\n" for name in table.TABLES)
     made = table.filled(text, tmp_path)
     assert "| cpu | 1x2 | float32 | forward, times faster | other | 2 x | 2 .. 2 |" in made
     assert "| cpu | predict | 1x2 | 1 | float32 | clouds | 2 ms | 2 .. 2 |  |" in made
     assert "| cpu | 1x2 | 1 | float32 | device | eager | 2 ms | 2 .. 2 |" in made
+    assert "| cpu | tiny+linear | 1x2 | float32 | per image, batches of 2 | 2 s | 2 .. 2 | 3 MB |" in made
     assert made.count("not measured") == 3
 
 

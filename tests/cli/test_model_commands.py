@@ -213,6 +213,13 @@ class TestEvaluate:
         assert json.loads(figures.read_text())["views"] == {"scales": [0.5, 1.0], "flip": True, "window": 32}
         assert_one_line(run("evaluate", checkpoint, *data, "--scales", 0), "scales: expected different positive")
 
+    def test_batches(self, run: Run, checkpoint: Path, photos: Path) -> None:
+        """That they change nothing beyond rounding is tested with `clouds.evaluate`."""
+        outcome = run("evaluate", checkpoint, "--data", f"folder:{photos}", "--batch-size", 2)
+        assert (outcome.code, outcome.err) == (0, "")
+        outcome = run("evaluate", checkpoint, "--data", f"folder:{photos}", "--batch-size", 0)
+        assert_one_line(outcome, "--batch-size", "Must be >= 1", code=2)
+
     def test_a_dataset_config_folds_predictions(self, run: Run, checkpoint: Path, photos: Path, tmp_path: Path) -> None:
         config = tmp_path / "fold.toml"
         config.write_text("[fold]\n" + "".join(f'"{name}" = "road"\n' for name in CITYSCAPES.names[1:]))
@@ -266,98 +273,6 @@ class TestDamagedDataset:
         (line,) = [line for line in outcome.out.splitlines() if line.startswith("fault: ")]
         assert str(photos / name) in line
         assert outcome.out.endswith("photos:val: 2 images, 1 faults\n")
-
-
-class TestPredict:
-    def test_results_keep_name_and_size(self, run: Run, checkpoint: Path, tmp_path: Path) -> None:
-        picture = tmp_path / "street.jpg"
-        Image.fromarray(PIXELS).save(picture)
-        before = picture.read_bytes()
-        outcome = run("predict", checkpoint, picture, "--out", tmp_path / "out", "--json")
-        assert outcome.code == 0, outcome.err
-        (document,) = json.loads(outcome.out)
-        assert document["image"] == str(picture)
-        with Image.open(tmp_path / "out" / "street.png") as labels:
-            assert (labels.mode, labels.size) == ("L", (50, 40))
-            assert np.asarray(labels).max() < 19
-        with Image.open(document["overlay"]) as overlay:
-            assert (overlay.mode, overlay.size) == ("RGB", (50, 40))
-        assert picture.read_bytes() == before
-
-    @pytest.mark.parametrize(
-        "picture",
-        [
-            Image.fromarray(RNG.integers(0, 256, (20, 30, 4), np.uint8), "RGBA"),
-            Image.fromarray(PIXELS).convert("L"),
-            Image.fromarray(PIXELS).convert("P"),
-            Image.fromarray(PIXELS[:1, :1]),
-            Image.fromarray(PIXELS[:1]),
-        ],
-        ids=["RGBA", "greyscale", "palette", "1x1", "1 row"],
-    )
-    def test_unusual_pictures_just_work(self, run: Run, checkpoint: Path, tmp_path: Path, picture: Image.Image) -> None:
-        picture.save(tmp_path / "odd.png")
-        outcome = run("predict", checkpoint, tmp_path / "odd.png", "--out", tmp_path / "out")
-        assert (outcome.code, outcome.err) == (0, "")
-        with Image.open(tmp_path / "out" / "odd.png") as labels:
-            assert labels.size == picture.size
-
-    def test_a_short_side_keeps_the_size_of_the_results(self, run: Run, checkpoint: Path, tmp_path: Path) -> None:
-        Image.fromarray(PIXELS).save(tmp_path / "a.png")
-        run("predict", checkpoint, tmp_path / "a.png", "--out", tmp_path / "out", "--short-side", 64)
-        with Image.open(tmp_path / "out" / "a.png") as labels:
-            assert labels.size == (50, 40)
-
-    @pytest.mark.parametrize(
-        ("content", "word"),
-        [
-            (None, "no such file"),
-            (b"hello", "not a picture"),
-            (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "truncated"),
-            ("truncated", "truncated"),
-            ("16 bit", "more than 8 bits"),
-            ("folder", "cannot be read"),
-        ],
-    )
-    def test_bad_pictures_are_named_and_nothing_is_written(
-        self, run: Run, checkpoint: Path, tmp_path: Path, content: bytes | str | None, word: str
-    ) -> None:
-        picture = tmp_path / "bad.png"
-        if isinstance(content, bytes):
-            picture.write_bytes(content)
-        elif content == "truncated":
-            Image.fromarray(PIXELS).save(picture)
-            picture.write_bytes(picture.read_bytes()[:1000])
-        elif content == "16 bit":
-            Image.fromarray(np.zeros((4, 4), np.uint16)).save(picture)
-        elif content == "folder":
-            picture.mkdir()
-        outcome = run("predict", checkpoint, picture, "--out", tmp_path / "out")
-        assert_one_line(outcome, str(picture), word)
-        assert not (tmp_path / "out").exists()
-
-    def test_pictures_of_one_name_are_refused(self, run: Run, checkpoint: Path, tmp_path: Path) -> None:
-        outcome = run("predict", checkpoint, tmp_path / "x" / "a.png", tmp_path / "y" / "a.jpg")
-        assert_one_line(outcome, "x/a.png and", "y/a.jpg would both be predictions/a.png; predict them one by one")
-        outcome = run("predict", checkpoint, tmp_path / "a.png", tmp_path / "a_overlay.png")
-        assert_one_line(outcome, "a.png and", "would both be predictions/a_overlay.png")
-
-    def test_a_picture_is_never_overwritten(self, run: Run, checkpoint: Path, tmp_path: Path) -> None:
-        picture = tmp_path / "a.png"
-        Image.fromarray(PIXELS).save(picture)
-        before = picture.read_bytes()
-        outcome = run("predict", checkpoint, picture, "--out", tmp_path)
-        assert_one_line(outcome, str(picture), "is one of the pictures and would be overwritten; choose another --out")
-        assert picture.read_bytes() == before
-
-    def test_an_untrained_head_warns(self, run: Run, tmp_path: Path, checkpoint: Path) -> None:
-        pipeline = clouds.load(checkpoint)
-        pipeline.trained = False
-        pipeline.save(tmp_path / "raw")
-        Image.fromarray(PIXELS).save(tmp_path / "a.png")
-        with pytest.warns(clouds.UntrainedHeadWarning, match="the head LinearHead has not been trained"):
-            outcome = run("predict", tmp_path / "raw", tmp_path / "a.png", "--out", tmp_path / "out")
-        assert outcome.out == f"1 label maps and overlays in {tmp_path / 'out'}\n"
 
 
 def test_the_demo_prints_its_table(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

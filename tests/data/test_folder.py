@@ -6,7 +6,7 @@ from folder_helpers import SIZE, Add
 from PIL import Image
 
 from clouds import ConfigError, DataError, LabelSpace
-from clouds.data.folder import open_dataset
+from clouds.data.folder import dataset_images, open_dataset
 
 
 def _checkerboard() -> np.ndarray:
@@ -167,3 +167,19 @@ def test_configuration_that_is_asked_for_must_exist(town: Path, add: Add, labels
     add("a")
     with pytest.raises(ConfigError, match=r"none\.toml: no such file"):
         open_dataset(f"folder:{town}", labels, config="none.toml")
+
+
+def test_images_are_listed_whether_they_have_labels_or_not(town: Path, add: Add) -> None:
+    add("b", label=_checkerboard())
+    Image.new("RGB", SIZE[::-1]).save(town / "images" / "train" / "a.jpg")
+    assert [path.name for path in dataset_images(f"folder:{town}")] == ["a.jpg", "b.png"]
+    with pytest.raises(DataError, match="has no split 'night'"):
+        dataset_images(f"folder:{town}:night")
+    with pytest.raises(ConfigError, match="unknown kind 'foldr'"):
+        dataset_images(f"foldr:{town}")
+
+
+def test_a_folder_without_an_image_lists_none(town: Path) -> None:
+    (town / "images" / "train").mkdir(parents=True)
+    with pytest.raises(DataError, match="holds no image"):
+        dataset_images(f"folder:{town}")

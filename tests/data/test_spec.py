@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clouds import ConfigError
-from clouds.data.spec import Spec, parse_spec
+from clouds.data.spec import Spec, is_spec, parse_spec
 
 _word = st.text(st.characters(categories=["L", "N"], include_characters="-_. "), min_size=1)
 
@@ -47,3 +47,8 @@ def test_home_is_expanded() -> None:
 def test_errors(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse_spec(text)
+
+
+def test_a_spec_begins_with_a_kind() -> None:
+    assert all(map(is_spec, ("folder:photos", "cityscapes:/data:val", "folder:")))
+    assert not any(map(is_spec, ("folder", "photos/a.png", "foldr:photos", "a:b.png", "")))

@@ -1,6 +1,6 @@
 """Test-time augmentation, with models that say what they were shown."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,10 +37,18 @@ class _Model:
         self.to_scores = to_scores
         self.calls: list[tuple[int | None, int]] = []
 
-    def predict(self, image: np.ndarray, *, short_side: int | None = None, window: int = 2048) -> _Answer:
-        self.calls.append((short_side, window))
-        scores = self.to_scores(image, short_side or min(image.shape[:2]))
-        return _Answer(scores.argmax(0).astype(np.uint8), scores)
+    def predict_many(
+        self, images: Iterable[np.ndarray], *, batch_size: int = 8, short_side: int | None = None, window: int = 2048
+    ) -> Iterator[_Answer]:
+        for image in images:
+            self.calls.append((short_side, window))
+            scores = self.to_scores(image, short_side or min(image.shape[:2]))
+            yield _Answer(scores.argmax(0).astype(np.uint8), scores)
+
+
+def _predict(views: Views, model: Any, image: np.ndarray) -> np.ndarray:
+    (labels,) = views.predict_many(model, [image])
+    return labels
 
 
 def _colours(image: np.ndarray, side: int) -> np.ndarray:
@@ -55,7 +63,7 @@ def _left_to_right(image: np.ndarray, side: int) -> np.ndarray:
 @given(image=_images)
 def test_one_view_is_the_plain_prediction(image: np.ndarray) -> None:
     model = _Model(_left_to_right)
-    labels = Views().predict(model, image)
+    labels = _predict(Views(), model, image)
     assert np.array_equal(labels, _left_to_right(image, 0).argmax(0))
     assert model.calls == [(None, 2048)]
 
@@ -63,14 +71,14 @@ def test_one_view_is_the_plain_prediction(image: np.ndarray) -> None:
 @given(image=_images)
 def test_the_answer_for_a_mirror_image_is_the_mirrored_answer(image: np.ndarray) -> None:
     views, model = Views(flip=True), _Model(_left_to_right)
-    labels, mirrored = views.predict(model, image), views.predict(model, image[:, ::-1])
+    labels, mirrored = _predict(views, model, image), _predict(views, model, image[:, ::-1])
     assert np.array_equal(labels, mirrored[:, ::-1])
 
 
 @given(image=_images, flip=st.booleans(), scales=st.sampled_from([(1.0,), (0.5, 1.0), (0.75, 1.0, 2.0)]))
 def test_views_that_agree_change_nothing(image: np.ndarray, flip: bool, scales: tuple[float, ...]) -> None:
     kept = image.copy()
-    labels = Views(flip=flip, scales=scales).predict(_Model(_colours), image)
+    labels = _predict(Views(flip=flip, scales=scales), _Model(_colours), image)
     assert labels.dtype == np.uint8
     assert np.array_equal(labels, image.argmax(-1))
     assert np.array_equal(image, kept)
@@ -84,14 +92,14 @@ def test_scores_are_averaged_and_not_votes() -> None:
         return np.broadcast_to(np.array(by_side[side], np.float32)[:, None, None], (3, *image.shape[:2]))
 
     model = _Model(to_scores)
-    labels = Views(scales=(0.5, 1, 2), window=77).predict(model, np.zeros((100, 150, 3), np.uint8))
+    labels = _predict(Views(scales=(0.5, 1, 2), window=77), model, np.zeros((100, 150, 3), np.uint8))
     assert np.all(labels == 2)
     assert model.calls == [(50, 77), (100, 77), (200, 77)]
 
 
 def test_the_smallest_view_has_a_pixel() -> None:
     model = _Model(_colours)
-    Views(scales=(0.01,), flip=True).predict(model, np.zeros((3, 5, 3), np.uint8))
+    _predict(Views(scales=(0.01,), flip=True), model, np.zeros((3, 5, 3), np.uint8))
     assert model.calls == [(1, 2048), (1, 2048)]
 
 
@@ -109,7 +117,7 @@ def test_a_pipeline_with_views(pipeline: clouds.Pipeline) -> None:
     plain = [pipeline.predict(image, short_side=side).scores() for side in sides]
     mirrored = [pipeline.predict(image[:, ::-1], short_side=side).scores()[..., ::-1] for side in sides]
     expected = np.mean([*plain, *mirrored], axis=0, dtype=np.float64)
-    labels = Views(scales=(0.5, 1.0, 1.5), flip=True).predict(pipeline, image)
+    labels = _predict(Views(scales=(0.5, 1.0, 1.5), flip=True), pipeline, image)
     best = np.sort(expected, axis=0)
     clear = best[-1] - best[-2] > 1e-5  # sums of six float32 scores below 1, in another order
     assert clear.mean() > 0.9
@@ -126,11 +134,11 @@ def test_windows_are_used_for_what_is_larger(pipeline: clouds.Pipeline, monkeypa
 
     monkeypatch.setattr(pipeline, "forward", watch)
     image = np.random.default_rng(0).integers(0, 256, (100, 150, 3), np.uint8)
-    assert Views(window=64).predict(pipeline, image).shape == (100, 150)
+    assert _predict(Views(window=64), pipeline, image).shape == (100, 150)
     assert len(shapes) == 6
     assert max(max(shape) for shape in shapes) == 64
     shapes.clear()
-    Views(window=128).predict(pipeline, image)
+    _predict(Views(window=128), pipeline, image)
     assert shapes == [(100, 150)], "100 x 150 pixels are not more than 128 x 128"
 
 

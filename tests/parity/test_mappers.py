@@ -1,5 +1,6 @@
 """Golden set 15: whole training samples and evaluation inputs of the published code, and its learning rates."""
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -98,9 +99,12 @@ class _Recorder:
     seen: list[np.ndarray]
     labels: LabelSpace = CITYSCAPES
 
-    def predict(self, image: np.ndarray, *, short_side: int | None = None, window: int = 2048) -> "_Answer":
-        self.seen.append(image)
-        return _Answer(np.zeros(image.shape[:2], np.uint8))
+    def predict_many(
+        self, images: Iterable[np.ndarray], *, batch_size: int = 8, short_side: int | None = None, window: int = 2048
+    ) -> Iterator["_Answer"]:
+        for image in images:
+            self.seen.append(image)
+            yield _Answer(np.zeros(image.shape[:2], np.uint8))
 
 
 @frozen
