@@ -31,15 +31,26 @@ def _of(pointer, strides, batch, head):
 
 
 @triton.jit
-def _softmax_terms(logits, strides, query, present, LEVELS: tl.constexpr, POINTS: tl.constexpr, SAMPLES: tl.constexpr):
-    """Of each query's logits: the largest, and the sum of exp(logit - largest)."""
-    sample = tl.arange(0, SAMPLES)[None, :]
-    exists = sample < LEVELS * POINTS
-    place = query[:, None] * strides[1] + sample // POINTS * strides[3] + sample % POINTS * strides[4]
-    score = tl.load(logits + place, mask=present[:, None] & exists, other=0.0).to(tl.float32)
-    score = tl.where(exists, score, float("-inf"))
-    largest = tl.max(score, 1)
-    return largest, tl.sum(tl.exp(score - largest[:, None]), 1)
+def _logit(logits, strides, query, present, level, point):
+    """One logit of each query."""
+    place = logits + query * strides[1] + level * strides[3] + point * strides[4]
+    return tl.load(place, mask=present, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _softmax_terms(logits, strides, query, present, LEVELS: tl.constexpr, POINTS: tl.constexpr):
+    """Of each query's logits: the largest, and the sum of exp(logit - largest).
+
+    They are read one by one: results of a tile of them would have another layout than the rows, and with them all that
+    is read for these.
+    """
+    largest = tl.full(query.shape, float("-inf"), tl.float32)
+    for sample in tl.static_range(LEVELS * POINTS):
+        largest = tl.maximum(largest, _logit(logits, strides, query, present, sample // POINTS, sample % POINTS))
+    total = tl.zeros_like(largest)
+    for sample in tl.static_range(LEVELS * POINTS):
+        total += tl.exp(_logit(logits, strides, query, present, sample // POINTS, sample % POINTS) - largest)
+    return largest, total
 
 
 @triton.jit
@@ -60,8 +71,7 @@ def _sample(offsets, offset_strides, logits, logit_strides, query, present, leve
     place = offsets + query * offset_strides[1] + level * offset_strides[3] + point * offset_strides[4]
     x = tl.load(place, mask=present, other=0.0).to(tl.float32)
     y = tl.load(place + offset_strides[5], mask=present, other=0.0).to(tl.float32)
-    place = logits + query * logit_strides[1] + level * logit_strides[3] + point * logit_strides[4]
-    return x, y, tl.load(place, mask=present, other=0.0).to(tl.float32)
+    return x, y, _logit(logits, logit_strides, query, present, level, point)
 
 
 @triton.jit
@@ -106,7 +116,7 @@ def _read(value, cell, exists, stride, channel):
 def deformable_attention_forward(
     output, value, reference, offsets, logits, sizes, queries,
     value_strides, reference_strides, offset_strides, logit_strides,
-    FUSED: tl.constexpr, LEVELS: tl.constexpr, POINTS: tl.constexpr, SAMPLES: tl.constexpr,
+    FUSED: tl.constexpr, LEVELS: tl.constexpr, POINTS: tl.constexpr,
     WIDTH: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """output "b q m d" of value "b s m d", reference "b q l 2", offsets "b q m l p 2" and logits "b q m l p"."""
@@ -118,7 +128,7 @@ def deformable_attention_forward(
     reference += batch * reference_strides[0]
     offsets, logits = _of(offsets, offset_strides, batch, head), _of(logits, logit_strides, batch, head)
     if FUSED:
-        largest, divisor = _softmax_terms(logits, logit_strides, query, present, LEVELS, POINTS, SAMPLES)
+        largest, divisor = _softmax_terms(logits, logit_strides, query, present, LEVELS, POINTS)
     total = tl.zeros((BLOCK, WIDTH), tl.float32)
     start = 0
     for level in tl.static_range(LEVELS):
@@ -185,7 +195,7 @@ def deformable_attention_backward(
     value_gradient, offset_gradient, logit_gradient, gradient, output,
     value, reference, offsets, logits, sizes, queries, cells_of_image,
     gradient_strides, value_strides, reference_strides, offset_strides, logit_strides,
-    FUSED: tl.constexpr, SCATTER: tl.constexpr, LEVELS: tl.constexpr, POINTS: tl.constexpr, SAMPLES: tl.constexpr,
+    FUSED: tl.constexpr, SCATTER: tl.constexpr, LEVELS: tl.constexpr, POINTS: tl.constexpr,
     WIDTH: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Gradients from that of the output, "b q (m d)"; those of the values are added, in float32, where SCATTER.
@@ -204,7 +214,7 @@ def deformable_attention_backward(
     gradient += (head * WIDTH + channel) * gradient_strides[2]
     row = tl.load(gradient, mask=present[:, None], other=0.0).to(tl.float32)
     if FUSED:
-        largest, divisor = _softmax_terms(logits, logit_strides, query, present, LEVELS, POINTS, SAMPLES)
+        largest, divisor = _softmax_terms(logits, logit_strides, query, present, LEVELS, POINTS)
         mean = _dot(row, output, item, present, WIDTH, channel)
     start = 0
     for level in tl.static_range(LEVELS):
@@ -229,7 +239,7 @@ def deformable_attention_backward(
 def launch(width: int, itemsize: int) -> Launch:
     """Of either kernel: `itemsize` bytes per channel in the values that it reads, or in the float32 that it adds."""
     # One row of a corner is read by as many threads as it has 16 bytes, the widest load there is, and every thread
-    # reads one such part per corner: more rows per thread take registers (84 instead of 61 for two, on 9.0), and what
+    # reads one such part per corner: more rows per thread take registers (84 instead of 64 for two, on 9.0), and what
     # hides the latency of reads is the number of warps. A block of 4 warps has 32 queries at 64 bytes a row: these are
     # neighbours, which read the same cells, through one L1 cache. At 512x1024 this still makes 2,688 programs.
     # The backward kernel adds rows of float32, four channels at a time: were it to read eight at a time, every row
@@ -257,7 +267,6 @@ def _arguments(
         "FUSED": reference is not None,
         "LEVELS": levels,
         "POINTS": points,
-        "SAMPLES": triton.next_power_of_2(levels * points),
         "WIDTH": value.shape[3],
     }
 
@@ -322,7 +331,7 @@ def _variants() -> Iterator[Variant]:
             "reference_strides": (0, 2, 0, 1) if fused else offsets,
             "offset_strides": offsets,
             "logit_strides": (queries * heads * 12, heads * 12, 12, 4, 1),
-            "FUSED": fused, "LEVELS": levels, "POINTS": points, "SAMPLES": 16, "WIDTH": width,
+            "FUSED": fused, "LEVELS": levels, "POINTS": points, "WIDTH": width,
         }  # fmt: skip
         names = ("output", "value", "offsets", "logits")
         signature = dict.fromkeys(names, f"*{kind}") | {"sizes": ("fp32",) * 6, "queries": "i32"}
