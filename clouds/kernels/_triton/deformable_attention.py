@@ -29,7 +29,7 @@ from clouds.kernels.tuning import launch_arguments
 
 @triton.jit
 def _softmax_terms(logits, present, SAMPLES: tl.constexpr):
-    """Of each row's logits: the largest, and the sum of exp(logit - largest).
+    """Of each row's logits: the largest, and 1 over the sum of exp(logit - largest).
 
     They are read one by one: results of a tile of them would have another layout than the rows, and with them all that
     is read for these.
@@ -40,7 +40,7 @@ def _softmax_terms(logits, present, SAMPLES: tl.constexpr):
     total = tl.zeros_like(largest)
     for sample in tl.static_range(SAMPLES):
         total += tl.exp(tl.load(logits + sample, mask=present, other=0.0).to(tl.float32) - largest)
-    return largest, total
+    return largest, 1 / total
 
 
 @triton.jit
@@ -140,7 +140,7 @@ def deformable_attention_forward(
     offsets += item * (LEVELS * POINTS * 2)
     logits += item * (LEVELS * POINTS)
     if FUSED:
-        largest, divisor = _softmax_terms(logits, present, LEVELS * POINTS)
+        largest, factor = _softmax_terms(logits, present, LEVELS * POINTS)
     total = tl.zeros((BLOCK, WIDTH), tl.float32)
     start = 0
     for level in tl.static_range(LEVELS):
@@ -160,7 +160,7 @@ def deformable_attention_forward(
                 total += shares[corner][:, None] * rows[corner]
         start += tl.cast(height, tl.int32) * tl.cast(width, tl.int32)
     if FUSED:
-        total = total / divisor[:, None]
+        total *= factor[:, None]
     tl.store(output + (item * WIDTH)[:, None] + channel, total, mask=present[:, None])
 
 
@@ -211,7 +211,7 @@ def deformable_attention_backward(
     gradient += (head[:, None] * WIDTH + channel) * gradient_strides[2]
     row = tl.load(gradient, mask=present[:, None], other=0.0).to(tl.float32)
     if FUSED:
-        largest, divisor = _softmax_terms(logits, present, LEVELS * POINTS)
+        largest, factor = _softmax_terms(logits, present, LEVELS * POINTS)
         mean = _dot(row, _read(output + (item * WIDTH)[:, None] + channel, present))
     start = 0
     for level in tl.static_range(LEVELS):
@@ -222,7 +222,7 @@ def deformable_attention_backward(
             x, y = _offset(offsets, sample, present)
             weight = tl.load(logits + sample, mask=present, other=0.0).to(tl.float32)
             if FUSED:
-                weight = tl.exp(weight - largest) / divisor
+                weight = tl.exp(weight - largest) * factor
             cell, exist, across, down = _corners(x0 + x * unit_x, y0 + y * unit_y, width, height, start, present)
             rows = _read_four(_places(value, cell, width, STRIDE), exist)
             products = (_dot(row, rows[0]), _dot(row, rows[1]), _dot(row, rows[2]), _dot(row, rows[3]))
@@ -240,11 +240,11 @@ def deformable_attention_backward(
 def launch(width: int, itemsize: int) -> Launch:
     """Of either kernel: `itemsize` bytes per channel in the values that it reads, or in the float32 that it adds."""
     # One row of a corner is read by as many threads as it has 16 bytes, the widest load there is, and every thread
-    # reads one such part per corner: more rows per thread take registers (84 instead of 64 for two, on 9.0), and what
-    # hides the latency of reads is the number of warps. A block of 4 warps has 32 queries at 64 bytes a row: these are
-    # neighbours, which read the same cells, through one L1 cache. At 512x1024 this still makes 2,688 programs.
+    # reads one such part per corner: more rows per thread take registers (64 for one, on 9.0), and what hides the
+    # latency of reads is the number of warps. A block of 4 warps has 32 rows of 64 bytes: the 8 heads of 4 neighbouring
+    # queries, which read neighbouring cells through one L1 cache. At 512x1024 this still makes 2,688 programs.
     # The backward kernel adds rows of float32, four channels at a time: were it to read eight at a time, every row
-    # would change hands through shared memory first (43 barriers instead of 18, and spills on 8.0 and 8.9).
+    # would change hands through shared memory first.
     return Launch(blocks={"BLOCK": 4 * 32 * 16 // (width * itemsize)}, num_warps=4, num_stages=1)
 
 
