@@ -9,7 +9,7 @@ resized to the answer; "masks_first" crops and resizes the logits, and merges at
 Nothing of [queries x height x width] exists but a strip (CPU) or a tile (Triton). Where scores must be resized, they
 are made and resized in bands: to make, per pixel of the answer, the scores of its four neighbours
 anew would cost four times the sigmoids per pixel of the answer, to keep a band costs 8 K bytes per pixel of the
-network, in cache.
+network, in cache. On a CPU, bands that follow each other share the rows that both need.
 
 Axis letters: q queries, k classes, h and w cells of the mask logits, y and x pixels of the answer.
 """
@@ -41,7 +41,9 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 _STRIP = 1 << 18  # logits of one strip: 1 MB in float32 stays in a core's cache, and is not mapped anew for every strip
-_BAND = 1 << 21  # scores of one band on a CPU: 8 MB in float32, of which the two rows that bands share are few percent
+_BAND = (
+    1 << 19
+)  # scores of one band on a CPU: 2 MB in float32, so that resizing and the search for the best hit a cache
 _GPU_BAND = 1 << 24  # 64 MB: a band costs two launches
 _MOST_CLASSES = 256  # that a program of the Triton kernel holds; labels end at 254 anyway
 _MOST_QUERIES = 128  # of a softmax: it needs all queries of a pixel at once
@@ -157,9 +159,39 @@ def _by_strips(
         numbers = _BAND // class_probabilities.shape[1]
         lines = _taps(valid_size[0], ((size[0], size[0]),), mask_logits.dtype)
         width = max(valid_size[1], size[1])
-        strips = _bands(lambda *part: torch.cat(list(merged(*part)), 1), resized, lines, width, numbers=numbers)
-    # the index of a maximum is that of `argmax`, in a fifth of its time on a CPU
-    return torch.cat([strip if scores else strip.max(0).indices.to(torch.uint8) for strip in strips], -2)
+        strips = _bands(_window(strips), resized, lines, width, numbers=numbers)
+    return torch.cat([strip if scores else _labels(strip.detach()) for strip in strips], -2)
+
+
+def _window(strips: Iterator[Tensor]) -> Callable[[int, int], Tensor]:
+    """Rows from `first` to at least `last` of strips "k y x" below each other, asked for from top to bottom."""
+    held, top = next(strips), 0
+
+    def rows(first: int, last: int) -> Tensor:
+        nonlocal held, top
+        parts, end = [held[:, first - top :]], top + held.shape[1]
+        while end < last:
+            strip = next(strips)
+            parts.append(strip[:, max(0, first - end) :])
+            end += strip.shape[1]
+        if len(parts) > 1 or first > top:
+            held, top = torch.cat(parts, 1), first
+        return held
+
+    return rows
+
+
+def _labels(scores: Tensor) -> Tensor:
+    """`scores.argmax(0)` as uint8, in place of the scores.
+
+    `argmax` goes from class to class of one pixel, which are often a power of two apart and evict each other from the
+    cache. Passes along rows do not: the best score, which classes have it, and the lowest of these.
+    """
+    best = scores.amax(0)
+    if best.isnan().any():  # no NaN equals another
+        return scores.max(0).indices.to(torch.uint8)
+    rank = torch.arange(len(scores), 0, -1, dtype=scores.dtype, device=scores.device)[:, None, None]
+    return (len(scores) - scores.eq_(best).mul_(rank).amax(0)).to(torch.uint8)
 
 
 @torch.library.custom_op(
@@ -228,7 +260,7 @@ def _bands(
     """What `resize` makes of scores, some rows of the answer at a time.
 
     Args:
-        merged: scores of rows first..last at the size of the image.
+        merged: scores of rows first..last, and perhaps of some below, at the size of the image.
         resize: resizes them, given which of these rows make each row of the answer.
         taps: which rows, with which weights, make each row of the answer.
         width: of the wider of image and answer.

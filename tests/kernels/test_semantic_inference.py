@@ -186,6 +186,25 @@ def test_the_lowest_of_equal_labels_wins(device: str, form: Any, size: tuple[int
     assert (semantic_inference(probabilities, logits, (8, 12), (8, 12), size, backend=form) == 1).all()
 
 
+@pytest.mark.parametrize("band", [1, 3000, 1 << 19])
+@pytest.mark.parametrize("classes", [1, 19, 255])
+@pytest.mark.parametrize("size", [(29, 43), (14, 61), (80, 90), (3, 4)])
+def test_labels_are_the_argmax_of_scores(
+    monkeypatch: pytest.MonkeyPatch, band: int, classes: int, size: tuple[int, int]
+) -> None:
+    """To the bit: most pixels have equally good classes, some have NaN, and bands are cut anywhere."""
+    monkeypatch.setattr(module, "_BAND", band)
+    probabilities, logits = inputs(6, classes, (8, 12))
+    sizes = ((32, 48), (29, 43), size)
+    for one in (probabilities.mul(3).round(), probabilities.where(probabilities < 0.95, torch.nan)):
+        scores, labels = (semantic_inference(one, logits, *sizes, scores=wanted) for wanted in (True, False))
+        assert torch.equal(labels, scores.argmax(0).to(torch.uint8))
+    logits[0, 3] = torch.nan
+    scores, labels = (semantic_inference(probabilities, logits, *sizes, scores=wanted) for wanted in (True, False))
+    assert 0 < scores.isnan().any(0).sum() < labels.numel()
+    assert torch.equal(labels, scores.argmax(0).to(torch.uint8))
+
+
 class Largest(TorchDispatchMode):
     """Remembers the most elements of any tensor that an operation makes."""
 
@@ -199,11 +218,17 @@ class Largest(TorchDispatchMode):
 
 
 @pytest.mark.parametrize(
-    ("order", "size"), [("merge_first", (1024, 2048)), ("masks_first", (1024, 2048)), ("merge_first", (1000, 1500))]
+    ("order", "size", "classes"),
+    [
+        ("merge_first", (1024, 2048), 19),
+        ("masks_first", (1024, 2048), 19),
+        ("merge_first", (1000, 1500), 19),
+        ("merge_first", (512, 1024), 255),
+    ],
 )
-def test_nothing_large_is_made(order: Any, size: tuple[int, int]) -> None:
-    """2^21 numbers of a band (or 255 classes' worth of labels) are 1 % of 100 queries at 1024 x 2048."""
-    probabilities, logits = inputs(100, 19, (256, 512))
+def test_nothing_large_is_made(order: Any, size: tuple[int, int], classes: int) -> None:
+    """The labels, and one row of 255 classes with the two that it is made of, are 1 % of 100 queries at 1024 x 2048."""
+    probabilities, logits = inputs(100, classes, (256, 512))
     with Largest() as largest:
         semantic_inference(probabilities, logits, (1024, 2048), (1024, 2048), size, order, backend="torch")
     assert largest.elements <= 0.0105 * 100 * 1024 * 2048
