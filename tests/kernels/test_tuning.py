@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from clouds.kernels import tuning
-from clouds.kernels._triton.variant import Launch
+from clouds.kernels._triton.launch import Launch
 from clouds.kernels.bench import problems
 from clouds.kernels.bench.problems import PROBLEMS, Size
 from clouds.kernels.bench.runner import fastest_launches

@@ -12,7 +12,6 @@ Otherwise `offsets` are locations in 0..1 and `logits` are weights, and `referen
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from clouds.kernels._triton.variant import Launch, Variant
+from clouds.kernels._triton.launch import Launch
 from clouds.kernels.tuning import launch_arguments
 
 
@@ -307,45 +306,3 @@ def backward(
         }
         _run(deformable_attention_backward, logits, launch(value.shape[3], of_value.element_size()), arguments)
     return of_value, of_offsets, of_logits
-
-
-def _variants() -> Iterator[Variant]:
-    """Values of the released width and of both ends; the strides are those of the released sizes at 1024x2048."""
-    queries, heads, levels, points = 43008, 8, 3, 4
-    for kind, fused, width in (
-        ("bf16", True, 32), ("fp16", True, 32), ("fp32", True, 32), ("bf16", True, 16), ("bf16", True, 128),
-        ("fp32", True, 128), ("bf16", False, 32), ("fp32", False, 32),
-    ):  # fmt: skip
-        offsets = (queries * heads * 24, heads * 24, 24, 8, 2, 1)
-        constants = {
-            "value_strides": (queries * heads * width, heads * width, width, 1),
-            "reference_strides": (0, 2, 0, 1) if fused else offsets,
-            "offset_strides": offsets,
-            "logit_strides": (queries * heads * 12, heads * 12, 12, 4, 1),
-            "FUSED": fused, "LEVELS": levels, "POINTS": points, "SAMPLES": 16, "WIDTH": width,
-        }  # fmt: skip
-        names = ("output", "value", "offsets", "logits")
-        signature = dict.fromkeys(names, f"*{kind}") | {"sizes": ("fp32",) * 6, "queries": "i32"}
-        signature["reference"] = "*fp32" if fused else f"*{kind}"
-        form = f"{kind} d{width}" + ("" if fused else " sampling")
-        yield Variant(
-            name=f"deformable_attention_forward {form}",
-            kernel=deformable_attention_forward,
-            signature=signature,
-            constants=constants,
-            launch=launch(width, 4 if kind == "fp32" else 2),
-            forward=True,
-        )
-        yield Variant(
-            name=f"deformable_attention_backward {form}",
-            kernel=deformable_attention_backward,
-            signature=signature
-            | {"offset_gradient": f"*{kind}", "logit_gradient": f"*{kind}", "gradient": f"*{kind}"}
-            | {"value_gradient": "*fp32", "cells_of_image": "i32"},
-            constants=constants | {"SCATTER": True, "gradient_strides": (queries * heads * width, heads * width, 1)},
-            launch=launch(width, 4),
-            forward=False,
-        )
-
-
-VARIANTS = tuple(_variants())

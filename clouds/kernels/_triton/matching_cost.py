@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from clouds.kernels._triton.variant import Launch, Variant
+from clouds.kernels._triton.launch import Launch
 from clouds.kernels.tuning import launch_arguments
 
 # 16 x 16 is the smallest tile of a matrix product, and one image has seldom more than 16 classes: with 100 queries and
@@ -128,22 +128,3 @@ def forward(
         with torch.cuda.device_of(cost):
             matching_cost_forward[(layers * images, *tiles)](*tensors, *sizes, *strides, *weights, **arguments)
     return cost
-
-
-def _variant(dtype: str) -> Variant:
-    tensors = {"class_logits": f"*{dtype}", "labels": "*i64", "offsets": "*i32"}
-    tensors |= dict.fromkeys(("mask_values", "target_values", "valid", "cost"), "*fp32")
-    sizes = ("images", "queries", "targets", "points", "classes", "class_l", "class_b", "class_q", "mask_l", "mask_b")
-    sizes += ("mask_q", "target_l", "target_t", "valid_l", "valid_b")
-    floats = ("class_weight", "mask_weight", "dice_weight")
-    return Variant(
-        name=f"matching_cost_forward {dtype}",
-        kernel=matching_cost_forward,
-        signature={**tensors, **dict.fromkeys(sizes, "i32"), **dict.fromkeys(floats, "fp32")},
-        constants=dict.fromkeys(("class_k", "mask_p", "target_p", "valid_p"), 1),
-        launch=LAUNCH,
-        forward=True,
-    )
-
-
-VARIANTS = tuple(map(_variant, ("bf16", "fp32")))

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from clouds.kernels._triton.variant import Launch, Variant
+from clouds.kernels._triton.launch import Launch
 from clouds.kernels.tuning import launch_arguments
 
 # What limits the kernel is the latency of scattered reads, not their bytes: every thread has 4 corners x 8 channels in
@@ -158,26 +158,3 @@ def _grid(values: Tensor) -> tuple[Launch, int]:
     launch = ONE_CHANNEL if channels == 1 else MANY_CHANNELS
     tiles = triton.cdiv(channels, launch.blocks["CHANNELS"]) * triton.cdiv(count, launch.blocks["POINTS"])
     return launch, maps * tiles
-
-
-def _variant(direction: str, dtype: str, launch: Launch, form: str) -> Variant:
-    forward = direction == "forward"
-    sizes = dict.fromkeys(("channels", "height", "width", "count"), "i32")
-    names = ("map_n", "map_c", "map_y") if forward else ("gradient_n", "gradient_c")
-    tensors = {"maps": f"*{dtype}", "output": "*fp32"} if forward else {"gradient": "*fp32", "sums": "*fp32"}
-    return Variant(
-        name=f"point_sample_{direction} {dtype} {form}",
-        kernel=point_sample_forward if forward else point_sample_backward,
-        signature={**tensors, "points": "*fp32", **sizes, **dict.fromkeys((*names, "point_n", "point_p"), "i32")},
-        constants={"map_x" if forward else "gradient_p": 1, "point_d": 1},
-        launch=launch,
-        forward=forward,
-    )
-
-
-VARIANTS = (
-    *(_variant("forward", dtype, MANY_CHANNELS, "many channels") for dtype in ("bf16", "fp32", "u8")),
-    *(_variant("forward", dtype, ONE_CHANNEL, "one channel") for dtype in ("bf16", "fp32", "u8")),
-    _variant("backward", "fp32", ONE_CHANNEL, "one channel"),
-    _variant("backward", "fp32", MANY_CHANNELS, "many channels"),
-)

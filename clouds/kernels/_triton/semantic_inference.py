@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from clouds.kernels._triton.variant import Launch, Variant
+from clouds.kernels._triton.launch import Launch
 from clouds.kernels.tuning import launch_arguments
 
 NONE, SIGMOID, SOFTMAX = 0, 1, 2
@@ -176,38 +176,3 @@ def _together(index: Tensor) -> tuple[int, int]:
     changes = (index[1:] != index[:-1]).any(1).nonzero().flatten() + 1
     lead = -int(changes[0]) % _ROWS if len(changes) else 0
     return (_ROWS, lead) if bool(((changes + lead) % _ROWS == 0).all()) else (1, 0)
-
-
-_TYPES = {torch.bfloat16: "*bf16", torch.float32: "*fp32"}
-
-
-def _variant(
-    name: str, dtype: torch.dtype, *, labels: int, activation: int, scores: bool, rows: int = _ROWS
-) -> Variant:
-    sizes = ("queries", "labels", "height", "width", "lead", "map_stride", "row_stride", "query_stride")
-    pointers = {"maps": _TYPES[dtype], "classes": "*fp32", "out": "*fp32" if scores else "*u8"}
-    tables = {"row_index": "*i64", "row_weight": "*fp32", "column_index": "*i64", "column_weight": "*fp32"}
-    return Variant(
-        name=f"semantic_inference_forward {name}",
-        kernel=semantic_inference_forward,
-        signature={**pointers, **tables, **dict.fromkeys(sizes, "i32")},
-        constants={
-            "column_stride": 1, "class_stride": 1, "ROW_TAPS": 2, "COLUMN_TAPS": 2, "ROWS": rows,
-            "ACTIVATION": activation, "SCORES": scores, "PRECISION": precision(dtype),
-        },
-        launch=choose_launch(labels if activation != SIGMOID else 100, labels, rows, activation),
-        forward=True,
-    )  # fmt: skip
-
-
-VARIANTS = [
-    _variant("bf16 q100 k19 labels", torch.bfloat16, labels=19, activation=SIGMOID, scores=False),
-    _variant("fp32 q100 k19 labels", torch.float32, labels=19, activation=SIGMOID, scores=False),
-    _variant("bf16 q100 k19 scores", torch.bfloat16, labels=19, activation=SIGMOID, scores=True),
-    _variant("fp32 q100 k19 scores", torch.float32, labels=19, activation=SIGMOID, scores=True),
-    _variant("fp32 q100 k19 labels any scale", torch.float32, labels=19, activation=SIGMOID, scores=False, rows=1),
-    _variant("fp32 q100 k150 labels", torch.float32, labels=150, activation=SIGMOID, scores=False),
-    _variant("fp32 softmax k19 labels", torch.float32, labels=19, activation=SOFTMAX, scores=False),
-    _variant("resize k19 labels", torch.float32, labels=19, activation=NONE, scores=False, rows=1),
-    _variant("resize k150 labels", torch.float32, labels=150, activation=NONE, scores=False, rows=1),
-]
