@@ -1,6 +1,6 @@
 """The operations of `clouds bench` with peers beside them, at the released sizes.
 
-    python -m benchmarks kernels                # on a CPU: one image of 512x1024, semantic inference also of 1024x2048
+    python -m benchmarks kernels                # on a CPU: one image of 512x1024, semantic inference in three sizes
     python -m benchmarks.gpu                    # on a GPU
 
 Peers of `deformable_attention`: the CUDA and Triton kernels of `deformops`, where it is installed, and the function of
@@ -27,14 +27,22 @@ from clouds.kernels.bench.runner import Measurement, measure
 
 IMAGE = (512, 1024)
 LARGE = (1024, 2048)  # where the reference of semantic inference takes most: also on a CPU
+MANY = Size(image=IMAGE, classes=255, enlarged=2)  # as many classes as labels can name, whose scores are resized
 
 
 def run() -> list[dict[str, Any]]:
-    """Rows of a CPU: every operation at the smallest size, and semantic inference at the largest."""
+    """Rows of a CPU: every operation at the smallest size, semantic inference at the largest and of many classes."""
     device, sizes = torch.device("cpu"), [(op, Size(image=IMAGE)) for op in PROBLEMS]
     sizes.append(("semantic_inference", Size(image=LARGE)))
     ceilings = measure_ceilings(torch.float32, device)
-    return [one for op, size in sizes for one in rows(op, size, torch.float32, device, ceilings, repeats=5)]
+    made = [one for op, size in sizes for one in rows(op, size, torch.float32, device, ceilings, repeats=5)]
+    return made + many_classes(ceilings)
+
+
+def many_classes(ceilings: Ceilings) -> list[dict[str, Any]]:
+    """Rows of semantic inference on a CPU whose scores of 255 classes are resized to twice the size."""
+    made = rows("semantic_inference", MANY, torch.float32, torch.device("cpu"), ceilings, repeats=5)
+    return [one | {"op": f"semantic_inference, {MANY.classes} classes, resized x{MANY.enlarged}"} for one in made]
 
 
 def rows(

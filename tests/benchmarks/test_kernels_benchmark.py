@@ -118,6 +118,12 @@ def test_a_peer_that_cannot_run_has_a_row_that_says_why(monkeypatch: pytest.Monk
     assert len(table.latest(lost + found)) == len(found)
 
 
+def test_many_classes_have_rows_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "MANY", Size(image=(64, 96), queries=5, classes=7, enlarged=2))
+    found = {one["provider"]: one["op"] for one in kernels.many_classes(UNIT)}
+    assert found == dict.fromkeys(("clouds", "reference"), "semantic_inference, 7 classes, resized x2")
+
+
 def test_ceilings_are_rows_with_units() -> None:
     found = {one["metric"]: (one["p50"], one["unit"]) for one in kernels.ceiling_rows(UNIT, torch.bfloat16)}
     assert found == {"copied": (1, "GB/s"), "gathered": (1, "GB/s"), "multiplied": (1, "TFLOP/s")}
