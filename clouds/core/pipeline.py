@@ -43,7 +43,7 @@ from clouds.core.interfaces import (
 from clouds.core.labels import LabelSpace
 from clouds.core.network import Network
 from clouds.core.plan import Plan
-from clouds.core.prediction import ImageLike, Picture, Prediction, segment_windows
+from clouds.core.prediction import ImageLike, Picture, Prediction, require_finite, segment_windows
 from clouds.core.segments import ImageMasks
 from clouds.core.text import build_classifier
 
@@ -185,6 +185,7 @@ class Pipeline:
 
         Raises:
             DataError: the image cannot be read or has another form, or `short_side` or `window` is less than 1.
+            NonFiniteError: the network's output for it is NaN or infinite.
         """
         self._start_predicting(short_side=short_side, window=window)
         return self._predict([Picture.read(image, short_side=short_side)], window)[0]
@@ -215,6 +216,7 @@ class Pipeline:
             DataError: the folder or pattern has no picture; `batch_size`, `short_side` or `window` is less than 1; or
                 an image cannot be read, after the predictions of those before it. The message names its path, or its
                 position.
+            NonFiniteError: as `predict`.
         """
         if batch_size < 1:
             raise DataError(f"batch_size is {batch_size}; expected at least 1 image")
@@ -293,6 +295,7 @@ class Pipeline:
     def _segment(self, pictures: Sequence[Picture]) -> list[Prediction]:
         with torch.inference_mode(), _evaluating(self.backbone, self.head):
             output = self._infer([_to_tensor(one.resized, self.device) for one in pictures])
+            require_finite(output, pictures)
             masks = [
                 ImageMasks(output=output.image(index), valid_size=one.valid_size, size=one.size)
                 for index, one in enumerate(pictures)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -18,8 +18,9 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from clouds.core.errors import DataError
+from clouds.core.errors import DataError, NonFiniteError
 from clouds.core.images import read_image, to_rgb
+from clouds.core.interfaces import HeadOutput
 from clouds.core.labels import LabelSpace
 from clouds.core.segments import ImageMasks, Instances, Panoptic, find_instances, find_panoptic
 from clouds.core.windows import Window, resampled, sliding_windows
@@ -62,6 +63,21 @@ class Picture:
     def valid_size(self) -> tuple[int, int]:
         """(height, width) that the network sees, before padding."""
         return self.resized.shape[0], self.resized.shape[1]
+
+
+def require_finite(output: HeadOutput, pictures: Sequence[Picture]) -> None:
+    """Refuse a network's output that is no number: every pixel of it would be of class 0.
+
+    Raises:
+        NonFiniteError: names the image.
+    """
+    for index, picture in enumerate(pictures):
+        one = output.image(index)
+        if one.class_logits.softmax(-1).isnan().any() or not one.mask_logits.isfinite().all():
+            raise NonFiniteError(
+                f"{picture.path or 'image'}: the network's output is not finite (NaN or infinite); its weights are "
+                "damaged, or the precision is too low for it: go back to earlier weights, or leave dtype out"
+            )
 
 
 @frozen(eq=False, kw_only=True)
