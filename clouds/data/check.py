@@ -12,7 +12,8 @@ import numpy as np
 from attrs import asdict, evolve, frozen
 
 from clouds.core.errors import DataError
-from clouds.data.encodings import IGNORE, IGNORE_ID
+from clouds.core.labels import IGNORE_ID
+from clouds.data.encodings import IGNORE
 from clouds.data.folder import Dataset, check_sizes
 from clouds.data.label_files import read_label_pixels
 from clouds.data.threads import map_in_threads

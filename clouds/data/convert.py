@@ -14,8 +14,9 @@ from clouds.core.config import read_toml, structure
 from clouds.core.errors import DataError
 from clouds.core.files import atomic_file, inside, write_text
 from clouds.core.images import write_png
+from clouds.core.labels import IGNORE_ID
 from clouds.data.config import FILE_NAME, DatasetConfig, LabelSettings
-from clouds.data.encodings import IGNORE, IGNORE_ID
+from clouds.data.encodings import IGNORE
 from clouds.data.folder import Dataset
 from clouds.data.threads import map_in_threads
 
