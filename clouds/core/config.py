@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from datetime import date, time
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, TypeVar, cast
 
 import cattrs
@@ -14,16 +18,56 @@ from clouds.core.errors import ConfigError
 from clouds.core.schema import accepts
 
 T = TypeVar("T")
+_BARE_KEY = re.compile("[A-Za-z0-9_-]+")
+_SURROGATES = re.compile("[\ud800-\udfff]")
+_UNWRITABLE = re.compile("[\ud800-\udfff\ufffe]")
+_WRITTEN = re.compile("\ufffe([0-9a-f]{4})")
+_SHOWN = 80  # characters of an assignment, in a message
 
 
 def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a TOML file. Raises `ConfigError` naming the file (and line) when it is missing or malformed."""
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        return parse_toml(Path(path).read_text(encoding="utf-8-sig"))  # some editors begin a file with a mark
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read as TOML: {error}") from error
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """Parse TOML. Raises `ValueError` when it is malformed, nested too deep, or has a number of too many digits."""
+    try:
+        return _map_strings(tomllib.loads(text), _unescape)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+
+
+def to_toml(document: Mapping[str, Any]) -> str:
+    """Write a document of plain values and tables of them; `parse_toml` is the way back, for every string.
+
+    TOML has no form for a byte of a file name that is no text, which Python keeps as a lone surrogate. It is written as
+    the noncharacter U+FFFE and four hexadecimal digits, as is U+FFFE itself.
+    """
+    tables = {key: value for key, value in document.items() if isinstance(value, Mapping)}
+    lines = _toml_pairs({key: value for key, value in document.items() if key not in tables})
+    for name, table in tables.items():
+        lines += [*([""] if lines else []), f"[{_toml_key(name)}]", *_toml_pairs(table)]
+    return "\n".join(lines) + "\n"
+
+
+def user_path(text: str) -> Path:
+    """A path in which a leading `~` stands for a home folder. Raises `ConfigError` when there is no such home."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise ConfigError(f"{text}: there is no such home folder; write the whole path") from None
+
+
+def to_json(document: Any) -> str:
+    """JSON text in one line that any file and stream can take: lone surrogates, which stand for bytes of a file name
+    that are no text, are written as escapes; `json.loads` is the way back."""
+    return _SURROGATES.sub(lambda match: f"\\u{ord(match[0]):04x}", json.dumps(document, ensure_ascii=False))
 
 
 def structure(document: Mapping[str, Any], record: type[T], *, source: str) -> T:
@@ -52,9 +96,12 @@ def parse_assignment(text: str) -> tuple[list[str], Any]:
     if not equals or not all(path):
         raise ConfigError(f"{text!r} is not an assignment; write it as a.b=value")
     try:
-        return path, tomllib.loads(f"value = {value}")["value"]
+        read = parse_toml(f"value = {value}")
     except tomllib.TOMLDecodeError:
         return path, value
+    except ValueError as error:
+        raise ConfigError(f"{shorten(text, _SHOWN, placeholder=' ...')}: {error}") from None
+    return path, read["value"] if list(read) == ["value"] else value  # a value with further lines is a text
 
 
 def override(document: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
@@ -87,6 +134,43 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
         else:
             merged[key] = value
     return merged
+
+
+def _toml_pairs(table: Mapping[str, Any]) -> list[str]:
+    return [f"{_toml_key(key)} = {_toml_value(value)}" for key, value in table.items()]
+
+
+def _toml_key(key: str) -> str:
+    return key if _BARE_KEY.fullmatch(key) else _toml_value(key)
+
+
+def _toml_value(value: Any) -> str:
+    """A value in one line. JSON's strings, integers and booleans are TOML's, too, but for DEL."""
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(_toml_pairs(cast("Mapping[str, Any]", value))) + " }"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(_toml_value, cast("list[Any]", value))) + "]"
+    if isinstance(value, float):
+        return repr(value)
+    if isinstance(value, (date, time)):
+        return value.isoformat()
+    if isinstance(value, str):
+        value = _UNWRITABLE.sub(lambda match: f"\ufffe{ord(match[0]):04x}", value)
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f").replace("\ufffe", "\\uFFFE")
+
+
+def _unescape(text: str) -> str:
+    return _WRITTEN.sub(lambda match: chr(int(match[1], 16)), text)
+
+
+def _map_strings(value: Any, change: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, list):
+        return [_map_strings(one, change) for one in cast("list[Any]", value)]
+    if isinstance(value, dict):
+        return {change(key): _map_strings(one, change) for key, one in cast("dict[str, Any]", value).items()}
+    return value
 
 
 def _describe(error: BaseException, kind: Any) -> str:

@@ -107,9 +107,11 @@ def _check_item(dataset: Dataset, index: int) -> _Finding:
     image = _attempt(faults, "image", item.image, lambda: dataset.read_image(index))
     label = item.label
     if label is None:
-        faults.append(Fault(kind="missing label", file=str(item.image), message=f"{item.image}: has no label file"))
+        faults.append(
+            Fault(kind="missing label", file=str(item.image), message=f"{item.image}: has no label file; {item.lacks}")
+        )
         return finding
-    pixels = _attempt(faults, "label", label, lambda: read_label_pixels(label, encoding))
+    pixels = _attempt(faults, "label", label, lambda: read_label_pixels(label, encoding, max_pixels=dataset.max_pixels))
     if pixels is None:
         return finding
     if image is not None:

@@ -15,7 +15,7 @@ from clouds.core.labels import IGNORE_ID, LabelSpace
 from clouds.data.id_tables import ID_TABLES, IGNORE
 
 ENCODINGS = ("trainIds", "ids", "color", *ID_TABLES)
-_COLOR = re.compile(r"(\d{1,3}),\s*(\d{1,3}),\s*(\d{1,3})")
+_GREY, _COLOR = re.compile("[0-9]{1,3}"), re.compile(r"([0-9]{1,3}),\s*([0-9]{1,3}),\s*([0-9]{1,3})")
 _BLACK = 0
 _DEEP = "synthia"  # stored with 16 bits per channel
 _SUSPECT = 254  # stands for unknown codes in lookup tables; only a space of 255 classes has it as a train id, too
@@ -228,7 +228,7 @@ def _code(text: str) -> tuple[bool, int]:
         red, green, blue = (int(part) for part in color.groups())
         if max(red, green, blue) <= 255:
             return True, red << 16 | green << 8 | blue
-    elif text.isdecimal() and int(text) <= 255:
+    elif _GREY.fullmatch(text) and int(text) <= 255:
         return False, int(text)
     raise ConfigError(f'labels.mapping: {text!r} is neither a value 0..255 ("7") nor a colour ("128,64,128")')
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import inspect
-import json
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
 from attrs import asdict, evolve, field, fields, frozen
 
-from clouds.core.config import merge, override, read_toml, structure
+from clouds.core.config import merge, override, read_toml, structure, to_toml, user_path
 from clouds.core.errors import ConfigError, did_you_mean
 from clouds.core.plan import make_plan
 from clouds.data.spec import parse_spec
@@ -21,7 +20,6 @@ from clouds.data.transforms import Augmentation
 
 Phase = Literal["warmup", "joint"]
 MODEL_KEYS = frozenset(inspect.signature(make_plan).parameters) - {"catalog"}
-_BARE_KEY = re.compile("[A-Za-z0-9_-]+")
 
 
 @frozen(kw_only=True)
@@ -82,7 +80,7 @@ class DataConfig:
         """
         if not self.root:
             return self
-        root = Path(self.root).expanduser().absolute()  # links below it may lead anywhere, as those to data sets do
+        root = user_path(self.root).absolute()  # links below it may lead anywhere, as those to data sets do
         source, evaluation = (
             tuple(str(evolve(spec, path=root / spec.path)) for spec in map(parse_spec, specs))
             for specs in (self.source, self.evaluation)
@@ -181,12 +179,7 @@ class Recipe:
 
     def to_toml(self) -> str:
         """The recipe as a file that `load_recipe` reads: every value, nothing left to a default."""
-        document = self.to_dict()
-        tables = {key: value for key, value in document.items() if isinstance(value, dict)}
-        lines = _pairs({key: value for key, value in document.items() if key not in tables})
-        for name, table in tables.items():
-            lines += ["", f"[{name}]", *_pairs(table)]
-        return "\n".join(lines) + "\n"
+        return to_toml(self.to_dict())
 
 
 def recipe_names() -> list[str]:
@@ -217,25 +210,17 @@ def _whole_key(assignment: str) -> str:
     return f"model.{assignment.lstrip()}" if first in MODEL_KEYS else assignment
 
 
-def _pairs(table: Mapping[str, Any]) -> list[str]:
-    """Lines of a TOML table."""
-    return [f"{key if _BARE_KEY.fullmatch(key) else _to_toml(key)} = {_to_toml(value)}" for key, value in table.items()]
-
-
-def _to_toml(value: Any) -> str:
-    """A value in one line. JSON's strings, numbers and booleans are TOML's, too."""
-    if isinstance(value, Mapping):
-        return "{ " + ", ".join(_pairs(value)) + " }"
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(map(_to_toml, value)) + "]"
-    return json.dumps(value, ensure_ascii=False)
-
-
-def _resolve(name: str | Path) -> dict[str, Any]:
+def _resolve(name: str | Path, below: tuple[str, ...] = ()) -> dict[str, Any]:
     """The document of a recipe with everything that it extends below it."""
     document = _read(name)
     base = document.pop("extends", None)
-    return document if base is None else merge(_resolve(base), document)
+    if base is None:
+        return document
+    if not isinstance(base, str) or base in (*below, str(name)):
+        raise ConfigError(
+            f"recipe {name}: extends is {base!r}; expected another recipe's name or file, not one of its own"
+        )
+    return merge(_resolve(base, (*below, str(name))), document)
 
 
 def _read(name: str | Path) -> dict[str, Any]:
