@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from attrs import evolve
 from cyclopts import Parameter
 
-from clouds.cli.options import AsJson, Assignments, BatchSize, DatasetConfig, Device, UsageError
+from clouds.cli.options import AsJson, Assignments, BatchSize, DatasetConfig, Device, MaxPixels, UsageError
 from clouds.cli.output import write, write_json, write_table
 from clouds.core.component import Kind
 from clouds.core.errors import ConfigError, DataError, did_you_mean
@@ -156,6 +156,11 @@ def evaluate(
     if report:
         write_text(report / "report.json", result.to_json() + "\n")
         write_text(report / "report.html", result.to_html())
+    if result.unmeasured:
+        raise DataError(
+            f"{', '.join(result.unmeasured)}: no labelled pixel, so nothing was measured there; "
+            "`clouds datasets check` counts the values of the label files"
+        )
 
 
 def predict(
@@ -166,6 +171,7 @@ def predict(
     out: Path = Path("predictions"),
     short_side: int | None = None,
     batch_size: BatchSize = 1,
+    max_pixels: MaxPixels = None,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
@@ -180,11 +186,13 @@ def predict(
     import numpy as np
 
     from clouds.core.composer import load
-    from clouds.core.images import write_png
+    from clouds.core.images import MAX_PIXELS, write_png
 
     places = _places(_pictures(images), out)
     pipeline = load(checkpoint, device=device)
-    predictions = pipeline.predict_many(list(places), batch_size=batch_size, short_side=short_side)
+    predictions = pipeline.predict_many(
+        list(places), batch_size=batch_size, short_side=short_side, max_pixels=max_pixels or MAX_PIXELS
+    )
     with progress_bar() as shown:
         files = shown.track(places.values(), description="predict")
         for prediction, (labels, overlay) in zip(predictions, files, strict=True):

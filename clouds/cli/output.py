@@ -15,6 +15,12 @@ def write(text: str) -> None:
     sys.stdout.write(text + "\n")
 
 
+def write_notes(notes: Iterable[str]) -> None:
+    """Write what the user should know to standard error, one line each, so that it is in no program's way."""
+    for note in notes:
+        sys.stderr.write(f"note: {note}\n")
+
+
 def write_json(document: Any) -> None:
     """Write a document as JSON; what JSON has no type for (a path, say) becomes its text."""
     write(json.dumps(document, indent=2, ensure_ascii=False, default=str))

@@ -107,8 +107,13 @@ def cache_folder(name: str) -> Path:
     return (Path(base) if base else home) / name
 
 
-def inside(root: str | os.PathLike[str], name: str) -> Path:
+def inside(root: str | os.PathLike[str], name: str, *, links: bool = False) -> Path:
     """Return `root / name`, refusing names that lead out of `root`.
+
+    Args:
+        root: the folder.
+        name: below it.
+        links: whether links below the folder may lead anywhere, as they may where files are only read.
 
     Raises:
         DataError: the name is absolute or climbs out of the folder.
@@ -116,7 +121,7 @@ def inside(root: str | os.PathLike[str], name: str) -> Path:
     base = Path(root).resolve()
     if "\0" in name:
         raise DataError(f"{name!r} has a null character; names in {base} must not")
-    path = (base / name).resolve()
+    path = Path(os.path.normpath(base / name)) if links else (base / name).resolve()
     if not path.is_relative_to(base):
         raise DataError(f"{name!r} leads out of {base}; names must stay inside their folder")
     return path

@@ -67,8 +67,8 @@ def upright(image: Image.Image) -> Image.Image:
 def upright_size(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """(height, width) of a picture turned upright, from its header. Raises `DataError`, see `opened`."""
     with opened(path, max_pixels=max_pixels) as image:
-        sides = (image.height, image.width)
-        return sides[::-1] if _orientation(image) >= 5 else sides  # 5 to 8 swap the sides
+        swapped = _orientation(image) >= 5
+        return (image.width, image.height) if swapped else (image.height, image.width)
 
 
 def to_rgb(image: Image.Image, *, name: str = "image", max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarray, "h w 3"]:
@@ -190,5 +190,5 @@ def _convert(image: Image.Image, name: str) -> UInt8[np.ndarray, "h w 3"]:
         strip = image if rows >= image.height else image.crop(box)
         if "transparency" in image.info:
             strip = strip.convert("RGBA")  # expands palette transparency, which a direct conversion warns about
-        pixels[top : box[3]] = strip if strip.mode == "RGB" else strip.convert("RGB")
+        pixels[top : box[3]] = np.asarray(strip if strip.mode == "RGB" else strip.convert("RGB"))
     return pixels

@@ -22,6 +22,7 @@ from clouds.core.errors import (
     did_you_mean,
 )
 from clouds.core.known_plugins import install_command
+from clouds.core.label_table import read_labels
 from clouds.core.labels import LabelSpace
 from clouds.core.schema import read_schema, to_json_value
 
@@ -161,7 +162,7 @@ def make_plan(
     generator: object = None,
     refiner: object = None,
     prompter: object = None,
-    labels: str | LabelSpace = "cityscapes",
+    labels: object = "cityscapes",
     pretrained: bool = True,
     device: object = "auto",
     dtype: object = None,
@@ -287,14 +288,11 @@ def _misfits(plan: Plan) -> list[Problem]:
 
 
 def _plan_labels(labels: object, problems: list[Problem]) -> LabelSpace | None:
-    if isinstance(labels, LabelSpace):
-        return labels
     try:
-        if not isinstance(labels, str):
-            raise ConfigError(f"expected a name or a LabelSpace, got {type(labels).__name__}")
-        return LabelSpace.named(labels)
+        return read_labels(labels)
     except ConfigError as error:
-        problems.append(Problem("labels", str(error), "LabelSpace.from_names([...]) makes your own"))
+        remedy = 'classes of your own: ["one", "two"], a table { names = [...], ... }, or a TOML file of one'
+        problems.append(Problem("labels", str(error), remedy))
         return None
 
 

@@ -136,7 +136,7 @@ def to_pixels(image: ImageLike, *, name: str = "image", max_pixels: int = MAX_PI
         return read_image(image, max_pixels=max_pixels)
     if isinstance(image, Image.Image):
         return to_rgb(image, name=name, max_pixels=max_pixels)
-    if not isinstance(image, (np.ndarray, Tensor)):
+    if not isinstance(image, (np.ndarray, Tensor)):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise DataError(f"{name}: expected a path, a PIL image, an array or a tensor; got {type(image).__name__}")
     channel_axis, wanted = (0, "tensor of shape 3 x h x w") if isinstance(image, Tensor) else (2, "array h x w x 3")
     usable = image.ndim == 3 and image.shape[channel_axis] == 3 and math.prod(image.shape) > 0
@@ -206,10 +206,10 @@ def _resize_short_side(pixels: np.ndarray, short_side: int | None, name: str, ma
     height, width = pixels.shape[:2]
     if short_side is None or min(height, width) == short_side:
         return pixels
-    size = short_side_size(height, width, short_side)
-    if math.prod(size) > max_pixels:
+    rows, columns = short_side_size(height, width, short_side)
+    if rows * columns > max_pixels:
         raise DataError(
-            f"{name}: {height} x {width} pixels with short_side={short_side} become {size[0]} x {size[1]}, more than "
+            f"{name}: {height} x {width} pixels with short_side={short_side} become {rows} x {columns}, more than "
             f"max_pixels={max_pixels}; choose a smaller short_side, or allow for it"
         )
-    return np.asarray(Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BILINEAR))
+    return np.asarray(Image.fromarray(pixels).resize((columns, rows), Image.Resampling.BILINEAR))

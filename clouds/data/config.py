@@ -24,7 +24,7 @@ from clouds.core.config import read_toml, structure
 from clouds.core.errors import ConfigError
 from clouds.core.images import MAX_PIXELS
 from clouds.core.labels import LabelSpace
-from clouds.data.encodings import LabelEncoding, fold_table, label_encoding
+from clouds.data.encodings import IGNORE, LabelEncoding, fold_table, label_encoding
 
 FILE_NAME = "dataset.toml"
 
@@ -56,6 +56,13 @@ class DatasetConfig:
     def __attrs_post_init__(self) -> None:
         if self.max_pixels < 1:
             raise ConfigError(f"max_pixels is {self.max_pixels}; expected at least 1")
+
+
+def mapped_classes(path: Path) -> tuple[str, ...]:
+    """The class names that `[labels.mapping]` of a file gives, in its order. Raises `ConfigError`, see below."""
+    mapping = structure(read_toml(path), DatasetConfig, source=str(path)).labels.mapping
+    names = [name for name in mapping.values() if isinstance(name, str) and name != IGNORE]
+    return tuple(dict.fromkeys(names))
 
 
 def read_dataset_config(

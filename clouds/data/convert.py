@@ -13,7 +13,7 @@ from clouds.core.config import read_toml, structure, to_toml
 from clouds.core.errors import DataError
 from clouds.core.files import atomic_file, inside, write_text
 from clouds.core.images import MAX_PIXELS, upright_size, write_png
-from clouds.core.labels import IGNORE_ID
+from clouds.core.labels import CITYSCAPES, IGNORE_ID, LabelSpace
 from clouds.data.config import FILE_NAME, DatasetConfig, LabelSettings
 from clouds.data.encodings import IGNORE
 from clouds.data.folder import Dataset, check_equal_sizes
@@ -106,8 +106,13 @@ def _config(dataset: Dataset, split: str) -> DatasetConfig:
             if fold[index] != index
         },
         max_pixels=dataset.max_pixels,
-        converted={split: f"{source}, encoding {dataset.encoding.name}, label space {dataset.labels.name}"},
+        converted={split: f"{source}, encoding {dataset.encoding.name}, label space {_described(dataset.labels)}"},
     )
+
+
+def _described(labels: LabelSpace) -> str:
+    """Two label spaces of one's own may have one name; their classes tell them apart."""
+    return labels.name if labels == CITYSCAPES else f"{labels.name} ({', '.join(labels.names)})"
 
 
 def _to_toml(config: DatasetConfig) -> str:

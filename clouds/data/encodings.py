@@ -243,5 +243,5 @@ def _train_id(labels: LabelSpace, key: str, value: object) -> int:
     hint = did_you_mean(value, (*labels.names, IGNORE)) if isinstance(value, str) else ""
     raise ConfigError(
         f"{key}: {value!r} is neither a class of label space {labels.name!r}, nor a train id 0..{len(labels) - 1}, "
-        f"nor {IGNORE!r}{hint}"
+        f"nor {IGNORE!r}{hint}; classes of your own are a label space of theirs: labels, or --labels, gives it"
     )

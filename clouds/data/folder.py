@@ -132,7 +132,8 @@ def open_dataset(
         config: a file that takes the place of `PATH/dataset.toml`, for data that must not be altered. What it says
             about labels goes before the encoding of the kind.
         default_split: "train" or "val".
-        require_labels: an image without a label file is an error; otherwise its `Item.label` is None.
+        require_labels: an image without a label file is an error; otherwise its `Item.label` is None, and the caller
+            says what `notes` say.
 
     Raises:
         ConfigError: the spec or the configuration is wrong, or a class is not labelled by this kind.
@@ -163,7 +164,7 @@ def open_dataset(
         misfits=[item.image for item in misfits],
         max_pixels=max_pixels,
     )
-    for note in dataset.notes:
+    for note in dataset.notes if require_labels else ():
         warnings.warn(note, LeftOutWarning, stacklevel=2)
     return dataset
 
@@ -337,4 +338,4 @@ def _visible(folder: Path, *, nested: bool) -> Iterator[Path]:
 
 def _counted(paths: Sequence[Path]) -> str:
     names = ", ".join(path.name for path in paths[:_SHOWN])
-    return f"{len(paths)} files ({names}{', ...' if len(paths) > _SHOWN else ''})"
+    return f"{len(paths)} file{'' if len(paths) == 1 else 's'} ({names}{', ...' if len(paths) > _SHOWN else ''})"

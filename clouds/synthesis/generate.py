@@ -14,6 +14,7 @@ from attrs import evolve, frozen
 
 from clouds.core.component import Kind
 from clouds.core.errors import ComponentError, ConfigError, DataError
+from clouds.core.files import inside
 from clouds.core.images import write_png
 from clouds.core.interfaces import GeneratedImage, GenerationRequest, Generator
 from clouds.core.pipeline import Pipeline
@@ -153,6 +154,8 @@ def _own_folder(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()) and not (folder / FILE_NAME).exists():
         raise DataError(f"{folder} is not empty and has no {FILE_NAME}; choose another folder")
+    for part in ("images", "labels"):
+        inside(folder, part)  # files may be links, which new ones replace; what is written stays here
     return folder
 
 

@@ -63,16 +63,11 @@ class Files:
         return self._lengths[parent].get(file)
 
     def _list(self, parent: str, root: str) -> dict[str, int]:
-        path = inside(self.folder, parent or root)
+        path = inside(self.folder, parent or root, links=True)
         if not path.is_dir():
             return {}
         with os.scandir(path) as entries:
-            return {entry.name: entry.stat().st_size for entry in entries if self._has(parent, entry)}
-
-    def _has(self, parent: str, entry: os.DirEntry[str]) -> bool:
-        if entry.is_symlink():
-            inside(self.folder, f"{parent}/{entry.name}")
-        return entry.is_file()
+            return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
 
 
 @frozen(kw_only=True)

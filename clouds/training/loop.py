@@ -187,7 +187,8 @@ def _after_step(loop: Loop, state: State, phase: Phase, numbers: dict[str, float
     every = run.recipe.loop.evaluate_every
     if every and state.step % every == 0 and run.recipe.data.evaluation:
         run.pipeline.trained = True
-        numbers["miou"] = evaluate(run.pipeline, run.recipe.data.evaluation).miou or 0.0
+        miou = evaluate(run.pipeline, run.recipe.data.evaluation).miou
+        numbers |= {} if miou is None else {"miou": miou}
     if loop.log is not None:
         for tracker in (loop.log, *loop.trackers):
             tracker.log(phase, state.step, numbers)

@@ -14,6 +14,7 @@ from attrs import asdict, evolve, field, fields, frozen
 
 from clouds.core.config import merge, override, read_toml, structure, to_toml, user_path
 from clouds.core.errors import ConfigError, did_you_mean
+from clouds.core.label_table import label_document
 from clouds.core.plan import make_plan
 from clouds.data.spec import parse_spec
 from clouds.data.transforms import Augmentation
@@ -202,7 +203,8 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     if isinstance(data, dict) and isinstance(data.get("source"), str):
         data["source"] = [data["source"]]  # one SPEC may be given without brackets
     recipe = structure(document, Recipe, source=f"recipe {name}")
-    return evolve(recipe, data=recipe.data.located())
+    model = recipe.model | ({"labels": label_document(recipe.model["labels"])} if "labels" in recipe.model else {})
+    return evolve(recipe, data=recipe.data.located(), model=model)
 
 
 def _whole_key(assignment: str) -> str:
