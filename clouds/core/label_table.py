@@ -11,7 +11,8 @@ things = ["lesion"]                          # classes whose instances can be co
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,6 +21,8 @@ from attrs import asdict, frozen
 from clouds.core.config import read_toml, structure
 from clouds.core.errors import ConfigError
 from clouds.core.labels import LabelSpace
+
+LabelsLike = LabelSpace | str | os.PathLike[str] | Sequence[str] | Mapping[str, Any]
 
 
 @frozen(kw_only=True)
