@@ -64,10 +64,10 @@ def user_path(text: str) -> Path:
         raise ConfigError(f"{text}: there is no such home folder; write the whole path") from None
 
 
-def to_json(document: Any) -> str:
-    """JSON text in one line that any file and stream can take: lone surrogates, which stand for bytes of a file name
-    that are no text, are written as escapes; `json.loads` is the way back."""
-    return _SURROGATES.sub(lambda match: f"\\u{ord(match[0]):04x}", json.dumps(document, ensure_ascii=False))
+def to_json(document: Any, **options: Any) -> str:
+    """`json.dumps` without escapes but for lone surrogates, which stand for bytes of a file name that are no text: so
+    any file and stream can take it, and `json.loads` is the way back."""
+    return _SURROGATES.sub(lambda match: f"\\u{ord(match[0]):04x}", json.dumps(document, ensure_ascii=False, **options))
 
 
 def structure(document: Mapping[str, Any], record: type[T], *, source: str) -> T:

@@ -12,6 +12,7 @@ from packaging.requirements import Requirement
 
 from clouds.core.catalog import Catalog
 from clouds.core.component import Component, Kind
+from clouds.core.config import to_json
 from clouds.core.errors import (
     CloudsError,
     ComponentError,
@@ -132,7 +133,7 @@ class Plan:
             "trained_labels": self.trained_labels.to_dict() if self.trained_labels else None,
             "parts": parts,
         }
-        return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+        return to_json(document, indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Plan:

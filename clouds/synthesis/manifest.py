@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 from attrs import asdict, field, fields, frozen
 
-from clouds.core.config import structure
+from clouds.core.config import structure, to_json
 from clouds.core.errors import ConfigError, DataError
 from clouds.core.files import inside, naming, only_writer
 from clouds.core.plan import Part
@@ -241,6 +241,6 @@ def append_line(stream: BinaryIO, document: dict[str, Any]) -> None:
             if stream.read(1) != b"\n":
                 stream.seek(0)
                 stream.truncate(sum(len(line) for line in stream if line.endswith(b"\n")))
-        stream.write(json.dumps(document, ensure_ascii=False).encode() + b"\n")
+        stream.write(to_json(document).encode() + b"\n")
         stream.flush()
         os.fsync(stream.fileno())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tarfile
 from collections.abc import Sequence
 from itertools import islice
@@ -11,6 +10,7 @@ from typing import Any
 
 from attrs import asdict
 
+from clouds.core.config import to_json
 from clouds.core.errors import ConfigError
 from clouds.core.files import atomic_file, inside
 from clouds.core.progress import progress_bar
@@ -91,4 +91,4 @@ def _key(row: Row) -> str:
 
 
 def _document(row: Row) -> bytes:
-    return json.dumps(asdict(row), ensure_ascii=False).encode()
+    return to_json(asdict(row)).encode()
