@@ -95,9 +95,9 @@ def atomic_folder(path: str | os.PathLike[str], *, marker: str) -> Generator[Pat
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write a text file (UTF-8) in one piece."""
+    """Write a text file (UTF-8) in one piece. Bytes of a file name that are no text are written as in "\\udcff"."""
     with atomic_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def cache_folder(name: str) -> Path:
