@@ -17,7 +17,7 @@ LINEAR = {"name": "linear", "width": 8}
 MASK2FORMER = {
     "name": "mask2former",
     "queries": 6,
-    "width": 32,
+    "width": 64,
     "layers": 1,
     "feedforward": 32,
     "points": 32,
