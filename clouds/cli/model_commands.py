@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from attrs import evolve
 from cyclopts import Parameter
 
-from clouds.cli.options import AsJson, Assignments, BatchSize, DatasetConfig, Device, MaxPixels, UsageError
+from clouds.cli.options import AsJson, Assignments, BatchSize, DatasetConfig, Device, Labels, MaxPixels, UsageError
 from clouds.cli.output import write, write_json, write_table
 from clouds.core.component import Kind
 from clouds.core.errors import ConfigError, DataError, did_you_mean
@@ -32,16 +32,25 @@ if TYPE_CHECKING:
     from clouds.training.train import TrainingRun
 
 
-def plan(recipe: str, /, *, assignments: Assignments = (), phase: Phase | None = None, as_json: AsJson = False) -> None:
+def plan(
+    recipe: str,
+    /,
+    *,
+    assignments: Assignments = (),
+    labels: Labels = "",
+    phase: Phase | None = None,
+    as_json: AsJson = False,
+) -> None:
     """Print a recipe with every value, and check what it would build, without building anything.
 
     What is printed is a recipe file by itself; the parts stand in its last lines, as comments.
 
     Args:
         recipe: a recipe's name, or a TOML file.
+        labels: the classes, in place of the recipe's.
         phase: only the parts that this phase of training needs.
     """
-    settings = load_recipe(recipe, assignments)
+    settings = load_recipe(recipe, _with_labels(assignments, labels))
     if as_json:
         made = make_plan(**_model(settings, recipe, phase))
         write_json({**json.loads(made.to_json()), "recipe": settings.to_dict()})
@@ -57,6 +66,7 @@ def train(
     *,
     out: Path | None = None,
     assignments: Assignments = (),
+    labels: Labels = "",
     phase: Phase | None = None,
     init: Path | None = None,
     resume: Path | None = None,
@@ -73,6 +83,7 @@ def train(
         recipe: a recipe's name, or a TOML file.
         out: folder for the log, the resolved recipe, checkpoints, and a saved pipeline per phase; a new folder
             runs/RECIPE when left out.
+        labels: the classes, in place of the recipe's.
         phase: warmup or joint alone; both when left out.
         init: a saved pipeline to go on from, for example the warm-up's for the joint phase, in place of a new model.
         resume: folder of a run that was interrupted, to go on with exactly; it takes the place of everything else.
@@ -82,6 +93,7 @@ def train(
     from clouds.training.train import START, read_recipe
     from clouds.training.train import train as run_training
 
+    assignments = _with_labels(assignments, labels)
     if resume and (recipe or out or assignments or phase or init):
         raise UsageError("--resume goes on with a run as it was begun; leave out everything else")
     if not (resume or recipe):
@@ -289,6 +301,10 @@ def _start(recipe: Recipe, source: str, phase: Phase | None, init: Path | None) 
     if part is not None:
         pipeline.plan = evolve(pipeline.plan, parts={**pipeline.plan.parts, Kind.REFINER: part})
     return pipeline
+
+
+def _with_labels(assignments: Sequence[str], labels: str) -> tuple[str, ...]:
+    return (*assignments, f"labels={labels}") if labels else tuple(assignments)
 
 
 def _percent(value: float | None) -> str:

@@ -88,6 +88,10 @@ class TestTrain:
         ]
         assert run("train", "--resume", tmp_path / "run").code == 0
 
+    def test_a_plan_shows_them(self, run: Run, classes: Path) -> None:
+        assert "(2 classes)" in run("plan", "demo", "--labels", classes).out
+        assert 'names = ["background", "lesion"]' in run("plan", "demo", "--labels", classes).out
+
     def test_a_file_that_is_not_there_is_named(self) -> None:
         with pytest.raises(ConfigError, match=r"nowhere\.toml: no such file"):
             load_recipe("demo", ["labels=nowhere.toml"])
@@ -102,7 +106,7 @@ class TestTrain:
     def test_files_that_are_not_used_are_said_once(self, run: Run, skin: Path, tmp_path: Path) -> None:
         (tmp_path / "small.toml").write_text(SMALL_RECIPE)
         (skin / "images" / "train" / "c.gif").write_bytes(b"GIF89a")
-        sets = ("--set", f"data.source=folder:{skin}", "--set", 'labels=["background", "lesion"]')
+        sets = ("--set", f"data.source=folder:{skin}", "--labels", '["background", "lesion"]')
         outcome = run("train", tmp_path / "small.toml", *sets, "--out", tmp_path / "run")
         assert outcome.code == 0
         assert outcome.err.count("note: ") == 1
