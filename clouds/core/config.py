@@ -49,7 +49,7 @@ def to_toml(document: Mapping[str, Any]) -> str:
     TOML has no form for a byte of a file name that is no text, which Python keeps as a lone surrogate. It is written as
     the noncharacter U+FFFE and four hexadecimal digits, as is U+FFFE itself.
     """
-    tables = {key: value for key, value in document.items() if isinstance(value, Mapping)}
+    tables = {key: cast("Mapping[str, Any]", value) for key, value in document.items() if isinstance(value, Mapping)}
     lines = _toml_pairs({key: value for key, value in document.items() if key not in tables})
     for name, table in tables.items():
         lines += [*([""] if lines else []), f"[{_toml_key(name)}]", *_toml_pairs(table)]

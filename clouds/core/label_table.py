@@ -55,15 +55,12 @@ def read_labels(value: object) -> LabelSpace:
     value = label_document(value)
     if isinstance(value, str):
         return LabelSpace.named(value)
-    if isinstance(value, (list, tuple)):
-        value = {"names": value}
-    if not isinstance(value, Mapping):
+    if not isinstance(value, (list, tuple, Mapping)):
         raise ConfigError(
             f"expected a label space's name, class names, a table or a TOML file, got {type(value).__name__}"
         )
-    return LabelSpace.from_names(
-        **asdict(structure(cast("Mapping[str, Any]", value), LabelTable, source="labels"), recurse=False)
-    )
+    table = cast("Mapping[str, Any]", value) if isinstance(value, Mapping) else {"names": cast("list[Any]", value)}
+    return LabelSpace.from_names(**asdict(structure(table, LabelTable, source="labels"), recurse=False))
 
 
 def label_document(value: object) -> object:
