@@ -18,6 +18,7 @@ from benchmarks import (
     predict,
     refiners,
     sam,
+    start,
 )
 from benchmarks.rows import append
 
@@ -35,6 +36,7 @@ BENCHMARKS = {
     "predict": predict.run,
     "refiners": refiners.run,
     "sam": sam.run,
+    "start": start.run,
 }
 
 

@@ -89,11 +89,20 @@ def predict_table(rows: Iterable[Row]) -> str:
     return _table(header, cells)
 
 
+def start_table(rows: Iterable[Row]) -> str:
+    """CPU-seconds of each import, pipeline and command; trees beside each other."""
+    header = ("what", "metric", "provider", "median", "20 % .. 80 %")
+    ordered = sorted(rows, key=lambda one: (one["metric"], one["case"]))
+    cells = [(f"`{one['case']}`", one["metric"], one["provider"], *_spread(one)) for one in ordered]
+    return _table(header, cells)
+
+
 TABLES: dict[str, Callable[[Iterable[Row]], str]] = {
     "head": head_table,
     "kernels": kernels_table,
     "end_to_end": end_to_end_table,
     "predict": predict_table,
+    "start": start_table,
 }
 
 

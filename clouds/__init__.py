@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         NonFiniteError,
         PlanError,
         PluginError,
+        SlowDtypeWarning,
         UnknownComponentError,
         UntrainedHeadWarning,
         WeightsError,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from clouds.core.plan import Part, Plan, Problem
     from clouds.core.plan import make_plan as plan
     from clouds.core.prediction import Prediction
+    from clouds.core.reach import hub_access
     from clouds.core.reference import from_reference_checkpoint
     from clouds.core.tensor_cache import TensorCache
     from clouds.core.weight_files import read_weights
@@ -75,6 +77,7 @@ _HOMES = {
         "NonFiniteError",
         "PlanError",
         "PluginError",
+        "SlowDtypeWarning",
         "UnknownComponentError",
         "UntrainedHeadWarning",
         "WeightsError",
@@ -101,6 +104,7 @@ _HOMES = {
     "clouds.core.pipeline": ("Pipeline",),
     "clouds.core.plan": ("Part", "Plan", "Problem"),
     "clouds.core.prediction": ("Prediction",),
+    "clouds.core.reach": ("hub_access",),
     "clouds.core.reference": ("from_reference_checkpoint",),
     "clouds.core.tensor_cache": ("TensorCache",),
     "clouds.core.weight_files": ("read_weights",),

@@ -24,6 +24,7 @@ from clouds.backbones.clip_vit import ClipVit
 from clouds.backbones.tokenizers import tokenizer_for
 from clouds.backbones.vit import PLAIN_VITS
 from clouds.core.errors import ConfigError, WeightsError, did_you_mean
+from clouds.core.reach import hub_access
 from clouds.core.weight_files import read_weights
 from clouds.core.weight_store import open_clip_file
 from clouds.core.weights import load_weights
@@ -86,12 +87,14 @@ class Published:
         if carried := open_clip_file(self.tag):
             return carried
         try:
-            return Path(download_pretrained(self.tag))
+            with hub_access():
+                return Path(download_pretrained(self.tag))
         except (OSError, RuntimeError) as error:
             raise WeightsError(
                 f"weights {self.weights!r} of open_clip model {self.model!r} could not be loaded "
-                f"({type(error).__name__}: {error}); check the connection, bring a folder (CLOUDS_WEIGHTS), or use "
-                "pretrained=FILE or pretrained=False"
+                f"({type(error).__name__}: {error}); check the connection, bring a folder (`clouds weights "
+                "fetch NAME --out FOLDER` elsewhere, CLOUDS_WEIGHTS=FOLDER here), or use pretrained=FILE or "
+                "pretrained=False"
             ) from error
 
 

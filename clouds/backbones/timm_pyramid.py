@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from functools import cache
 from inspect import signature
 from pathlib import Path
@@ -21,6 +22,7 @@ from clouds.backbones.vit import PLAIN_VITS, VitPyramid, to_patch_16
 from clouds.core.component import FeatureSpec
 from clouds.core.errors import ConfigError, WeightsError, did_you_mean
 from clouds.core.interfaces import Backbone, Features
+from clouds.core.reach import hub_access
 from clouds.core.weight_files import read_weights
 from clouds.core.weight_store import hub_file
 from clouds.core.weights import load_weights
@@ -145,13 +147,15 @@ def _converted(state: dict[str, Tensor], vit: nn.Module, path: Path) -> dict[str
 
 def _create(model: str, *, pretrained: bool, **arguments: Any) -> nn.Module:
     try:
-        return timm.create_model(model, pretrained=pretrained, **arguments)
+        with hub_access() if pretrained else nullcontext():
+            return timm.create_model(model, pretrained=pretrained, **arguments)
     except (OSError, RuntimeError, LocalEntryNotFoundError, HfHubHTTPError) as error:
         if not pretrained:
             raise
         raise WeightsError(
             f"weights of timm model {model!r} could not be loaded ({type(error).__name__}: {error}); "
-            "check the connection, bring a folder (CLOUDS_WEIGHTS), or use pretrained=FILE or pretrained=False"
+            "check the connection, bring a folder (`clouds weights fetch NAME --out FOLDER` elsewhere, "
+            "CLOUDS_WEIGHTS=FOLDER here), or use pretrained=FILE or pretrained=False"
         ) from error
 
 

@@ -6,23 +6,23 @@ from collections.abc import Sequence
 from typing import Self, final
 
 from jaxtyping import Float
-from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 
-from clouds.backbones.levels import sized
-from clouds.backbones.timm_pyramid import build_trunk
-from clouds.backbones.tokenizers import clip_tokenizer
+from clouds.backbones.convnext import ConvNeXt
+from clouds.backbones.levels import sized, specs_of
+from clouds.backbones.text_transformer import TextTransformer
 from clouds.core.interfaces import Backbone, Features, MaskPooler, TextEncoder
 from clouds.kernels.mask_pool import mask_pool
 
 # CLIP's published mean and deviation, in 0..255, so that pictures padded for one backbone look alike to all.
 MEAN, STD = (122.7709, 116.7460, 104.0937), (68.5005, 66.6322, 70.3232)
-CONTEXT, TEXT_WIDTH, TEXT_LAYERS, TEXT_HEADS, EMBEDDING = 32, 32, 2, 2, 128
+CONTEXT, VOCABULARY = 32, 49408  # of CLIP's tokenizer
+TEXT_WIDTH, TEXT_LAYERS, TEXT_HEADS, EMBEDDING = 32, 2, 2, 128
 
 
 @final
 class TinyBackbone(Backbone, TextEncoder, MaskPooler):
-    """ConvNeXt (timm) for images, a causal transformer (open_clip) for texts, one embedding space of 128 dimensions.
+    """ConvNeXt for images, a causal transformer for texts, one embedding space of 128 dimensions.
 
     Args:
         dims: channels of res2..res5.
@@ -30,18 +30,16 @@ class TinyBackbone(Backbone, TextEncoder, MaskPooler):
     """
 
     def __init__(self, *, dims: tuple[int, ...], depths: tuple[int, ...]) -> None:
-        trunk, specs = build_trunk("convnext_atto", pretrained=False, dims=dims, depths=depths)
-        super().__init__(features=specs, mean=MEAN, std=STD)
-        self.trunk = trunk
+        super().__init__(features=specs_of(dims), mean=MEAN, std=STD)
+        self.trunk = ConvNeXt(dims, depths)
         self.projection = nn.Linear(dims[-1], EMBEDDING)
-        self.tokenizer = clip_tokenizer(CONTEXT)
         self.text = TextTransformer(
-            context_length=CONTEXT,
-            vocab_size=self.tokenizer.vocab_size,
+            context=CONTEXT,
+            vocabulary=VOCABULARY,
             width=TEXT_WIDTH,
             heads=TEXT_HEADS,
             layers=TEXT_LAYERS,
-            output_dim=EMBEDDING,
+            outputs=EMBEDDING,
         )
         # No loss of a segmentation reaches these two, so they are never trained.
         self.text.requires_grad_(False).eval()
@@ -62,7 +60,9 @@ class TinyBackbone(Backbone, TextEncoder, MaskPooler):
     def embed_text(self, texts: Sequence[str]) -> Float[Tensor, "n e"]:
         if not texts:
             return self.projection.weight.new_zeros(0, EMBEDDING)
-        return self.text(self.tokenizer(list(texts)).to(self.projection.weight.device))
+        from clouds.backbones.tokenizers import clip_tokenizer  # open_clip's, which takes seconds to import
+
+        return self.text(clip_tokenizer(CONTEXT)(list(texts)).to(self.projection.weight.device))
 
     def text_weights(self) -> dict[str, Tensor]:
         return {f"text.{key}": value for key, value in self.text.state_dict().items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Self, final
@@ -14,6 +15,7 @@ from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from torch import Tensor
 
 from clouds.core.errors import WeightsError
+from clouds.core.reach import hub_access
 from clouds.core.weight_store import hub_folder
 
 Tokenizer = Callable[[list[str]], Tensor]
@@ -70,7 +72,8 @@ class FileTokenizer:
             raise WeightsError(f"tokenizer {self.source}: no such folder; {remedy}")
         stored = hub_folder(self.source) if isinstance(self.source, str) else None
         try:
-            return HFTokenizer(str(stored or self.source), context_length=self.context_length, **self.options)
+            with hub_access() if isinstance(self.source, str) and stored is None else nullcontext():
+                return HFTokenizer(str(stored or self.source), context_length=self.context_length, **self.options)
         except (OSError, ValueError, ImportError, KeyError) as error:
             reason = " ".join(str(error).split())[:300]
             raise WeightsError(

@@ -18,7 +18,7 @@ from clouds.core.component import Kind
 from clouds.core.errors import ConfigError, DataError, did_you_mean
 from clouds.core.plan import make_plan
 from clouds.core.progress import progress_bar
-from clouds.training.recipe import MODEL_KEYS, Phase, Recipe, load_recipe
+from clouds.training.recipe import MODEL_KEYS, Phase, Recipe, changed, load_recipe
 
 _UNUSED: dict[Phase, tuple[str, ...]] = {  # generated images are on disk when training begins
     "warmup": ("generator", "prompter", "refiner"),
@@ -86,7 +86,8 @@ def train(
         labels: the classes, in place of the recipe's.
         phase: warmup or joint alone; both when left out.
         init: a saved pipeline to go on from, for example the warm-up's for the joint phase, in place of a new model.
-        resume: folder of a run that was interrupted, to go on with exactly; it takes the place of everything else.
+        resume: folder of a run that was interrupted, to go on with exactly; it takes the place of everything else but
+            --set of what does not change the steps that were made, such as data.on_error=skip.
     """
     from clouds.core.composer import load
     from clouds.core.processes import join
@@ -94,13 +95,13 @@ def train(
     from clouds.training.train import train as run_training
 
     assignments = _with_labels(assignments, labels)
-    if resume and (recipe or out or assignments or phase or init):
-        raise UsageError("--resume goes on with a run as it was begun; leave out everything else")
+    if resume and (recipe or out or phase or init):
+        raise UsageError("--resume goes on with a run as it was begun; leave out RECIPE, --out, --phase and --init")
     if not (resume or recipe):
         raise UsageError("a new run needs RECIPE; to go on with one, give --resume DIR")
     if not resume:
         out = _place(out, recipe)
-    settings = read_recipe(resume) if resume else load_recipe(recipe, assignments)
+    settings = changed(read_recipe(resume), assignments) if resume else load_recipe(recipe, assignments)
     processes = join(device := str(settings.model.get("device", "auto")))
     with progress_bar(shown=processes.main) as shown:
         run = run_training(
@@ -109,6 +110,7 @@ def train(
             out=out,
             phase=phase,
             resume=resume,
+            set=assignments if resume else (),
             on_step=_step_display(shown),
         )
     if processes.main:
@@ -269,15 +271,10 @@ def _write_run(run: TrainingRun, *, as_json: bool) -> None:
 
 def _place(asked: Path | None, recipe: str) -> Path:
     """Where a new run goes. A slip of the hand must not throw away what an earlier one has made."""
-    from clouds.training.train import unfinished
+    from clouds.training.train import require_unused
 
     out = asked or Path("runs", Path(recipe).stem)
-    left = unfinished(out)
-    if left is not None:
-        raise ConfigError(
-            f"{out} has a run that stopped after step {left.step} of {left.phase}: go on with it, --resume {out}, or "
-            "choose another --out"
-        )
+    require_unused(out)
     if asked is None and out.exists():
         raise ConfigError(f"{out} has a run already; choose another folder with --out")
     return out

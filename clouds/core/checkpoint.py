@@ -20,7 +20,7 @@ from clouds.core.errors import DataError, WeightsError
 from clouds.core.files import atomic_folder
 from clouds.core.interfaces import MaskPooler, TextClassifier
 from clouds.core.plan import Plan
-from clouds.core.weights import digest, load_weights, read_safetensors
+from clouds.core.weights import check_finite, digest, load_weights, read_safetensors
 
 MARKER = "plan.json"
 BACKBONE, HEAD, PUBLISHED = "backbone.safetensors", "head.safetensors", "backbone.json"
@@ -117,7 +117,10 @@ def save_checkpoint(
 
     Raises:
         DataError: the folder exists and is something else, or cannot be written.
+        NonFiniteError: weights are NaN or infinite.
     """
+    for name, module in ((BACKBONE, backbone), (HEAD, head)):
+        check_finite(module, source=f"{folder}/{name}")
     with _named_faults(folder), atomic_folder(folder, marker=MARKER) as temporary:
         if published is None:
             _write(temporary / BACKBONE, backbone.state_dict(), {})

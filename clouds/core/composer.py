@@ -14,6 +14,7 @@ from torch import nn
 from clouds.core.catalog import Catalog
 from clouds.core.checkpoint import MARKER, Published, read_checkpoint
 from clouds.core.component import FeatureSpec, Kind
+from clouds.core.cpu import warn_of_slow_dtype
 from clouds.core.errors import CloudsError, ComponentError, ConfigError, PlanError
 from clouds.core.interfaces import INTERFACES, Backbone, TextEncoder
 from clouds.core.label_table import LabelsLike
@@ -52,17 +53,22 @@ def compose(
 
     Raises:
         PlanError: with every fault at once, before anything heavy is imported or built.
+
+    Warns:
+        SlowDtypeWarning: the CPU has no instructions for `dtype`.
     """
     catalog = catalog or Catalog.from_environment()
     asked = {"backbone": backbone, "generator": generator, "refiner": refiner, "head": head, "prompter": prompter}
     plan = make_plan(**asked, labels=labels, pretrained=pretrained, device=device, dtype=dtype, catalog=catalog)
     ready = {Kind(kind): module for kind, module in asked.items() if module is not None}
+    place = pick_device(plan.device)
+    warn_of_slow_dtype(plan.dtype, place, remedy="leave dtype out, or at None")
     parts = _build(plan, list(plan.parts), ready, catalog)
     return Pipeline(
         plan=plan,
         backbone=parts[Kind.BACKBONE],
         head=parts[Kind.HEAD],
-        device=pick_device(plan.device),
+        device=place,
         helpers={kind: parts[kind] for kind in _TRAINING_ONLY if kind in parts},
     )
 
@@ -102,6 +108,7 @@ def load(
     parts = _build(_without_downloads(plan, checkpoint.published), [Kind.BACKBONE, Kind.HEAD], modules, found)
     checkpoint.restore(parts[Kind.BACKBONE], parts[Kind.HEAD])
     place = pick_device(str(device))
+    warn_of_slow_dtype(plan.dtype, place, remedy=f'write "dtype": null in {Path(path) / MARKER}')
     pipeline = Pipeline(
         plan=plan,
         backbone=parts[Kind.BACKBONE],
@@ -145,11 +152,14 @@ def build_part(
 
 
 def pick_device(device: str) -> torch.device:
-    """Turn `"auto"` into the best device there is. Raises `ConfigError` when a named one is not available."""
+    """Turn `"auto"` into the best device there is. Raises `ConfigError` when a named one cannot be used."""
     if device == "auto":
         own = f"cuda:{os.environ['LOCAL_RANK']}" if "LOCAL_RANK" in os.environ else "cuda"  # torchrun numbers them
         device = own if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    chosen = torch.device(device)
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise ConfigError(f"unknown device {device!r}; expected auto, cpu, cuda, cuda:N or mps") from None
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise ConfigError(f"device {device!r} asked for, but torch sees {torch.cuda.device_count()} CUDA devices")
     if chosen.type == "mps" and not torch.backends.mps.is_available():

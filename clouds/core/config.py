@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, time
 from pathlib import Path
-from textwrap import shorten
 from typing import Any, TypeVar, cast
 
 import cattrs
+from attrs import Attribute
 
 from clouds.core.errors import ConfigError
 from clouds.core.schema import accepts
@@ -22,7 +23,6 @@ _BARE_KEY = re.compile("[A-Za-z0-9_-]+")
 _SURROGATES = re.compile("[\ud800-\udfff]")
 _UNWRITABLE = re.compile("[\ud800-\udfff\ufffe]")
 _WRITTEN = re.compile("\ufffe([0-9a-f]{4})")
-_SHOWN = 80  # characters of an assignment, in a message
 
 
 def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -36,11 +36,11 @@ def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def parse_toml(text: str) -> dict[str, Any]:
-    """Parse TOML. Raises `ValueError` when it is malformed, nested too deep, or has a number of too many digits."""
+    """Parse TOML; whatever is wrong with it is a `ValueError`, also nesting that is too deep for the parser."""
     try:
         return _map_strings(tomllib.loads(text), _unescape)
     except RecursionError:
-        raise ValueError("it is nested too deep") from None
+        raise ValueError("it is nested too deeply") from None
 
 
 def to_toml(document: Mapping[str, Any]) -> str:
@@ -56,18 +56,31 @@ def to_toml(document: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def user_path(text: str) -> Path:
-    """A path in which a leading `~` stands for a home folder. Raises `ConfigError` when there is no such home."""
-    try:
-        return Path(text).expanduser()
-    except RuntimeError:
-        raise ConfigError(f"{text}: there is no such home folder; write the whole path") from None
-
-
 def to_json(document: Any, **options: Any) -> str:
     """`json.dumps` without escapes but for lone surrogates, which stand for bytes of a file name that are no text: so
     any file and stream can take it, and `json.loads` is the way back."""
     return _SURROGATES.sub(lambda match: f"\\u{ord(match[0]):04x}", json.dumps(document, ensure_ascii=False, **options))
+
+
+def within(low: float, high: float = math.inf, *, above: bool = False) -> Callable[[Any, Attribute[Any], Any], None]:
+    """A validator for a field of a record: a finite number in low..high, or a tuple of such numbers.
+
+    Args:
+        low, high: the range; both ends belong to it.
+        above: `low` itself is refused.
+
+    Raises:
+        ConfigError: from the validator; it names field, value and range.
+    """
+    first = f"more than {low:g}" if above else f"at least {low:g}"
+    wanted = first if high == math.inf else f"{first} and at most {high:g}"
+
+    def check(record: Any, attribute: Attribute[Any], value: Any) -> None:
+        for number in value if isinstance(value, tuple) else (value,):  # pyright: ignore[reportUnknownVariableType]
+            if not low <= number <= high or number == math.inf or (above and number == low):
+                raise ConfigError(f"{attribute.name} is {value}; expected {wanted}")
+
+    return check
 
 
 def structure(document: Mapping[str, Any], record: type[T], *, source: str) -> T:
@@ -96,28 +109,32 @@ def parse_assignment(text: str) -> tuple[list[str], Any]:
     if not equals or not all(path):
         raise ConfigError(f"{text!r} is not an assignment; write it as a.b=value")
     try:
-        read = parse_toml(f"value = {value}")
+        found = parse_toml(f"value = {value}")
     except tomllib.TOMLDecodeError:
         return path, value
     except ValueError as error:
-        raise ConfigError(f"{shorten(text, _SHOWN, placeholder=' ...')}: {error}") from None
-    return path, read["value"] if list(read) == ["value"] else value  # a value with further lines is a text
+        raise ConfigError(f"{key.strip()}: {error}") from error
+    return path, found["value"] if list(found) == ["value"] else value  # a value with further lines is a text
 
 
 def override(document: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
-    """Return a copy of a document with `a.b=value` assignments carried out, in order.
+    """Return a copy of a document with `a.b=value` assignments carried out, in order; see `set_values`."""
+    return set_values(document, map(parse_assignment, assignments))
+
+
+def set_values(document: Mapping[str, Any], values: Iterable[tuple[Sequence[str], Any]]) -> dict[str, Any]:
+    """Return a copy of a document with values set by the path of their key, in order.
 
     A component given by name (`head = "linear"`) becomes a table when an option of it is set.
     """
     changed = _copy(document)
-    for text in assignments:
-        path, value = parse_assignment(text)
+    for path, value in values:
         table = changed
         for key in path[:-1]:
             inner = table.get(key, {})
             inner = {"name": inner} if isinstance(inner, str) else inner
             if not isinstance(inner, dict):
-                raise ConfigError(f"{text!r}: {key!r} is a value, not a table")
+                raise ConfigError(f"{'.'.join(path)}: {key!r} is a value, not a table")
             table[key] = inner
             table = cast("dict[str, Any]", inner)
         table[path[-1]] = value
@@ -174,7 +191,7 @@ def _map_strings(value: Any, change: Callable[[str], str]) -> Any:
 
 
 def _describe(error: BaseException, kind: Any) -> str:
-    return str(error) if isinstance(error, TypeError) else cattrs.v.format_exception(error, kind)
+    return str(error) if isinstance(error, (TypeError, ConfigError)) else cattrs.v.format_exception(error, kind)
 
 
 def _copy(document: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,11 +8,12 @@ from hashlib import file_digest
 from http import HTTPStatus
 from http.client import HTTPException
 from pathlib import Path
-from urllib.error import HTTPError
+from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 from clouds.core.errors import WeightsError
 from clouds.core.progress import progress_bar
+from clouds.core.reach import unreachable
 
 _BLOCK = 1 << 20
 _ATTEMPTS = 3  # in a row that bring no more than there was before
@@ -57,6 +58,8 @@ def download(url: str, path: Path, *, sha256: str, size: int) -> Path:
     with FileLock(path.with_name(f"{path.name}.lock")):
         if path.is_file():
             return path
+        if reason := unreachable(url):
+            raise URLError(reason)
         _fill(url, part, size)
         try:
             require_sha256(part, sha256, remedy=f"{url} was damaged on its way, or is another one now; try again")

@@ -45,7 +45,11 @@ class WeightsError(CloudsError):
 
 
 class NonFiniteError(CloudsError):
-    """A loss, cost or gradient is not finite; the message names the images it came from."""
+    """A number is not finite; the message names the images it came from, or the tensor that holds it."""
+
+
+class TrainingError(CloudsError):
+    """A step of training failed for a reason outside of `clouds`; the message says which checkpoint there is."""
 
 
 class WorkerError(CloudsError):
@@ -67,6 +71,10 @@ class PlanError(CloudsError):
 
     def __reduce__(self) -> tuple[type[PlanError], tuple[tuple[Problem, ...]]]:
         return type(self), (self.problems,)  # as it travels between processes
+
+
+class SlowDtypeWarning(UserWarning):
+    """The CPU has no instructions for the dtype that was asked for, so it computes more slowly than with float32."""
 
 
 class UntrainedHeadWarning(UserWarning):

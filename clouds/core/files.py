@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import fcntl
+import glob
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from clouds.core.errors import DataError
+from clouds.core.errors import ConfigError, DataError
+
+_LOCK = ".lock"
+_UNFINISHED = re.compile(r"\.(.*)\.[0-9a-f]{8}\.(tmp|old)(\..*)?", re.DOTALL)  # names of what is being written
+_AT_FDCWD, _EXCHANGE = -100, 2  # of <fcntl.h> and <linux/fs.h>
 
 
 @contextmanager
@@ -42,9 +50,9 @@ def atomic_file(path: str | os.PathLike[str]) -> Generator[Path]:
     try:
         with naming(target):
             yield temporary
-            with open(temporary, "rb+") as stream:
-                os.fsync(stream.fileno())
+            _sync(temporary)
             os.replace(temporary, target)
+            _sync(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -68,11 +76,59 @@ def only_writer(path: str | os.PathLike[str]) -> Generator[BinaryIO]:
 
 
 @contextmanager
+def own_folder(path: str | os.PathLike[str], *, marker: str) -> Generator[Path]:
+    """Yield a folder that nobody else can own until the block ends.
+
+    It is made if missing. One that exists must be empty or hold `marker`, the file that shows that it is of the same
+    sort; what a killed process left unfinished in it counts for nothing, and is removed. Whoever owns a folder writes
+    `marker` first, in one piece. A folder that is refused is left alone.
+
+    Raises:
+        DataError: it holds something else, or another process, or another part of this one, owns it.
+    """
+    folder = Path(path)
+    _require(folder, marker)
+    folder.mkdir(parents=True, exist_ok=True)
+    with only_writer(folder / _LOCK):
+        _require(folder, marker)  # once more, now that nobody else can change it
+        for parent, folders, names in os.walk(folder):
+            for left in [Path(parent, name) for name in (*folders, *names) if name[0] == "."]:
+                if _is_unfinished(left):
+                    _settle(left)
+        yield folder
+
+
+def _require(folder: Path, marker: str) -> None:
+    if not folder.exists() or (folder / marker).is_file():
+        return
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not a folder; choose another one")
+    if any(path.name != _LOCK and not _is_unfinished(path) for path in folder.iterdir()):
+        raise DataError(f"{folder} is not empty and has no {marker}; choose another folder")
+
+
+def _is_unfinished(path: Path) -> bool:
+    return _UNFINISHED.fullmatch(path.name) is not None
+
+
+def _settle(left: Path) -> None:
+    """Remove what a killed process left unfinished. A folder that it was about to replace gets its name back."""
+    found = _UNFINISHED.fullmatch(left.name)
+    if found and found[2] == "old" and not left.with_name(found[1]).exists():
+        os.replace(left, left.with_name(found[1]))
+    elif left.is_dir() and not left.is_symlink():
+        shutil.rmtree(left, ignore_errors=True)
+    else:
+        left.unlink(missing_ok=True)
+
+
+@contextmanager
 def atomic_folder(path: str | os.PathLike[str], *, marker: str) -> Generator[Path]:
     """Yield a temporary folder beside `path`; on success it takes the place of `path`.
 
     An existing folder is replaced only when it is empty or holds `marker`, the file that shows that it is of the same
-    sort. Without that it is left alone.
+    sort. Without that it is left alone. At every moment there is the old folder or the new one at `path`, where the
+    file system can exchange two names. What killed calls left beside it is removed.
 
     Raises:
         DataError: `path` exists and is something else.
@@ -81,17 +137,74 @@ def atomic_folder(path: str | os.PathLike[str], *, marker: str) -> Generator[Pat
     if target.exists() and not (target.is_dir() and ((target / marker).is_file() or not any(target.iterdir()))):
         raise DataError(f"{target} exists and has no {marker}; choose another folder, or remove it")
     target.parent.mkdir(parents=True, exist_ok=True)
-    token = uuid.uuid4().hex[:8]
-    temporary, old = target.with_name(f".{target.name}.{token}.tmp"), target.with_name(f".{target.name}.{token}.old")
+    _settle_abandoned(target)
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
     temporary.mkdir()
     try:
-        yield temporary
-        if target.exists():
-            os.replace(target, old)
-        os.replace(temporary, target)
-        shutil.rmtree(old, ignore_errors=True)  # only now: an interrupt before this line must not lose both
+        with _in_use(temporary):
+            yield temporary
+            for part in (*temporary.rglob("*"), temporary):
+                _sync(part)
+            _put(temporary, target)
+            _sync(target.parent)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)  # the new folder after a fault, otherwise the old one
+
+
+@contextmanager
+def _in_use(folder: Path) -> Generator[None]:
+    """Mark a folder as one that a process works on, until the block or the process ends."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _settle_abandoned(target: Path) -> None:
+    """Settle the temporary folders beside `target` that no process works on any more."""
+    for left in target.parent.glob(f".{glob.escape(target.name)}.*"):
+        if _is_unfinished(left) and left.is_dir():
+            with suppress(BlockingIOError, FileNotFoundError), _in_use(left):
+                _settle(left)
+
+
+def _put(temporary: Path, target: Path) -> None:
+    """Give `temporary` the name `target`; a folder that has it already gets that of `temporary`."""
+    if not target.exists():
+        os.replace(temporary, target)
+        return
+    if _exchange(temporary, target):
+        return
+    old = temporary.with_suffix(".old")  # this file system cannot exchange: between two renames there is no folder
+    os.replace(target, old)
+    os.replace(temporary, target)
+    os.replace(old, temporary)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two names in one step; False where the system or the file system cannot."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)  # Linux alone has it
+    if rename is None:
+        return False
+    if rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+        return False
+    raise OSError(number, os.strerror(number), str(other))
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on disk."""
+    if path.is_symlink():
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -105,6 +218,18 @@ def cache_folder(name: str) -> Path:
     base = os.environ.get("CLOUDS_CACHE")
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clouds"
     return (Path(base) if base else home) / name
+
+
+def without_tilde(path: str | os.PathLike[str]) -> Path:
+    """The path with `~` and `~user` in front replaced by the home folder.
+
+    Raises:
+        ConfigError: there is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"{path}: no home folder of that user; give the path itself") from error
 
 
 def inside(root: str | os.PathLike[str], name: str, *, links: bool = False) -> Path:

@@ -246,6 +246,7 @@ class Pipeline:
         Raises:
             DataError: the folder exists and holds something else.
             WeightsError: `include_frozen=False`, but the backbone is not frozen, or not the published one.
+            NonFiniteError: weights are NaN or infinite.
         """
         from clouds.core.published import find_published  # builds a backbone, as the composer does
 

@@ -21,7 +21,8 @@ from attrs import frozen
 
 from clouds.core.download import download, require_sha256, sha256_of
 from clouds.core.errors import WeightsError
-from clouds.core.files import cache_folder
+from clouds.core.files import cache_folder, without_tilde
+from clouds.core.reach import hub_access
 from clouds.core.weight_catalog import WEIGHTS, FileWeights, HubWeights, PageWeights, Weights
 
 VARIABLE = "CLOUDS_WEIGHTS"
@@ -53,7 +54,7 @@ def weights_folder() -> Path | None:
     named = os.environ.get(VARIABLE)
     if not named:
         return None
-    folder = Path(named).expanduser()
+    folder = without_tilde(named)
     if not folder.is_dir():
         raise WeightsError(f"{VARIABLE}={named}: no such folder; make it with `clouds weights fetch NAME --out FOLDER`")
     return folder
@@ -237,7 +238,8 @@ def _download_hub(weights: HubWeights, folder: Path | None) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(weights.repo, allow_patterns=list(weights.files), local_dir=folder))
+        with hub_access():
+            return Path(snapshot_download(weights.repo, allow_patterns=list(weights.files), local_dir=folder))
     except Exception as error:  # the hub's client lets errors of its HTTP library through; the cause is kept
         what = f"hub repository {weights.repo}" + (f" ({weights.note})" if weights.note else "")
         raise _missing(what, error, f"{weights.repo}/ in {VARIABLE}=FOLDER") from error

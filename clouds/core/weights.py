@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from clouds.core.errors import WeightsError
+from clouds.core.errors import NonFiniteError, WeightsError
 
 _SHOWN = 5
 # What numpy's arrays and scalars are pickled with: checkpoints hold some beside their tensors.
@@ -32,6 +32,24 @@ _NUMPY: list[Any] = [
     *((_REBUILD_ARRAY, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
     *((_REBUILD_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
 ]
+
+
+def check_finite(module: nn.Module, *, source: str) -> None:
+    """Refuse weights that are NaN or infinite, so that they never take the place of good ones.
+
+    A buffer may hold infinities: masks do.
+
+    Raises:
+        NonFiniteError: names `source` and the first tensors that are not finite.
+    """
+    bad = [name for name, weight in module.named_parameters() if not weight.isfinite().all()]
+    bad += [name for name, buffer in module.named_buffers() if buffer.is_floating_point() and buffer.isnan().any()]
+    if bad:
+        more = f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
+        raise NonFiniteError(
+            f"{source}: {', '.join(bad[:_SHOWN])}{more} of {type(module).__name__} are not finite (NaN or infinite); "
+            "go back to an earlier checkpoint, and look at the learning rate and the precision"
+        )
 
 
 def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:

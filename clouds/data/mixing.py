@@ -12,6 +12,8 @@ from jaxtyping import Float, Int
 
 from clouds.core.errors import ConfigError
 
+_FEWEST = 0.01  # samples per epoch on average: with fewer, one sample takes the coins of hundreds of epochs
+
 
 class Draw(NamedTuple):
     """One sample of an endless stream: `position` counts from 0 over all epochs and keys the sample's randomness."""
@@ -55,8 +57,15 @@ def endless(lengths: Sequence[int], factors: Sequence[float], seed: int) -> Iter
     """Epoch after epoch of `mixed_order`, for ever. `itertools.islice(..., n, None)` goes on after n samples.
 
     Raises:
-        ConfigError: as `mixed_order`.
+        ConfigError: as `mixed_order`, or so few samples per epoch that most epochs are empty.
     """
+    _check(lengths, factors)
+    expected = sum(length * factor for length, factor in zip(lengths, factors, strict=True))
+    if expected < _FEWEST:
+        raise ConfigError(
+            f"mixing: lengths {list(lengths)} with repeat factors {list(factors)} give {expected:g} samples per epoch "
+            f"on average; expected at least {_FEWEST}"
+        )
     position = count()
     for epoch in count():
         for dataset, index in mixed_order(lengths, factors, seed=seed, epoch=epoch).tolist():

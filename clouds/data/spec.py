@@ -6,8 +6,8 @@ from pathlib import Path
 
 from attrs import frozen
 
-from clouds.core.config import user_path
 from clouds.core.errors import ConfigError, did_you_mean
+from clouds.core.files import without_tilde
 from clouds.data.layouts import LAYOUTS
 
 
@@ -56,4 +56,4 @@ def parse_spec(text: str) -> Spec:
         path, split = rest, None
     if not path or split == "":
         raise ConfigError(f"dataset spec {text!r} has an empty part; expected {kind}:PATH[:SPLIT]")
-    return Spec(kind=kind, path=user_path(path), split=split)
+    return Spec(kind=kind, path=without_tilde(path), split=split)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,8 +23,8 @@ from clouds.evaluation.report import Report
 from clouds.synthesis.generate import generate
 from clouds.synthesis.generated_set import GeneratedSet
 from clouds.training.recipe import PhaseConfig, Recipe, load_recipe
+from clouds.training.train import RECIPE, train
 from clouds.training.train import Report as StepReport
-from clouds.training.train import train
 
 SIZE = (96, 192)
 SOURCE_IMAGES, UNSEEN_IMAGES, GENERATED_IMAGES = 240, 30, 240
@@ -108,7 +109,7 @@ def run_demo(
         pipeline, GENERATED_IMAGES, out=folder / f"generated-{seed}", seed=seed, size=SIZE, keep_labels=True
     )
     say(f"warm-up on the source: {recipe.warmup.steps} steps")
-    train(pipeline, source=source, recipe=recipe, out=folder / "warmup", phase="warmup", on_step=on_step)
+    train(pipeline, source=source, recipe=recipe, out=_cleared(folder / "warmup"), phase="warmup", on_step=on_step)
     arms = {
         name: _continue(recipe, source, pictures, folder, name, on_step, say)
         for name, pictures in (("source-only", None), ("clouds", generated.folder))
@@ -156,11 +157,18 @@ def _continue(
         source=source,
         generated=pictures,
         recipe=recipe if pictures else _without_generated(recipe),
-        out=folder / name,
+        out=_cleared(folder / name),
         phase="joint",
         on_step=on_step,
     )
     return arm
+
+
+def _cleared(folder: Path) -> Path:
+    """The folder of an arm, without the run of an earlier demo; what is no run is left for `train` to refuse."""
+    if (folder / RECIPE).is_file():
+        shutil.rmtree(folder)
+    return folder
 
 
 def _without_generated(recipe: Recipe) -> Recipe:

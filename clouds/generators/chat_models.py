@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from abc import ABC, abstractmethod
+from contextlib import nullcontext
 from functools import cached_property
 from http.client import HTTPException
 from pathlib import Path
@@ -19,6 +20,8 @@ from urllib.request import Request, urlopen
 from attrs import field, frozen
 
 from clouds.core.errors import ConfigError, WeightsError
+from clouds.core.files import without_tilde
+from clouds.core.reach import hub_access
 from clouds.core.weight_store import hub_folder
 
 _MOST_BYTES = 16 * 2**20  # of an answer of a server
@@ -104,7 +107,7 @@ class LocalModel(ChatModel):
 
     def _folder(self) -> Path | None:
         """The model's folder on this machine; None goes to the hub, as a revision does."""
-        local = Path(self.name).expanduser()
+        local = without_tilde(self.name)
         if not local.is_dir():
             return None if self.revision else hub_folder(self.name)
         if self.revision:
@@ -120,10 +123,11 @@ class LocalModel(ChatModel):
         folder = self._folder()
         source, options = str(folder or self.name), {"revision": self.revision, "local_files_only": folder is not None}
         try:
-            tokenizer: Any = AutoTokenizer.from_pretrained(source, **options)
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                source, **options, use_safetensors=True, dtype="auto", device_map=self.device
-            )
+            with hub_access() if folder is None else nullcontext():
+                tokenizer: Any = AutoTokenizer.from_pretrained(source, **options)
+                model: Any = AutoModelForCausalLM.from_pretrained(
+                    source, **options, use_safetensors=True, dtype="auto", device_map=self.device
+                )
         except Exception as error:  # a damaged file may raise anything; the cause is kept
             reason = " ".join(str(error).split())[:_SHOWN]
             raise WeightsError(

@@ -15,6 +15,8 @@ import torch
 from diffusers import AutoPipelineForText2Image, DiffusionPipeline
 
 from clouds.core.errors import ConfigError, WeightsError
+from clouds.core.files import without_tilde
+from clouds.core.reach import hub_access
 from clouds.core.weight_catalog import hub_note
 from clouds.core.weight_store import hub_folder
 from clouds.generators.tiny_diffusion import tiny_pipeline
@@ -111,7 +113,7 @@ def find_source(model: str, *, revision: str | None, safety_checker: bool) -> Fo
         WeightsError: neither can be had, or a file in `CLOUDS_WEIGHTS` has another hash than the published one.
         ConfigError: a revision is given for a local folder, or a safety checker is wanted that is not there.
     """
-    local = Path(model).expanduser()
+    local = without_tilde(model)
     if local.is_dir():
         if revision:
             raise ConfigError(f"model {model} is a local folder, which has no revision {revision!r}; leave it out")
@@ -119,7 +121,8 @@ def find_source(model: str, *, revision: str | None, safety_checker: bool) -> Fo
     if revision is None and (stored := hub_folder(model)):
         return FolderSource(stored, name=model, revision=None, safety_checker=safety_checker)
     try:
-        folder = Path(DiffusionPipeline.download(model, revision=revision, use_safetensors=True))
+        with hub_access():
+            folder = Path(DiffusionPipeline.download(model, revision=revision, use_safetensors=True))
     except (OSError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
         hint = hub_note(model) or "check the name and the connection"

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from attrs import frozen
 from jaxtyping import Bool, Float, Int
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from clouds.core.errors import NonFiniteError
@@ -96,6 +95,8 @@ def assign(cost: Float[Tensor, "q n"], *, image: int) -> tuple[np.ndarray, np.nd
             f"matching cost of image {image} of the batch is not finite: the network's output for it is NaN or "
             "infinite; look at that image, the learning rate and the precision"
         )
+    from scipy.optimize import linear_sum_assignment  # half a second that only training pays
+
     return linear_sum_assignment(cost.numpy())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast, final
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from clouds.core.errors import ConfigError, WeightsError, did_you_mean
 from clouds.core.interfaces import GeneratedImage
+from clouds.core.reach import hub_access
 from clouds.core.weight_files import read_weights
 from clouds.core.weight_store import open_clip_file
 from clouds.core.weights import load_weights
@@ -75,9 +77,10 @@ class ClipFilter(Filter):
             source = {f"image_{key}": tag.get(key) for key in ("mean", "std", "interpolation", "resize_mode")}
         try:
             built: Any
-            built, _, preprocess = open_clip.create_model_and_transforms(
-                model, **source, force_quick_gelu=tag.get("quick_gelu", False)
-            )
+            with nullcontext() if path else hub_access():
+                built, _, preprocess = open_clip.create_model_and_transforms(
+                    model, **source, force_quick_gelu=tag.get("quick_gelu", False)
+                )
             if path:
                 load_weights(built, convert_state_dict(built, read_weights(path)), source=str(path))
         except (OSError, RuntimeError, ValueError) as error:

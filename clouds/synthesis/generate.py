@@ -14,7 +14,7 @@ from attrs import evolve, frozen
 
 from clouds.core.component import Kind
 from clouds.core.errors import ComponentError, ConfigError, DataError
-from clouds.core.files import inside
+from clouds.core.files import inside, own_folder
 from clouds.core.images import write_png
 from clouds.core.interfaces import GeneratedImage, GenerationRequest, Generator
 from clouds.core.pipeline import Pipeline
@@ -136,10 +136,11 @@ def generate_set(
             f"generation needs n, batch_size and attempts of at least 1, got n={n}, batch_size={batch_size} and "
             f"attempts={attempts}"
         )
-    folder = _own_folder(Path(out))
     workers = Here(generator) if isinstance(generator, Generator) else generator
     order = Order.of(workers.ask(_describe), part, prompts, seed=seed, size=size, keep_labels=keep_labels)
-    with appending(folder) as append:
+    with own_folder(out, marker=FILE_NAME) as folder, appending(folder) as append:
+        for part in ("images", "labels"):
+            inside(folder, part)  # files may be links, which new ones replace; what is written stays here
         rows, files = read_rows(folder), Files(folder)
         run = _Run(folder, workers, order, tuple(filters), attempts, append)
         missing = run.missing(rows, files, n, verify=verify)
@@ -147,16 +148,6 @@ def generate_set(
             for _ in bar.track(run.make(missing, batch_size), total=len(missing), description="generate"):
                 pass
         return open_generated(folder, verify=verify) if missing else collect(rows, files, folder, verify=verify)
-
-
-def _own_folder(folder: Path) -> Path:
-    """Make the folder if missing. Raises `DataError` when it holds something else than a generated dataset."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if any(folder.iterdir()) and not (folder / FILE_NAME).exists():
-        raise DataError(f"{folder} is not empty and has no {FILE_NAME}; choose another folder")
-    for part in ("images", "labels"):
-        inside(folder, part)  # files may be links, which new ones replace; what is written stays here
-    return folder
 
 
 @frozen(kw_only=True)

@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 from clouds.core.component import Kind
 from clouds.core.composer import load
 from clouds.core.errors import ConfigError, DataError
-from clouds.core.files import only_writer, write_text
+from clouds.core.files import own_folder, write_text
 from clouds.core.images import read_image, write_png
 from clouds.core.interfaces import Refiner
 from clouds.core.labels import CITYSCAPES, LabelSpace
@@ -25,7 +25,6 @@ from clouds.core.progress import progress_bar
 from clouds.synthesis.engines import Here, Workers, build_component
 
 FILE_NAME = "refined.json"
-_LOCK = ".lock"
 SPLIT = "train"
 _OPACITY = 0.6
 
@@ -112,14 +111,11 @@ def refine_set(
     """
     if seed < 0:
         raise ConfigError(f"refinement: seed={seed}; expected 0 or more")
-    folder = Path(out)
     named = _by_name(images)
     if not named:
-        raise DataError(f"{folder}: nothing to refine, as no image is given")
+        raise DataError(f"{out}: nothing to refine, as no image is given")
     workers = Here(LabelRefiner(refiner)) if isinstance(refiner, Refiner) else refiner
-    _require_ours(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with only_writer(folder / _LOCK), progress_bar(shown=progress) as bar:
+    with own_folder(out, marker=FILE_NAME) as folder, progress_bar(shown=progress) as bar:
         _claim(folder, json.loads(json.dumps({**made_with, "seed": seed}, default=str)))
         missing = {name: path for name, path in named.items() if not _label_file(folder, name).exists()}
         done = workers.map(_refine, (_Job.of(name, path, label, seed) for name, path in missing.items()))
@@ -181,14 +177,6 @@ def _by_name(images: Sequence[Path]) -> dict[str, Path]:
             raise DataError(f"{named[path.stem]} and {path} have one name; give images with different names")
         named[path.stem] = path
     return named
-
-
-def _require_ours(folder: Path) -> None:
-    """Refuse a folder that holds something else than an earlier run's, or nothing."""
-    if not folder.exists() or (folder / FILE_NAME).exists():
-        return
-    if not folder.is_dir() or any(path.name != _LOCK for path in folder.iterdir()):
-        raise DataError(f"{folder} is not empty and has no {FILE_NAME}; choose another folder")
 
 
 def _claim(folder: Path, made_with: dict[str, Any]) -> None:

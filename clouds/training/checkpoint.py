@@ -7,8 +7,11 @@ values alone, so that reading one runs no code.
 from __future__ import annotations
 
 import io
+import os
 import random
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +19,16 @@ import numpy as np
 import torch
 from attrs import asdict, field, frozen
 
-from clouds.core.errors import ConfigError, DataError, WeightsError
+from clouds.core.config import structure, within
+from clouds.core.errors import ConfigError, DataError, NonFiniteError, WeightsError
 from clouds.core.files import atomic_file
-from clouds.core.weights import load_weights, read_pickle
-from clouds.training.recipe import Phase
+from clouds.core.weights import check_finite, load_weights, read_pickle
+from clouds.training.recipe import MANY, Phase
 from clouds.training.steps import State
 
 FILE_NAME = "checkpoint.pt"
 _KEYS = {"progress", "modules", "optimizer", "schedule", "random"}
+_EARLIER = re.compile(r"checkpoint-(warmup|joint)-\d+\.pt")
 
 
 def _to_phases(value: Iterable[Phase]) -> tuple[Phase, ...]:
@@ -38,15 +43,23 @@ class Progress:
         phases: of the run.
         phase: the one it was in.
         step: optimizer steps made in it; the sampler goes on after as many batches.
+        taught: the step for which the teacher was updated last; -1 before the first.
         skipped: images that could not be read, in the whole run.
         log_size: bytes of the log that belong to these steps.
+        best: the best score so far, where `loop.best` names one.
     """
 
     phases: tuple[Phase, ...] = field(converter=_to_phases)
     phase: Phase
-    step: int = 0
-    skipped: int = 0
-    log_size: int = 0
+    step: int = field(default=0, validator=within(0, MANY))
+    taught: int = field(default=-1, validator=within(-1, MANY))
+    skipped: int = field(default=0, validator=within(0))
+    log_size: int = field(default=0, validator=within(0))
+    best: float | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if self.phase not in self.phases:
+            raise ConfigError(f"phase is {self.phase!r}, which is none of the run's phases {list(self.phases)}")
 
 
 @frozen(kw_only=True)
@@ -57,27 +70,36 @@ class Checkpoint:
     document: dict[str, Any] | None = None
 
 
-def save_checkpoint(folder: Path, state: State, progress: Progress) -> None:
-    """Write the checkpoint of a run, in the place of the one before. All processes call it; the first one writes.
+def save_checkpoint(folder: Path, state: State, progress: Progress, *, keep: int = 1) -> None:
+    """Write the checkpoint of a run, in the place of the one before. The first process writes, alone.
+
+    Args:
+        folder: of the run.
+        state: what is saved.
+        progress: how far the run has come.
+        keep: how many checkpoints there are at most; earlier ones are `checkpoint-PHASE-STEP.pt`.
 
     Raises:
         DataError: it cannot be written; the one before is as it was.
+        NonFiniteError: weights are not finite; the one before is as it was.
     """
-    random_states = state.processes.gather(_random_state())
     if not state.processes.main:
         return
+    for name, module in _modules(state).items():
+        check_finite(module, source=f"step {progress.step} of {progress.phase}, {name}")
     document = {
         "progress": asdict(progress),
         "modules": {name: module.state_dict() for name, module in _modules(state).items()},
         "optimizer": state.optimizer.state_dict(),
         "schedule": state.schedule.state_dict(),
-        "random": random_states,
+        "random": [global_random_state()],
     }
     buffer = io.BytesIO()  # so that it is the operating system that says why a file cannot be written
     torch.save(document, buffer)
     try:
         with atomic_file(folder / FILE_NAME) as temporary:
             temporary.write_bytes(buffer.getbuffer())
+        _keep(folder, f"checkpoint-{progress.phase}-{progress.step}.pt", keep)
     except OSError as error:
         raise DataError(
             f"{folder / FILE_NAME}: the checkpoint of step {progress.step} cannot be written: {error}; an earlier one "
@@ -85,50 +107,92 @@ def save_checkpoint(folder: Path, state: State, progress: Progress) -> None:
         ) from error
 
 
+def _keep(folder: Path, name: str, keep: int) -> None:
+    """Give the newest checkpoint a name of its own, too, and remove the oldest ones beyond `keep`."""
+    if keep > 1:
+        (folder / name).unlink(missing_ok=True)
+        os.link(folder / FILE_NAME, folder / name)
+    kept = [path for path in folder.iterdir() if _EARLIER.fullmatch(path.name)]
+    for path in sorted(kept, key=lambda path: path.stat().st_mtime_ns)[: -keep if keep > 1 else None]:
+        path.unlink()
+
+
 def read_checkpoint(folder: Path) -> Checkpoint:
-    """Read the checkpoint of a run.
+    """Read the checkpoint of a run; nothing in the folder is changed.
 
     Raises:
         ConfigError: there is none.
-        WeightsError: the file is damaged, or something else.
+        WeightsError: the file is damaged, altered, or something else.
     """
     path = folder / FILE_NAME
     if not path.is_file():
         raise ConfigError(f"{folder}: no {FILE_NAME} here, so there is no run to go on with; start it anew")
-    for unfinished in folder.glob(f".{path.stem}.*.tmp{path.suffix}"):  # of a run that was killed as it wrote
-        unfinished.unlink(missing_ok=True)
     document = read_pickle(path)
-    if not (isinstance(document, dict) and document.keys() == _KEYS):
+    if not (isinstance(document, dict) and document.keys() == _KEYS and _has_form(document)):
         raise WeightsError(f"{path}: not the checkpoint of a run; give the folder that was its --out")
-    return Checkpoint(progress=Progress(**document["progress"]), document=document)
+    try:
+        return Checkpoint(progress=structure(document["progress"], Progress, source=str(path)), document=document)
+    except ConfigError as error:
+        raise WeightsError(f"{error}; the checkpoint was altered: start the run anew") from error
+
+
+def _has_form(document: dict[str, Any]) -> bool:
+    modules, states = document["modules"], document["random"]
+    return (
+        all(isinstance(document[key], dict) for key in ("progress", "modules", "optimizer", "schedule"))
+        and all(isinstance(module, Mapping) for module in modules.values())
+        and isinstance(states, list)
+        and all(isinstance(one, dict) for one in states)
+    )
 
 
 def restore_state(state: State, checkpoint: Checkpoint, *, folder: Path) -> None:
     """Bring a state to where the checkpoint was written. Call it last: it sets all random states.
 
-    With another number of processes than before the random states of those that are new stay as they are; what is
-    drawn for samples does not depend on them.
+    They are those of the first process. What components draw in a step depends on none of them; see `train_step`.
 
     Raises:
         ConfigError: the pipeline trains other modules than the run's.
-        WeightsError: the tensors do not fit.
+        WeightsError: the tensors do not fit, or are not finite.
     """
-    modules, document = _modules(state), checkpoint.document
+    modules, document, path = _modules(state), checkpoint.document, folder / FILE_NAME
     if document is None:
         return
     if modules.keys() != document["modules"].keys():
         raise ConfigError(
-            f"{folder / FILE_NAME}: trains {sorted(document['modules'])}, but the pipeline trains {sorted(modules)}; "
+            f"{path}: trains {sorted(document['modules'])}, but the pipeline trains {sorted(modules)}; "
             "compose it as at the start of the run"
         )
     for name, module in modules.items():
-        load_weights(module, document["modules"][name], source=f"{folder / FILE_NAME}, {name}")
-    state.optimizer.load_state_dict(document["optimizer"])
-    state.schedule.load_state_dict(document["schedule"])
-    state.step = checkpoint.progress.step
-    states = document["random"]
-    if state.processes.rank < len(states):
-        _set_random_state(states[state.processes.rank])
+        load_weights(module, document["modules"][name], source=f"{path}, {name}")
+    with _altered(path):
+        for name, module in modules.items():
+            check_finite(module, source=name)
+        state.optimizer.load_state_dict(document["optimizer"])
+        _check_optimizer(state.optimizer)
+        state.schedule.load_state_dict(document["schedule"])
+        if state.processes.main:
+            set_global_random_state(document["random"][0])
+    state.step, state.taught = checkpoint.progress.step, checkpoint.progress.taught
+
+
+@contextmanager
+def _altered(path: Path) -> Iterator[None]:
+    """Whatever torch raises for parts that do not fit is a fault of the file."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, NonFiniteError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise WeightsError(f"{path}: damaged or altered ({reason}); start the run anew") from error
+
+
+def _check_optimizer(optimizer: torch.optim.Optimizer) -> None:
+    document = optimizer.state_dict()
+    numbers = [value for group in document["param_groups"] for value in group.values() if isinstance(value, float)]
+    moments = [value for one in document["state"].values() for value in one.values()]
+    values = [torch.as_tensor(value) for value in (*numbers, *moments)]
+    if not all(value.isfinite().all() for value in values):
+        raise NonFiniteError("the optimizer's state is not finite")
 
 
 def _modules(state: State) -> dict[str, torch.nn.Module]:
@@ -144,7 +208,7 @@ def _modules(state: State) -> dict[str, torch.nn.Module]:
     return found
 
 
-def _random_state() -> dict[str, Any]:
+def global_random_state() -> dict[str, Any]:
     """The states of this process's global random number generators, as tensors and plain values."""
     name, keys, *rest = np.random.get_state()
     return {
@@ -155,7 +219,7 @@ def _random_state() -> dict[str, Any]:
     }
 
 
-def _set_random_state(saved: dict[str, Any]) -> None:
+def set_global_random_state(saved: dict[str, Any]) -> None:
     torch.set_rng_state(saved["torch"])
     if len(saved["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(saved["cuda"])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Self
 
@@ -20,6 +22,24 @@ def ignore_signals(worker: int) -> None:
     """For processes that read images: signals to a whole group of processes are for the one that trains."""
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Keep torch's handler of SIGCHLD from raising within the block that a reading process has ended.
+
+    It would raise anywhere in the main thread, also between the parts of an optimizer's step. Nothing is lost: the
+    loader itself finds that the process is gone when it next waits for its data.
+    """
+    handler = signal.getsignal(signal.SIGCHLD)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield
+        return
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, handler)
 
 
 class StopSignal:

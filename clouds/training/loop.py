@@ -4,30 +4,31 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from attrs import define, frozen
+from attrs import define, field, frozen
 
-from clouds.core.errors import DataError
+from clouds.core.errors import CloudsError, DataError, NonFiniteError, TrainingError
 from clouds.core.memory import peak_memory
 from clouds.core.pipeline import Pipeline
 from clouds.core.processes import Processes
 from clouds.data.folder import Dataset
 from clouds.evaluation.evaluate import evaluate
 from clouds.training.checkpoint import Checkpoint, Progress, restore_state, save_checkpoint
-from clouds.training.interrupt import StopSignal, TrainingInterrupted
+from clouds.training.interrupt import StopSignal, TrainingInterrupted, undisturbed
 from clouds.training.learner import Learner, distribute
 from clouds.training.optimizer import build_optimizer, build_schedule
 from clouds.training.recipe import Phase, PhaseConfig, Recipe
 from clouds.training.samples import Sample, SampleReader, batches
 from clouds.training.steps import State, train_step
 from clouds.training.teacher import Teacher
-from clouds.training.tracking import JsonLines, Tracker
+from clouds.training.tracking import JsonLines, Trackers
 
 _SEEDS: dict[Phase, int] = {"warmup": 1, "joint": 2}  # phases draw different samples from the same recipe seed
 _GIB = 2**30
+BEST = "best"  # the pipeline of the best evaluation, in the run's folder
 Report = Callable[[Phase, int, int, dict[str, float]], None]
 
 
@@ -69,15 +70,17 @@ class Loop:
         trackers: what else the numbers go to.
         on_step: called with the numbers of each step, in the first process.
         skipped: images that could not be read.
+        best: the best score so far, where `loop.best` names one.
         loss: of the last step.
     """
 
     run: Run
     stop: StopSignal
     log: JsonLines | None = None
-    trackers: Sequence[Tracker] = ()
+    trackers: Trackers = field(factory=lambda: Trackers(()))
     on_step: Report | None = None
     skipped: int = 0
+    best: float | None = None
     loss: float = float("nan")
 
 
@@ -90,7 +93,7 @@ def run_phase(loop: Loop, phase: Phase, start: Checkpoint | None) -> None:
         start: where the phase goes on; None is its beginning.
 
     Raises:
-        DataError, NonFiniteError, TrainingInterrupted: see `clouds.train`.
+        DataError, NonFiniteError, TrainingError, TrainingInterrupted: see `clouds.train`.
     """
     run = loop.run
     state = _start(run, phase)
@@ -102,21 +105,56 @@ def run_phase(loop: Loop, phase: Phase, start: Checkpoint | None) -> None:
         _save(loop, state, phase)
     else:
         restore_state(state, start, folder=run.folder)
+    try:
+        while state.step < run.config(phase).steps:
+            _make_step(loop, state, phase, stream)
+    except TrainingInterrupted:
+        raise
+    except Exception as error:  # whatever a component raises must not cost what was learnt
+        raise _explained(loop, state, phase, error) from error
+    for module in modules:
+        module.eval()
+
+
+def _make_step(loop: Loop, state: State, phase: Phase, stream: Iterator[list[Sample]]) -> None:
     before = time.perf_counter()
-    while state.step < run.config(phase).steps:
-        samples = _next(loop, state, phase, stream)
+    samples = _next(loop, state, phase, stream)
+    with undisturbed():
         lr = state.optimizer.param_groups[0]["lr"]
         numbers = train_step(state, samples)
         numbers |= {
             "lr": lr,
-            "images_per_second": run.config(phase).batch_size / (time.perf_counter() - before),
-            "memory_gib": _memory(run.pipeline.device),
+            "images_per_second": loop.run.config(phase).batch_size / (time.perf_counter() - before),
+            "memory_gib": _memory(loop.run.pipeline.device),
             "skipped": float(loop.skipped),
         }
         _after_step(loop, state, phase, numbers)
-        before = time.perf_counter()
-    for module in modules:
-        module.eval()
+
+
+def _explained(loop: Loop, state: State, phase: Phase, error: Exception) -> CloudsError:
+    """Write a checkpoint of the last good step; what to raise then says so, with the way on."""
+    try:
+        with undisturbed():
+            _save(loop, state, phase)
+    except CloudsError:
+        there = "the checkpoint before is kept"
+    else:
+        there = f"there is a checkpoint of step {state.step}"
+    way_on = f"{there}; go on with: clouds train --resume {loop.run.folder}"
+    for kind in (DataError, NonFiniteError, TrainingError):
+        if type(error) is kind:
+            return kind(f"{error}; {way_on}")
+    if isinstance(error, CloudsError):
+        return error
+    reason = " ".join(f"{type(error).__name__}: {error}".split())
+    return TrainingError(f"{reason} (after step {state.step} of {phase}); {there}; {_remedy(error, loop.run.folder)}")
+
+
+def _remedy(error: Exception, folder: Path) -> str:
+    text, command = str(error).lower(), f"clouds train --resume {folder}"
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "out of memory" in text:
+        return f"a batch in more parts needs less memory: {command} --set loop.accumulate=2"
+    return f"CLOUDS_TRACEBACK=1 shows where it came from; go on with: {command}"
 
 
 def _start(run: Run, phase: Phase) -> State:
@@ -159,7 +197,7 @@ def _next(loop: Loop, state: State, phase: Phase, stream: Iterator[list[Sample]]
     samples, error = list[Sample](), None
     try:
         samples = next(stream)
-    except DataError as found:
+    except Exception as found:  # noqa: BLE001 - it is raised below, when the other processes know
         error = found
     messages = [message for sample in samples for message in sample.skipped]
     for message in messages:
@@ -167,13 +205,12 @@ def _next(loop: Loop, state: State, phase: Phase, stream: Iterator[list[Sample]]
     here = torch.tensor([error is not None, bool(loop.stop.name), len(messages)], dtype=torch.int64)
     errors, stopped, skipped = loop.run.processes.sum(here).tolist()
     loop.skipped += skipped
-    if errors or stopped:
-        _save(loop, state, phase)
     if error:
         raise error
     if errors:
         raise DataError("another process met an image that cannot be read; see its message")
     if stopped:
+        _save(loop, state, phase)
         raise TrainingInterrupted(
             f"{loop.stop.name or 'a signal to another process'}: stopped after step {state.step} of {phase}; "
             f"go on with: clouds train --resume {loop.run.folder}"
@@ -184,24 +221,45 @@ def _next(loop: Loop, state: State, phase: Phase, stream: Iterator[list[Sample]]
 def _after_step(loop: Loop, state: State, phase: Phase, numbers: dict[str, float]) -> None:
     run, steps = loop.run, loop.run.config(phase).steps
     loop.loss = numbers["loss"]
-    every = run.recipe.loop.evaluate_every
-    if every and state.step % every == 0 and run.recipe.data.evaluation:
-        run.pipeline.trained = True
-        miou = evaluate(run.pipeline, run.recipe.data.evaluation).miou
-        numbers |= {} if miou is None else {"miou": miou}
-    if loop.log is not None:
-        for tracker in (loop.log, *loop.trackers):
-            tracker.log(phase, state.step, numbers)
-        if loop.on_step is not None:
-            loop.on_step(phase, state.step, steps, numbers)
+    try:
+        _evaluate(loop, state.step, numbers)
+    finally:  # the step was made, whatever became of its evaluation
+        if loop.log is not None:
+            loop.log.log(phase, state.step, numbers)
+            loop.trackers.log(phase, state.step, numbers)
+            if loop.on_step is not None:
+                loop.on_step(phase, state.step, steps, numbers)
     if state.step % run.recipe.loop.checkpoint_every == 0 or state.step == steps:
         _save(loop, state, phase)
 
 
+def _evaluate(loop: Loop, step: int, numbers: dict[str, float]) -> None:
+    """Every so often, add the mean IoU to the numbers, and keep the pipeline if it is the best so far."""
+    run, settings = loop.run, loop.run.recipe.loop
+    if not settings.evaluate_every or step % settings.evaluate_every or not run.recipe.data.evaluation:
+        return
+    run.pipeline.trained = True
+    score = evaluate(run.pipeline, run.recipe.data.evaluation).miou
+    if score is None:  # nothing was labelled, so nothing is known
+        return
+    numbers["miou"] = score
+    if settings.best and (loop.best is None or score > loop.best):
+        loop.best = score
+        if run.processes.main:
+            run.pipeline.save(run.folder / BEST)
+
+
 def _save(loop: Loop, state: State, phase: Phase) -> None:
-    size = loop.log.size() if loop.log else 0
-    progress = Progress(phases=loop.run.phases, phase=phase, step=state.step, skipped=loop.skipped, log_size=size)
-    save_checkpoint(loop.run.folder, state, progress)
+    progress = Progress(
+        phases=loop.run.phases,
+        phase=phase,
+        step=state.step,
+        taught=state.taught,
+        skipped=loop.skipped,
+        log_size=loop.log.size() if loop.log else 0,
+        best=loop.best,
+    )
+    save_checkpoint(loop.run.folder, state, progress, keep=loop.run.recipe.loop.keep)
 
 
 def _memory(device: torch.device) -> float:

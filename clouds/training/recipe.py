@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import inspect
-import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
 from attrs import asdict, evolve, field, fields, frozen
 
-from clouds.core.config import merge, override, read_toml, structure, to_toml, user_path
+from clouds.core.config import merge, parse_assignment, read_toml, set_values, structure, to_toml, within
 from clouds.core.errors import ConfigError, did_you_mean
+from clouds.core.files import without_tilde
 from clouds.core.label_table import label_document
 from clouds.core.plan import make_plan
 from clouds.data.spec import parse_spec
 from clouds.data.transforms import Augmentation
 
 Phase = Literal["warmup", "joint"]
+Overrides = Sequence[str] | Mapping[str, Any]  # "a.b=value" texts, or values by "a.b"
 MODEL_KEYS = frozenset(inspect.signature(make_plan).parameters) - {"catalog"}
+MANY = 10**9  # more steps, or images in a batch, than any run has
 
 
 @frozen(kw_only=True)
@@ -43,31 +45,31 @@ class DataConfig:
 
     root: str = ""
     source: tuple[str, ...] = ()
-    source_factors: tuple[float, ...] = ()
+    source_factors: tuple[float, ...] = field(default=(), validator=within(0, 1000))
     generated: str = ""
-    generated_factor: float = 1.0
-    crop: tuple[int, int] = (320, 640)
-    scale: tuple[float, float] = (0.5, 2.0)
+    generated_factor: float = field(default=1.0, validator=within(0, 1000))
+    crop: tuple[int, int] = field(default=(320, 640), validator=within(32, 16384))
+    scale: tuple[float, float] = field(default=(0.5, 2.0), validator=within(0.01, 100))
     flip: bool = True
     distortion: bool = True
     randomize: bool = False
     crop_offsets: Literal["independent", "diagonal"] = "independent"
     label_resize: Literal["nearest-exact", "nearest"] = "nearest-exact"
     distort_padding: bool = False
-    workers: int = 0
+    workers: int = field(default=0, validator=within(0, 1024))
     on_error: Literal["stop", "skip"] = "stop"
     evaluation: tuple[str, ...] = ()
 
     def __attrs_post_init__(self) -> None:
-        if any(side < 32 or side % 32 for side in self.crop):
+        if any(side % 32 for side in self.crop):
             raise ConfigError(f"data.crop is {list(self.crop)}; both sides must be multiples of 32")
         if self.source_factors and len(self.source_factors) != len(self.source):
             raise ConfigError(
                 f"data.source_factors has {len(self.source_factors)} values for {len(self.source)} sources"
             )
         low, high = self.scale
-        if not 0 < low <= high:
-            raise ConfigError(f"data.scale is {list(self.scale)}; expected 0 < low <= high")
+        if low > high:
+            raise ConfigError(f"data.scale is {list(self.scale)}; expected low <= high")
 
     def augmentation(self) -> Augmentation:
         """How training views are made."""
@@ -81,7 +83,7 @@ class DataConfig:
         """
         if not self.root:
             return self
-        root = user_path(self.root).absolute()  # links below it may lead anywhere, as those to data sets do
+        root = without_tilde(self.root).absolute()  # links below it may lead anywhere, as those to data sets do
         source, evaluation = (
             tuple(str(evolve(spec, path=root / spec.path)) for spec in map(parse_spec, specs))
             for specs in (self.source, self.evaluation)
@@ -94,9 +96,9 @@ class DataConfig:
 class OptimizerConfig:
     """AdamW. `clip_norm` bounds the norm of the full model's gradient; `schedule` "poly" decays with power 0.9."""
 
-    lr: float = 1e-4
-    weight_decay: float = 0.05
-    clip_norm: float = 0.01
+    lr: float = field(default=1e-4, validator=within(0, 100, above=True))
+    weight_decay: float = field(default=0.05, validator=within(0, 100))
+    clip_norm: float = field(default=0.01, validator=within(0, 1e9, above=True))
     schedule: Literal["constant", "poly"] = "constant"
 
 
@@ -104,12 +106,8 @@ class OptimizerConfig:
 class PhaseConfig:
     """One phase of training: optimizer steps, and images per step, of all processes together."""
 
-    steps: int
-    batch_size: int
-
-    def __attrs_post_init__(self) -> None:
-        if self.steps < 0 or self.batch_size < 1:
-            raise ConfigError(f"a phase needs steps >= 0 and batch_size >= 1, got {self.steps} and {self.batch_size}")
+    steps: int = field(validator=within(0, MANY))
+    batch_size: int = field(validator=within(1, MANY))
 
 
 @frozen(kw_only=True)
@@ -123,16 +121,9 @@ class TeacherConfig:
             every pixel, as published.
     """
 
-    decay: float = 0.999
-    every: int = 100
-    confidence: float = 0.0
-
-    def __attrs_post_init__(self) -> None:
-        if not (0 <= self.decay <= 1 and 0 <= self.confidence < 1) or self.every < 1:
-            raise ConfigError(
-                f"teacher needs decay in 0..1, confidence in 0..1 and every >= 1, "
-                f"got {self.decay}, {self.confidence} and {self.every}"
-            )
+    decay: float = field(default=0.999, validator=within(0, 1))
+    every: int = field(default=100, validator=within(1, MANY))
+    confidence: float = field(default=0.0, validator=within(0, 0.9999))
 
 
 @frozen(kw_only=True)
@@ -142,28 +133,33 @@ class LoopConfig:
     Attributes:
         accumulate: parts of a process's share of a batch, whose gradients are added up; more parts need less memory.
         channels_last: keep the weights of convolutions with the channels last in memory; faster on some processors.
-        checkpoint_every: steps between checkpoints, so the most that an interruption can cost.
+        checkpoint_every: steps between checkpoints, so the most that a kill can cost.
+        keep: checkpoints that are kept. The newest is `checkpoint.pt`, from which a run goes on. With 2 or more each is
+            `checkpoint-PHASE-STEP.pt`, too; to go on from one of them, copy it to `checkpoint.pt`.
         evaluate_every: steps between evaluations on `data.evaluation`; 0 makes none.
+        best: "miou" keeps the pipeline of the best evaluation so far in `best/`; empty keeps none.
         trackers: where the numbers of each step go beside `log.jsonl`, e.g. "tensorboard", "wandb".
     """
 
-    accumulate: int = 1
+    accumulate: int = field(default=1, validator=within(1, MANY))
     channels_last: bool = False
-    checkpoint_every: int = 1000
-    evaluate_every: int = 0
+    checkpoint_every: int = field(default=1000, validator=within(1, MANY))
+    keep: int = field(default=1, validator=within(1, 1000))
+    evaluate_every: int = field(default=0, validator=within(0, MANY))
+    best: Literal["", "miou"] = ""
     trackers: tuple[str, ...] = ()
 
     def __attrs_post_init__(self) -> None:
-        if self.accumulate < 1 or self.checkpoint_every < 1 or self.evaluate_every < 0:
-            raise ConfigError(
-                f"loop needs accumulate >= 1, checkpoint_every >= 1 and evaluate_every >= 0, "
-                f"got {self.accumulate}, {self.checkpoint_every} and {self.evaluate_every}"
-            )
+        if self.best and not self.evaluate_every:
+            raise ConfigError(f"loop.best is {self.best!r}, but nothing is evaluated; set loop.evaluate_every, too")
 
 
 @frozen(kw_only=True)
 class Recipe:
-    """Everything that a training run needs. `model` holds arguments of `clouds.compose`."""
+    """Everything that a training run needs. `model` holds arguments of `clouds.compose`.
+
+    Each number's range stands in its field; a value outside of it is a `ConfigError` when the record is made.
+    """
 
     model: dict[str, Any] = field(factory=dict)
     data: DataConfig = field(factory=DataConfig)
@@ -172,7 +168,7 @@ class Recipe:
     joint: PhaseConfig
     teacher: TeacherConfig = field(factory=TeacherConfig)
     loop: LoopConfig = field(factory=LoopConfig)
-    seed: int = 0
+    seed: int = field(default=0, validator=within(0, 2**32 - 1))  # numpy's global generator takes no more
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as a TOML or JSON file holds them."""
@@ -183,6 +179,43 @@ class Recipe:
         return to_toml(self.to_dict())
 
 
+# What a run may go on with in another way. None of it changes what was computed; `loop.accumulate` rounds differently.
+CHANGEABLE = (
+    *("data.workers", "data.on_error", "data.evaluation", "model.device", "loop.accumulate", "loop.checkpoint_every"),
+    *("loop.keep", "loop.evaluate_every", "loop.best", "loop.trackers"),
+)
+
+
+def changed(recipe: Recipe, overrides: Overrides) -> Recipe:
+    """The recipe of a run that goes on, with other values; see `load_recipe`.
+
+    Raises:
+        ConfigError: a value is wrong, or its key is none of `CHANGEABLE`.
+    """
+    fixed = [key for path, _ in _pathed(overrides) if (key := ".".join(path)) not in CHANGEABLE]
+    if fixed:
+        raise ConfigError(
+            f"{', '.join(fixed)} cannot change while a run goes on, because steps that were made depend on it; what "
+            f"can: {', '.join(CHANGEABLE)}"
+        )
+    return with_values(recipe, overrides)
+
+
+def with_values(recipe: Recipe, overrides: Overrides) -> Recipe:
+    """A recipe with other values; see `load_recipe`. Raises `ConfigError` when one is wrong."""
+    if not overrides:
+        return recipe
+    return _settle(
+        structure(set_values(recipe.to_dict(), _pathed(overrides)), Recipe, source="the recipe with its values")
+    )
+
+
+def _settle(recipe: Recipe) -> Recipe:
+    """The recipe with whole paths, and with the classes that a file holds, so that it needs no other place or file."""
+    model = recipe.model | ({"labels": label_document(recipe.model["labels"])} if "labels" in recipe.model else {})
+    return evolve(recipe, data=recipe.data.located(), model=model)
+
+
 def recipe_names() -> list[str]:
     """Names of the recipes that come with the library."""
     return sorted(
@@ -190,39 +223,42 @@ def recipe_names() -> list[str]:
     )
 
 
-def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Load a recipe by name, or from a TOML file, and lay `a.b=value` assignments over it.
+def load_recipe(name: str | Path, overrides: Overrides = ()) -> Recipe:
+    """Load a recipe by name, or from a TOML file, and lay `a.b=value` assignments, or values by `a.b`, over it.
 
     Keys of `model` may stand alone: `refiner=sam-vit-h` is `model.refiner=sam-vit-h`.
 
     Raises:
         ConfigError: no such recipe (with the nearest name), or a wrong key or value (with its path).
     """
-    document = override(_resolve(name), map(_whole_key, overrides))
+    document = set_values(_resolve(name), _pathed(overrides))
     data = document.get("data")
     if isinstance(data, dict) and isinstance(data.get("source"), str):
         data["source"] = [data["source"]]  # one SPEC may be given without brackets
-    recipe = structure(document, Recipe, source=f"recipe {name}")
-    model = recipe.model | ({"labels": label_document(recipe.model["labels"])} if "labels" in recipe.model else {})
-    return evolve(recipe, data=recipe.data.located(), model=model)
+    return _settle(structure(document, Recipe, source=f"recipe {name}"))
 
 
-def _whole_key(assignment: str) -> str:
-    first = re.split("[.=]", assignment, maxsplit=1)[0].strip()
-    return f"model.{assignment.lstrip()}" if first in MODEL_KEYS else assignment
+def _pathed(overrides: Overrides) -> list[tuple[list[str], Any]]:
+    """Values by the whole path of their key."""
+    if isinstance(overrides, Mapping):
+        found = [(key.split("."), value) for key, value in overrides.items()]
+    else:
+        found = [parse_assignment(text) for text in overrides]
+    return [(["model", *path] if path[0] in MODEL_KEYS else path, value) for path, value in found]
 
 
-def _resolve(name: str | Path, below: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The document of a recipe with everything that it extends below it."""
+def _resolve(name: str | Path, extending: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The document of a recipe with everything that it extends below it; `extending` are the recipes above it."""
+    chain = (*extending, str(name))
+    if str(name) in extending:
+        raise ConfigError(f"recipe {name} extends itself: {' -> '.join(chain)}; remove one `extends`")
     document = _read(name)
     base = document.pop("extends", None)
     if base is None:
         return document
-    if not isinstance(base, str) or base in (*below, str(name)):
-        raise ConfigError(
-            f"recipe {name}: extends is {base!r}; expected another recipe's name or file, not one of its own"
-        )
-    return merge(_resolve(base, (*below, str(name))), document)
+    if not isinstance(base, str):
+        raise ConfigError(f"recipe {name}: extends is {base!r}; expected one name or .toml file, as a string")
+    return merge(_resolve(base, chain), document)
 
 
 def _read(name: str | Path) -> dict[str, Any]:

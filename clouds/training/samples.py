@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
-from clouds.core.errors import DataError
+from clouds.core.errors import DataError, TrainingError
 from clouds.core.images import read_image
 from clouds.core.processes import Processes
 from clouds.data.folder import Dataset
@@ -130,6 +130,7 @@ def batches(
 
     Raises:
         DataError: a set is empty, no image has a factor above 0, or an image cannot be read.
+        TrainingError: a reading process ended.
     """
     lengths = [len(source) for source in reader.sources]
     if reader.generated:
@@ -146,10 +147,29 @@ def batches(
         worker_init_fn=ignore_signals,
         generator=torch.Generator(),  # it would draw from the global one otherwise, which a resumed run must not
     )
-    for batch in loader:
+    for batch in _whole(loader):
         for sample in batch:
             if isinstance(sample, DataError):
                 raise sample
+        yield batch
+
+
+def _whole(loader: DataLoader[Any]) -> Iterator[Any]:
+    """The batches of a loader; one of its processes that ends before it is an error of its own."""
+    batches = iter(loader)
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except (ConnectionError, EOFError, RuntimeError) as error:  # what is left of its pipes, or what torch says
+            if type(error) is RuntimeError and not str(error).startswith("DataLoader worker (pid"):
+                raise
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise TrainingError(
+                f"a reading process ended ({reason}): memory or /dev/shm may be too small for "
+                f"{loader.num_workers} of them; --set data.workers=0 reads in the training process"
+            ) from error
         yield batch
 
 

@@ -12,8 +12,9 @@ leaves the class term to each process.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import numpy as np
 import torch
@@ -47,6 +48,7 @@ class State:
         learner: the student's loss, shared by the processes.
         accumulate: parts of this process's share of a batch.
         step: number of the next step.
+        taught: the step for which the teacher was updated last; a step that is repeated does not update it again.
     """
 
     pipeline: Pipeline
@@ -60,22 +62,38 @@ class State:
     learner: nn.Module = Factory(lambda state: Learner(state.pipeline), takes_self=True)
     accumulate: int = 1
     step: int = 0
+    taught: int = -1
 
 
 def train_step(state: State, samples: Sequence[Sample]) -> dict[str, float]:
     """Carry out one optimizer step on a mixed batch; returns the loss, its terms, and the gradient's norm.
 
-    The teacher is updated before the step, from the student as the step before left it (as published).
+    The teacher is updated before the step, from the student as the step before left it (as published). Whatever
+    components draw from the global generators of torch, numpy and Python depends on seed, step and process alone.
 
     Args:
         state: what is trained.
         samples: this process's share of the batch, at least `state.accumulate` images.
 
     Raises:
-        NonFiniteError: the loss or its gradient is not finite; the weights are left as they were.
+        NonFiniteError: the loss or its gradient is not finite; weights and buffers are left as they were.
     """
-    if state.teacher is not None and state.step % state.teacher_config.every == 0:
+    _seed_global_generators(state)
+    if state.teacher is not None and state.step % state.teacher_config.every == 0 and state.taught != state.step:
         state.teacher.update()
+        state.taught = state.step
+    with _buffers_kept(state.pipeline.backbone, state.pipeline.head):
+        terms, norm = _gradients(state, samples)
+    state.optimizer.step()
+    state.schedule.step()
+    state.step += 1
+    numbers = state.processes.sum(torch.stack([torch.stack(list(terms.values())).sum(), *terms.values()]))
+    loss, *each = (numbers / state.processes.world).tolist()
+    return {"loss": loss, "gradient_norm": norm.item(), **dict(zip(terms, each, strict=True))}
+
+
+def _gradients(state: State, samples: Sequence[Sample]) -> tuple[dict[str, Tensor], Tensor]:
+    """Leave the batch's clipped gradient in the parameters; returns the loss terms and the gradient's norm."""
     parts = [samples[index :: state.accumulate] for index in range(state.accumulate)]
     targets = [_targets(state, part) for part in parts]
     weights = _part_weights(state, targets)
@@ -92,12 +110,7 @@ def train_step(state: State, samples: Sequence[Sample]) -> dict[str, float]:
         raise NonFiniteError(
             f"step {state.step}: the gradient's norm is {norm.item()}; the images are {_names(samples)}"
         )
-    state.optimizer.step()
-    state.schedule.step()
-    state.step += 1
-    numbers = state.processes.sum(torch.stack([torch.stack(list(terms.values())).sum(), *terms.values()]))
-    loss, *each = (numbers / state.processes.world).tolist()
-    return {"loss": loss, "gradient_norm": norm.item(), **dict(zip(terms, each, strict=True))}
+    return terms, norm
 
 
 def pseudo_targets(state: State, generated: Sequence[Sample]) -> dict[int, Targets]:
@@ -174,6 +187,31 @@ def _names(samples: Sequence[Sample]) -> str:
     return ", ".join(f"{index}: {sample.name}" for index, sample in enumerate(samples))
 
 
-def _key(seed: int, position: int) -> int:
-    """One 63-bit seed from two numbers, without the correlation of neighbouring seeds."""
-    return int(np.random.SeedSequence([seed, position]).generate_state(1, np.uint64)[0] >> 1)
+def _seed_global_generators(state: State) -> None:
+    """For dropout, stochastic depth, and plugins that draw from them: a step draws the same when it is repeated."""
+    seed = _key(state.seed, state.step, state.processes.rank)
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+
+
+@contextmanager
+def _buffers_kept(*modules: nn.Module) -> Iterator[None]:
+    """Bring buffers back when the block fails: a forward pass changes running values of batch norms.
+
+    Modules in eval mode change nothing.
+    """
+    training = [part for module in modules for part in module.modules() if part.training]
+    buffers = [buffer for part in training for buffer in part.buffers(recurse=False)]
+    before = [buffer.clone() for buffer in buffers]
+    try:
+        yield
+    except BaseException:
+        for buffer, value in zip(buffers, before, strict=True):
+            buffer.copy_(value)
+        raise
+
+
+def _key(*numbers: int) -> int:
+    """One 63-bit seed from some numbers, without the correlation of neighbouring seeds."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)

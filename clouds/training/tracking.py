@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -34,22 +36,29 @@ class JsonLines:
 
     Args:
         path: the file.
-        size: bytes of it to keep, from an earlier part of the run.
+        size: bytes of it to keep, from an earlier part of the run. Of a file that is shorter its whole lines are kept.
     """
 
     def __init__(self, path: Path, *, size: int = 0) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
         self._stream = open(path, "ab", buffering=0)  # noqa: SIM115 - open for the whole run
+        there = self._stream.tell()
+        if there < size:
+            warnings.warn(f"{path} has {there} bytes; the checkpoint says {size}: lines of it are lost", stacklevel=2)
+            size = path.read_bytes().rfind(b"\n") + 1
         self._stream.truncate(size)
 
     def log(self, phase: str, step: int, numbers: Numbers) -> None:
         """Write a line. Raises `DataError` naming the file when it cannot be written."""
-        line = json.dumps({"phase": phase, "step": step, **numbers}).encode() + b"\n"
+        line, before = json.dumps({"phase": phase, "step": step, **numbers}).encode() + b"\n", self.size()
         try:
             while line:
                 line = line[self._stream.write(line) :]
         except OSError as error:
+            with suppress(OSError):  # half a line would stand in the middle of the log of the run that goes on
+                self._stream.truncate(before)
+                self._stream.seek(before)
             raise DataError(
                 f"{self._path}: step {step} of {phase} cannot be written: {error}; make room, and go on with resume"
             ) from error
@@ -60,6 +69,36 @@ class JsonLines:
 
     def close(self) -> None:
         self._stream.close()
+
+
+@final
+class Trackers:
+    """Trackers whose faults never end a run: one that fails is warned of, and then left out.
+
+    Args:
+        trackers: each gets the numbers of every step.
+    """
+
+    def __init__(self, trackers: Sequence[Tracker]) -> None:
+        self._trackers = list(trackers)
+
+    def log(self, phase: str, step: int, numbers: Numbers) -> None:
+        """Pass on the numbers of a step."""
+        self._call(lambda tracker: tracker.log(phase, step, numbers), f"at step {step} of {phase}")
+
+    def close(self) -> None:
+        """Close those that are left."""
+        self._call(lambda tracker: tracker.close(), "when it was closed")
+
+    def _call(self, call: Callable[[Tracker], None], when: str) -> None:
+        for tracker in tuple(self._trackers):
+            try:
+                call(tracker)
+            except Exception as error:  # noqa: BLE001 - a server that is away, a plugin's bug
+                self._trackers.remove(tracker)
+                reason = " ".join(f"{type(error).__name__}: {error}".split())
+                name = type(tracker).__name__
+                warnings.warn(f"loop.trackers: {name} failed {when} and is left out: {reason}", stacklevel=2)
 
 
 @final

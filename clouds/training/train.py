@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+import torch
 from attrs import evolve, frozen
 
 from clouds.core.config import structure
-from clouds.core.errors import ConfigError, DataError
-from clouds.core.files import write_text
+from clouds.core.errors import CloudsError, ConfigError, DataError, WeightsError
+from clouds.core.files import own_folder, write_text
 from clouds.core.labels import LabelSpace
 from clouds.core.pipeline import Pipeline
 from clouds.core.processes import Processes, join
@@ -20,11 +21,18 @@ from clouds.data.check import check_labelled
 from clouds.data.folder import open_dataset
 from clouds.data.spec import Spec
 from clouds.synthesis.generated_set import open_generated
-from clouds.training.checkpoint import FILE_NAME, Checkpoint, Progress, read_checkpoint
+from clouds.training.checkpoint import (
+    FILE_NAME,
+    Checkpoint,
+    Progress,
+    global_random_state,
+    read_checkpoint,
+    set_global_random_state,
+)
 from clouds.training.interrupt import StopSignal
 from clouds.training.loop import Loop, Report, Run, run_phase
-from clouds.training.recipe import Phase, Recipe, load_recipe
-from clouds.training.tracking import JsonLines, open_trackers
+from clouds.training.recipe import Overrides, Phase, Recipe, changed, load_recipe, with_values
+from clouds.training.tracking import JsonLines, Trackers, open_trackers
 
 START, RECIPE, LOG = "start", "recipe.json", "log.jsonl"
 __all__ = ["Report", "TrainingRun", "train"]
@@ -61,12 +69,15 @@ def train(
     phase: Phase | None = None,
     on_step: Report | None = None,
     resume: str | os.PathLike[str] | None = None,
+    set: Overrides = (),
 ) -> TrainingRun:
     """Train a pipeline in place, and save it.
 
-    Every `loop.checkpoint_every` steps, at the end of a phase, on SIGTERM and SIGINT, and before the run stops at an
-    image that cannot be read, `checkpoint.pt` is written; `resume` goes on from there as if nothing had happened.
-    Started by torchrun, each process takes its share of every batch: `batch_size` is that of all of them.
+    Every `loop.checkpoint_every` steps, at the end of a phase, on SIGTERM and SIGINT, and when a step fails for
+    whatever reason, `checkpoint.pt` is written; `resume` goes on from there as if nothing had happened. The same
+    recipe, data and weights give the same bits: the global generators of torch, numpy and Python are seeded for each
+    step, and left as they were before. Started by torchrun, each process takes its share of every batch: `batch_size`
+    is that of all of them.
 
     Args:
         pipeline: what to train: the head, and the backbone unless it is frozen.
@@ -74,31 +85,34 @@ def train(
         generated: folder of a generated dataset; replaces the recipe's. None or absent trains on the source alone.
         recipe: name, TOML file, or a `Recipe`.
         out: folder for the log, the resolved recipe, the pipeline as it was (`start`), and a saved pipeline per phase.
+            A new folder, or an empty one; it belongs to this run alone.
         phase: `"warmup"` or `"joint"` alone; None runs the warm-up, and then the joint phase if there are generated
             images. The joint phase without generated images is the control: the same steps on the source alone.
         on_step: called after every step with phase, step, number of steps, and the step's numbers.
-        resume: folder of a run to go on with, in place of all arguments but `pipeline` and `on_step`. The pipeline is
-            composed as at its start, or loaded from `start`; what was trained comes from the checkpoint.
+        resume: folder of a run to go on with, in place of all arguments but `pipeline`, `on_step` and `set`. The
+            pipeline is composed as at its start, or loaded from `start`; what was trained comes from the checkpoint.
+        set: values of the recipe by `a.b`, or `a.b=value` texts, as `--set` of `clouds train` has them; with `resume`
+            those of `clouds.training.recipe.CHANGEABLE` alone, which do not change what was computed.
 
     Raises:
-        ConfigError, DataError: the recipe or the data cannot be used.
+        ConfigError, DataError: the recipe, the data or the folder cannot be used, or an image cannot be read.
         WeightsError: the checkpoint to go on from is damaged, or does not fit the pipeline.
-        NonFiniteError: the loss is not finite; the last checkpoint is kept.
+        NonFiniteError: the loss, its gradient or a weight is not finite; the last good checkpoint is kept.
+        TrainingError: something else failed in a step: memory, a reading process, a component.
         TrainingInterrupted: a signal stopped the run.
     """
     if resume is not None and (source or generated or recipe or out or phase):
         raise ConfigError("resume goes on with a run as it was begun; leave out source, generated, recipe, out, phase")
-    if resume is None and (recipe is None or out is None):
-        raise ConfigError("a new run needs recipe= and out=; to go on with one, give resume=FOLDER")
     with StopSignal() as stop, ExitStack() as closing:
+        closing.callback(set_global_random_state, global_random_state())  # each step seeds the global generators
         processes = join(pipeline.device.type)
-        if recipe is not None and out is not None:
-            run = _open(pipeline, _settings(recipe, source, generated), Path(out), (phase,) if phase else (), processes)
-            start = Checkpoint(progress=Progress(phases=run.phases, phase=run.phases[0]))
-            _write_start(run)
+        if resume is not None:
+            run, start = _go_on(pipeline, Path(resume), set, processes, closing)
+        elif recipe is not None and out is not None:
+            settings = _settings(recipe, source, generated, set)
+            run, start = _begin(pipeline, settings, Path(out), (phase,) if phase else (), processes, closing)
         else:
-            start = read_checkpoint(folder := Path(resume or ""))
-            run = _open(pipeline, read_recipe(folder), folder, start.progress.phases, processes)
+            raise ConfigError("a new run needs recipe= and out=; to go on with one, give resume=FOLDER")
         loop = _loop(run, start, stop, on_step, closing)
         for name in run.phases[run.phases.index(start.progress.phase) :]:
             run_phase(loop, name, start if name == start.progress.phase else None)
@@ -118,23 +132,110 @@ def train(
 
 def _loop(run: Run, start: Checkpoint, stop: StopSignal, on_step: Report | None, closing: ExitStack) -> Loop:
     """The loop of a run; what it writes to is closed with `closing`, and is the first process's alone."""
-    loop = Loop(run=run, stop=stop, on_step=on_step, skipped=start.progress.skipped)
+    progress = start.progress
+    loop = Loop(run=run, stop=stop, on_step=on_step, skipped=progress.skipped, best=progress.best)
     if run.processes.main:
-        loop.log = JsonLines(run.folder / LOG, size=start.progress.log_size)
+        loop.log = JsonLines(run.folder / LOG, size=progress.log_size)
         closing.callback(loop.log.close)
-        loop.trackers = open_trackers(run.recipe.loop.trackers, run.folder, run.recipe.to_dict())
-        for tracker in loop.trackers:
-            closing.callback(tracker.close)
+        loop.trackers = Trackers(open_trackers(run.recipe.loop.trackers, run.folder, run.recipe.to_dict()))
+        closing.callback(loop.trackers.close)
     return loop
 
 
-def _settings(recipe: str | Path | Recipe, source: str | Sequence[str], generated: object) -> Recipe:
-    """The recipe with the data that was given."""
-    recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+def _settings(recipe: str | Path | Recipe, source: str | Sequence[str], generated: object, values: Overrides) -> Recipe:
+    """The recipe with the values and the data that were given."""
+    recipe = with_values(recipe, values) if isinstance(recipe, Recipe) else load_recipe(recipe, values)
     specs = ((source,) if isinstance(source, str) else tuple(source)) or recipe.data.source
     if not specs:
         raise ConfigError("no source to train on; give source=SPEC, or --set data.source=folder:PATH")
     return evolve(recipe, data=evolve(recipe.data, source=specs, generated=str(generated or recipe.data.generated)))
+
+
+def _begin(
+    pipeline: Pipeline,
+    recipe: Recipe,
+    folder: Path,
+    phases: tuple[Phase, ...],
+    processes: Processes,
+    closing: ExitStack,
+) -> tuple[Run, Checkpoint]:
+    """A new run, in a folder of its own."""
+    run = _open(pipeline, recipe, folder, phases, processes)
+    require_unused(folder)
+    _own(folder, processes, closing)
+    require_unused(folder)  # once more, now that nobody else can begin one
+    if processes.main:
+        _write_recipe(folder, recipe)
+        pipeline.save(folder / START)
+    processes.wait()
+    return run, Checkpoint(progress=Progress(phases=run.phases, phase=run.phases[0]))
+
+
+def _go_on(
+    pipeline: Pipeline, folder: Path, values: Overrides, processes: Processes, closing: ExitStack
+) -> tuple[Run, Checkpoint]:
+    """A run as its checkpoint has it."""
+    read_checkpoint(folder)  # what cannot be used is refused before anything is written
+    before = read_recipe(folder)
+    recipe = changed(before, values)
+    _own(folder, processes, closing)
+    start = read_checkpoint(folder)
+    run = _open(pipeline, recipe, folder, start.progress.phases, processes)
+    steps = run.config(start.progress.phase).steps
+    if start.progress.step > steps:
+        raise WeightsError(
+            f"{folder / FILE_NAME}: step {start.progress.step} of {start.progress.phase}, but {RECIPE} says "
+            f"{steps} steps; one of the two was altered"
+        )
+    if processes.main and recipe != before:
+        _write_recipe(folder, recipe)
+    return run, start
+
+
+def _write_recipe(folder: Path, recipe: Recipe) -> None:
+    """With paths that lead to the data from any folder in which the run may go on."""
+    used = recipe.data if recipe.loop.evaluate_every else evolve(recipe.data, evaluation=())
+    data = evolve(used, root=used.root or os.getcwd()).located()
+    data = evolve(data, root=used.root, evaluation=data.evaluation or recipe.data.evaluation)
+    write_text(folder / RECIPE, json.dumps(evolve(recipe, data=data).to_dict(), indent=2) + "\n")
+
+
+def _own(folder: Path, processes: Processes, closing: ExitStack) -> None:
+    """Own the folder until `closing` ends, in the first process; all of them stop if it cannot.
+
+    Raises:
+        DataError: it holds something else, or another run is writing to it.
+    """
+    fault: CloudsError | None = None
+    if processes.main:
+        try:
+            closing.enter_context(own_folder(folder, marker=RECIPE))
+        except CloudsError as error:
+            fault = error
+    if fault:
+        processes.sum(torch.ones((), dtype=torch.int64))
+        raise fault
+    if processes.sum(torch.zeros((), dtype=torch.int64)):
+        raise DataError(f"{folder}: the first process could not take this folder; see its message")
+
+
+def require_unused(folder: Path) -> None:
+    """Refuse a folder that has a run already; one that was killed before its first step has left nothing.
+
+    Raises:
+        ConfigError: names the folder and the way on.
+    """
+    if not (folder / FILE_NAME).is_file():
+        return
+    progress, left = read_checkpoint(folder).progress, unfinished(folder)
+    if progress.step == 0 and progress.phase == progress.phases[0]:
+        return
+    if left is not None:
+        raise ConfigError(
+            f"{folder} has a run that stopped after step {left.step} of {left.phase}: go on with it, clouds train "
+            f"--resume {folder}, or choose another folder"
+        )
+    raise ConfigError(f"{folder} has a finished run already; choose another folder, or remove it")
 
 
 def read_recipe(folder: Path) -> Recipe:
@@ -142,7 +243,7 @@ def read_recipe(folder: Path) -> Recipe:
     path = folder / RECIPE
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: cannot be read ({error}); start the run anew") from error
     return structure(document, Recipe, source=str(path))
 
@@ -200,10 +301,3 @@ def _check_evaluation(specs: Sequence[str], labels: LabelSpace) -> None:
         if dataset.spec in seen:
             raise ConfigError(f"data.evaluation: {dataset.spec} is there twice; give it once")
         seen.add(dataset.spec)
-
-
-def _write_start(run: Run) -> None:
-    if run.processes.main:
-        write_text(run.folder / RECIPE, json.dumps(run.recipe.to_dict(), indent=2) + "\n")
-        run.pipeline.save(run.folder / START)
-    run.processes.wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import open_clip
 import pytest
 import torch
 from backbone_helpers import CONFIGS, clip_model, published
+from huggingface_hub import constants
 from open_clip.transformer import QuickGELU
 from safetensors.torch import save_file
 
@@ -115,6 +117,21 @@ def test_weights_that_cannot_be_had_say_what_to_do(monkeypatch: pytest.MonkeyPat
     match = r"weights 'none' of open_clip model 'test-resnet' could not be loaded .*no route to host.*pretrained=FILE"
     with pytest.raises(WeightsError, match=match):
         build_part("backbone", "clip:test-resnet/none", pretrained=True)
+
+
+def test_weights_behind_a_network_that_is_down_are_given_up_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line, and no second try."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("name not known")
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("clouds.core.reach.socket.create_connection", fail)
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail(f"waits {seconds} s"))
+    match = r"weights 'none' of open_clip .*huggingface\.co cannot be reached: name not known.*`clouds weights fetch"
+    with pytest.raises(WeightsError, match=match) as caught:
+        build_part("backbone", "clip:test-resnet/none", pretrained=True)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,14 @@
+from collections.abc import Callable
+
 import pytest
+import timm
 import torch
+from open_clip.transformer import TextTransformer as OpenClipText
+from torch import nn
 
 import clouds
+from clouds.backbones.convnext import ConvNeXt
+from clouds.backbones.text_transformer import TextTransformer
 from clouds.core.composer import build_part
 from clouds.core.errors import ConfigError, DataError
 
@@ -62,3 +69,45 @@ def test_strides_are_part_of_the_contract() -> None:
 
     with pytest.raises(ConfigError, match=r"Wrong: feature strides are \{'res2': 8\}; expected"):
         Wrong(features={"res2": clouds.FeatureSpec(channels=1, stride=8)}, mean=(0, 0, 0), std=(1, 1, 1))
+
+
+def build_both(ours: Callable[[], nn.Module], theirs: Callable[[], nn.Module]) -> tuple[nn.Module, nn.Module]:
+    """Two modules from the same seed; as many numbers are drawn for each."""
+    built = []
+    for build in (ours, theirs):
+        torch.manual_seed(3)
+        built.append((build().eval(), torch.rand(1)))
+    assert torch.equal(built[0][1], built[1][1])
+    return built[0][0], built[1][0]
+
+
+def assert_same_weights(ours: nn.Module, theirs: nn.Module) -> None:
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    for (name, mine), other in zip(ours.state_dict().items(), theirs.state_dict().values(), strict=True):
+        assert torch.equal(mine, other), name
+
+
+def test_the_trunk_is_timms() -> None:
+    """Names, initial weights and maps: seeds and saved pipelines mean what they meant."""
+    dims, depths = (8, 16, 24, 32), (1, 2, 1, 1)
+    ours, theirs = build_both(
+        lambda: ConvNeXt(dims, depths),
+        lambda: timm.create_model(
+            "convnext_atto", features_only=True, out_indices=[0, 1, 2, 3], dims=dims, depths=depths
+        ),
+    )
+    assert_same_weights(ours, theirs)
+    images = torch.randn(2, 3, 64, 96)
+    for mine, other in zip(ours(images), theirs(images), strict=True):
+        assert torch.equal(mine, other)
+        assert mine.stride() == other.stride()
+
+
+def test_the_text_tower_is_open_clips() -> None:
+    ours, theirs = build_both(
+        lambda: TextTransformer(context=8, vocabulary=50, width=16, heads=2, layers=2, outputs=12),
+        lambda: OpenClipText(context_length=8, vocab_size=50, width=16, heads=2, layers=2, output_dim=12),
+    )
+    assert_same_weights(ours, theirs)
+    tokens = torch.randint(50, (5, 8))
+    assert torch.equal(ours(tokens), theirs(tokens))

@@ -155,13 +155,20 @@ class TestTrain:
         monkeypatch.undo()
         assert_one_line(outcome, f"SIGTERM: stopped after step 1 of warmup; go on with: clouds train --resume {out}")
         again = self.train(run, recipe, photos, out)
-        assert_one_line(again, f"{out} has a run that stopped after step 1 of warmup: go on with it, --resume {out}")
-        assert run("train", "--resume", out).code == 0
-        assert self.train(run, recipe, photos, out).code == 0  # it is finished now
+        assert_one_line(
+            again, f"{out} has a run that stopped after step 1 of warmup: go on with it, clouds train --resume {out}"
+        )
+        refused = run("train", "--resume", out, "--set", "optimizer.lr=1")
+        assert_one_line(refused, "optimizer.lr cannot change while a run goes on")
+        assert run("train", "--resume", out, "--set", "data.on_error=skip").code == 0
+        assert json.loads((out / "recipe.json").read_text())["data"]["on_error"] == "skip"
+        assert_one_line(
+            self.train(run, recipe, photos, out), f"{out} has a finished run already; choose another folder"
+        )
 
     def test_a_new_run_and_one_to_go_on_with_exclude_each_other(self, run: Run, recipe: Path, tmp_path: Path) -> None:
         outcome = run("train", recipe, "--resume", tmp_path)
-        assert_one_line(outcome, "--resume goes on with a run as it was begun; leave out everything else", code=2)
+        assert_one_line(outcome, "--resume goes on with a run as it was begun; leave out RECIPE", code=2)
         assert_one_line(run("train"), "a new run needs RECIPE; to go on with one, give --resume DIR", code=2)
         assert_one_line(run("train", "--resume", tmp_path), "recipe.json: cannot be read")
 

@@ -50,6 +50,17 @@ def test_toml_faults_name_the_file(tmp_path: Path) -> None:
         read_toml(tmp_path / "bad.toml")
 
 
+@pytest.mark.parametrize(
+    ("text", "message"), [("9" * 5000, "Exceeds the limit"), ("[" * 3000, "it is nested too deeply")]
+)
+def test_numbers_and_nesting_that_the_parser_cannot_take_are_one_line(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "bad.toml").write_text(f"a = {text}")
+    with pytest.raises(ConfigError, match=rf"bad\.toml: cannot be read as TOML: {message}"):
+        read_toml(tmp_path / "bad.toml")
+    with pytest.raises(ConfigError, match=f"a.b: {message}"):
+        parse_assignment(f"a.b={text}")
+
+
 @pytest.mark.parametrize("text", ["nothing", "=3", "a..b=3"])
 def test_assignments_have_a_form(text: str) -> None:
     with pytest.raises(ConfigError, match=r"is not an assignment; write it as a\.b=value"):

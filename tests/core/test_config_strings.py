@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clouds.core.config import parse_assignment, parse_toml, read_toml, to_json, to_toml, user_path
+from clouds.core.config import parse_assignment, parse_toml, read_toml, to_json, to_toml
 from clouds.core.errors import ConfigError
 
 ANY = st.text(st.characters(exclude_categories=()))  # lone surrogates, too
@@ -67,8 +67,3 @@ def test_assignments_that_the_parser_cannot_take() -> None:
 def test_further_lines_of_an_assignment_are_not_dropped() -> None:
     assert parse_assignment("seed=1\nother=2") == (["seed"], "1\nother=2")
     assert parse_assignment("seed=1\n[other]") == (["seed"], "1\n[other]")
-
-
-def test_a_home_that_there_is_not() -> None:
-    with pytest.raises(ConfigError, match="~nouser/x: there is no such home folder; write the whole path"):
-        user_path("~nouser/x")

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clouds.core import files
 from clouds.core.errors import DataError
-from clouds.core.files import atomic_file, atomic_folder, inside, write_text
+from clouds.core.files import atomic_file, atomic_folder, inside, only_writer, own_folder, write_text
 
 
 def files_below(folder: Path) -> list[str]:
@@ -72,6 +73,7 @@ def test_a_killed_writer_leaves_no_file_of_that_name(tmp_path: Path) -> None:
     with atomic_folder(tmp_path / "folder", marker="m") as temporary:
         (temporary / "m").write_text("whole")
     assert (tmp_path / "folder" / "m").read_text() == "whole"
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["folder"]  # nothing of the killed one
 
 
 def test_a_folder_replaces_one_of_its_sort(tmp_path: Path) -> None:
@@ -112,10 +114,105 @@ def test_the_old_folder_survives_an_interrupt_while_it_is_replaced(
             raise KeyboardInterrupt
         replace(source, target)
 
-    monkeypatch.setattr(os, "replace", interrupted)
-    with pytest.raises(KeyboardInterrupt), atomic_folder(tmp_path / "out", marker="m") as temporary:
-        (temporary / "m").write_text("new")
+    monkeypatch.setattr(files, "_exchange", lambda one, other: False)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", interrupted)
+        with pytest.raises(KeyboardInterrupt), atomic_folder(tmp_path / "out", marker="m") as temporary:
+            (temporary / "m").write_text("new")
     assert [path.read_text() for path in tmp_path.rglob("m")] == ["old"]
+    with pytest.raises(RuntimeError, match="another"), atomic_folder(tmp_path / "out", marker="m"):
+        raise RuntimeError("another fault")
+    assert (tmp_path / "out" / "m").read_text() == "old"  # it has its name again
+
+
+@pytest.mark.parametrize("exchanges", [True, False])
+def test_a_folder_is_replaced_with_and_without_an_exchange_of_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchanges: bool
+) -> None:
+    if not exchanges:
+        monkeypatch.setattr(files, "_exchange", lambda one, other: False)
+    for text in ("old", "new"):
+        with atomic_folder(tmp_path / "out", marker="m") as temporary:
+            (temporary / "m").write_text(text)
+    assert (tmp_path / "out" / "m").read_text() == "new"
+    assert files_below(tmp_path) == ["out", "out/m"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux exchanges two names in one step")
+def test_there_is_a_folder_of_that_name_at_every_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No rename moves it away, and none takes its place: the names are exchanged."""
+    with atomic_folder(tmp_path / "out", marker="m") as temporary:
+        (temporary / "m").write_text("old")
+    monkeypatch.setattr(os, "replace", lambda *names: pytest.fail(f"renamed {names}"))
+    with atomic_folder(tmp_path / "out", marker="m") as temporary:
+        (temporary / "m").write_text("new")
+    assert (tmp_path / "out" / "m").read_text() == "new"
+
+
+def test_an_exchange_that_fails_names_the_folder(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"No such file or directory: '.*b'"):
+        files._exchange(tmp_path / "a", tmp_path / "b")
+
+
+def test_a_folder_that_another_process_writes_is_left_alone(tmp_path: Path) -> None:
+    with atomic_folder(tmp_path / "out", marker="m") as first:
+        (first / "m").write_text("first")
+        with atomic_folder(tmp_path / "out", marker="m") as second:
+            (second / "m").write_text("second")
+        assert (first / "m").read_text() == "first"
+    assert (tmp_path / "out" / "m").read_text() == "first"
+    assert files_below(tmp_path) == ["out", "out/m"]
+
+
+class TestOwnFolder:
+    def test_it_is_made_and_owned_once(self, tmp_path: Path) -> None:
+        with own_folder(tmp_path / "deep" / "run", marker="m") as folder:
+            write_text(folder / "m", "mine")
+            other = own_folder(folder, marker="m")
+            with pytest.raises(DataError, match=r"another run is writing to this folder"), other:
+                pytest.fail("the block must not run")
+        with own_folder(folder, marker="m"):
+            assert (folder / "m").read_text() == "mine"
+
+    def test_what_holds_something_else_is_refused_and_left_alone(self, tmp_path: Path) -> None:
+        (tmp_path / "thesis").mkdir()
+        (tmp_path / "thesis" / "chapter").touch()
+        (tmp_path / "file").touch()
+        for name, reason in (("thesis", "is not empty and has no m"), ("file", "is not a folder")):
+            with pytest.raises(DataError, match=reason), own_folder(tmp_path / name, marker="m"):
+                pytest.fail("the block must not run")
+        assert files_below(tmp_path) == ["file", "thesis", "thesis/chapter"]
+
+    def test_what_a_killed_process_left_unfinished_is_removed(self, tmp_path: Path) -> None:
+        with own_folder(tmp_path, marker="m.json"):
+            write_text(tmp_path / "m.json", "{}")
+        (tmp_path / ".m.0123abcd.tmp.json").write_text("half")
+        (tmp_path / ".out.0123abcd.tmp").mkdir()
+        (tmp_path / ".out.0123abcd.tmp" / "part").touch()
+        (tmp_path / "images").mkdir()
+        (tmp_path / "images" / ".im_0.0123abcd.tmp.png").touch()
+        with own_folder(tmp_path, marker="m.json"):
+            assert files_below(tmp_path) == [".lock", "images", "m.json"]
+
+    def test_a_process_that_was_killed_before_it_wrote_the_marker_is_in_nobodys_way(self, tmp_path: Path) -> None:
+        (tmp_path / ".lock").touch()
+        (tmp_path / ".m.0123abcd.tmp.json").write_text("half")
+        with own_folder(tmp_path, marker="m.json"):
+            assert files_below(tmp_path) == [".lock"]
+
+    def test_a_folder_that_was_being_replaced_gets_its_name_back(self, tmp_path: Path) -> None:
+        (tmp_path / ".out.0123abcd.old").mkdir()
+        (tmp_path / ".out.0123abcd.old" / "part").write_text("old")
+        with own_folder(tmp_path, marker="m"):
+            assert (tmp_path / "out" / "part").read_text() == "old"
+
+    def test_nothing_is_removed_while_another_process_owns_it(self, tmp_path: Path) -> None:
+        left = tmp_path / ".m.0123abcd.tmp.json"
+        left.touch()
+        with only_writer(tmp_path / ".lock"):
+            with pytest.raises(DataError, match="another run is writing"), own_folder(tmp_path, marker="m"):
+                pytest.fail("the block must not run")
+            assert left.exists()
 
 
 names = st.lists(st.sampled_from(["a", "b", "..", ".", "", "c.png"]), min_size=1, max_size=5).map("/".join) | st.text()

@@ -136,6 +136,7 @@ def test_predicting_keeps_the_mode_of_every_module(pipeline: clouds.Pipeline) ->
     assert not pipeline.backbone.training  # frozen
 
 
+@pytest.mark.filterwarnings("ignore::clouds.SlowDtypeWarning")
 def test_reduced_precision_runs_and_stays_finite() -> None:
     reduced = clouds.compose(backbone=TINY, head="linear", device="cpu", dtype=torch.bfloat16)
     reduced.trained = True

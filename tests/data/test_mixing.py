@@ -71,3 +71,9 @@ def test_errors(lengths: list[int], factors: list[float], message: str) -> None:
         mixed_order(lengths, factors, seed=0, epoch=0)
     with pytest.raises(ConfigError, match=message):
         next(endless(lengths, factors, seed=0))
+
+
+def test_a_stream_of_hardly_any_samples_is_refused() -> None:
+    """It would go through epoch after epoch without a sample, for ever with so small a factor."""
+    with pytest.raises(ConfigError, match=r"give 3e-300 samples per epoch on average; expected at least 0\.01"):
+        next(endless([3], [1e-300], seed=0))

@@ -16,7 +16,7 @@ from training_helpers import assert_same, compose, recipe, weights
 
 import clouds
 from clouds.core.errors import ConfigError, DataError, WeightsError
-from clouds.training.checkpoint import FILE_NAME, _random_state, _set_random_state, read_checkpoint
+from clouds.training.checkpoint import FILE_NAME, global_random_state, read_checkpoint, set_global_random_state
 from clouds.training.interrupt import StopSignal, TrainingInterrupted
 from clouds.training.train import train, unfinished
 
@@ -52,12 +52,12 @@ def test_only_a_run_that_was_interrupted_is_left_to_go_on_with(source: str, gene
     found: list[tuple[str, int] | None] = []
 
     def look(*numbers: object) -> None:
-        left = unfinished(tmp_path)
+        left = unfinished(tmp_path / "run")
         found.append(left and (left.phase, left.step))
 
     look()
     data = {"source": source, "generated": generated, "recipe": recipe("loop.checkpoint_every=2")}
-    train(compose(), **data, out=tmp_path, on_step=look)
+    train(compose(), **data, out=tmp_path / "run", on_step=look)
     look()
     warmup, joint = [("warmup", 2)] * 2, [("joint", 0)] * 2 + [("joint", 2)] * 2
     assert found == [None, None, None, *warmup, *joint, None]
@@ -90,7 +90,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(
         train(compose(), source=source, recipe=recipe(), out=tmp_path / "run")
     monkeypatch.undo()
     assert read_checkpoint(tmp_path / "run").progress.step == 3
-    assert not list((tmp_path / "run").glob(".*"))
+    assert [path.name for path in (tmp_path / "run").glob(".*")] == [".lock"]
     whole, again = compose(), compose()
     train(whole, source=source, recipe=recipe(), out=tmp_path / "whole")
     train(again, resume=tmp_path / "run")
@@ -131,18 +131,21 @@ def test_what_a_killed_write_left_is_removed(source: str, tmp_path: Path) -> Non
     left = tmp_path / "run" / ".checkpoint.0123abcd.tmp.pt"
     left.write_bytes(b"half")
     read_checkpoint(tmp_path / "run")
+    assert unfinished(tmp_path / "run") is None
+    assert left.exists()  # whoever only reads changes nothing: it may be a live run's
+    train(compose(), resume=tmp_path / "run")
     assert not left.exists()
 
 
 def test_random_states_come_back() -> None:
-    saved = _random_state()
+    saved = global_random_state()
 
     def draw() -> tuple[float, float, float, float]:
         return torch.rand(()).item(), np.random.rand(), np.random.standard_normal(), random.random()
 
     first = draw()
     assert draw() != first
-    _set_random_state(saved)
+    set_global_random_state(saved)
     assert draw() == first
 
 

@@ -1,3 +1,5 @@
+import random
+
 import numpy as np
 import pytest
 import torch
@@ -167,6 +169,71 @@ def test_all_processes_stop_where_one_has_a_loss_that_is_not_finite() -> None:
     assert all(torch.equal(a, b) for a, b in zip(before, parameters(*modules), strict=True))
 
 
+class _Moody(torch.nn.Module):
+    """A classifier whose layers have a state and draw numbers: running values, dropout, a plugin's own noise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = torch.nn.BatchNorm2d(8)
+        self.classify = torch.nn.Conv2d(8, 19, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.nn.functional.dropout(self.norm(x), 0.5, self.training)
+        return self.classify(x) * float(1 + np.random.rand() + random.random())
+
+
+def _with_moods() -> State:
+    state = make_state()
+    state.pipeline.head.classify = _Moody().train()
+    state.optimizer = build_optimizer((state.pipeline.backbone, state.pipeline.head), CONFIG)
+    state.schedule = build_schedule(state.optimizer, CONFIG, steps=10)
+    state.teacher = Teacher(state.pipeline, decay=0.5)
+    return state
+
+
+def test_a_step_draws_by_seed_step_and_process_alone() -> None:
+    def losses(*, seed: int = 0, rank: int = 0, disturbed: bool = False) -> list[float]:
+        state = _with_moods()
+        state.seed = seed
+        state.processes = Processes(rank=rank)
+        found = []
+        for step in range(3):
+            if disturbed:
+                _ = torch.rand(7), np.random.rand(7), random.random()
+            found.append(train_step(state, [sample(step, generated=False)])["loss"])
+        return found
+
+    assert losses() == losses(disturbed=True)
+    assert losses(seed=1) != losses() != losses(rank=1)
+
+
+def test_a_step_that_fails_leaves_the_student_as_it_was_and_can_be_repeated() -> None:
+    disturbed, calm = _with_moods(), _with_moods()
+    learner = disturbed.learner
+
+    class Broken(torch.nn.Module):
+        def forward(self, *arguments: object) -> None:
+            learner(*arguments)
+            raise RuntimeError("a plugin's bug")
+
+    def tensors(state: State) -> list[torch.Tensor]:
+        assert state.teacher is not None
+        parts = (state.pipeline.backbone, state.pipeline.head, state.teacher.backbone, state.teacher.head)
+        return [tensor.clone() for part in parts for tensor in part.state_dict().values()]
+
+    for step in range(3):
+        student = disturbed.pipeline.head.state_dict()
+        before = {name: tensor.clone() for name, tensor in student.items()}
+        disturbed.learner = Broken()
+        with pytest.raises(RuntimeError, match="a plugin's bug"):
+            train_step(disturbed, [sample(step, generated=False)])
+        assert all(torch.equal(student[name], tensor) for name, tensor in before.items())
+        disturbed.learner = learner
+        for state in (disturbed, calm):
+            train_step(state, [sample(step, generated=False)])
+        assert all(map(torch.equal, tensors(disturbed), tensors(calm)))
+
+
 def test_generated_images_need_a_teacher() -> None:
     state = make_state()
     state.teacher = None
@@ -176,7 +243,7 @@ def test_generated_images_need_a_teacher() -> None:
 
 def test_gradients_are_clipped_over_the_full_model() -> None:
     state = make_state()
-    state.config = OptimizerConfig(lr=0.0, clip_norm=1e-3)
+    state.config = OptimizerConfig(clip_norm=1e-3)
     numbers = train_step(state, [sample(0, generated=False)])
     assert numbers["gradient_norm"] > 1e-3
     gradients = [p.grad for group in state.optimizer.param_groups for p in group["params"] if p.grad is not None]

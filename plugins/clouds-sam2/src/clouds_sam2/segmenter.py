@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, final
 
@@ -65,10 +66,11 @@ def build_segmenter(model: str, *, pretrained: bool) -> Sam2Segmenter:
         return Sam2Segmenter(Sam2Model(Sam2Config()), Sam2Processor(Sam2ImageProcessor()))
     place = model if Path(model).is_dir() else str(clouds.hub_folder(model) or model)
     try:
-        loaded: Any = Sam2Model.from_pretrained(
-            place, output_loading_info=True, dtype=torch.float32, use_safetensors=True
-        )
-        return Sam2Segmenter(_complete(loaded[0], loaded[1], place), Sam2Processor.from_pretrained(place))
+        with nullcontext() if Path(place).is_dir() else clouds.hub_access():
+            loaded: Any = Sam2Model.from_pretrained(
+                place, output_loading_info=True, dtype=torch.float32, use_safetensors=True
+            )
+            return Sam2Segmenter(_complete(loaded[0], loaded[1], place), Sam2Processor.from_pretrained(place))
     except clouds.WeightsError:
         raise
     except Exception as error:  # a damaged file may raise anything; the cause is kept
