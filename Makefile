@@ -7,7 +7,7 @@ PLUGINS := $(wildcard plugins/*)
 TWO := -n 2 --dist loadfile  # processes; what is made for the tests of a file is made in one
 SLOW_PLUGINS := $(patsubst %/tests/,%,$(sort $(dir $(shell grep -l mark.slow plugins/*/tests/*.py))))
 
-.PHONY: demo test test-all lint bench clean
+.PHONY: demo test test-all test-oldest lint bench clean
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
@@ -22,6 +22,10 @@ test-all: test
 	$(BIN)/python -m pytest $(TWO) --slow -m slow
 	set -e; for plugin in $(SLOW_PLUGINS); do $(BIN)/python -m pytest -m slow $$plugin; done
 
+# The kernels under the oldest versions that are promised, in an environment of their own: Triton's language changes.
+test-oldest: .venv-oldest/installed
+	.venv-oldest/bin/python -m pytest $(TWO) tests/kernels
+
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -32,11 +36,20 @@ bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf .venv build dist demo .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-oldest build dist demo .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp is written last, so that an interrupted installation is repeated. torch and torchvision come together.
 $(INSTALLED): pyproject.toml constraints.txt $(PLUGINS:%=%/pyproject.toml)
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]' $(PLUGINS:%=-e %)
+	touch $@
+
+OLDEST_KERNELS := 'torch==2.10.*' 'torchvision==0.25.*' 'triton==3.6.*'
+OLDEST_NEEDS := attrs beartype hypothesis jaxtyping numpy pytest pytest-xdist
+
+.venv-oldest/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-oldest
+	grep -vE '^(torch|torchvision|triton)==' constraints.txt > .venv-oldest/constraints.txt
+	.venv-oldest/bin/python -m pip install -q -c .venv-oldest/constraints.txt $(OLDEST_KERNELS) $(OLDEST_NEEDS)
 	touch $@

@@ -1,10 +1,10 @@
-"""What the compiler makes of every kernel, without a GPU: registers, spills and shared memory.
+"""What the compiler makes of every kernel as it is launched, without a GPU: registers, spills, barriers, instructions.
 
-Each form of each kernel (`VARIANTS` of the modules in `clouds/kernels/_triton`) is compiled for compute capability 8.0,
-8.9 and 9.0 as it is shipped, and assembled by the `ptxas` that comes with Triton.
+Operations run with random inputs of the released sizes, through the functions that launch their kernels, on a driver
+without a device (`compile_only`). The machine code is read back by the `cuobjdump` that comes with Triton.
 
-    python -m benchmarks compiled     # appends rows to benchmarks/results/
-    python -m benchmarks.compiled     # prints rows as JSON lines
+    python -m benchmarks compiled       # appends rows to benchmarks/results/: compute capabilities 8.0, 8.9 and 9.0
+    python -m benchmarks.compiled 90    # prints rows of one capability as JSON lines
 """
 
 from __future__ import annotations
@@ -12,84 +12,117 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator
-from importlib import import_module
-from pathlib import Path
-from pkgutil import iter_modules
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import torch
+
+from benchmarks.compile_only import compile_only
+from benchmarks.compiled_forms import FORMS
 from benchmarks.rows import row
+from clouds.kernels.bench.problems import Problem
 
 CAPABILITIES = (80, 89, 90)
-_REGISTERS = re.compile(r"Used (\d+) registers")
-_SPILLS = re.compile(r"(\d+) bytes spill stores, (\d+) bytes spill loads")
+_UNITS = {"registers": "registers", "spilled": "B", "shared memory": "B"}
+_INSTRUCTION = re.compile(r"^\s*/\*([0-9a-f]{4,})\*/\s+(?:@!?\w+ )?(\w+)((?:\.\w+)*)\s*([^;]*);", re.MULTILINE)
+_TARGET = re.compile(r"0x([0-9a-f]+)$")
 
 
 def run() -> list[dict[str, Any]]:
-    """A row per kernel, form, capability and figure."""
-    return [one for variant in variants() for capability in CAPABILITIES for one in _rows(variant, capability)]
+    """A row per kernel, capability and figure."""
+    return list(rows(CAPABILITIES, FORMS))
 
 
-def variants() -> Iterator[Any]:
-    """Every form of every kernel."""
-    package = import_module("clouds.kernels._triton")
-    for module in iter_modules(package.__path__):
-        yield from getattr(import_module(f"{package.__name__}.{module.name}"), "VARIANTS", ())
+def rows(capabilities: Iterable[int], names: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """Rows of the named forms. What two forms launch in common is a kernel of the first.
+
+    Where a form launches several that were compiled of one function, they are numbered from the second on.
+    """
+    for capability in capabilities:
+        seen: set[str] = set()
+        for name in names:
+            launches = {compiled.hash: (kernel, compiled) for kernel, compiled in launched(FORMS[name], capability)}
+            counts: Counter[str] = Counter()
+            for key, (kernel, compiled) in launches.items():
+                counts[kernel] += 1
+                number = f" ({counts[kernel]})" if counts[kernel] > 1 else ""
+                if key not in seen:
+                    yield from _rows(f"{kernel} {name.partition(' ')[2]}{number}", compiled, capability)
+            seen |= launches.keys()
 
 
-def compile_variant(variant: Any, capability: int) -> dict[str, int]:
-    """Registers per thread, bytes spilled per thread, and bytes of shared memory per program.
+def launched(make: Callable[[], Problem], capability: int) -> list[tuple[str, Any]]:
+    """The kernels of a form, forward and backward, each as its name and what was compiled, as often as launched."""
+    problem = make()
+    leaves = problem.leaves()
+    with compile_only(capability) as launches:
+        for leaf in leaves:
+            leaf.requires_grad_()
+        outputs = problem.run("triton")
+        if leaves:
+            torch.autograd.grad(outputs, leaves, [torch.ones_like(output) for output in outputs])
+    return launches
+
+
+def _rows(provider: str, compiled: Any, capability: int) -> Iterator[dict[str, Any]]:
+    facts = {"capability": capability, "num_warps": compiled.metadata.num_warps, "launched": True}
+    figures = {**machine_code(compiled.asm["cubin"]), "shared memory": compiled.metadata.shared}
+    for name, value in figures.items():
+        yield row("compiled", provider, name, _UNITS.get(name, "instructions"), [value], **facts)
+
+
+def machine_code(cubin: bytes) -> dict[str, int]:
+    """Figures of one kernel's machine code.
+
+    Registers per thread; bytes that its instructions spill and load back, per thread; barriers; all instructions; and
+    those of the longest loop that holds no other. The assembler may have unrolled that loop.
 
     Raises:
-        RuntimeError: Triton runs as an interpreter, or `ptxas` refuses the code.
+        RuntimeError: the code cannot be read back.
     """
-    import triton
     from triton import knobs
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
 
-    if knobs.runtime.interpret:
-        raise RuntimeError("TRITON_INTERPRET is set, so there is nothing to compile; unset it")
-    constants = {**variant.constants, **variant.launch.blocks}
-    signature = {name: variant.signature.get(name, "constexpr") for name in variant.kernel.arg_names}
-    places = {(variant.kernel.arg_names.index(name),): value for name, value in constants.items()}
-    options = {"num_warps": variant.launch.num_warps, "num_stages": variant.launch.num_stages}
-    aligned = {  # as allocations are, which a launch finds out; without, no load is wider than one element
-        (place,): [["tt.divisibility", 16]] for place, kind in enumerate(signature.values()) if str(kind)[0] == "*"
-    }
-    source = ASTSource(variant.kernel, signature=signature, constexprs=places, attrs=aligned)
-    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
-    return {**_assembled(compiled.asm["ptx"]), "shared memory": compiled.metadata.shared}
-
-
-def _assembled(ptx: str) -> dict[str, int]:
-    """What `ptxas -v` says of the code; the newer one takes what the older one does not know."""
-    import triton
-
-    target = re.search(r"^\.target (\w+)", ptx, re.MULTILINE)
-    folder = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-    name = "ptxas-blackwell" if target and target[1] == "sm_90a" else "ptxas"
-    with tempfile.NamedTemporaryFile("w", suffix=".ptx") as stream:
-        stream.write(ptx)
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as stream:
+        stream.write(cubin)
         stream.flush()
-        command = [str(folder / name), "-v", f"-arch={target[1] if target else ''}", stream.name, "-o", "/dev/null"]
+        command = [knobs.nvidia.cuobjdump.path, "-res-usage", "-sass", stream.name]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-    registers, spills = _REGISTERS.search(done.stderr), _SPILLS.search(done.stderr)
-    if done.returncode or not registers or not spills:
-        raise RuntimeError(f"{name} failed with exit code {done.returncode}: {done.stderr.strip()}")
-    return {"registers": int(registers[1]), "spilled": int(spills[1]) + int(spills[2])}
-
-
-def _rows(variant: Any, capability: int) -> list[dict[str, Any]]:
-    units = {"registers": "registers", "spilled": "B", "shared memory": "B"}
-    facts = {"capability": capability, "forward": variant.forward, "num_warps": variant.launch.num_warps}
-    return [
-        row("compiled", variant.name, name, units[name], [value], **facts)
-        for name, value in compile_variant(variant, capability).items()
+    registers = re.search(r"REG:(\d+)", done.stdout)
+    if done.returncode or not registers:
+        raise RuntimeError(f"cuobjdump failed with exit code {done.returncode}: {done.stderr.strip()}")
+    code = [
+        (int(address, 16), name, types, operands.strip())
+        for address, name, types, operands in _INSTRUCTION.findall(done.stdout)
+        if name != "NOP"  # behind the end, to fill a line
     ]
+    return {
+        "registers": int(registers[1]),
+        "spilled": sum(_width(types) for _, name, types, _ in code if name in ("STL", "LDL")),
+        "barriers": sum(name == "BAR" for _, name, _, _ in code),
+        "instructions": len(code),
+        "inner loop": _inner_loop(code),
+    }
+
+
+def _width(types: str) -> int:
+    """Bytes of a local load or store: 4 unless it says how many bits."""
+    bits = re.search(r"\.[US]?(\d+)$", types)
+    return int(bits[1]) // 8 if bits else 4
+
+
+def _inner_loop(code: list[tuple[int, str, str, str]]) -> int:
+    """Instructions of the longest loop without a loop in it; a loop ends with a branch to its start. 0 without any."""
+    jumps = [(address, _TARGET.search(operands)) for address, name, _, operands in code if name == "BRA"]
+    loops = [(int(found[1], 16), address) for address, found in jumps if found and int(found[1], 16) < address]
+    inner = [
+        one for one in loops if not any(other != one and one[0] <= other[0] and other[1] <= one[1] for other in loops)
+    ]
+    return max((sum(start <= address <= stop for address, *_ in code) for start, stop in inner), default=0)
 
 
 if __name__ == "__main__":
-    for one in run():
+    for one in rows(map(int, sys.argv[1:]) if sys.argv[1:] else CAPABILITIES, FORMS):
         print(json.dumps(one), flush=True)

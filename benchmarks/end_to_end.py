@@ -4,12 +4,12 @@
 (`benchmarks.reference_head`), with the same loss. A training step is the head's: forward, loss, backward, AdamW.
 
     python -m benchmarks end_to_end      # on a CPU: one small image
-    python -m benchmarks.gpu end_to_end  # on a GPU: images of 512x1024 and 1024x2048, one and eight
+    python -m benchmarks.gpu             # on a GPU: images of 512x1024, one and eight, and one of 1024x2048
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from benchmarks import reference_head
 from benchmarks.decoder import Sizes, head
 from benchmarks.rows import row
 from clouds.core.interfaces import Features, HeadOutput, Targets
-from clouds.kernels.bench.timing import milliseconds, peak_memory
+from clouds.kernels.bench.runner import measure_all
 
 OURS, REFERENCE = "clouds", "reference order"
 _CLASSES, _TARGETS = 19, 10
@@ -28,55 +28,67 @@ _CLASSES, _TARGETS = 19, 10
 
 def run(sizes: Sizes | None = None) -> list[dict[str, Any]]:
     """Rows of a CPU, in float32."""
-    return measure(sizes or Sizes(image=(256, 512)), 1, torch.device("cpu"), "float32", repeats=3)
+    return list(measure(sizes or Sizes(image=(256, 512)), 1, torch.device("cpu"), "float32", repeats=3))
 
 
 def measure(
     sizes: Sizes, batch: int, device: torch.device, dtype: str, *, backbone: str = "tiny", repeats: int
-) -> list[dict[str, Any]]:
-    """Rows of milliseconds, of megabytes, and of how many times faster or smaller ours is."""
-    rows: list[dict[str, Any]] = []
+) -> Iterator[dict[str, Any]]:
+    """Rows of milliseconds, of megabytes, and of how many times faster or smaller ours is, as they are made.
+
+    An order of work that cannot run has a row that says why.
+    """
     facts = {"shape": list(sizes.image), "batch": batch, "queries": sizes.queries, "dtype": dtype}
-    for metric, forms in computations(sizes, batch, device, backbone).items():
+    for metric, forms in computations(sizes, batch, device, backbone):
         runs = {name: _in(form, device, dtype) for name, form in forms.items()}
-        memory = {name: peak_memory(one, device) / 1e6 for name, one in runs.items()}
-        times = milliseconds(runs, device, repeats=repeats)
-        for name in runs:
-            rows.append(row("end_to_end", name, metric, "ms", times[name], peak_memory_mb=memory[name], **facts))
-        if REFERENCE in runs:
-            faster = [slow / fast for fast, slow in zip(times[OURS], times[REFERENCE], strict=True)]
-            rows.append(row("end_to_end", OURS, f"{metric}, times faster", "x", faster, peer=REFERENCE, **facts))
-            smaller = memory[REFERENCE] / memory[OURS]
-            rows.append(row("end_to_end", OURS, f"{metric}, times smaller", "x", [smaller], peer=REFERENCE, **facts))
-    return rows
+        made = measure_all(runs, device, repeats)
+        for name, one in made.items():
+            if isinstance(one, str):
+                yield row("end_to_end", name, metric, "ms", [], error=one, **facts)
+            else:
+                yield row("end_to_end", name, metric, "ms", one[0], peak_memory_mb=one[1] / 1e6, **facts)
+        ours, reference = made[OURS], made.get(REFERENCE, "")
+        if isinstance(ours, str) or isinstance(reference, str):
+            continue
+        faster = [slow / fast for fast, slow in zip(ours[0], reference[0], strict=True)]
+        yield row("end_to_end", OURS, f"{metric}, times faster", "x", faster, peer=REFERENCE, **facts)
+        smaller = reference[1] / ours[1]
+        yield row("end_to_end", OURS, f"{metric}, times smaller", "x", [smaller], peer=REFERENCE, **facts)
 
 
 def computations(
     sizes: Sizes, batch: int, device: torch.device, backbone: str
-) -> dict[str, dict[str, Callable[[], object]]]:
-    """What is run, by metric and provider."""
+) -> Iterator[tuple[str, dict[str, Callable[[], object]]]]:
+    """What is run: metrics with their providers. The pipeline, last, needs libraries that the head does without."""
     mine = head(sizes).to(device)
     maps = {level: one.to(device).expand(batch, -1, -1, -1) for level, one in sizes.features().items()}
     features, targets = Features(**maps), [_targets(sizes.image, device) for _ in range(batch)]
     optimizer = torch.optim.AdamW(mine.parameters(), lr=0.0)  # the weights stay, so that all runs compute the same
-    pipeline: Any = clouds.compose(backbone=backbone, head="mask2former", pretrained=False, device=str(device))
-    pipeline.trained = True  # only its speed is of interest
-    image = np.random.default_rng(0).integers(0, 256, (*sizes.image, 3), np.uint8)
-    return {
-        "head forward": {
+    yield (
+        "head forward",
+        {
             OURS: torch.no_grad()(lambda: mine.eval()(features)),
             REFERENCE: torch.no_grad()(lambda: reference_head.forward(mine.eval(), features)),
         },
-        "head forward+backward": {
+    )
+    yield (
+        "head forward+backward",
+        {
             OURS: lambda: _backward(mine, mine.train()(features)),
             REFERENCE: lambda: _backward(mine, reference_head.forward(mine.train(), features)),
         },
-        "training step of the head": {
+    )
+    yield (
+        "training step of the head",
+        {
             OURS: lambda: _step(mine, optimizer, mine.train()(features), targets),
             REFERENCE: lambda: _step(mine, optimizer, reference_head.forward(mine.train(), features), targets),
         },
-        f"predict with {backbone}": {OURS: lambda: pipeline.predict(image).labels},
-    }
+    )
+    pipeline: Any = clouds.compose(backbone=backbone, head="mask2former", pretrained=False, device=str(device))
+    pipeline.trained = True  # only its speed is of interest
+    image = np.random.default_rng(0).integers(0, 256, (*sizes.image, 3), np.uint8)
+    yield f"predict with {backbone}", {OURS: lambda: pipeline.predict(image).labels}
 
 
 def _backward(module: torch.nn.Module, output: HeadOutput) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
+from importlib.util import find_spec
 from types import SimpleNamespace
 from typing import Any
 
@@ -53,7 +54,8 @@ def run(
 
 
 def _measure(sizes: Sizes, device: str, dtype: str, repeats: int) -> Iterator[dict[str, Any]]:
-    runs, peer = providers(sizes, torch.device(device)), f"transformers {version('transformers')}"
+    runs = providers(sizes, torch.device(device))
+    others = [name for name in runs if name != OURS]
     facts = {"shape": list(sizes.image), "queries": sizes.queries, "dtype": dtype}
     number = getattr(torch, dtype)
     with torch.no_grad(), torch.autocast(device, dtype=number, enabled=dtype != "float32"):
@@ -65,7 +67,7 @@ def _measure(sizes: Sizes, device: str, dtype: str, repeats: int) -> Iterator[di
     for metric, by_provider in times.items():
         yield from (row("head", name, metric, "s", values, **facts) for name, values in by_provider.items())
         mine = by_provider[OURS]
-        for other in (REFERENCE, peer):
+        for other in others:
             faster = [slow / fast for fast, slow in zip(mine, by_provider[other], strict=True)]
             yield row("head", OURS, f"{metric}, times faster", "x", faster, peer=other, **facts)
     pairs = zip(times["forward"][DENSE], times["forward"][OURS], strict=True)
@@ -75,18 +77,20 @@ def _measure(sizes: Sizes, device: str, dtype: str, repeats: int) -> Iterator[di
 
 
 def providers(sizes: Sizes, device: torch.device) -> dict[str, tuple[Callable[[], Any], Callable[[Any], Tensor]]]:
-    """Of each provider, what makes the logits of one image, and what makes labels "y x" of these."""
+    """Of each provider that is installed, what makes the logits of one image, and what makes labels "y x" of these."""
     mine = head(sizes).to(device)
     maps = {level: one.to(device) for level, one in sizes.features().items()}
     features = Features(**maps)
-    return {
+    found = {
         OURS: (lambda: mine(features), lambda output: mine.segment(output, sizes.image, sizes.image)),
         REFERENCE: (
             lambda: reference_head.forward(mine, features),
             lambda output: reference_head.segment(output, sizes.image),
         ),
-        f"transformers {version('transformers')}": _peer(sizes, list(maps.values()), device),
     }
+    if find_spec("transformers"):
+        found[f"transformers {version('transformers')}"] = _peer(sizes, list(maps.values()), device)
+    return found
 
 
 def _peer(sizes: Sizes, maps: list[Tensor], device: torch.device) -> tuple[Callable[[], Any], Callable[[Any], Tensor]]:

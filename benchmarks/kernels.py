@@ -1,7 +1,7 @@
 """The operations of `clouds bench` with peers beside them, at the released sizes.
 
-    python -m benchmarks kernels                # on a CPU: one image of 512x1024, semantic inference also of 1024x2048
-    python -m benchmarks.gpu kernels [OP ...]   # on a GPU: the whole table
+    python -m benchmarks kernels                # on a CPU: one image of 512x1024, semantic inference in three sizes
+    python -m benchmarks.gpu                    # on a GPU
 
 Peers of `deformable_attention`: the CUDA and Triton kernels of `deformops`, where it is installed, and the function of
 Hugging Face's `transformers`. They are given locations, the latter weights, too; what it takes to make these counts, as
@@ -10,12 +10,10 @@ it does in the modules that use them.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
-from itertools import product
 from typing import Any
 
 import torch
@@ -27,39 +25,45 @@ from clouds.kernels.bench.ceilings import Ceilings, measure_ceilings
 from clouds.kernels.bench.problems import PROBLEMS, Problem, Size
 from clouds.kernels.bench.runner import Measurement, measure
 
-IMAGES = ((512, 1024), (1024, 1024), (1024, 2048))
-BATCHES = (1, 8)
+IMAGE = (512, 1024)
 LARGE = (1024, 2048)  # where the reference of semantic inference takes most: also on a CPU
+MANY = Size(image=IMAGE, classes=255, enlarged=2)  # as many classes as labels can name, whose scores are resized
 
 
 def run() -> list[dict[str, Any]]:
-    """Rows of a CPU: every operation at the smallest size, and semantic inference at the largest."""
-    device, sizes = torch.device("cpu"), [(op, Size(image=IMAGES[0])) for op in PROBLEMS]
+    """Rows of a CPU: every operation at the smallest size, semantic inference at the largest and of many classes."""
+    device, sizes = torch.device("cpu"), [(op, Size(image=IMAGE)) for op in PROBLEMS]
     sizes.append(("semantic_inference", Size(image=LARGE)))
     ceilings = measure_ceilings(torch.float32, device)
-    return [one for op, size in sizes for one in rows(op, size, torch.float32, device, ceilings, repeats=5)]
+    made = [one for op, size in sizes for one in rows(op, size, torch.float32, device, ceilings, repeats=5)]
+    return made + many_classes(ceilings)
 
 
-def table(device: torch.device, ops: tuple[str, ...] = ()) -> Iterator[list[dict[str, Any]]]:
-    """Rows of a GPU, size by size: bfloat16 at every size, float32 at the largest image."""
-    forms = [(torch.bfloat16, image, batch) for image, batch in product(IMAGES, BATCHES)] + [(torch.float32, LARGE, 1)]
-    for dtype in (torch.bfloat16, torch.float32):
-        ceilings = measure_ceilings(dtype, device)
-        yield ceiling_rows(ceilings, dtype)
-        for op, (_, image, batch) in product(ops or PROBLEMS, [form for form in forms if form[0] == dtype]):
-            size = Size(image=image, batch=batch)
-            yield rows(op, size, dtype, device, ceilings, compiled=batch == 1, repeats=30)
+def many_classes(ceilings: Ceilings) -> list[dict[str, Any]]:
+    """Rows of semantic inference on a CPU whose scores of 255 classes are resized to twice the size."""
+    made = rows("semantic_inference", MANY, torch.float32, torch.device("cpu"), ceilings, repeats=5)
+    return [one | {"op": f"semantic_inference, {MANY.classes} classes, resized x{MANY.enlarged}"} for one in made]
 
 
 def rows(
-    op: str, size: Size, dtype: torch.dtype, device: torch.device, ceilings: Ceilings, **options: Any
+    op: str,
+    size: Size,
+    dtype: torch.dtype,
+    device: torch.device,
+    ceilings: Ceilings | None,
+    *,
+    others: bool = True,
+    **options: Any,
 ) -> list[dict[str, Any]]:
-    """A row per form and pass of one operation; a form that cannot run has none, and why is said."""
-    found = measure(op, size, dtype, device, ceilings=ceilings, peers=peers, **options)
-    for one in found:
-        if one.error:
-            print(f"{one.op} {one.direction}: {one.provider} cannot run: {one.error}", file=sys.stderr)
-    return [_row(one, ceilings) for one in found if not one.error]
+    """A row per form and pass of one operation; of a form that cannot run it says why.
+
+    Args:
+        op, size, dtype, device, ceilings: what is measured; without ceilings there are no shares of them.
+        others: whether other projects are measured, too.
+        options: further ones of `clouds.kernels.bench.runner.measure`.
+    """
+    given = {"others": others, "peers": peers if others else None, **options}
+    return [_row(one, ceilings) for one in measure(op, size, dtype, device, ceilings=ceilings, **given)]
 
 
 def ceiling_rows(ceilings: Ceilings, dtype: torch.dtype) -> list[dict[str, Any]]:
@@ -74,7 +78,7 @@ def ceiling_rows(ceilings: Ceilings, dtype: torch.dtype) -> list[dict[str, Any]]
 _SCALES = {"GB/s": 1e9, "TFLOP/s": 1e12}
 
 
-def _row(one: Measurement, ceilings: Ceilings) -> dict[str, Any]:
+def _row(one: Measurement, ceilings: Ceilings | None) -> dict[str, Any]:
     unit = "TFLOP/s" if one.ceiling == "multiplied" else "GB/s"
     return row(
         "kernels",
@@ -93,7 +97,8 @@ def _row(one: Measurement, ceilings: Ceilings) -> dict[str, Any]:
         rate_unit=None if one.rate is None else unit,
         ceiling=one.ceiling,
         share=None if one.share is None else round(one.share, 4),
-        ceilings={name: round(value, -6) for name, value in asdict(ceilings).items()},
+        ceilings=None if ceilings is None else {name: round(value, -6) for name, value in asdict(ceilings).items()},
+        **({"error": one.error} if one.error else {}),
     )
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.rows import RESULTS
-from benchmarks.table import Row, read_rows
+from benchmarks.table import Row, latest, read_rows
 from clouds.core.files import write_text
 
 _HIDDEN = ("device", "dtype", "batch", "queries")
@@ -25,7 +25,11 @@ def select(rows: Sequence[Row], facts: dict[str, str]) -> list[Row]:
     Raises:
         ValueError: there are none, or they differ in a fact that the picture does not show.
     """
-    chosen = [one for one in rows if "op" in one and all(str(one.get(name)) == value for name, value in facts.items())]
+    chosen = [
+        one
+        for one in rows
+        if "op" in one and "error" not in one and all(str(one.get(name)) == value for name, value in facts.items())
+    ]
     if not chosen:
         raise ValueError(f"no rows of operations with {facts or 'any facts'}; run `python -m benchmarks kernels` first")
     for name in _HIDDEN:
@@ -72,7 +76,7 @@ def main(arguments: Sequence[str]) -> int:
         print("expected: python -m benchmarks.plot OUT.html [fact=value ...]", file=sys.stderr)
         return 2
     facts = dict(one.split("=", 1) for one in arguments[1:])
-    made = figure(select(read_rows("kernels", RESULTS), facts))
+    made = figure(select(latest(read_rows("kernels", RESULTS)), facts))
     write_text(Path(arguments[0]), made.to_html(include_plotlyjs=True))
     return 0
 

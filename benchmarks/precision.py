@@ -4,7 +4,7 @@
 levels of 0..255. A row is of all pictures: what each of them has as mean, or as largest, difference.
 
 `predictions`: the small backbone with random weights, in a batch beside one by one: of each image the largest
-difference of a score (0..1), and the share of pixels whose label differs.
+difference of a class score, and the share of pixels whose label differs.
 
     python -m benchmarks precision
 """

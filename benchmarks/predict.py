@@ -93,8 +93,9 @@ def batches(
         per_image = [one / images for one in times[way]]
         name, metric = f"{backbone}+{head}", f"per image, {way}"
         rows.append(row("predict", name, metric, "s", per_image, peak_memory_mb=memory[way], **facts))
-        faster = [slow / fast for slow, fast in zip(times[ALONE], times[way], strict=True)]
-        rows.append(row("predict", name, f"times faster, {way}", "x", faster, peer=ALONE, **facts))
+        if way != ALONE:
+            faster = [slow / fast for slow, fast in zip(times[ALONE], times[way], strict=True)]
+            rows.append(row("predict", name, f"times faster, {way}", "x", faster, peer=ALONE, **facts))
     return rows
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -19,16 +21,21 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def row(benchmark: str, provider: str, metric: str, unit: str, values: Sequence[float], **facts: Any) -> dict[str, Any]:
-    """One row: the 20th, 50th and 80th percentile of repeated measurements, what was measured, and where."""
-    low, middle, high = (float(np.percentile(values, share)) for share in (20, 50, 80))
+    """One row: the 20th, 50th and 80th percentile of repeated measurements, what was measured, and where.
+
+    What could not run has no values, and `error` among its facts; its percentiles are None.
+    """
+    low, middle, high = (
+        round(float(np.percentile(values, share)), 5) if len(values) else None for share in (20, 50, 80)
+    )
     return {
         "benchmark": benchmark,
         "provider": provider,
         "metric": metric,
         "unit": unit,
-        "p20": round(low, 5),
-        "p50": round(middle, 5),
-        "p80": round(high, 5),
+        "p20": low,
+        "p50": middle,
+        "p80": high,
         "repeats": len(values),
         **facts,
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
@@ -61,9 +68,9 @@ def _finish() -> None:
         torch.cuda.synchronize()
 
 
-def append(name: str, rows: Sequence[dict[str, Any]]) -> Path:
-    """Append rows to `results/<name>.jsonl`; earlier rows are never changed."""
-    path = RESULTS / f"{name}.jsonl"
+def append(name: str, rows: Sequence[dict[str, Any]], folder: Path = RESULTS) -> Path:
+    """Append rows to `<name>.jsonl` in a folder; earlier rows are never changed."""
+    path = folder / f"{name}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a", encoding="utf-8") as lines:
         lines.writelines(json.dumps(one) + "\n" for one in rows)
@@ -79,15 +86,22 @@ def _version(distribution: str) -> str | None:
 
 @cache
 def _driver() -> str | None:
-    """Of the GPU, as its own tool says; None without one."""
+    """Of the GPU, as its own tool says; None without a GPU, or without the tool."""
     if not torch.cuda.is_available():
         return None
-    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    return subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()[0]
+    return _said("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader").partition("\n")[0] or None
 
 
 @cache
 def _commit() -> str:
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    done = subprocess.run(git, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
+    """As git says; where there is none, or no repository, what `CLOUDS_COMMIT` says."""
+    said = _said("git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty")
+    return said or os.environ.get("CLOUDS_COMMIT", "unknown")
+
+
+def _said(*command: str) -> str:
+    """What a tool says; nothing where it is not installed, or fails."""
+    if shutil.which(command[0]) is None:
+        return ""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return "" if done.returncode else done.stdout.strip()

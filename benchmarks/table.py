@@ -4,7 +4,7 @@
     python -m benchmarks.table --check    # exit code 1 where they are not those of the rows
 
 A table stands between `<!-- table: NAME -->` and `<!-- end -->`. Of rows that measure the same on the same device, the
-last one counts.
+last one counts; the table of compiled kernels has the first one, too.
 """
 
 from __future__ import annotations
@@ -22,21 +22,24 @@ from clouds.core.files import write_text
 README = Path(__file__).parent / "README.md"
 _BETWEEN = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _MEASURED = ("p20", "p50", "p80", "repeats", "commit", "torch", "triton", "python", "driver", "threads")
-_RESULTS = ("rate", "rate_unit", "share", "ceiling", "ceilings", "peak_memory_mb")
+_RESULTS = ("rate", "rate_unit", "share", "ceiling", "ceilings", "peak_memory_mb", "error")
 Row = dict[str, Any]
 
 
 def read_rows(name: str, folder: Path = RESULTS) -> list[Row]:
-    """Rows of one file, only the last of those that measure the same; none where there is no file."""
+    """All rows of one file, the oldest first; none where there is no file."""
     path = folder / f"{name}.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    rows: dict[str, Row] = {}
-    for line in lines:
-        one = json.loads(line)
-        key = {fact: value for fact, value in one.items() if fact not in (*_MEASURED, *_RESULTS)}
-        rows.pop(json.dumps(key), None)  # so that the last run comes last
-        rows[json.dumps(key)] = one
-    return list(rows.values())
+    return list(map(json.loads, path.read_text(encoding="utf-8").splitlines())) if path.exists() else []
+
+
+def latest(rows: Iterable[Row]) -> list[Row]:
+    """Only the last of those that measure the same."""
+    found: dict[str, Row] = {}
+    for one in rows:
+        key = json.dumps({fact: value for fact, value in one.items() if fact not in (*_MEASURED, *_RESULTS)})
+        found.pop(key, None)  # so that the last run comes last
+        found[key] = one
+    return list(found.values())
 
 
 def head_table(rows: Iterable[Row]) -> str:
@@ -44,7 +47,7 @@ def head_table(rows: Iterable[Row]) -> str:
     header = ("device", "image", "dtype", "what", "provider", "median", "20 % .. 80 %")
     cells = [
         (one["device"], _size(one), one["dtype"], one["metric"], one.get("peer") or one["provider"], *_spread(one))
-        for one in rows
+        for one in latest(rows)
     ]
     return _table(header, cells)
 
@@ -59,7 +62,7 @@ def kernels_table(rows: Iterable[Row]) -> str:
             *(_size(one), f"{one['batch']}", one["dtype"], one["provider"]),
             *(*_spread(one), _megabytes(one), _share(one)),
         )
-        for one in rows
+        for one in latest(rows)
         if one["provider"] != "device"
     ]
     return _table(header, cells)
@@ -73,7 +76,7 @@ def end_to_end_table(rows: Iterable[Row]) -> str:
             *(one["device"], one["metric"], _size(one), f"{one['batch']}", one["dtype"]),
             *(one.get("peer") or one["provider"], *_spread(one), _megabytes(one)),
         )
-        for one in rows
+        for one in latest(rows)
     ]
     return _table(header, cells)
 
@@ -92,9 +95,53 @@ def predict_table(rows: Iterable[Row]) -> str:
 def start_table(rows: Iterable[Row]) -> str:
     """CPU-seconds of each import, pipeline and command; trees beside each other."""
     header = ("what", "metric", "provider", "median", "20 % .. 80 %")
-    ordered = sorted(rows, key=lambda one: (one["metric"], one["case"]))
+    ordered = sorted(latest(rows), key=lambda one: (one["metric"], one["case"]))
     cells = [(f"`{one['case']}`", one["metric"], one["provider"], *_spread(one)) for one in ordered]
     return _table(header, cells)
+
+
+def graphs_table(rows: Iterable[Row]) -> str:
+    """The head launched kernel by kernel, and as a graph."""
+    header = ("device", "image", "batch", "dtype", "time", "provider", "median", "20 % .. 80 %")
+    cells = [
+        (
+            *(one["device"], _size(one), f"{one['batch']}", one["dtype"]),
+            *(one["metric"], one["provider"], *_spread(one)),
+        )
+        for one in latest(rows)
+    ]
+    return _table(header, cells)
+
+
+def compiled_table(rows: Iterable[Row]) -> str:
+    """Kernels as they are launched, by version of Triton: figures of the first and, where they differ, the last row.
+
+    Spills and shared memory are those of all three capabilities, the other figures those of 9.0.
+    """
+    header = ("kernel", "triton", "registers", "barriers", "instructions", "inner loop", "spilled", "shared memory")
+    figures: dict[tuple[str, str], dict[str, list[Row]]] = {}
+    for one in rows:
+        if one.get("launched"):
+            by_metric = figures.setdefault((one["provider"], one["triton"]), {})
+            by_metric.setdefault(f"{one['metric']} {one['capability']}", []).append(one)
+    cells = [
+        (
+            *key,
+            *(_before_and_after(made, name, (90,)) for name in header[2:6]),
+            *(_before_and_after(made, name, (80, 89, 90)) for name in header[6:]),
+        )
+        for key, made in sorted(figures.items())
+    ]
+    return _table(header, cells)
+
+
+def _before_and_after(made: dict[str, list[Row]], metric: str, capabilities: Sequence[int]) -> str:
+    """Values of the first and the last row, those of several capabilities with slashes between."""
+    before, after = (
+        " / ".join(f"{made[f'{metric} {capability}'][place]['p50']:.0f}" for capability in capabilities)
+        for place in (0, -1)
+    )
+    return after if before == after else f"{before} → {after}"
 
 
 TABLES: dict[str, Callable[[Iterable[Row]], str]] = {
@@ -103,6 +150,8 @@ TABLES: dict[str, Callable[[Iterable[Row]], str]] = {
     "end_to_end": end_to_end_table,
     "predict": predict_table,
     "start": start_table,
+    "graphs": graphs_table,
+    "compiled": compiled_table,
 }
 
 
@@ -143,6 +192,8 @@ def _size(one: Row) -> str:
 
 
 def _spread(one: Row) -> tuple[str, str]:
+    if "error" in one:
+        return f"cannot run: {one['error']}".replace("|", "/"), ""
     low, middle, high = (
         f"{value:.3g}" if value < 1000 else f"{value:,.0f}" for value in (one["p20"], one["p50"], one["p80"])
     )

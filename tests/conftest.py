@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,9 +20,18 @@ from beartype import BeartypeConf, FrozenDict, beartype
 # thread gains little, and on a machine that is busy otherwise threads that wait for each other cost a factor of 7.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# Without a GPU, Triton's interpreter runs the kernels on CPU tensors. Triton reads this when it is first imported.
-if not Path("/dev/nvidiactl").exists():
-    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+def _torch_sees_a_gpu() -> bool:
+    import torch
+
+    with warnings.catch_warnings(action="ignore"):  # a driver that is too old, or without a device, is no GPU
+        return torch.cuda.is_available()
+
+
+# Without a GPU, Triton's interpreter runs the kernels on CPU tensors, unless it was said which runs them. Triton reads
+# this when it is first imported, which torch's own import does not do.
+_GPU = _torch_sees_a_gpu()
+os.environ.setdefault("TRITON_INTERPRET", "0" if _GPU else "1")
 os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # its default, of which Triton 3.9 warns where it is unset
 
 
@@ -62,12 +72,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu") is None:
         return
-    import torch
-
-    if not torch.cuda.is_available():
-        if os.environ.get("CLOUDS_REQUIRE_GPU") == "1":
-            pytest.fail("CLOUDS_REQUIRE_GPU=1, but torch sees no CUDA device")
-        pytest.skip("needs a CUDA device")
+    obstacle = None
+    if not _GPU:
+        obstacle = "torch sees no CUDA device"
+    elif os.environ["TRITON_INTERPRET"] == "1":
+        obstacle = "TRITON_INTERPRET=1 runs no kernel on it"
+    if obstacle and os.environ.get("CLOUDS_REQUIRE_GPU") == "1":
+        pytest.fail(f"CLOUDS_REQUIRE_GPU=1, but {obstacle}")
+    if obstacle:
+        pytest.skip(f"needs a CUDA device; {obstacle}")
 
 
 @pytest.fixture(autouse=True, scope="session")

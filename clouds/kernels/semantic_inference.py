@@ -9,7 +9,7 @@ resized to the answer; "masks_first" crops and resizes the logits, and merges at
 Nothing of [queries x height x width] exists but a strip (CPU) or a tile (Triton). Where scores must be resized, they
 are made and resized in bands: to make, per pixel of the answer, the scores of its four neighbours
 anew would cost four times the sigmoids per pixel of the answer, to keep a band costs 8 K bytes per pixel of the
-network, in cache.
+network, in cache. On a CPU, bands that follow each other share the rows that both need.
 
 Axis letters: q queries, k classes, h and w cells of the mask logits, y and x pixels of the answer.
 """
@@ -20,7 +20,8 @@ Axis letters: q queries, k classes, h and w cells of the mask logits, y and x pi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, get_args
+from functools import lru_cache
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -41,7 +42,9 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 _STRIP = 1 << 18  # logits of one strip: 1 MB in float32 stays in a core's cache, and is not mapped anew for every strip
-_BAND = 1 << 21  # scores of one band on a CPU: 8 MB in float32, of which the two rows that bands share are few percent
+_BAND = (
+    1 << 19
+)  # scores of one band on a CPU: 2 MB in float32, so that resizing and the search for the best hit a cache
 _GPU_BAND = 1 << 24  # 64 MB: a band costs two launches
 _MOST_CLASSES = 256  # that a program of the Triton kernel holds; labels end at 254 anyway
 _MOST_QUERIES = 128  # of a softmax: it needs all queries of a pixel at once
@@ -64,7 +67,8 @@ def semantic_inference(
     Merged in float32 (float64 for float64) whatever the inputs are. The lowest of equally good labels wins, and a
     score that is NaN beats every number, as in `torch.argmax`. On Triton, products of float32 inputs are made of three
     TF32 products, which is float32 up to its last bits; those of bfloat16 and float16 inputs are TF32, whose rounding
-    (2^-11) is no more than that of the inputs. Results are the same in every run. Triton computes no gradients.
+    (2^-11) is no more than that of the inputs, and sigmoids of 16-bit logits are off by up to 2^-12. Results are the
+    same in every run. Triton computes no gradients.
 
     Args:
         class_probabilities: P(class | query), without "no object".
@@ -154,12 +158,42 @@ def _by_strips(
 
     strips = merged(0, rows[-1][1])
     if rows[-1][1] != size[0] or columns[-1][1] != size[1]:
-        numbers = _BAND // class_probabilities.shape[1]
-        lines = _taps(valid_size[0], ((size[0], size[0]),), mask_logits.dtype)
-        width = max(valid_size[1], size[1])
-        strips = _bands(lambda *part: torch.cat(list(merged(*part)), 1), resized, lines, width, numbers=numbers)
-    # the index of a maximum is that of `argmax`, in a fifth of its time on a CPU
-    return torch.cat([strip if scores else strip.max(0).indices.to(torch.uint8) for strip in strips], -2)
+        index, weight = _taps(valid_size[0], ((size[0], size[0]),), mask_logits.dtype)
+        cut = _bands(index, max(valid_size[1], size[1]), _BAND // class_probabilities.shape[1])
+        band = _window(strips)
+        strips = (resized(band(a, b), (index[start:stop] - a, weight[start:stop])) for start, stop, a, b in cut)
+    return torch.cat([strip if scores else _labels(strip.detach()) for strip in strips], -2)
+
+
+def _window(strips: Iterator[Tensor]) -> Callable[[int, int], Tensor]:
+    """Rows from `first` to at least `last` of strips "k y x" below each other, asked for from top to bottom."""
+    held, top = next(strips), 0
+
+    def rows(first: int, last: int) -> Tensor:
+        nonlocal held, top
+        parts, end = [held[:, first - top :]], top + held.shape[1]
+        while end < last:
+            strip = next(strips)
+            parts.append(strip[:, max(0, first - end) :])
+            end += strip.shape[1]
+        if len(parts) > 1 or first > top:
+            held, top = torch.cat(parts, 1), first
+        return held
+
+    return rows
+
+
+def _labels(scores: Tensor) -> Tensor:
+    """`scores.argmax(0)` as uint8, in place of the scores.
+
+    `argmax` goes from class to class of one pixel, which are often a power of two apart and evict each other from the
+    cache. Passes along rows do not: the best score, which classes have it, and the lowest of these.
+    """
+    best = scores.amax(0)
+    if best.isnan().any():  # no NaN equals another
+        return scores.max(0).indices.to(torch.uint8)
+    rank = torch.arange(len(scores), 0, -1, dtype=scores.dtype, device=scores.device)[:, None, None]
+    return (len(scores) - scores.eq_(best).mul_(rank).amax(0)).to(torch.uint8)
 
 
 @torch.library.custom_op(
@@ -180,25 +214,16 @@ def _fused(
 ) -> Tensor:
     from clouds.kernels._triton.semantic_inference import merge, resize
 
-    rows, columns = _chains(network_size, valid_size, size if masks_first else valid_size)
-    lines = _taps(mask_logits.shape[1], rows)
-    across = _taps(mask_logits.shape[2], columns)
-
-    def merged(start: int, stop: int, scores: bool = True) -> Tensor:
-        part = lines[0][start:stop], lines[1][start:stop]
-        return merge(class_probabilities, mask_logits, part, across, softmax=softmax, scores=scores)
-
-    if masks_first or tuple(size) == tuple(valid_size):
-        return merged(0, size[0], scores)
-    across_answer = _taps(valid_size[1], ((size[1], size[1]),))
-    down_answer = _taps(valid_size[0], ((size[0], size[0]),))
-
-    def resized(maps: Tensor, part: Taps) -> Tensor:
-        return resize(maps, part, across_answer, scores=scores)
-
+    sizes = tuple(mask_logits.shape[1:]), tuple(network_size), tuple(valid_size), tuple(size)
     numbers = _GPU_BAND // class_probabilities.shape[1]
-    width = max(valid_size[1], size[1])
-    return torch.cat(list(_bands(merged, resized, down_answer, width, numbers=numbers)), -2)
+    bands, across, across_answer = _tables(*sizes, masks_first, numbers, mask_logits.device)
+
+    def made(rows: Any, answer: Any) -> Tensor:
+        merged = merge(class_probabilities, mask_logits, rows, across, softmax=softmax, scores=scores or bool(answer))
+        return resize(merged, answer, across_answer, scores=scores) if answer else merged
+
+    parts = [made(*band) for band in bands]
+    return torch.cat(parts, -2) if len(parts) > 1 else parts[0]
 
 
 @_fused.register_fake
@@ -217,29 +242,60 @@ def _(
     return mask_logits.new_empty(tuple(size), dtype=torch.uint8)
 
 
-def _bands(
-    merged: Callable[[int, int], Tensor],
-    resize: Callable[[Tensor, Taps], Tensor],
-    taps: Taps,
-    width: int,
-    *,
-    numbers: int,
-) -> Iterator[Tensor]:
-    """What `resize` makes of scores, some rows of the answer at a time.
+def _tables(*sizes: Any) -> Any:
+    """Arguments and result of `_new_tables`, kept by size, device and stream.
 
-    Args:
-        merged: scores of rows first..last at the size of the image.
-        resize: resizes them, given which of these rows make each row of the answer.
-        taps: which rows, with which weights, make each row of the answer.
-        width: of the wider of image and answer.
-        numbers: of one class in a band.
+    By stream, so that none reads what another still writes. A CUDA graph has tables of its own, which live as long.
     """
-    index, weight = taps
+    if (device := sizes[-1]).type != "cuda":
+        return _kept_tables(0, *sizes)
+    with torch.cuda.device(device):
+        if torch.cuda.is_current_stream_capturing():
+            return _new_tables(*sizes)
+        return _kept_tables(torch.cuda.current_stream().cuda_stream, *sizes)
+
+
+@lru_cache(maxsize=32)  # some 100 KB for each size
+def _kept_tables(stream: int, *sizes: Any) -> Any:
+    return _new_tables(*sizes)
+
+
+def _new_tables(
+    cells: Size, network_size: Size, valid_size: Size, size: Size, masks_first: bool, numbers: int, device: torch.device
+) -> Any:
+    """Of each band: tables of the rows that are merged, and of the answer's if scores are resized. Then of columns.
+
+    They are computed on the device, which waits for no copy; what a launch must know of them, on the host, too.
+    """
+    from clouds.kernels._triton.semantic_inference import Table, together
+
+    def table(length: int, chain: Chain, start: int = 0, stop: int | None = None, first: int = 0) -> Table:
+        index, weight = (one[start:stop] for one in _taps(length, chain, device=device))
+        rows, lead = together(_taps(length, chain)[0][start:stop])
+        return Table(index=(index - first).contiguous(), weight=weight.contiguous(), together=rows, lead=lead)
+
+    rows, columns = _chains(network_size, valid_size, size if masks_first else valid_size)
+    across = table(cells[1], columns)
+    if masks_first or size == valid_size:
+        return [(table(cells[0], rows), None)], across, None
+    down, along = (((length, length),) for length in size)
+    cut = _bands(_taps(valid_size[0], down)[0], max(valid_size[1], size[1]), numbers)
+    bands = [
+        (table(cells[0], rows, first, last), table(valid_size[0], down, start, stop, first))
+        for start, stop, first, last in cut
+    ]
+    return bands, across, table(valid_size[1], along)
+
+
+def _bands(index: Tensor, width: int, numbers: int) -> Iterator[tuple[int, int, int, int]]:
+    """Bands of the answer, with at most so many `numbers` of a class: rows start..stop, made of rows first..last.
+
+    `index` says which rows make each row of the answer, "rows taps"; `width` is that of the wider of image and answer.
+    """
     rows = int(index.max()) + 1
     for start, stop in _cut(0, len(index), numbers // (width * -(-rows // len(index)))):
         near = index[start:stop]
-        first = int(near.min())
-        yield resize(merged(first, int(near.max()) + 1), (near - first, weight[start:stop]))
+        yield start, stop, int(near.min()), int(near.max()) + 1
 
 
 def _cut(start: int, stop: int, step: int) -> Iterator[tuple[int, int]]:
@@ -257,16 +313,18 @@ def _chains(network_size: Sequence[int], valid_size: Sequence[int], size: Sequen
     return rows, columns
 
 
-def _taps(length: int, chain: Chain, dtype: torch.dtype = torch.float32) -> Taps:
+def _taps(length: int, chain: Chain, dtype: torch.dtype = torch.float32, device: torch.device | None = None) -> Taps:
     """Which cells of an axis, with which weights, make each pixel of what `chain` makes of it: both "pixels taps".
 
     Each resize doubles the taps. Coordinates are computed as torch does, in the dtype of the merge. An axis that keeps
     its length keeps its cells.
     """
-    index, weight = torch.arange(length)[:, None], torch.ones(length, 1, dtype=dtype)
+    index, weight = torch.arange(length, device=device)[:, None], torch.ones(length, 1, dtype=dtype, device=device)
     for resized, kept in chain:
         if resized != len(index):
-            source = ((torch.arange(kept, dtype=dtype) + 0.5) * (len(index) / resized) - 0.5).clamp(min=0)
+            source = ((torch.arange(kept, dtype=dtype, device=device) + 0.5) * (len(index) / resized) - 0.5).clamp(
+                min=0
+            )
             low = source.long()
             high = (low + 1).clamp(max=len(index) - 1)
             share = (source - low)[:, None]

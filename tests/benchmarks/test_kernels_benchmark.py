@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import decoder, end_to_end, gpu, kernels, plot, rows, table
+from benchmarks import decoder, end_to_end, graphs, kernels, plot, rows, table
 from clouds.kernels.bench import problems
 from clouds.kernels.bench.ceilings import Ceilings
 from clouds.kernels.bench.problems import Size
@@ -43,6 +43,48 @@ def test_rows_have_what_is_needed_to_compare_them_years_later(made: list[dict]) 
     assert all(one["unit"] == "ms" and one["p50"] > 0 and one["peak_memory_mb"] > 0 for one in made)
 
 
+def test_rows_are_made_without_git_and_the_drivers_tool(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows.shutil, "which", lambda _: None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert rows._driver.__wrapped__() is None
+    assert rows._commit.__wrapped__() == "unknown"
+    monkeypatch.setenv("CLOUDS_COMMIT", "1234abc")
+    assert rows._commit.__wrapped__() == "1234abc"
+
+
+def test_an_order_of_work_without_enough_memory_has_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(end_to_end.reference_head, "forward", full)
+    found = list(end_to_end.measure(SMALL, 1, CPU, "float32", repeats=1))
+    parts = ["head forward", "head forward+backward", "training step of the head"]
+    assert [one["metric"] for one in found if one.get("error") == "OutOfMemoryError: CUDA out of memory."] == parts
+    assert [one["metric"] for one in found if "error" not in one] == [*parts, "predict with tiny"]
+
+
+def test_a_head_that_no_graph_can_hold_has_a_row_that_says_so() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    *eager, lost = graphs.measure(SMALL, CPU, repeats=1)
+    assert [(one["provider"], one["metric"]) for one in eager] == [
+        ("eager", "device"), ("eager", "wall clock"), ("eager", "launching"),
+    ]  # fmt: skip
+    assert lost["provider"] == "CUDA graph"
+    assert lost["error"]
+
+
+@pytest.mark.gpu
+def test_a_graph_replays_what_it_captured() -> None:
+    x = torch.ones(4, device="cuda")
+    y = torch.zeros(4, device="cuda")
+    replay = graphs.captured(lambda: y.add_(x))
+    before = y.clone()
+    replay()
+    torch.cuda.synchronize()
+    assert torch.equal(y, before + 1)
+
+
 def test_the_peer_has_rows_beside_ours(made: list[dict]) -> None:
     attention = [one["provider"].split()[0] for one in made if one["op"] == "deformable_attention"]
     assert attention == ["clouds", "reference", "transformers"] * 2
@@ -56,15 +98,30 @@ def test_the_peer_computes_the_same() -> None:
     torch.testing.assert_close(peer()[0], problem.run("auto")[0], atol=1e-4, rtol=1e-4)
 
 
-def test_a_peer_that_cannot_run_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_a_peer_that_cannot_run_has_a_row_that_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def broken(_: object) -> torch.Tensor:
-        raise RuntimeError("no kernel")
+        raise ValueError("no kernel")
 
     monkeypatch.setattr(kernels, "_transformers", broken)
     found = kernels.rows("deformable_attention", Size(image=(64, 96)), torch.float32, CPU, UNIT, repeats=1)
-    assert {one["provider"] for one in found} == {"clouds", "reference"}
-    assert "deformable_attention forward: transformers" in (said := capsys.readouterr().err)
-    assert "cannot run: RuntimeError: no kernel" in said
+    lost = [one for one in found if "error" in one]
+    assert {one["provider"] for one in found} - {one["provider"] for one in lost} == {"clouds", "reference"}
+    assert {(one["error"], one["p50"], one["repeats"]) for one in lost} == {("ValueError: no kernel", None, 0)}
+    write(tmp_path, "kernels", lost)
+    made = table.filled("<!-- table: kernels -->\n<!-- end -->\n", tmp_path)
+    assert made.count("| cannot run: ValueError: no kernel |") == len(lost) == 2
+    with pytest.raises(ValueError, match="no rows of operations"):
+        plot.select(lost, {})
+    for one in found:  # what runs later takes the place of what could not
+        one.pop("error", None)
+        one["p20"] = one["p50"] = one["p80"] = 1.0
+    assert len(table.latest(lost + found)) == len(found)
+
+
+def test_many_classes_have_rows_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "MANY", Size(image=(64, 96), queries=5, classes=7, enlarged=2))
+    found = {one["provider"]: one["op"] for one in kernels.many_classes(UNIT)}
+    assert found == dict.fromkeys(("clouds", "reference"), "semantic_inference, 7 classes, resized x2")
 
 
 def test_ceilings_are_rows_with_units() -> None:
@@ -73,7 +130,7 @@ def test_ceilings_are_rows_with_units() -> None:
 
 
 def test_whole_computations_are_measured_in_both_orders() -> None:
-    found = end_to_end.measure(SMALL, 2, CPU, "float32", repeats=1)
+    found = list(end_to_end.measure(SMALL, 2, CPU, "float32", repeats=1))
     parts = ("head forward", "head forward+backward", "training step of the head")
     expected = [(part, suffix) for part in parts for suffix in ("", "", ", times faster", ", times smaller")]
     assert [one["metric"] for one in found] == [part + suffix for part, suffix in expected] + ["predict with tiny"]
@@ -94,18 +151,6 @@ def test_both_orders_make_the_same_gradients() -> None:
         gradients.append([None if one.grad is None else one.grad.clone() for one in mine.parameters()])
     for ours, reference in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, reference, atol=1e-4, rtol=1e-4)  # positions and samples are of float32
-
-
-def test_a_gpu_is_needed_for_its_figures() -> None:
-    if torch.cuda.is_available():
-        pytest.skip("there is one")
-    with pytest.raises(RuntimeError, match="torch sees no CUDA device, so there is nothing to measure"):
-        gpu.main([])
-
-
-def test_unknown_parts_are_refused(capsys: pytest.CaptureFixture) -> None:
-    assert gpu.main(["kernel"]) == 2
-    assert "unknown part 'kernel'; known: tests, kernels, head, end_to_end, kernels OP" in capsys.readouterr().err
 
 
 def write(folder: Path, name: str, found: list[dict]) -> None:
@@ -130,18 +175,43 @@ def test_every_table_is_made_of_its_rows(tmp_path: Path) -> None:
     facts = {"shape": [1, 2], "dtype": "float32", "batch": 1}
     write(tmp_path, "head", [rows.row("head", "clouds", "forward, times faster", "x", [2.0], peer="other", **facts)])
     write(tmp_path, "end_to_end", [rows.row("end_to_end", "clouds", "predict", "ms", [2.0], **facts)])
+    write(tmp_path, "graphs", [rows.row("graphs", "eager", "device", "ms", [2.0], **facts)])
     stream = {"shape": [1, 2], "dtype": "float32", "images": 8, "peak_memory_mb": 3.0}
     write(tmp_path, "predict", [rows.row("predict", "tiny+linear", "per image, batches of 2", "s", [2.0], **stream)])
     text = "".join(f"<!-- table: {name} -->\n<!-- end -->\n" for name in table.TABLES)
     made = table.filled(text, tmp_path)
     assert "| cpu | 1x2 | float32 | forward, times faster | other | 2 x | 2 .. 2 |" in made
     assert "| cpu | predict | 1x2 | 1 | float32 | clouds | 2 ms | 2 .. 2 |  |" in made
+    assert "| cpu | 1x2 | 1 | float32 | device | eager | 2 ms | 2 .. 2 |" in made
     assert "| cpu | tiny+linear | 1x2 | float32 | per image, batches of 2 | 2 s | 2 .. 2 | 3 MB |" in made
-    assert made.count("not measured") == 1
+    assert made.count("not measured") == 3
+
+
+def test_compiled_kernels_are_shown_before_and_after(tmp_path: Path) -> None:
+    figures = {"registers": (127, 64), "barriers": (26, 0), "instructions": (9, 9), "inner loop": (3, 3)}
+    figures |= {"spilled": (16, 0), "shared memory": (64, 64)}
+    found = [
+        rows.row("compiled", "some_forward bf16", metric, "B", [values[when]], capability=capability, launched=True)
+        for when in (0, 1)
+        for capability in (80, 89, 90)
+        for metric, values in figures.items()
+    ]
+    found += [{**one, "triton": "3.6.0"} for one in found[: len(found) // 2]]
+    found.append({**found[0], "p50": 1.0, "launched": False})  # of forms that nothing launches
+    write(tmp_path, "compiled", found)
+    lines = table.filled("<!-- table: compiled -->\n<!-- end -->\n", tmp_path).splitlines()[3:-1]
+    same = "9 | 3 |"
+    assert lines == [
+        f"| some_forward bf16 | 3.6.0 | 127 | 26 | {same} 16 / 16 / 16 | 64 / 64 / 64 |",
+        f"| some_forward bf16 | {rows.version('triton')} | 127 → 64 | 26 → 0 | {same} 16 / 16 / 16 → 0 / 0 / 0 | "
+        "64 / 64 / 64 |",
+    ]
 
 
 def test_an_unknown_table_is_refused() -> None:
-    with pytest.raises(ValueError, match="no table 'heads'; expected one of head, kernels, end_to_end"):
+    with pytest.raises(
+        ValueError, match="no table 'heads'; expected one of head, kernels, end_to_end, start, graphs, compiled"
+    ):
         table.filled("<!-- table: heads -->\n<!-- end -->")
 
 

@@ -19,7 +19,7 @@ TINY = {"name": "tiny", "dims": [8, 16, 24, 32], "depths": [1, 1, 1, 1]}
 SMALL_MASK2FORMER = {"name": "mask2former", "queries": 20, "width": 64, "layers": 3, "encoder_layers": 1}
 
 # A batch goes through other loops of the same routines than an image alone, which add in another order: some hundred
-# float32 roundings (6e-8) of the largest magnitude, as in `test_export`. Scores are at most 1.
+# float32 roundings (6e-8) of the largest score, as in `test_export`. `python -m benchmarks precision` measures them.
 TOLERANCE = 2e-5
 
 
@@ -82,9 +82,10 @@ def test_answers_are_those_of_predict_in_order(
 
 def _assert_same(one: clouds.Prediction, alone: clouds.Prediction) -> None:
     expected = alone.scores()
-    np.testing.assert_allclose(one.scores(), expected, rtol=0, atol=TOLERANCE)
+    tolerance = TOLERANCE * expected.max()
+    np.testing.assert_allclose(one.scores(), expected, rtol=0, atol=tolerance)
     best = np.sort(expected, axis=0)
-    clear = best[-1] - best[-2] > 2 * TOLERANCE
+    clear = best[-1] - best[-2] > 2 * tolerance
     assert np.array_equal(one.labels[clear], alone.labels[clear])
 
 

@@ -1,5 +1,9 @@
 """Which implementation runs, and what is said when it cannot."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +12,7 @@ import torch
 from clouds.kernels import backends
 from clouds.kernels.backends import KernelFallbackWarning, choose
 
+ROOT = Path(__file__).parents[2]
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
@@ -48,3 +53,31 @@ def test_an_unknown_backend_is_named(unchecked_types: None) -> None:
         ValueError, match="op: unknown backend 'cuda'; expected 'auto', 'triton', 'torch' or 'reference'"
     ):
         choose("op", "cuda", CPU)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("there", "said", "expected"), [(True, None, "0"), (False, None, "1"), (True, "1", "1"), (False, "0", "0")]
+)
+def test_tests_interpret_kernels_where_torch_sees_no_gpu(there: bool, said: str | None, expected: str) -> None:
+    """Whatever files a driver without a device has left, unless the variable says which."""
+    program = f"""if True:
+        import os, runpy, torch
+        torch.cuda.is_available = lambda: {there}
+        runpy.run_path("tests/conftest.py")
+        print(os.environ["TRITON_INTERPRET"])
+    """
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment |= {} if said is None else {"TRITON_INTERPRET": said}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == [expected], done.stderr
+
+
+def test_a_gpu_that_is_required_and_not_there_fails_its_tests() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-m", "gpu", "-k", "gather", "tests/kernels"]
+    environment = {**os.environ, "CLOUDS_REQUIRE_GPU": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "Failed: CLOUDS_REQUIRE_GPU=1, but torch sees no CUDA device" in done.stdout

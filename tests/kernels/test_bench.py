@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from attrs import evolve
 
 from clouds.kernels._triton import gather
 from clouds.kernels.bench import ceilings, problems, runner, timing
@@ -69,10 +70,13 @@ def test_shares_are_of_the_ceiling_that_binds() -> None:
     assert ours.share == pytest.approx(work / 1e9 / seconds)
 
 
-def test_a_form_that_cannot_run_says_why_and_the_others_run(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", [RuntimeError, ValueError, ImportError, OSError, LookupError])
+def test_a_form_that_cannot_run_says_why_and_the_others_run(kind: type[Exception]) -> None:
+    """Out of memory, a library that is missing, arguments that it does not take, or anything else."""
+
     def broken(problem: Problem) -> dict:
         def run() -> None:
-            raise RuntimeError("out of luck\nand more")
+            raise kind("out of luck\nand more")
 
         return {"peer": run}
 
@@ -80,8 +84,21 @@ def test_a_form_that_cannot_run_says_why_and_the_others_run(monkeypatch: pytest.
     assert {one.provider: one.error for one in found if one.direction == FORWARD} == {
         "clouds": None,
         "reference": None,
-        "peer": "RuntimeError: out of luck",
+        "peer": f"{kind.__name__}: out of luck",
     }
+
+
+def test_a_library_that_is_missing_ends_no_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As xformers on a GPU, which `masked_attention` refuses with a ValueError; it can be left out."""
+    whole = PROBLEMS["masked_attention"]
+    lacking = dict(PROBLEMS, masked_attention=lambda *args: evolve(whole(*args), backends=("xformers",)))
+    monkeypatch.setattr(runner, "PROBLEMS", lacking)
+    found = measure("masked_attention", SMALL, torch.float32, CPU, repeats=1)
+    errors = {(one.provider, one.error) for one in found if one.error}
+    assert {provider for provider, _ in errors} == {"xformers"}
+    assert all(error.startswith("ValueError: masked_attention: backend 'xformers' cannot run") for _, error in errors)
+    alone = measure("masked_attention", SMALL, torch.float32, CPU, repeats=1, others=False)
+    assert {one.provider for one in alone} == {"clouds", "reference"}
 
 
 def test_an_unknown_operation_is_refused() -> None:

@@ -145,7 +145,7 @@ def triton_cases(examples: int, *, levels: int, points: int, queries: list[int],
         dtype=st.sampled_from([torch.float32, torch.float16, torch.bfloat16]),
         batch=st.integers(1, 2),
         queries=st.sampled_from(queries),
-        heads=st.integers(1, 2),
+        heads=st.integers(1, 3),
         width=st.sampled_from(widths),
         points=st.integers(1, points),
         seed=st.integers(0, 9999),
@@ -215,6 +215,19 @@ def test_any_strides(device: str, backend: str, kind: str) -> None:
         assert not views["offsets"].is_contiguous()
     assert not views["value"].is_contiguous()
     assert_all_near(with_gradients(views, shapes, backend), truth, torch.float32)
+
+
+@pytest.mark.parametrize("order", [(0, 2, 1, 3), (0, 2, 3, 1), (3, 1, 0, 2)])
+def test_values_in_any_order(device: str, order: tuple[int, ...]) -> None:
+    """Axes of the values in memory from slow to fast: heads first, cells last, channels first."""
+    shapes = [(3, 4), (2, 1)]
+    single = {name: tensor.float() for name, tensor in inputs("points", shapes, points=2).items()}
+    truth = with_gradients({name: tensor.double() for name, tensor in single.items()}, shapes, "reference")
+    moved = {name: tensor.to(device) for name, tensor in single.items()}
+    back = [order.index(axis) for axis in range(4)]
+    moved["value"] = moved["value"].permute(order).contiguous().permute(back)
+    assert not moved["value"].is_contiguous()
+    assert_all_near(with_gradients(moved, shapes, "triton"), truth, torch.float32)
 
 
 @pytest.mark.parametrize("backend", ["torch", "triton", "reference"])

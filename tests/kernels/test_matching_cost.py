@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
+from clouds.kernels._triton.matching_cost import _spans
 from clouds.kernels.matching_cost import matching_cost, reference
 
 WEIGHTS = (2.0, 5.0, 5.0)
@@ -89,9 +90,23 @@ def test_costs(device: str, counts: list[int], half: bool, scale: float, **sizes
         arguments["class_logits"] = arguments["class_logits"].bfloat16()
     found = matching_cost(**arguments, backend="triton")
     assert found.dtype == torch.float32
-    # each term is a mean of at most 70 float32 numbers, or a ratio of two sums; their largest is near 4 times the scale
+    # each term is a mean of at most 70 float32 numbers, a difference of two such, or a ratio of two sums; their largest
+    # is near 4 times the scale
     tolerance = 20 * 6e-8 * sum(WEIGHTS) * max(1.0, 4 * scale)
     torch.testing.assert_close(found.double(), reference(**doubled(arguments)), rtol=0, atol=tolerance)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered")  # numpy, in the interpreter
+def test_points_are_split_over_programs(device: str) -> None:
+    """Three splits, the last one not whole; of an infinite logit in one of them the others know nothing."""
+    arguments = inputs(device, [2, 0, 3], layers=1, points=1300)
+    arguments["target_values"][:, ::2] = arguments["target_values"][:, ::2].round()
+    assert _spans(1300, 3) == (512, 3)
+    arguments["mask_values"][0, 0, 1, 700], arguments["mask_values"][0, 2, 3, 1299] = float("inf"), -float("inf")
+    found, expected = matching_cost(**arguments, backend="triton"), reference(**doubled(arguments))
+    # as above, of 1,300 numbers: their sums are made of partial sums of 16, so roundings are no more
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=20 * 6e-8 * 12 * 4, equal_nan=True)
+    assert 0 < found.isfinite().sum() < found.numel()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])

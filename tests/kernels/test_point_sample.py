@@ -26,24 +26,35 @@ def device(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-def inputs(device: str, shape: tuple[int, int, int, int], points: int, dtype: torch.dtype, seed: int) -> list[Tensor]:
-    """Maps whose channels are last in memory, and points of which many lie outside; each has its own strides."""
+def inputs(
+    device: str,
+    shape: tuple[int, int, int, int],
+    points: int,
+    dtype: torch.dtype,
+    seed: int,
+    order: tuple[int, ...] = (0, 2, 3, 1),
+) -> list[Tensor]:
+    """Maps whose axes lie in memory in an `order`, and points of which many lie outside, with strides of their own."""
     random = torch.Generator().manual_seed(seed)
-    maps, channels, height, width = shape
-    values = torch.randn(maps, height, width, channels, generator=random).permute(0, 3, 1, 2)
+    back = [order.index(axis) for axis in range(4)]
+    values = torch.randn([shape[axis] for axis in order], generator=random).permute(back)
+    maps = shape[0]
     places = torch.rand(2, maps, points, generator=random).permute(1, 2, 0) * 2 - 0.5
     return [(values > 0 if dtype == torch.bool else values.to(dtype)).to(device), places.to(device)]
 
 
 @settings(max_examples=30)
 @given(
-    shape=st.tuples(st.integers(0, 2), st.sampled_from([0, 1, 2, 9]), SIDES, SIDES),
+    shape=st.tuples(st.integers(0, 2), st.sampled_from([0, 1, 2, 9, 33]), SIDES, SIDES),
     points=st.sampled_from([0, 1, 5, 130]),
     dtype=DTYPES,
     seed=st.integers(0, 9999),
+    order=st.permutations(range(4)).map(tuple),
 )
-def test_values(device: str, shape: tuple[int, int, int, int], points: int, dtype: torch.dtype, seed: int) -> None:
-    maps, places = inputs(device, shape, points, dtype, seed)
+def test_values(
+    device: str, shape: tuple[int, int, int, int], points: int, dtype: torch.dtype, seed: int, order: tuple[int, ...]
+) -> None:
+    maps, places = inputs(device, shape, points, dtype, seed, order)
     found = point_sample(maps, places, backend="triton")
     assert found.dtype == torch.float32
     torch.testing.assert_close(found.double(), reference(maps, places.double()), rtol=0, atol=TOLERANCE)
@@ -56,11 +67,18 @@ def test_values(device: str, shape: tuple[int, int, int, int], points: int, dtyp
     dtype=st.sampled_from([torch.float32, torch.bfloat16]),
     deterministic=st.booleans(),
     seed=st.integers(0, 9999),
+    order=st.permutations(range(4)).map(tuple),
 )
 def test_gradient_of_the_maps(
-    device: str, shape: tuple[int, int, int, int], points: int, dtype: torch.dtype, deterministic: bool, seed: int
+    device: str,
+    shape: tuple[int, int, int, int],
+    points: int,
+    dtype: torch.dtype,
+    deterministic: bool,
+    seed: int,
+    order: tuple[int, ...],
 ) -> None:
-    maps, places = inputs(device, shape, points, dtype, seed)
+    maps, places = inputs(device, shape, points, dtype, seed, order)
     direction = torch.randn(*shape[:2], points, generator=torch.Generator().manual_seed(seed)).to(device)
     leaf, exact = maps.clone().requires_grad_(), maps.double().requires_grad_()
     (expected,) = torch.autograd.grad(reference(exact, places.double()), exact, direction.double())

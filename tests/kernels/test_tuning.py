@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from clouds.kernels import tuning
-from clouds.kernels._triton.variant import Launch
+from clouds.kernels._triton.launch import Launch
 from clouds.kernels.bench import problems
 from clouds.kernels.bench.problems import PROBLEMS, Size
 from clouds.kernels.bench.runner import fastest_launches
@@ -128,7 +128,7 @@ def test_every_kernel_of_an_operation_can_be_tuned(op: str, monkeypatch: pytest.
     assert fastest_launches(op, size, torch.float32, torch.device("cpu")) == {}
     parts = {
         "masked_attention": {"pack", "forward", "combine", "backward"},
-        "matching_cost": {"forward"},
+        "matching_cost": {"forward", "combine"},
         "semantic_inference": {"forward"},
     }
     assert asked == {f"{op}_{part}" for part in parts.get(op, {"forward", "backward"})}

@@ -1,4 +1,7 @@
-"""Multi-scale deformable attention: a program takes one head of some neighbouring queries, and reads, weighs and sums.
+"""Multi-scale deformable attention: a program takes all heads of some neighbouring queries, reads, weighs and sums.
+
+A row of a tile is one head of one query. Heads run fastest, as in memory: the offsets and logits of neighbouring rows
+lie side by side, and so do the rows of the output.
 
 Nothing is kept between the steps: a softmax needs its largest logit and its sum, which a first pass over the logits
 finds, and a location is a sum of two numbers. In the backward pass all of this is computed again.
@@ -12,7 +15,6 @@ Otherwise `offsets` are locations in 0..1 and `logits` are weights, and `referen
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -20,34 +22,32 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from clouds.kernels._triton.variant import Launch, Variant
+from clouds.kernels._triton.launch import Launch
 from clouds.kernels.tuning import launch_arguments
 
 
 @triton.jit
-def _of(pointer, strides, batch, head):
-    """The part of one image and head."""
-    return pointer + (batch * strides[0] + head * strides[2])
+def _softmax_terms(logits, present, SAMPLES: tl.constexpr):
+    """Of each row's logits: the largest, and 1 over the sum of exp(logit - largest).
+
+    They are read one by one: results of a tile of them would have another layout than the rows, and with them all that
+    is read for these.
+    """
+    largest = tl.full(present.shape, float("-inf"), tl.float32)
+    for sample in tl.static_range(SAMPLES):
+        largest = tl.maximum(largest, tl.load(logits + sample, mask=present, other=0.0).to(tl.float32))
+    total = tl.zeros_like(largest)
+    for sample in tl.static_range(SAMPLES):
+        total += tl.exp(tl.load(logits + sample, mask=present, other=0.0).to(tl.float32) - largest)
+    return largest, 1 / total
 
 
 @triton.jit
-def _softmax_terms(logits, strides, query, present, LEVELS: tl.constexpr, POINTS: tl.constexpr, SAMPLES: tl.constexpr):
-    """Of each query's logits: the largest, and the sum of exp(logit - largest)."""
-    sample = tl.arange(0, SAMPLES)[None, :]
-    exists = sample < LEVELS * POINTS
-    place = query[:, None] * strides[1] + sample // POINTS * strides[3] + sample % POINTS * strides[4]
-    score = tl.load(logits + place, mask=present[:, None] & exists, other=0.0).to(tl.float32)
-    score = tl.where(exists, score, float("-inf"))
-    largest = tl.max(score, 1)
-    return largest, tl.sum(tl.exp(score - largest[:, None]), 1)
-
-
-@triton.jit
-def _center(reference, strides, query, present, level, width, height, FUSED: tl.constexpr):
-    """Where a query's offsets start, in cells from the first one's centre, and in how many cells they count."""
+def _center(reference, strides, present, level, width, height, FUSED: tl.constexpr):
+    """Where a row's offsets start, in cells from the first one's centre, and in how many cells they count."""
     x, y, unit_x, unit_y = -0.5, -0.5, width, height
     if FUSED:
-        place = reference + query * strides[1] + level * strides[2]
+        place = reference + level * strides[2]
         x += tl.load(place, mask=present, other=0.0).to(tl.float32) * width
         y += tl.load(place + strides[3], mask=present, other=0.0).to(tl.float32) * height
         unit_x, unit_y = 1.0, 1.0
@@ -55,113 +55,117 @@ def _center(reference, strides, query, present, level, width, height, FUSED: tl.
 
 
 @triton.jit
-def _sample(offsets, offset_strides, logits, logit_strides, query, present, level, point):
-    """Offset x, y and logit of one sample of each query."""
-    place = offsets + query * offset_strides[1] + level * offset_strides[3] + point * offset_strides[4]
-    x = tl.load(place, mask=present, other=0.0).to(tl.float32)
-    y = tl.load(place + offset_strides[5], mask=present, other=0.0).to(tl.float32)
-    place = logits + query * logit_strides[1] + level * logit_strides[3] + point * logit_strides[4]
-    return x, y, tl.load(place, mask=present, other=0.0).to(tl.float32)
+def _offset(offsets, sample, present):
+    """Offset (x, y) of one sample of each row, in one load."""
+    place = (offsets + 2 * sample)[:, None] + tl.arange(0, 2)[None, :]
+    return tl.split(tl.load(place, mask=present[:, None], other=0.0).to(tl.float32))
 
 
 @triton.jit
-def _sides(position, size):
-    """Along one axis: the cells on both sides of a position, whether they exist, and the share of the second.
+def _side(position, size):
+    """Along one axis: the cell before a position, whether it and the one behind it exist, and the share of the latter.
 
     Compared as floats: far locations have no integer. A NaN has no cells, and its share is NaN.
     """
     low = tl.floor(position)
-    has_first = (low >= 0) & (low < size)
-    has_second = (low >= -1) & (low < size - 1)
-    first = tl.where(has_first, low, 0.0).to(tl.int32)
-    second = tl.where(has_second, low + 1, 0.0).to(tl.int32)
-    return first, second, has_first, has_second, position - low
+    near = (low >= -1) & (low < size)
+    return tl.where(near, low, -1.0).to(tl.int32), near & (low >= 0), near & (low < size - 1), position - low
 
 
 @triton.jit
 def _corners(x, y, width, height, start, present):
-    """The four cells around a position, row by row, whether they are to be read, and the shares of the second ones."""
-    left, right, has_left, has_right, across = _sides(x, width)
-    top, bottom, has_top, has_bottom, down = _sides(y, height)
-    above, below = start + top * tl.cast(width, tl.int32), start + bottom * tl.cast(width, tl.int32)
+    """The upper left of the four cells around a position, which of them are to be read, and the shares of the others.
+
+    A cell that does not exist may have any number: it is not read.
+    """
+    left, has_left, has_right, across = _side(x, width)
+    top, has_top, has_bottom, down = _side(y, height)
     has_top, has_bottom = has_top & present, has_bottom & present
-    cells = (above + left, above + right, below + left, below + right)
-    return cells, (has_top & has_left, has_top & has_right, has_bottom & has_left, has_bottom & has_right), across, down
+    exist = (has_top & has_left, has_top & has_right, has_bottom & has_left, has_bottom & has_right)
+    return start + top * tl.cast(width, tl.int32) + left, exist, across, down
 
 
 @triton.jit
 def _shares(weight, across, down):
-    """Of a sample's weight, what each of its four rows counts."""
+    """Of a sample's weight, what each of its four cells counts."""
     above, below = weight * (1 - down), weight * down
     return above * (1 - across), above * across, below * (1 - across), below * across
 
 
 @triton.jit
-def _read(value, cell, exists, stride, channel):
-    """Rows of the values in float32, 0 for cells that do not exist: "BLOCK WIDTH"."""
-    return tl.load(value + (cell[:, None] * stride + channel), mask=exists[:, None], other=0.0).to(tl.float32)
-
-
-@triton.jit(do_not_specialize=["queries"])
-def deformable_attention_forward(
-    output, value, reference, offsets, logits, sizes, queries,
-    value_strides, reference_strides, offset_strides, logit_strides,
-    FUSED: tl.constexpr, LEVELS: tl.constexpr, POINTS: tl.constexpr, SAMPLES: tl.constexpr,
-    WIDTH: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    """output "b q m d" of value "b s m d", reference "b q l 2", offsets "b q m l p 2" and logits "b q m l p"."""
-    query = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    head, batch = tl.program_id(1), tl.program_id(2).to(tl.int64)
-    present = query < queries
-    channel = (tl.arange(0, WIDTH) * value_strides[3])[None, :]
-    value = _of(value, value_strides, batch, head)
-    reference += batch * reference_strides[0]
-    offsets, logits = _of(offsets, offset_strides, batch, head), _of(logits, logit_strides, batch, head)
-    if FUSED:
-        largest, divisor = _softmax_terms(logits, logit_strides, query, present, LEVELS, POINTS, SAMPLES)
-    total = tl.zeros((BLOCK, WIDTH), tl.float32)
-    start = 0
-    for level in tl.static_range(LEVELS):
-        height, width = sizes[2 * level], sizes[2 * level + 1]
-        x0, y0, unit_x, unit_y = _center(reference, reference_strides, query, present, level, width, height, FUSED)
-        for point in range(POINTS):
-            x, y, weight = _sample(offsets, offset_strides, logits, logit_strides, query, present, level, point)
-            if FUSED:
-                weight = tl.exp(weight - largest)
-            cells, exist, across, down = _corners(x0 + x * unit_x, y0 + y * unit_y, width, height, start, present)
-            shares = _shares(weight, across, down)
-            for corner in tl.static_range(4):
-                row = _read(value, cells[corner], exist[corner], value_strides[1], channel)
-                total += shares[corner][:, None] * row
-        start += tl.cast(height, tl.int32) * tl.cast(width, tl.int32)
-    if FUSED:
-        total = total / divisor[:, None]
-    place = ((batch * queries + query) * tl.num_programs(1) + head) * WIDTH
-    tl.store(output + place[:, None] + tl.arange(0, WIDTH)[None, :], total, mask=present[:, None])
+def _places(pointer, cell, width, stride):
+    """Rows of the four cells around a position, of which `cell` is the upper left."""
+    above = pointer + (cell * stride)[:, None]
+    below = above + tl.cast(width, tl.int32) * stride
+    return above, above + stride, below, below + stride
 
 
 @triton.jit
-def _dot(row, value, cell, exists, stride, channel):
-    return tl.sum(row * _read(value, cell, exists, stride, channel), 1)
+def _read(place, exists):
+    """Rows in float32, 0 for cells that do not exist: "BLOCK WIDTH"."""
+    return tl.load(place, mask=exists[:, None], other=0.0).to(tl.float32)
 
 
 @triton.jit
-def _dots(row, value, cells, exist, stride, channel):
-    """Products of the output's gradient with the four rows of a sample."""
+def _read_four(places, exist):
+    """Rows of the four cells of a sample."""
     return (
-        _dot(row, value, cells[0], exist[0], stride, channel),
-        _dot(row, value, cells[1], exist[1], stride, channel),
-        _dot(row, value, cells[2], exist[2], stride, channel),
-        _dot(row, value, cells[3], exist[3], stride, channel),
+        _read(places[0], exist[0]),
+        _read(places[1], exist[1]),
+        _read(places[2], exist[2]),
+        _read(places[3], exist[3]),
     )
 
 
 @triton.jit
-def _scatter(value_gradient, shares, cells, exist, row, stride, channel):
-    """Add the output's gradient to the four rows of a sample. The order of additions is the device's."""
-    for corner in tl.static_range(4):
-        place = value_gradient + (cells[corner][:, None] * stride + channel)
-        tl.atomic_add(place, shares[corner][:, None] * row, mask=exist[corner][:, None], sem="relaxed")
+def _rows(queries, heads, BLOCK: tl.constexpr):
+    """Rows of this program: number within all images, query, head, image, and whether they exist. Heads run fastest."""
+    row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    batch = tl.program_id(1).to(tl.int64)
+    return batch * queries * heads + row, row // heads, row % heads, batch, row < queries * heads
+
+
+@triton.jit(do_not_specialize=["queries"])
+def deformable_attention_forward(
+    output, value, reference, offsets, logits, sizes, queries, heads, value_strides, reference_strides,
+    FUSED: tl.constexpr, LEVELS: tl.constexpr, POINTS: tl.constexpr, STRIDE: tl.constexpr,
+    WIDTH: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """output "b q m d" of value "b s m d", reference "b q l 2", offsets "b q m l p 2" and logits "b q m l p"."""
+    item, query, head, batch, present = _rows(queries, heads, BLOCK)
+    channel = tl.arange(0, WIDTH)[None, :]
+    value += batch * value_strides[0] + (head * value_strides[2])[:, None] + channel * value_strides[3]
+    reference += batch * reference_strides[0] + query * reference_strides[1]
+    offsets += item * (LEVELS * POINTS * 2)
+    logits += item * (LEVELS * POINTS)
+    if FUSED:
+        largest, factor = _softmax_terms(logits, present, LEVELS * POINTS)
+    total = tl.zeros((BLOCK, WIDTH), tl.float32)
+    start = 0
+    for level in tl.static_range(LEVELS):
+        height, width = sizes[2 * level], sizes[2 * level + 1]
+        x0, y0, unit_x, unit_y = _center(reference, reference_strides, present, level, width, height, FUSED)
+        for point in range(POINTS):
+            sample = level * POINTS + point
+            x, y = _offset(offsets, sample, present)
+            weight = tl.load(logits + sample, mask=present, other=0.0).to(tl.float32)
+            if FUSED:
+                weight = tl.exp(weight - largest)
+            cell, exist, across, down = _corners(x0 + x * unit_x, y0 + y * unit_y, width, height, start, present)
+            shares = _shares(weight, across, down)
+            places = _places(value, cell, width, STRIDE)
+            rows = _read_four(places, exist)
+            for corner in tl.static_range(4):
+                total += shares[corner][:, None] * rows[corner]
+        start += tl.cast(height, tl.int32) * tl.cast(width, tl.int32)
+    if FUSED:
+        total *= factor[:, None]
+    tl.store(output + (item * WIDTH)[:, None] + channel, total, mask=present[:, None])
+
+
+@triton.jit
+def _dot(row, other):
+    return tl.sum(row * other, 1)
 
 
 @triton.jit
@@ -183,57 +187,63 @@ def _store_sample(offset_gradient, logit_gradient, sample, present, of_x, of_y, 
 @triton.jit(do_not_specialize=["queries", "cells_of_image"])
 def deformable_attention_backward(
     value_gradient, offset_gradient, logit_gradient, gradient, output,
-    value, reference, offsets, logits, sizes, queries, cells_of_image,
-    gradient_strides, value_strides, reference_strides, offset_strides, logit_strides,
-    FUSED: tl.constexpr, SCATTER: tl.constexpr, LEVELS: tl.constexpr, POINTS: tl.constexpr, SAMPLES: tl.constexpr,
+    value, reference, offsets, logits, sizes, queries, heads, cells_of_image,
+    value_strides, reference_strides, gradient_strides,
+    FUSED: tl.constexpr, SCATTER: tl.constexpr, LEVELS: tl.constexpr, POINTS: tl.constexpr, STRIDE: tl.constexpr,
     WIDTH: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Gradients from that of the output, "b q (m d)"; those of the values are added, in float32, where SCATTER.
 
-    The softmax needs the mean of its weights' gradients: it is the product of the output with its gradient.
+    The softmax needs the mean of its weights' gradients: it is the product of the output with its gradient. The order
+    of additions to the values' is the device's.
     """
-    query = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    head, batch = tl.program_id(1), tl.program_id(2).to(tl.int64)
-    present, channel = query < queries, tl.arange(0, WIDTH)[None, :]
-    item = (batch * queries + query) * tl.num_programs(1) + head
-    value = _of(value, value_strides, batch, head)
-    value_gradient += (batch * cells_of_image * tl.num_programs(1) + head) * WIDTH
-    reference += batch * reference_strides[0]
-    offsets, logits = _of(offsets, offset_strides, batch, head), _of(logits, logit_strides, batch, head)
+    item, query, head, batch, present = _rows(queries, heads, BLOCK)
+    channel = tl.arange(0, WIDTH)[None, :]
+    value += batch * value_strides[0] + (head * value_strides[2])[:, None] + channel * value_strides[3]
+    value_gradient += batch * cells_of_image * heads * WIDTH + (head * WIDTH)[:, None] + channel
+    reference += batch * reference_strides[0] + query * reference_strides[1]
+    offsets += item * (LEVELS * POINTS * 2)
+    logits += item * (LEVELS * POINTS)
+    offset_gradient += item * (LEVELS * POINTS * 2)
+    logit_gradient += item * (LEVELS * POINTS)
     gradient += batch * gradient_strides[0] + query[:, None].to(tl.int64) * gradient_strides[1]
-    gradient += (head * WIDTH + channel) * gradient_strides[2]
+    gradient += (head[:, None] * WIDTH + channel) * gradient_strides[2]
     row = tl.load(gradient, mask=present[:, None], other=0.0).to(tl.float32)
     if FUSED:
-        largest, divisor = _softmax_terms(logits, logit_strides, query, present, LEVELS, POINTS, SAMPLES)
-        mean = _dot(row, output, item, present, WIDTH, channel)
+        largest, factor = _softmax_terms(logits, present, LEVELS * POINTS)
+        mean = _dot(row, _read(output + (item * WIDTH)[:, None] + channel, present))
     start = 0
     for level in tl.static_range(LEVELS):
         height, width = sizes[2 * level], sizes[2 * level + 1]
-        x0, y0, unit_x, unit_y = _center(reference, reference_strides, query, present, level, width, height, FUSED)
+        x0, y0, unit_x, unit_y = _center(reference, reference_strides, present, level, width, height, FUSED)
         for point in range(POINTS):
-            x, y, weight = _sample(offsets, offset_strides, logits, logit_strides, query, present, level, point)
+            sample = level * POINTS + point
+            x, y = _offset(offsets, sample, present)
+            weight = tl.load(logits + sample, mask=present, other=0.0).to(tl.float32)
             if FUSED:
-                weight = tl.exp(weight - largest) / divisor
-            cells, exist, across, down = _corners(x0 + x * unit_x, y0 + y * unit_y, width, height, start, present)
-            products = _dots(row, value, cells, exist, value_strides[1], channel * value_strides[3])
+                weight = tl.exp(weight - largest) * factor
+            cell, exist, across, down = _corners(x0 + x * unit_x, y0 + y * unit_y, width, height, start, present)
+            rows = _read_four(_places(value, cell, width, STRIDE), exist)
+            products = (_dot(row, rows[0]), _dot(row, rows[1]), _dot(row, rows[2]), _dot(row, rows[3]))
             of_weight, of_x, of_y = _gradients(products, across, down, weight, unit_x, unit_y)
             of_logit = weight * (of_weight - mean) if FUSED else of_weight
-            sample = (item * LEVELS + level) * POINTS + point
             _store_sample(offset_gradient, logit_gradient, sample, present, of_x, of_y, of_logit)
             if SCATTER:
-                shares, stride = _shares(weight, across, down), tl.num_programs(1) * WIDTH
-                _scatter(value_gradient, shares, cells, exist, row, stride, channel)
+                shares, places = _shares(weight, across, down), _places(value_gradient, cell, width, heads * WIDTH)
+                for corner in tl.static_range(4):
+                    add = shares[corner][:, None] * row
+                    tl.atomic_add(places[corner], add, mask=exist[corner][:, None], sem="relaxed")
         start += tl.cast(height, tl.int32) * tl.cast(width, tl.int32)
 
 
 def launch(width: int, itemsize: int) -> Launch:
     """Of either kernel: `itemsize` bytes per channel in the values that it reads, or in the float32 that it adds."""
     # One row of a corner is read by as many threads as it has 16 bytes, the widest load there is, and every thread
-    # reads one such part per corner: more rows per thread take registers (84 instead of 61 for two, on 9.0), and what
-    # hides the latency of reads is the number of warps. A block of 4 warps has 32 queries at 64 bytes a row: these are
-    # neighbours, which read the same cells, through one L1 cache. At 512x1024 this still makes 2,688 programs.
+    # reads one such part per corner: more rows per thread take registers (64 for one, on 9.0), and what hides the
+    # latency of reads is the number of warps. A block of 4 warps has 32 rows of 64 bytes: the 8 heads of 4 neighbouring
+    # queries, which read neighbouring cells through one L1 cache. At 512x1024 this still makes 2,688 programs.
     # The backward kernel adds rows of float32, four channels at a time: were it to read eight at a time, every row
-    # would change hands through shared memory first (43 barriers instead of 18, and spills on 8.0 and 8.9).
+    # would change hands through shared memory first.
     return Launch(blocks={"BLOCK": 4 * 32 * 16 // (width * itemsize)}, num_warps=4, num_stages=1)
 
 
@@ -246,28 +256,27 @@ def _arguments(
     return {
         "value": value,
         "reference": centers,
-        "offsets": offsets,
-        "logits": logits,
+        "offsets": offsets.contiguous(),
+        "logits": logits.contiguous(),
         "sizes": tuple(map(float, sizes)),  # integers would be compiled in: one kernel per size of image
-        "queries": offsets.shape[1],
+        "queries": logits.shape[1],
+        "heads": logits.shape[2],
         "value_strides": value.stride(),
         "reference_strides": centers.stride(),
-        "offset_strides": offsets.stride(),
-        "logit_strides": logits.stride(),
         "FUSED": reference is not None,
         "LEVELS": levels,
         "POINTS": points,
-        "SAMPLES": triton.next_power_of_2(levels * points),
+        "STRIDE": value.stride(1),
         "WIDTH": value.shape[3],
     }
 
 
 def _run(kernel: Any, logits: Tensor, shape: Launch, arguments: dict[str, Any]) -> None:
-    """A program per block of queries, head and image."""
+    """A program per block of rows, one row of the output for each query and head, and image."""
     batch, queries, heads = logits.shape[:3]
     with torch.cuda.device_of(logits):
         launching = launch_arguments(kernel.__name__, shape, arguments["value"])
-        kernel[triton.cdiv(queries, shape.blocks["BLOCK"]), heads, batch](**arguments, **launching)
+        kernel[triton.cdiv(queries * heads, shape.blocks["BLOCK"]), batch](**arguments, **launching)
 
 
 def forward(value: Tensor, sizes: list[int], reference: Tensor | None, offsets: Tensor, logits: Tensor) -> Tensor:
@@ -307,45 +316,3 @@ def backward(
         }
         _run(deformable_attention_backward, logits, launch(value.shape[3], of_value.element_size()), arguments)
     return of_value, of_offsets, of_logits
-
-
-def _variants() -> Iterator[Variant]:
-    """Values of the released width and of both ends; the strides are those of the released sizes at 1024x2048."""
-    queries, heads, levels, points = 43008, 8, 3, 4
-    for kind, fused, width in (
-        ("bf16", True, 32), ("fp16", True, 32), ("fp32", True, 32), ("bf16", True, 16), ("bf16", True, 128),
-        ("fp32", True, 128), ("bf16", False, 32), ("fp32", False, 32),
-    ):  # fmt: skip
-        offsets = (queries * heads * 24, heads * 24, 24, 8, 2, 1)
-        constants = {
-            "value_strides": (queries * heads * width, heads * width, width, 1),
-            "reference_strides": (0, 2, 0, 1) if fused else offsets,
-            "offset_strides": offsets,
-            "logit_strides": (queries * heads * 12, heads * 12, 12, 4, 1),
-            "FUSED": fused, "LEVELS": levels, "POINTS": points, "SAMPLES": 16, "WIDTH": width,
-        }  # fmt: skip
-        names = ("output", "value", "offsets", "logits")
-        signature = dict.fromkeys(names, f"*{kind}") | {"sizes": ("fp32",) * 6, "queries": "i32"}
-        signature["reference"] = "*fp32" if fused else f"*{kind}"
-        form = f"{kind} d{width}" + ("" if fused else " sampling")
-        yield Variant(
-            name=f"deformable_attention_forward {form}",
-            kernel=deformable_attention_forward,
-            signature=signature,
-            constants=constants,
-            launch=launch(width, 4 if kind == "fp32" else 2),
-            forward=True,
-        )
-        yield Variant(
-            name=f"deformable_attention_backward {form}",
-            kernel=deformable_attention_backward,
-            signature=signature
-            | {"offset_gradient": f"*{kind}", "logit_gradient": f"*{kind}", "gradient": f"*{kind}"}
-            | {"value_gradient": "*fp32", "cells_of_image": "i32"},
-            constants=constants | {"SCATTER": True, "gradient_strides": (queries * heads * width, heads * width, 1)},
-            launch=launch(width, 4),
-            forward=False,
-        )
-
-
-VARIANTS = tuple(_variants())

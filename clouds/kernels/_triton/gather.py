@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from clouds.kernels._triton.variant import Launch, Variant
+from clouds.kernels._triton.launch import Launch
 
 # 256 rows of 64 bytes are 8 loads of 16 bytes in flight in each of 128 threads.
 LAUNCH = Launch(blocks={"BLOCK": 256}, num_warps=4, num_stages=1)
@@ -43,15 +43,3 @@ def forward(table: Tensor, *, programs: int = _PROGRAMS, steps: int = _STEPS) ->
 def gathered_bytes(itemsize: int = 2) -> int:
     """Bytes that `forward` reads from the table."""
     return _PROGRAMS * LAUNCH.blocks["BLOCK"] * _STEPS * _WIDTH * itemsize
-
-
-VARIANTS = (
-    Variant(
-        name="gather_forward bf16 d32",
-        kernel=gather_forward,
-        signature={"table": "*bf16", "sums": "*fp32", "rows": "i32", "steps": "i32"},
-        constants={"WIDTH": _WIDTH},
-        launch=LAUNCH,
-        forward=True,
-    ),
-)

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from clouds.kernels._triton.variant import Launch, Variant
+from clouds.kernels._triton.launch import Launch
 from clouds.kernels.tuning import launch_arguments
 
 # 128 masks hold the 100 of the released heads, so that features are read once. Masks are read, from the L2 cache, once
@@ -132,35 +132,3 @@ def precision(dtype: torch.dtype) -> str:
 
 def _is_flat(maps: Tensor) -> bool:
     return maps.stride(2) == maps.shape[3] * maps.stride(3)
-
-
-_SIZES = ("queries", "channels", "pixels", "width", "mask_batch_stride", "mask_stride", "mask_row_stride")
-_TYPES = {torch.bfloat16: "*bf16", torch.float32: "*fp32"}
-
-
-def _variants(name: str, dtype: torch.dtype) -> list[Variant]:
-    strides = ("share", "batch_stride", "channel_stride", "row_stride")
-    forward = {"features": _TYPES[dtype], "masks": _TYPES[dtype], "totals": "*fp32", "counts": "*fp32"}
-    backward = {"gradients": "*fp32", "masks": _TYPES[dtype], "out": _TYPES[dtype]}
-    constants = {"mask_column_stride": 1, "FLAT": True, "PRECISION": precision(dtype)}
-    return [
-        Variant(
-            name=f"mask_pool_forward {name}",
-            kernel=mask_pool_forward,
-            signature={**forward, **dict.fromkeys((*_SIZES, *strides), "i32")},
-            constants={"column_stride": 1, **constants},
-            launch=FORWARD_FLOAT32 if dtype == torch.float32 else FORWARD,
-            forward=True,
-        ),
-        Variant(
-            name=f"mask_pool_backward {name}",
-            kernel=mask_pool_backward,
-            signature={**backward, **dict.fromkeys(_SIZES, "i32")},
-            constants=constants,
-            launch=BACKWARD,
-            forward=False,
-        ),
-    ]
-
-
-VARIANTS = [*_variants("bf16", torch.bfloat16), *_variants("fp32", torch.float32)]

@@ -19,7 +19,6 @@ are read once, and five products are made where a kernel each for queries and fo
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -28,7 +27,7 @@ import triton.language as tl
 from torch import Tensor
 from triton import knobs
 
-from clouds.kernels._triton.variant import Launch, Variant
+from clouds.kernels._triton.launch import Launch
 from clouds.kernels.tuning import launch_arguments
 
 _WORD = 32  # keys per word of the mask, and per step of the kernels: one bit of one word for each logit
@@ -343,40 +342,3 @@ def backward(
     gradients = parts.sum(0), of_keys, of_values
     of_q, of_k, of_v = (one.to(q.dtype).transpose(1, 2) for one in gradients)
     return of_q, of_k, of_v
-
-
-_POINTERS = {"words": "*i32", **dict.fromkeys(("parts", "part_totals", "totals", "deltas", "q_parts"), "*fp32")}
-_INPUTS = ("embed", "features", "q", "k", "v", "gradient", "output", "k_gradient", "v_gradient")
-
-
-def _variant(kernel: Any, part: str, dtype: torch.dtype, launch: Launch, form: str, **constants: Any) -> Variant:
-    """For tensors whose last axis is contiguous; all numbers but the scale are whole."""
-    name, computing = ("bf16", tl.bfloat16) if dtype == torch.bfloat16 else ("fp32", tl.float32)
-    constants |= {} if part == "combine" else {"COMPUTE": computing, "PRECISION": "tf32x3"}
-    constants |= dict.fromkeys({f"{one}_d" for one in _INPUTS} | {"embed_c", "features_n"}, 1)
-    constants = {name: value for name, value in constants.items() if name in kernel.arg_names}
-    types = _POINTERS | dict.fromkeys(_INPUTS, f"*{name}") | {"scale": "fp32"}
-    known = {*constants, *launch.blocks}
-    return Variant(
-        name=f"masked_attention_{part} {name} {form}",
-        kernel=kernel,
-        signature={one: types.get(one, "i32") for one in kernel.arg_names if one not in known},
-        constants=constants,
-        launch=launch,
-        forward=part != "backward",
-    )
-
-
-def _variants() -> Iterator[Variant]:
-    """100 queries, in heads of the released width and of the greatest."""
-    for dtype in (torch.bfloat16, torch.float32):
-        yield _variant(masked_attention_pack, "pack", dtype, pack_launch(100), "q100")
-        yield _variant(masked_attention_combine, "combine", dtype, combine_launch(64, 32), "q100 d32", WIDTH=32)
-        for width in (32, 128):
-            one, back = (attend_launch(100, width, dtype, backward=backward) for backward in (False, True))
-            known = {"form": f"q100 d{width}", "WIDTH": width}
-            yield _variant(masked_attention_forward, "forward", dtype, one, **known)
-            yield _variant(masked_attention_backward, "backward", dtype, back, ADD=width > 32, **known)
-
-
-VARIANTS = tuple(_variants())

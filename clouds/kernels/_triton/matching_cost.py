@@ -1,4 +1,8 @@
-"""Matching costs: each program has one tile of queries and of targets of one image and layer."""
+"""Matching costs: programs sum a split of the points for a tile of queries and targets, and a second kernel adds up.
+
+100 queries and 10 targets of one image and 10 layers are 70 tiles, fewer than a GPU has multiprocessors, so points are
+split. Splits are added in their order: results are the same in every run.
+"""
 
 # pyright: reportArgumentType=false, reportGeneralTypeIssues=false
 # (Triton's annotations are those of its compiler, not of Python)
@@ -12,13 +16,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from clouds.kernels._triton.variant import Launch, Variant
+from clouds.kernels._triton.launch import Launch
 from clouds.kernels.tuning import launch_arguments
 
-# 16 x 16 is the smallest tile of a matrix product, and one image has seldom more than 16 classes: with 100 queries and
-# 10 layers there are 70 programs per image, which stream the sampled values once. 32 points are a line of 128 bytes;
-# with 64 the three products do not fit into registers. Three stages hide the latency of the loads.
-LAUNCH = Launch(blocks={"QUERIES": 16, "TARGETS": 16, "POINTS": 32, "CLASSES": 32}, num_warps=4, num_stages=3)
+# 16 x 16 is the smallest tile of a matrix product, and one image has seldom more than 16 classes. 32 points are a line
+# of 128 bytes; with 64 the products take more registers. Three stages hide the latency of the loads.
+LAUNCH = Launch(blocks={"QUERIES": 16, "TARGETS": 16, "POINTS": 32}, num_warps=4, num_stages=3)
+COMBINE = Launch(blocks={"QUERIES": 16, "TARGETS": 16, "CLASSES": 32}, num_warps=4, num_stages=1)
+_PROGRAMS = 528  # four for each of an H200's 132 multiprocessors; fixed, so that results do not depend on the device
+_SPAN = 512  # points of a program at least: 16 steps
 
 
 @triton.jit
@@ -42,67 +48,121 @@ def _class_cost(logits, labels, classes, class_k, q, t, targets, QUERIES: tl.con
 
 
 @triton.jit
-def _mask_costs(
-    values, masks, counted, mask_p, target_p, valid_p, points, q, t,
+def _tile(values, masks, counted, mask_p, target_p, valid_p, start, stop, q, t, POINTS: tl.constexpr):
+    """Logits [QUERIES, POINTS], masks [TARGETS, POINTS] and validity [POINTS] at some points, 0 beyond the last."""
+    p = start + tl.arange(0, POINTS)
+    there = p < stop
+    x = tl.load(values[:, None] + (p * mask_p)[None, :], mask=q[:, None] & there[None, :], other=0).to(tl.float32)
+    y = tl.load(masks[:, None] + (p * target_p)[None, :], mask=t[:, None] & there[None, :], other=0).to(tl.float32)
+    return x, y, tl.load(counted + p * valid_p, mask=there, other=0).to(tl.float32)
+
+
+@triton.jit
+def _infinite_entropy(
+    entropy, values, masks, counted, mask_p, target_p, valid_p, first, stop, q, t,
     QUERIES: tl.constexpr, TARGETS: tl.constexpr, POINTS: tl.constexpr,
 ):  # fmt: skip
-    """Mask and dice costs, [QUERIES, TARGETS]; `values` and `masks` point at the rows of the queries and targets."""
-    entropy = tl.zeros((QUERIES, TARGETS), tl.float32)
+    """The entropy; rows with infinite logits have that of max(-x, 0) y + max(x, 0) (1 - y), infinite or NaN."""
+    infinite = tl.zeros((QUERIES, TARGETS), tl.float32)
+    rows = tl.zeros((QUERIES, POINTS), tl.int32)
+    for start in range(first, stop, POINTS):
+        x, y, counts = _tile(values, masks, counted, mask_p, target_p, valid_p, start, stop, q, t, POINTS)
+        finite = tl.abs(x) < float("inf")
+        inside = tl.where(finite | (x > 0), 0, -x) * counts[None, :]
+        outside = tl.where(finite | (x < 0), 0, x) * counts[None, :]
+        infinite = tl.dot(inside, tl.trans(y), infinite, input_precision="tf32")
+        infinite = tl.dot(outside, tl.trans(1 - y), infinite, input_precision="tf32")
+        rows |= tl.where(finite, 0, 1)
+    return tl.where((tl.max(rows, 1) > 0)[:, None], infinite, entropy)
+
+
+@triton.jit
+def matching_cost_forward(
+    mask_values, target_values, valid, offsets, parts, images, queries, targets, points, span, splits,
+    mask_l, mask_b, mask_q, mask_p, target_l, target_t, target_p, valid_l, valid_b, valid_p,
+    QUERIES: tl.constexpr, TARGETS: tl.constexpr, POINTS: tl.constexpr,
+):  # fmt: skip
+    """Sums over one split of the points, "s 4 l q t": cross entropy, overlap, both areas, and points that count."""
+    split, owner = tl.program_id(0) % splits, tl.program_id(0) // splits
+    layer, image = (owner // images).to(tl.int64), (owner % images).to(tl.int64)
+    end = tl.load(offsets + image + 1)
+    column = tl.load(offsets + image) + tl.program_id(2) * TARGETS
+    if column >= end:  # images have different numbers of targets
+        return
+    row = tl.program_id(1) * QUERIES + tl.arange(0, QUERIES)
+    t = column + tl.arange(0, TARGETS)
+    q, wanted = row < queries, t < end
+    values = mask_values + layer * mask_l + image * mask_b + row.to(tl.int64) * mask_q
+    masks = target_values + layer * target_l + t.to(tl.int64) * target_t
+    counted = valid + layer * valid_l + image * valid_b
+    first, stop = split * span, tl.minimum(points, (split + 1) * span)
+    products = tl.zeros((QUERIES, TARGETS), tl.float32)
     overlap = tl.zeros((QUERIES, TARGETS), tl.float32)
     # One number per point and row, summed over points once, at the end.
+    softplus_all = tl.zeros((QUERIES, POINTS), tl.float32)
     inside_all = tl.zeros((QUERIES, POINTS), tl.float32)
     target_all = tl.zeros((TARGETS, POINTS), tl.float32)
     count_all = tl.zeros((POINTS,), tl.float32)
-    for start in range(0, points, POINTS):
-        p = start + tl.arange(0, POINTS)
-        there = p < points
-        x = tl.load(values[:, None] + (p * mask_p)[None, :], mask=q[:, None] & there[None, :], other=0).to(tl.float32)
-        y = tl.load(masks[:, None] + (p * target_p)[None, :], mask=t[:, None] & there[None, :], other=0).to(tl.float32)
-        counts = tl.load(counted + p * valid_p, mask=there, other=0).to(tl.float32)
+    for start in range(first, stop, POINTS):
+        x, y, counts = _tile(values, masks, counted, mask_p, target_p, valid_p, start, stop, q, wanted, POINTS)
+        # BCE(x, y) = softplus(x) - x y; tf32x3 has nearly the precision of float32, and runs on tensor cores.
         small = tl.exp(-tl.abs(x))
-        softplus = tl.log(1 + small)  # without the larger of 0 and x, which follows
-        inside = (softplus + tl.where(x < 0, -x, 0)) * counts[None, :]
-        outside = (softplus + tl.where(x > 0, x, 0)) * counts[None, :]
-        # tf32x3 has nearly the precision of float32, and runs on tensor cores.
-        entropy = tl.dot(inside, tl.trans(y), entropy, input_precision="tf32x3")
-        entropy = tl.dot(outside, tl.trans(1 - y), entropy, input_precision="tf32x3")
+        softplus_all += (tl.log(1 + small) + tl.where(x > 0, x, 0)) * counts[None, :]
+        products = tl.dot(x * counts[None, :], tl.trans(y), products, input_precision="tf32x3")
         probability = tl.where(x < 0, small, 1) / (1 + small) * counts[None, :]
         y = y * counts[None, :]
         overlap = tl.dot(probability, tl.trans(y), overlap, input_precision="tf32x3")
         inside_all += probability
         target_all += y
         count_all += counts
-    sizes = tl.sum(inside_all, 1)[:, None] + tl.sum(target_all, 1)[None, :]
-    return entropy / tl.maximum(tl.sum(count_all, 0), 1), 1 - (2 * overlap + 1) / (sizes + 1)
+    softplus = tl.sum(softplus_all, 1)
+    entropy = softplus[:, None] - products
+    if tl.max(tl.where(softplus < float("inf"), 0, 1), 0) > 0:
+        entropy = _infinite_entropy(
+            entropy, values, masks, counted, mask_p, target_p, valid_p, first, stop, q, wanted, QUERIES, TARGETS, POINTS
+        )
+    areas = tl.sum(inside_all, 1)[:, None] + tl.sum(target_all, 1)[None, :]
+    plane = tl.num_programs(0).to(tl.int64) // splits // images * queries * targets
+    place = parts + split * 4 * plane + ((layer * queries + row) * targets)[:, None] + t[None, :]
+    stored = q[:, None] & wanted[None, :]
+    tl.store(place, entropy, mask=stored)
+    tl.store(place + plane, overlap, mask=stored)
+    tl.store(place + 2 * plane, areas, mask=stored)
+    tl.store(place + 3 * plane, tl.zeros_like(entropy) + tl.sum(count_all, 0), mask=stored)
 
 
 @triton.jit
-def matching_cost_forward(
-    class_logits, mask_values, labels, target_values, valid, offsets, cost, images, queries, targets, points, classes,
-    class_l, class_b, class_q, class_k, mask_l, mask_b, mask_q, mask_p, target_l, target_t, target_p,
-    valid_l, valid_b, valid_p, class_weight, mask_weight, dice_weight,
-    QUERIES: tl.constexpr, TARGETS: tl.constexpr, POINTS: tl.constexpr, CLASSES: tl.constexpr,
+def matching_cost_combine(
+    class_logits, labels, offsets, parts, cost, images, queries, targets, classes, splits,
+    class_l, class_b, class_q, class_k, class_weight, mask_weight, dice_weight,
+    QUERIES: tl.constexpr, TARGETS: tl.constexpr, CLASSES: tl.constexpr,
 ):  # fmt: skip
-    layer = (tl.program_id(0) // images).to(tl.int64)
-    image = (tl.program_id(0) % images).to(tl.int64)
+    """Costs of a tile, from the sums over all splits of the points."""
+    layer, image = (tl.program_id(0) // images).to(tl.int64), (tl.program_id(0) % images).to(tl.int64)
     end = tl.load(offsets + image + 1)
-    first = tl.load(offsets + image) + tl.program_id(2) * TARGETS
-    if first >= end:  # images have different numbers of targets
+    column = tl.load(offsets + image) + tl.program_id(2) * TARGETS
+    if column >= end:
         return
-    q = tl.program_id(1) * QUERIES + tl.arange(0, QUERIES)
-    t = first + tl.arange(0, TARGETS)
-    here, wanted = q < queries, t < end
-    values = mask_values + layer * mask_l + image * mask_b + q.to(tl.int64) * mask_q
-    masks = target_values + layer * target_l + t.to(tl.int64) * target_t
-    counted = valid + layer * valid_l + image * valid_b
-    mask_cost, dice_cost = _mask_costs(
-        values, masks, counted, mask_p, target_p, valid_p, points, here, wanted, QUERIES, TARGETS, POINTS
-    )
-    rows = class_logits + layer * class_l + image * class_b + q.to(tl.int64) * class_q
-    class_cost = _class_cost(rows, labels, classes, class_k, here, t, wanted, QUERIES, CLASSES)
+    row = tl.program_id(1) * QUERIES + tl.arange(0, QUERIES)
+    t = column + tl.arange(0, TARGETS)
+    q, wanted = row < queries, t < end
+    entropy = tl.zeros((QUERIES, TARGETS), tl.float32)
+    overlap = tl.zeros((QUERIES, TARGETS), tl.float32)
+    areas = tl.zeros((QUERIES, TARGETS), tl.float32)
+    count = tl.zeros((QUERIES, TARGETS), tl.float32)
+    plane = tl.num_programs(0).to(tl.int64) // images * queries * targets
+    place, here = ((layer * queries + row) * targets)[:, None] + t[None, :], q[:, None] & wanted[None, :]
+    for split in range(splits):
+        part = parts + split * 4 * plane + place
+        entropy += tl.load(part, mask=here, other=0.0)
+        overlap += tl.load(part + plane, mask=here, other=0.0)
+        areas += tl.load(part + 2 * plane, mask=here, other=0.0)
+        count += tl.load(part + 3 * plane, mask=here, other=0.0)
+    rows = class_logits + layer * class_l + image * class_b + row.to(tl.int64) * class_q
+    class_cost = _class_cost(rows, labels, classes, class_k, q, t, wanted, QUERIES, CLASSES)
+    mask_cost, dice_cost = entropy / tl.maximum(count, 1), 1 - (2 * overlap + 1) / (areas + 1)
     total = class_weight * class_cost + mask_weight * mask_cost + dice_weight * dice_cost
-    place = cost + ((layer * queries + q) * targets)[:, None] + t[None, :]
-    tl.store(place, total, mask=here[:, None] & wanted[None, :])
+    tl.store(cost + place, total, mask=here)
 
 
 def forward(
@@ -116,34 +176,32 @@ def forward(
 ) -> Tensor:
     """Costs "l q t"; arguments as of `clouds.kernels.matching_cost.matching_cost`."""
     layers, images, queries, points = mask_values.shape
-    cost = mask_values.new_empty(layers, queries, len(labels), dtype=torch.float32)
+    targets = len(labels)
+    cost = mask_values.new_empty(layers, queries, targets, dtype=torch.float32)
+    if not cost.numel():
+        return cost
     blocks = LAUNCH.blocks
-    tiles = triton.cdiv(queries, blocks["QUERIES"]), triton.cdiv(max(counts, default=0), blocks["TARGETS"])
-    if cost.numel():
-        offsets = torch.tensor([0, *accumulate(counts)], dtype=torch.int32, device=cost.device)
-        tensors = (class_logits, mask_values, labels.contiguous(), target_values, valid, offsets, cost)
-        sizes = (images, queries, len(labels), points, class_logits.shape[3])
-        strides = (*class_logits.stride(), *mask_values.stride(), *target_values.stride(), *valid.stride())
-        arguments = launch_arguments("matching_cost_forward", LAUNCH, mask_values)
-        with torch.cuda.device_of(cost):
-            matching_cost_forward[(layers * images, *tiles)](*tensors, *sizes, *strides, *weights, **arguments)
+    tiles = triton.cdiv(queries, blocks["QUERIES"]), triton.cdiv(max(counts), blocks["TARGETS"])
+    span, splits = _spans(points, layers * images * tiles[0] * tiles[1])
+    parts = cost.new_empty(splits, 4, *cost.shape)
+    offsets = torch.tensor([0, *accumulate(counts)], dtype=torch.int32, device=cost.device)
+    with torch.cuda.device_of(cost):
+        matching_cost_forward[(layers * images * splits, *tiles)](
+            mask_values, target_values, valid, offsets, parts, images, queries, targets, points, span, splits,
+            *mask_values.stride(), *target_values.stride(), *valid.stride(),
+            **launch_arguments("matching_cost_forward", LAUNCH, mask_values),
+        )  # fmt: skip
+        matching_cost_combine[(layers * images, *tiles)](
+            class_logits, labels.contiguous(), offsets, parts, cost, images, queries, targets, class_logits.shape[3],
+            splits, *class_logits.stride(), *weights,
+            **launch_arguments("matching_cost_combine", COMBINE, mask_values),
+        )  # fmt: skip
     return cost
 
 
-def _variant(dtype: str) -> Variant:
-    tensors = {"class_logits": f"*{dtype}", "labels": "*i64", "offsets": "*i32"}
-    tensors |= dict.fromkeys(("mask_values", "target_values", "valid", "cost"), "*fp32")
-    sizes = ("images", "queries", "targets", "points", "classes", "class_l", "class_b", "class_q", "mask_l", "mask_b")
-    sizes += ("mask_q", "target_l", "target_t", "valid_l", "valid_b")
-    floats = ("class_weight", "mask_weight", "dice_weight")
-    return Variant(
-        name=f"matching_cost_forward {dtype}",
-        kernel=matching_cost_forward,
-        signature={**tensors, **dict.fromkeys(sizes, "i32"), **dict.fromkeys(floats, "fp32")},
-        constants=dict.fromkeys(("class_k", "mask_p", "target_p", "valid_p"), 1),
-        launch=LAUNCH,
-        forward=True,
-    )
-
-
-VARIANTS = tuple(map(_variant, ("bf16", "fp32")))
+def _spans(points: int, programs: int) -> tuple[int, int]:
+    """Points per split, whole steps, and the number of splits, when there are `programs` without splitting."""
+    step = LAUNCH.blocks["POINTS"]
+    wanted = triton.cdiv(_PROGRAMS, programs)
+    span = max(_SPAN, triton.cdiv(triton.cdiv(points, wanted), step) * step)
+    return span, max(1, triton.cdiv(points, span))

@@ -8,9 +8,11 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
+from attrs import frozen
 from torch import Tensor
+from triton import knobs
 
-from clouds.kernels._triton.variant import Launch, Variant
+from clouds.kernels._triton.launch import Launch
 from clouds.kernels.tuning import launch_arguments
 
 NONE, SIGMOID, SOFTMAX = 0, 1, 2
@@ -22,7 +24,8 @@ def semantic_inference_forward(
     maps, classes, out, row_index, row_weight, column_index, column_weight, queries, labels, height, width, lead,
     map_stride, row_stride, column_stride, query_stride, class_stride,
     ROW_TAPS: tl.constexpr, COLUMN_TAPS: tl.constexpr, ROWS: tl.constexpr, ACTIVATION: tl.constexpr,
-    SCORES: tl.constexpr, PRECISION: tl.constexpr, BLOCK_X: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
+    SCORES: tl.constexpr, PRECISION: tl.constexpr, FAST: tl.constexpr,
+    BLOCK_X: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     top = tl.program_id(1) * ROWS - lead
     left = tl.program_id(0) * BLOCK_X
@@ -38,7 +41,7 @@ def semantic_inference_forward(
         if ACTIVATION == 0:  # the maps are scores: a block holds all classes
             merged = tl.trans(values)
         else:
-            values = _activated(values, (q < queries)[:, None], ACTIVATION)
+            values = _activated(values, (q < queries)[:, None], ACTIVATION, FAST)
             of_query = classes + q[:, None] * query_stride + k[None, :] * class_stride
             shares = tl.load(of_query, (q < queries)[:, None] & (k < labels)[None, :], other=0.0).to(tl.float32)
             merged = tl.dot(tl.trans(values), shares, merged, input_precision=PRECISION)
@@ -79,29 +82,54 @@ def _resampled(
 
 
 @triton.jit
-def _activated(values, exists, ACTIVATION: tl.constexpr):
-    """P(mask) of logits "queries pixels"; a softmax is over the queries, all of which are in the block."""
+def _activated(values, exists, ACTIVATION: tl.constexpr, FAST: tl.constexpr):
+    """P(mask) of logits "queries pixels"; a softmax is over the queries, all of which are in the block.
+
+    FAST: sigmoid(x) = 0.5 + 0.5 tanh(x / 2), one special function in place of two. `tanh.approx.f32` is off by at most
+    2^-11 of its value (PTX ISA), so a probability is off by at most 2^-12.
+    """
     if ACTIVATION == 1:
+        if FAST:
+            tanh: tl.constexpr = "tanh.approx.f32 $0, $1;"
+            half = tl.inline_asm_elementwise(tanh, "=f,f", [0.5 * values], dtype=tl.float32, is_pure=True, pack=1)
+            return 0.5 + 0.5 * half
         return 1 / (1 + tl.exp(-values))
     values = tl.where(exists, values, float("-inf"))
     values = tl.exp(values - tl.max(values, 0)[None, :])
     return values / tl.sum(values, 0)[None, :]
 
 
+@frozen(kw_only=True, eq=False)
+class Table:
+    """Which cells of an axis, with which weights, make each pixel: "pixels taps" on the device, rows without gaps.
+
+    Attributes:
+        index: of the cells, int64.
+        weight: of each, float32.
+        together: pixels of an axis of rows that lie between the same cells, wherever one starts to count.
+        lead: pixels before the first such group that is whole.
+    """
+
+    index: Tensor
+    weight: Tensor
+    together: int = 1
+    lead: int = 0
+
+
 def merge(
     class_probabilities: Tensor,
     mask_logits: Tensor,
-    rows: tuple[Tensor, Tensor],
-    columns: tuple[Tensor, Tensor],
+    rows: Table,
+    columns: Table,
     *,
     softmax: bool,
     scores: bool,
 ) -> Tensor:
-    """Labels "y x" or scores "k y x" where `rows` and `columns` say which cells make a pixel ("pixels taps", both)."""
+    """Labels "y x" or scores "k y x" where `rows` and `columns` say which cells make a pixel."""
     return _run(mask_logits, class_probabilities, rows, columns, SOFTMAX if softmax else SIGMOID, scores)
 
 
-def resize(maps: Tensor, rows: tuple[Tensor, Tensor], columns: tuple[Tensor, Tensor], *, scores: bool) -> Tensor:
+def resize(maps: Tensor, rows: Table, columns: Table, *, scores: bool) -> Tensor:
     """The same of maps "k h w" that are scores already."""
     return _run(maps, None, rows, columns, NONE, scores)
 
@@ -109,39 +137,42 @@ def resize(maps: Tensor, rows: tuple[Tensor, Tensor], columns: tuple[Tensor, Ten
 def _run(
     maps: Tensor,
     classes: Tensor | None,
-    rows: tuple[Tensor, Tensor],
-    columns: tuple[Tensor, Tensor],
+    rows: Table,
+    columns: Table,
     activation: int,
     scores: bool,
 ) -> Tensor:
-    queries, (height, width) = len(maps), (len(rows[0]), len(columns[0]))
+    queries, (height, width) = len(maps), (len(rows.index), len(columns.index))
     labels = queries if classes is None else classes.shape[1]
     shape, dtype = ((labels, height, width), torch.float32) if scores else ((height, width), torch.uint8)
     out = torch.empty(shape, dtype=dtype, device=maps.device)
-    together, lead = _together(rows[0])
-    tables = [table.to(maps.device).contiguous() for table in (*rows, *columns)]
-    launch = choose_launch(queries, labels, together, activation)
-    grid = (triton.cdiv(width, launch.blocks["BLOCK_X"]), triton.cdiv(height + lead, together))
+    taps = rows.index.shape[1] * columns.index.shape[1]
+    launch = choose_launch(queries, labels, rows.together, taps, activation)
+    grid = (triton.cdiv(width, launch.blocks["BLOCK_X"]), triton.cdiv(height + rows.lead, rows.together))
     table = maps if classes is None else classes
     with torch.cuda.device_of(maps):
         semantic_inference_forward[grid](
             maps,
             table,
             out,
-            *tables,
+            rows.index,
+            rows.weight,
+            columns.index,
+            columns.weight,
             queries,
             labels,
             height,
             width,
-            lead,
+            rows.lead,
             *maps.stride(),
             *table.stride()[-2:],
-            ROW_TAPS=rows[0].shape[1],
-            COLUMN_TAPS=columns[0].shape[1],
-            ROWS=together,
+            ROW_TAPS=rows.index.shape[1],
+            COLUMN_TAPS=columns.index.shape[1],
+            ROWS=rows.together,
             ACTIVATION=activation,
             SCORES=scores,
             PRECISION=precision(maps.dtype),
+            FAST=maps.element_size() == 2 and not knobs.runtime.interpret,  # which has no assembly
             **launch_arguments("semantic_inference_forward", launch, maps),
         )
     return out
@@ -152,23 +183,26 @@ def precision(dtype: torch.dtype) -> str:
     return "tf32x3" if dtype == torch.float32 else "tf32"
 
 
-def choose_launch(queries: int, labels: int, rows: int, activation: int) -> Launch:
+def choose_launch(queries: int, labels: int, rows: int, taps: int, activation: int) -> Launch:
     """The tile of a program: pixels (`rows` of them below each other) x classes, 16 queries at a time.
 
     16 queries are the fewest that matrix units take, and leave the least of 100 idle. 4 warps with 128 pixels hold the
     scores of 19 classes in 32 registers of a thread, so that five programs share a multiprocessor (93 registers in all
     for bfloat16) and hide each other's loads; 64 pixels are the fewest that Hopper's matrix units take. A softmax over
-    queries, and scores that are only resized, are one block; many classes to resize leave registers for 32 pixels.
+    queries, and scores that are only resized, are one block. Where each row is by itself, or has more taps than one
+    resize, half of the pixels leave registers for the loads of all taps, which the compiler puts first.
     """
     block_k = max(16, triton.next_power_of_2(labels))
     block_q = 16 if activation == SIGMOID else max(16, triton.next_power_of_2(queries))
     widest = max(block_k, block_q)
-    pixels = 128 if widest <= 32 else 32 if activation == NONE else 64
+    pixels = 128 if widest <= 32 and rows > 1 and taps <= 4 else 64
+    if activation == NONE:
+        pixels = min(64, 4096 // block_q)
     blocks = {"BLOCK_X": pixels // rows, "BLOCK_Q": block_q, "BLOCK_K": block_k}
     return Launch(blocks=blocks, num_warps=4 if widest <= 64 else 8, num_stages=2)
 
 
-def _together(index: Tensor) -> tuple[int, int]:
+def together(index: Tensor) -> tuple[int, int]:
     """How many rows of pixels lie between the same cells, wherever one starts to count: (rows, rows before the first).
 
     Their cells are read once for all. 4 at the stride of the released heads; at other scales every row is by itself.
@@ -176,38 +210,3 @@ def _together(index: Tensor) -> tuple[int, int]:
     changes = (index[1:] != index[:-1]).any(1).nonzero().flatten() + 1
     lead = -int(changes[0]) % _ROWS if len(changes) else 0
     return (_ROWS, lead) if bool(((changes + lead) % _ROWS == 0).all()) else (1, 0)
-
-
-_TYPES = {torch.bfloat16: "*bf16", torch.float32: "*fp32"}
-
-
-def _variant(
-    name: str, dtype: torch.dtype, *, labels: int, activation: int, scores: bool, rows: int = _ROWS
-) -> Variant:
-    sizes = ("queries", "labels", "height", "width", "lead", "map_stride", "row_stride", "query_stride")
-    pointers = {"maps": _TYPES[dtype], "classes": "*fp32", "out": "*fp32" if scores else "*u8"}
-    tables = {"row_index": "*i64", "row_weight": "*fp32", "column_index": "*i64", "column_weight": "*fp32"}
-    return Variant(
-        name=f"semantic_inference_forward {name}",
-        kernel=semantic_inference_forward,
-        signature={**pointers, **tables, **dict.fromkeys(sizes, "i32")},
-        constants={
-            "column_stride": 1, "class_stride": 1, "ROW_TAPS": 2, "COLUMN_TAPS": 2, "ROWS": rows,
-            "ACTIVATION": activation, "SCORES": scores, "PRECISION": precision(dtype),
-        },
-        launch=choose_launch(labels if activation != SIGMOID else 100, labels, rows, activation),
-        forward=True,
-    )  # fmt: skip
-
-
-VARIANTS = [
-    _variant("bf16 q100 k19 labels", torch.bfloat16, labels=19, activation=SIGMOID, scores=False),
-    _variant("fp32 q100 k19 labels", torch.float32, labels=19, activation=SIGMOID, scores=False),
-    _variant("bf16 q100 k19 scores", torch.bfloat16, labels=19, activation=SIGMOID, scores=True),
-    _variant("fp32 q100 k19 scores", torch.float32, labels=19, activation=SIGMOID, scores=True),
-    _variant("fp32 q100 k19 labels any scale", torch.float32, labels=19, activation=SIGMOID, scores=False, rows=1),
-    _variant("fp32 q100 k150 labels", torch.float32, labels=150, activation=SIGMOID, scores=False),
-    _variant("fp32 softmax k19 labels", torch.float32, labels=19, activation=SOFTMAX, scores=False),
-    _variant("resize k19 labels", torch.float32, labels=19, activation=NONE, scores=False, rows=1),
-    _variant("resize k150 labels", torch.float32, labels=150, activation=NONE, scores=False, rows=1),
-]

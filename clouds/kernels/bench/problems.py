@@ -32,12 +32,16 @@ _CELLS = 2.0  # deviation of offsets, in cells: about that of trained models, wh
 
 @frozen(kw_only=True)
 class Size:
-    """How much is computed: (height, width) of the images in multiples of 32, images, queries and classes."""
+    """How much is computed: (height, width) of the images in multiples of 32, images, queries and classes.
+
+    Labels are `enlarged` times as high and as wide as the images.
+    """
 
     image: tuple[int, int] = (512, 1024)
     batch: int = 1
     queries: int = 100
     classes: int = 19
+    enlarged: int = 1
 
     def cells(self, stride: int) -> tuple[int, int]:
         """(height, width) of a map at a stride."""
@@ -146,7 +150,7 @@ def _mask_pool(size: Size, dtype: torch.dtype, device: torch.device) -> Problem:
 
 
 def _semantic_inference(size: Size, dtype: torch.dtype, device: torch.device) -> Problem:
-    """Labels at the size of the image, one image after the other."""
+    """Labels, one image after the other."""
     height, width = size.image
     parts = [
         {
@@ -154,7 +158,7 @@ def _semantic_inference(size: Size, dtype: torch.dtype, device: torch.device) ->
             "mask_logits": torch.randn(size.queries, *size.cells(_MASK_STRIDE), dtype=dtype, device=device),
             "network_size": size.image,
             "valid_size": size.image,
-            "size": size.image,
+            "size": (size.enlarged * height, size.enlarged * width),
         }
         for _ in range(size.batch)
     ]

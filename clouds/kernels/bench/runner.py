@@ -64,6 +64,7 @@ def measure(
     device: torch.device,
     *,
     compiled: bool = False,
+    others: bool = True,
     repeats: int = 20,
     ceilings: Ceilings | None = None,
     peers: Callable[[Problem], Mapping[str, Callable[[], Any]]] | None = None,
@@ -76,6 +77,7 @@ def measure(
         dtype: of the inputs.
         device: where.
         compiled: whether `torch.compile` of the reference is measured, too; it takes its time.
+        others: whether other libraries that the operation can run on, such as xformers, are measured, too.
         repeats: runs of each.
         ceilings: of the device, for the shares.
         peers: further forms, by their names, on the same inputs.
@@ -86,14 +88,14 @@ def measure(
     if op not in PROBLEMS:
         raise ValueError(f"no benchmark of {op!r}; expected one of {', '.join(PROBLEMS)}")
     problem = PROBLEMS[op](size, dtype, device)
-    forms = _forms(op, problem, device, compiled=compiled) | dict(peers(problem) if peers else {})
+    forms = _forms(op, problem, device, compiled=compiled, others=others) | dict(peers(problem) if peers else {})
     facts = {"op": op, "dtype": str(dtype).removeprefix("torch."), "image": size.image, "batch": size.batch}
     facts |= {"queries": size.queries}
     work = _binding(problem, ceilings) if ceilings else {}
-    made = _measure_all({name: _without_gradients(form) for name, form in forms.items()}, device, repeats)
+    made = measure_all({name: _without_gradients(form) for name, form in forms.items()}, device, repeats)
     found = [_measurement(name, FORWARD, one, facts, work) for name, one in made.items()]
     if problem.differentiable:
-        made = _measure_all({name: _with_gradients(form, problem) for name, form in forms.items()}, device, repeats)
+        made = measure_all({name: _with_gradients(form, problem) for name, form in forms.items()}, device, repeats)
         found += [_measurement(name, BOTH, one, facts, {}) for name, one in made.items()]
     return found
 
@@ -114,9 +116,12 @@ def fastest_launches(
     return found | tune(_with_gradients(run, problem), measure) if problem.differentiable else found
 
 
-def _forms(op: str, problem: Problem, device: torch.device, *, compiled: bool) -> dict[str, Callable[[], Any]]:
+def _forms(
+    op: str, problem: Problem, device: torch.device, *, compiled: bool, others: bool
+) -> dict[str, Callable[[], Any]]:
     default = choose(op, "auto", device)
-    named = {OURS: "auto", "clouds torch": "torch", "reference": "reference", **{one: one for one in problem.backends}}
+    named = {OURS: "auto", "clouds torch": "torch", "reference": "reference"}
+    named |= {one: one for one in problem.backends if others}
     if default != "triton":
         del named["clouds torch"]
     forms = {name: (lambda backend=backend: problem.run(backend)) for name, backend in named.items()}
@@ -146,20 +151,25 @@ def _with_gradients(form: Callable[[], Any], problem: Problem) -> Callable[[], A
     return run
 
 
-def _measure_all(
+def measure_all(
     runs: Mapping[str, Callable[[], Any]], device: torch.device, repeats: int
 ) -> dict[str, tuple[list[float], int] | str]:
-    """Times and peak memory, or why a form cannot run; the others run all the same."""
+    """Milliseconds and peak memory of each form, or why it cannot run; the others run all the same."""
     made: dict[str, tuple[list[float], int] | str] = {}
     memory: dict[str, int] = {}
     for name, run in runs.items():
         try:
             run()
             memory[name] = peak_memory(run, device)
-        except (RuntimeError, ImportError) as error:  # out of memory, no compiler, a library that does not fit
-            made[name] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+        except Exception as error:  # noqa: BLE001 - out of memory, a library that is missing, or that raises anything
+            made[name] = reason(error)
     times = milliseconds({name: runs[name] for name in memory}, device, repeats=repeats)
     return {name: made.get(name) or (times[name], memory[name]) for name in runs}
+
+
+def reason(error: Exception) -> str:
+    """An error in one line."""
+    return ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
 
 
 def _measurement(

@@ -1,0 +1,136 @@
+"""The forms of each operation whose kernels differ: what `benchmarks.compiled` launches.
+
+Inputs are those of `clouds.kernels.bench.problems`, with other dtypes, widths and orders of work in their place. The
+first form of an operation is that of a released head in bfloat16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeAlias
+
+import torch
+from attrs import evolve
+from torch import Tensor
+
+from clouds.kernels._triton.gather import forward as gather_forward
+from clouds.kernels.bench.problems import PROBLEMS, Problem, Size
+from clouds.kernels.deformable_attention import deformable_sampling
+
+# All scores of this answer fit into one band, also of 150 classes.
+_SMALL = {"network_size": (128, 256), "valid_size": (128, 256), "size": (96, 192)}
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+Change: TypeAlias = Callable[[dict[str, Any]], Mapping[str, Any]]
+
+
+def _problem(op: str, dtype: str, change: Change) -> Problem:
+    """One call of an operation, with changed arguments; of the levels of attention the largest."""
+    problem = PROBLEMS[op](Size(), _DTYPES[dtype], torch.device("cpu"))
+    return evolve(problem, parts=[change(dict(problem.parts[-1]))], copied=0)
+
+
+def _same(part: dict[str, Any]) -> dict[str, Any]:
+    return part
+
+
+def _wide(names: Sequence[str], width: int) -> Change:
+    """Heads of another width."""
+
+    def change(part: dict[str, Any]) -> dict[str, Any]:
+        return part | {
+            name: torch.randn(*one.shape[:-1], width, dtype=one.dtype) for name, one in part.items() if name in names
+        }
+
+    return change
+
+
+def _sampling(dtype: str) -> Problem:
+    """Deformable attention from locations and weights."""
+    problem = _problem("deformable_attention", dtype, _same)
+    (part,) = problem.parts
+    locations, logits = part["offsets"].sigmoid(), part["attention_logits"]
+    part = {"value": part["value"], "spatial_shapes": part["spatial_shapes"]}
+    part |= {"sampling_locations": locations, "attention_weights": logits.flatten(-2).softmax(-1).view_as(logits)}
+    differentiable = ("value", "sampling_locations", "attention_weights")
+    return evolve(problem, op=deformable_sampling, parts=[part], differentiable=differentiable)
+
+
+def _changed(**arguments: Any) -> Change:
+    """Further arguments; "k" is a number of classes."""
+
+    def change(part: dict[str, Any]) -> dict[str, Any]:
+        queries, classes = len(part["mask_logits"]), arguments.get("k", 19)
+        probabilities = {"class_probabilities": torch.rand(queries, classes)}
+        return part | probabilities | {name: value for name, value in arguments.items() if name != "k"}
+
+    return change
+
+
+def _half(part: dict[str, Any]) -> dict[str, Any]:
+    """Class logits as autocast makes them; masks are sampled in float32."""
+    return part | {"class_logits": part["class_logits"].bfloat16()}
+
+
+def _one_channel(part: dict[str, Any]) -> dict[str, Tensor]:
+    """Masks with points of their own."""
+    maps = part["maps"].transpose(0, 1).contiguous()
+    return {"maps": maps, "points": part["points"].expand(len(maps), -1, -1).contiguous()}
+
+
+def _points_of_masks() -> Problem:
+    """Targets at points: bool, without a backward pass."""
+    problem = _problem("point_sample", "fp32", _one_channel)
+    (part,) = problem.parts
+    return evolve(problem, parts=[{**part, "maps": part["maps"] > 0}], differentiable=())
+
+
+def _softmax(part: dict[str, Any]) -> dict[str, Any]:
+    """Logits of the linear head, whose queries are the classes."""
+    part["class_probabilities"], part["mask_logits"] = torch.eye(19), part["mask_logits"][:19]
+    return part | {"activation": "softmax"}
+
+
+def _gather() -> Problem:
+    """The ceiling of gathers."""
+    table = torch.randn(1 << 14, 32, dtype=torch.bfloat16)
+    return Problem(op=lambda table, backend: gather_forward(table), parts=[{"table": table}], copied=0)
+
+
+_VALUE, _HEADS = ("value",), ("q", "k", "v")
+_CHANGED: dict[str, Change] = {
+    "deformable_attention bf16 d32": _same,
+    "deformable_attention fp16 d32": _same,
+    "deformable_attention fp32 d32": _same,
+    "deformable_attention bf16 d16": _wide(_VALUE, 16),
+    "deformable_attention bf16 d128": _wide(_VALUE, 128),
+    "deformable_attention fp32 d128": _wide(_VALUE, 128),
+    "masked_attention bf16 d32": _same,
+    "masked_attention fp32 d32": _same,
+    "masked_attention bf16 d128": _wide(_HEADS, 128),
+    "masked_attention fp32 d128": _wide(_HEADS, 128),
+    "mask_pool bf16": _same,
+    "mask_pool fp32": _same,
+    "matching_cost fp32": _same,
+    "matching_cost bf16": _half,
+    "point_sample bf16": _same,
+    "point_sample fp32": _same,
+    "point_sample bf16 one channel": _one_channel,
+    "point_sample fp32 one channel": _one_channel,
+    "semantic_inference bf16 k19 labels": _same,
+    "semantic_inference fp32 k19 labels": _same,
+    "semantic_inference bf16 k19 scores": _changed(scores=True),
+    "semantic_inference fp32 k19 scores": _changed(scores=True),
+    "semantic_inference fp32 k150 labels": _changed(k=150),
+    "semantic_inference fp32 k19 softmax": _softmax,
+    "semantic_inference fp32 k19 masks first": _changed(size=(360, 640), postprocess="masks_first"),
+    "semantic_inference fp32 k19 resized": _changed(size=(360, 640)),
+    "semantic_inference fp32 k150 resized": _changed(k=150, **_SMALL),
+}
+FORMS: Mapping[str, Callable[[], Problem]] = {
+    **{name: partial(_problem, *name.split()[:2], change) for name, change in _CHANGED.items()},
+    "deformable_attention bf16 d32 sampling": partial(_sampling, "bf16"),
+    "deformable_attention fp32 d32 sampling": partial(_sampling, "fp32"),
+    "point_sample bool one channel": _points_of_masks,
+    "gather bf16 d32": _gather,
+}

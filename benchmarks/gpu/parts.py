@@ -1,0 +1,86 @@
+"""The parts, in order of value. Each is a process of its own, so that it fails, or runs too long, by itself."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+
+from attrs import field, frozen
+
+ENVIRONMENT = "environment"
+_ROOT = Path(__file__).parents[2]
+_WORKERS = 12  # compile side by side: a kernel takes some seconds, and a test launches several
+
+
+@frozen(kw_only=True)
+class Part:
+    """One process.
+
+    Attributes:
+        name: of the part and of its log.
+        seconds: it is cut off after so many.
+        command: with its arguments; it runs in the root of the source tree.
+        environment: variables beside those that there are.
+        required: without it no other part can run.
+    """
+
+    name: str
+    seconds: float
+    command: tuple[str, ...] = field(converter=tuple)
+    environment: Mapping[str, str] = field(factory=dict)
+    required: bool = False
+
+
+def parts(out: Path, *, wheels: Path | None = None, beside: Path | None = None) -> list[Part]:
+    """What is run for the folder `out`, the most valuable first.
+
+    Wrong results make times worthless, so tests come before them; then the operations at the released size. Providers
+    that must compile for long or may not fit the machine come last.
+    """
+    site = out / "site"
+    paths = [str(_ROOT), *([str(site)] if wheels else []), *filter(None, [os.environ.get("PYTHONPATH")])]
+    shared = {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1", "TRITON_INTERPRET": "0"}
+    shared |= {"CLOUDS_CACHE": str(out / "cache"), "HF_HUB_OFFLINE": "1", "TRITON_DEFAULT_FP_FUSION": "1"}
+
+    def measured(name: str, seconds: float) -> Part:
+        command = (sys.executable, "-m", "benchmarks.gpu.measure", name, str(out))
+        return Part(name=name, seconds=seconds, command=command, environment=shared)
+
+    plan = [
+        Part(
+            name=ENVIRONMENT,
+            seconds=40,
+            command=(sys.executable, "-m", "benchmarks.gpu.environment", str(out)),
+            environment=shared,
+            required=True,
+        ),
+        Part(
+            name="tests",
+            seconds=180,
+            command=(sys.executable, "-m", "pytest", *_pytest(out)),
+            environment={**shared, "CLOUDS_REQUIRE_GPU": "1"},
+        ),
+        measured("operations", 170),
+        measured("graphs", 60),
+        measured("head", 90),
+        measured("end_to_end", 150),
+        measured("providers", 240),
+    ]
+    if beside:
+        command = (sys.executable, "-m", "benchmarks.gpu.beside", str(out), str(_ROOT), str(beside.resolve()))
+        plan.insert(-1, Part(name="beside", seconds=150, command=command, environment=shared))
+    if wheels:
+        install = (sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--no-compile", "--target")
+        files = sorted(map(str, wheels.resolve().glob("*.whl")))
+        plan.insert(0, Part(name="wheels", seconds=60, command=(*install, str(site), *files)))
+    return plan
+
+
+def _pytest(out: Path) -> list[str]:
+    """Tests that need a GPU. Warnings of other versions of libraries are no failures here."""
+    options = ["-q", "-m", "gpu", "-W", "default", "-p", "no:cacheprovider", "--maxfail", "40"]
+    workers = ["-n", str(_WORKERS), "--dist", "worksteal"] if find_spec("xdist") else []
+    return [*options, *workers, f"--junitxml={out / 'tests.xml'}", "tests/kernels"]
