@@ -7,7 +7,7 @@ from typing import Literal, final
 
 import torch
 from attrs import evolve, frozen
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -67,7 +67,8 @@ class Criterion(nn.Module):
         layers = {last: output, **dict(enumerate(output.auxiliary))}
         if points is None:
             masks = [min(output.mask_logits.shape[1], count) for count in wanted.counts]
-            points = RandomPoints.draw(self.points, generator, layers=list(layers), masks=masks)
+            device = output.mask_logits.device
+            points = RandomPoints.draw(self.points, generator, layers=list(layers), masks=masks, device=device)
         elif isinstance(points, Tensor):
             points = FixedPoints(points)
         terms: dict[str, Tensor] = {}
@@ -153,7 +154,7 @@ def _check_finite(terms: Mapping[str, Tensor], layers: Iterable[HeadOutput]) -> 
         )
 
 
-def _counted(valid: Bool[Tensor, "b h w"], places: Sequence[Float[Tensor, "_ p 2"]]) -> Float[Tensor, "_ p"]:
+def _counted(valid: Tensor, places: Sequence[Float[Tensor, "_ p 2"]]) -> Float[Tensor, "_ p"]:
     """1 at points on valid pixels, 0 elsewhere; each image's map is sampled once for the points of all its masks."""
     parts = [
         point_sample(one[None, None], points.reshape(1, -1, 2)).view(points.shape[:2])

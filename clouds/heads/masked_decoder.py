@@ -6,6 +6,7 @@ import math
 from typing import final
 
 import torch
+from attrs import evolve
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
@@ -13,6 +14,7 @@ from torch.nn import functional
 from clouds.core.errors import ConfigError
 from clouds.core.interfaces import HeadOutput, TextClassifier
 from clouds.heads.layers import Attention, Mlp, PointwiseConv, sine_position
+from clouds.heads.mask_products import mask_products
 from clouds.heads.pixel_decoder import PixelFeatures
 from clouds.heads.text_logits import text_logits
 from clouds.kernels.mask_pool import mask_pool
@@ -116,26 +118,26 @@ class MaskedDecoder(nn.Module):
         memories = self._memories(pixels)
         mask_features = pixels.mask_features.detach()
         small = [_resize(mask_features, level.shape[-2:]).flatten(2) for level in pixels.levels]
-        earlier: list[HeadOutput] = []
         layers = zip(
             self.transformer_cross_attention_layers,
             self.transformer_self_attention_layers,
             self.transformer_ffn_layers,
             strict=True,
         )
+        states, mask_embeds = [self.decoder_norm(x)], [self.mask_embed(self.decoder_norm(x))]
         for index, (cross, own, feedforward) in enumerate(layers):
             level = index % _LEVELS
-            mask_embed = self.mask_embed(self.decoder_norm(x))
-            if self.training:
-                earlier.append(self._predict(x, pixels.mask_features, classifier))
-            x = cross(x, query_position, *memories[level], (mask_embed, small[level]))
+            x = cross(x, query_position, *memories[level], (mask_embeds[-1], small[level]))
             x = feedforward(own(x, query_position))
-        final_prediction = self._predict(x, pixels.mask_features, classifier)
-        return HeadOutput(
-            class_logits=final_prediction.class_logits,
-            mask_logits=final_prediction.mask_logits,
-            auxiliary=tuple(earlier),
-        )
+            states.append(self.decoder_norm(x))
+            mask_embeds.append(self.mask_embed(states[-1]))
+        predicted = slice(0 if self.training else -1, None)
+        masks = mask_products(pixels.mask_features, mask_embeds[predicted])
+        predictions = [
+            HeadOutput(class_logits=self._classify(x, pixels.mask_features, mask, classifier), mask_logits=mask)
+            for x, mask in zip(states[predicted], masks, strict=True)
+        ]
+        return evolve(predictions[-1], auxiliary=tuple(predictions[:-1]))
 
     def _memories(self, pixels: PixelFeatures) -> list[tuple[Tensor, Tensor]]:
         """Per level: cells "b n c" with the level's embedding, and these with their position added."""
@@ -147,11 +149,13 @@ class MaskedDecoder(nn.Module):
             memories.append((cells, cells + position))
         return memories
 
-    def _predict(
-        self, x: Float[Tensor, "b q c"], mask_features: Float[Tensor, "b c h w"], classifier: TextClassifier | None
-    ) -> HeadOutput:
-        x = self.decoder_norm(x)
-        mask_logits = torch.einsum("bqc,bchw->bqhw", self.mask_embed(x), mask_features)
+    def _classify(
+        self,
+        x: Float[Tensor, "b q c"],
+        mask_features: Float[Tensor, "b c h w"],
+        mask_logits: Float[Tensor, "b q h w"],
+        classifier: TextClassifier | None,
+    ) -> Float[Tensor, "b q k"]:
         if self._mask_pooling_proj is not None:
             x = x + self._mask_pooling_proj(mask_pool(mask_features, mask_logits))
         classes = self.class_embed(x)
@@ -161,7 +165,7 @@ class MaskedDecoder(nn.Module):
                     "this head classifies by text, but forward got classifier=None; pass the pipeline's classifier"
                 )
             classes = text_logits(classes, classifier, self.logit_scale.exp().clamp(max=100))
-        return HeadOutput(class_logits=classes, mask_logits=mask_logits)
+        return classes
 
 
 def _resize(features: Float[Tensor, "b c h w"], size: torch.Size) -> Tensor:

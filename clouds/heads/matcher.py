@@ -23,13 +23,14 @@ class Joined:
 
     Attributes:
         labels, masks: of all targets.
-        valid: pixels of each image that count.
+        valid: pixels of each image that count. On a CPU these and masks are float32, in which a CPU samples maps:
+            so they are converted once, not once per layer.
         counts: targets of each image; they sum to t.
     """
 
     labels: Int[Tensor, " t"]
-    masks: Bool[Tensor, "t h w"]
-    valid: Bool[Tensor, "b h w"]
+    masks: Bool[Tensor, "t h w"] | Float[Tensor, "t h w"]
+    valid: Bool[Tensor, "b h w"] | Float[Tensor, "b h w"]
     counts: list[int]
 
 
@@ -50,10 +51,12 @@ class Pairs:
 
 def join(targets: Sequence[Targets]) -> Joined:
     """The targets of a batch as one record."""
+    masks, valid = torch.cat([target.masks for target in targets]), torch.stack([target.valid for target in targets])
+    sampled = torch.float32 if masks.device.type == "cpu" else torch.bool
     return Joined(
         labels=torch.cat([target.labels for target in targets]),
-        masks=torch.cat([target.masks for target in targets]),
-        valid=torch.stack([target.valid for target in targets]),
+        masks=masks.to(sampled),
+        valid=valid.to(sampled),
         counts=[len(target.labels) for target in targets],
     )
 

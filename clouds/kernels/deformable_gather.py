@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +21,8 @@ Shapes = Sequence[tuple[int, int]]
 _QUERIES = 1024  # per gather: what is computed on the way stays in the cache
 _BORDER = 2  # low corners are clamped to -2..size, so both corners of what lies outside are border
 _INNER = slice(_BORDER, -_BORDER)
+_BEFORE = slice(_BORDER - 1, -_BORDER - 1)
+_ROWS = 256  # queries and heads whose corners' values are in the cache at a time
 
 
 def positions(spatial_shapes: Shapes, centers: Tensor, offsets: Tensor) -> Tensor:
@@ -51,47 +53,108 @@ def gather(value: Tensor, spatial_shapes: Shapes, positions: Tensor, weights: Te
         positions: "b q mlp2", in cells.
         weights: "b q mlp".
     """
+    return _Gather.apply(value, positions, weights, spatial_shapes)
+
+
+class _Gather(torch.autograd.Function):
+    """`gather` with gradients by a sort and by products of rows; those of `embedding_bag` take three times as long."""
+
+    @staticmethod
+    def forward(value: Tensor, positions: Tensor, weights: Tensor, spatial_shapes: Shapes) -> Tensor:
+        batch, _, heads, width = value.shape
+        samples = weights.shape[2] // heads
+        table = _bordered(value, spatial_shapes).view(-1, width)
+        constants = _constants(spatial_shapes, batch, heads, samples, value.device)
+        parts: list[Tensor] = []
+        for start in range(0, max(positions.shape[1], 1), _QUERIES):  # once for no queries: `cat` wants a part
+            part = slice(start, start + _QUERIES)
+            rows, beyond = _cells(constants, positions[:, part])
+            sums = [
+                functional.embedding_bag(
+                    (rows + constants.firsts[:, corner]).view(-1, samples),
+                    table,
+                    per_sample_weights=shares.view(-1, samples).to(table.dtype),
+                    mode="sum",
+                )
+                for corner, shares in enumerate(_shares(weights[:, part], beyond))
+            ]
+            parts.append((sums[0] + sums[1] + sums[2] + sums[3]).view(batch, rows.shape[1], heads * width))
+        return torch.cat(parts, dim=1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, Shapes], output: Tensor) -> None:
+        *tensors, ctx.spatial_shapes = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+        value, positions, weights = ctx.saved_tensors
+        of_value = of_positions = of_weights = None
+        if ctx.needs_input_grad[0]:
+            of_value = scatter(gradient, value.shape[2], ctx.spatial_shapes, positions, weights).to(value.dtype)
+        if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
+            of_positions, of_weights = _of_samples(gradient, value, ctx.spatial_shapes, positions, weights)
+        return of_value, of_positions, of_weights, None
+
+
+def _of_samples(
+    gradient: Tensor, value: Tensor, spatial_shapes: Shapes, positions: Tensor, weights: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The gradients of `gather` with respect to positions and weights."""
     batch, _, heads, width = value.shape
     samples = weights.shape[2] // heads
-    table = _bordered(value, spatial_shapes).view(-1, width)
+    dtype = torch.promote_types(value.dtype, torch.float32)
+    table = _bordered(value.to(dtype), spatial_shapes).view(-1, width)
     constants = _constants(spatial_shapes, batch, heads, samples, value.device)
-    parts: list[Tensor] = []
-    for start in range(0, max(positions.shape[1], 1), _QUERIES):  # once for no queries: gradients want a graph
-        part = slice(start, start + _QUERIES)
-        sums = [
-            functional.embedding_bag(
-                rows.view(-1, samples), table, per_sample_weights=shares.view(-1, samples).to(table.dtype), mode="sum"
-            )
-            for rows, shares in _corners(constants, positions[:, part], weights[:, part])
+    low, beyond = _cells(constants, positions)
+    # Products of the output's gradient "bqm d" with the corners' values, some queries at a time.
+    rows = torch.cat([(low + first).view(-1, samples) for first in constants.firsts.unbind(1)], dim=1)
+    owners = gradient.to(dtype).reshape(-1, 1, width)
+    products = torch.cat(
+        [
+            table.index_select(0, part.flatten()).view(*part.shape, width).mul_(owner).sum(-1)
+            for part, owner in zip(rows.split(_ROWS), owners.split(_ROWS), strict=True)
         ]
-        parts.append((sums[0] + sums[1] + sums[2] + sums[3]).view(batch, weights[:, part].shape[1], heads * width))
-    return torch.cat(parts, dim=1)
+    )
+    a, b, c, d = (one.reshape(weights.shape) for one in products.split(samples, dim=1))
+    # What each sample reads is bilinear in its position.
+    right, bottom = beyond.unflatten(-1, (-1, 2)).unbind(-1)
+    above, below = a + right * (b - a), c + right * (d - c)
+    along_x, along_y = (b - a) + bottom * ((d - c) - (b - a)), below - above
+    of_positions = torch.stack((weights * along_x, weights * along_y), dim=-1).flatten(2)
+    return of_positions.to(positions.dtype), (above + bottom * along_y).to(weights.dtype)
 
 
 def scatter(gradient: Tensor, heads: int, spatial_shapes: Shapes, positions: Tensor, weights: Tensor) -> Tensor:
-    """The gradient of `gather` with respect to the values, in float32, by sorting: the same bits each time.
+    """The gradient of `gather` with respect to the values, in float32 at least, by sorting: the same bits each time.
 
-    Every cell sums its contributions, in order of the corner and of the query: a gather as well, of the output's
-    gradient.
+    Every cell sums what samples contribute whose first corner it is, in order of the queries: a gather as well, of the
+    output's gradient. The other three corners lie one cell further, so their sums are the same gather, shifted.
 
     Args:
         gradient: "b q md", of the output.
         heads: m.
         spatial_shapes, positions, weights: as of `gather`.
     """
-    samples = weights.shape[2] // heads
+    width, samples = gradient.shape[2] // heads, weights.shape[2] // heads
+    dtype = torch.promote_types(gradient.dtype, torch.float32)
     constants = _constants(spatial_shapes, 1, heads, samples, gradient.device)
-    images = []
+    every_row = torch.arange(constants.rows * heads, dtype=torch.int32, device=gradient.device)
+    cells = sum(height * columns for height, columns in spatial_shapes)
+    made = gradient.new_empty(gradient.shape[0], cells, heads, width, dtype=dtype)
     for image in range(gradient.shape[0]):
-        table = gradient[image].float().reshape(-1, gradient.shape[2] // heads)
-        corners = _corners(constants, positions[image, None], weights[image, None])
-        rows, shares = (torch.stack(list(one)).flatten() for one in zip(*corners, strict=True))
-        ordered, order = rows.sort(stable=True)
-        starts = torch.searchsorted(ordered, torch.arange(constants.rows * heads, dtype=rows.dtype, device=rows.device))
-        owners = order % weights[image].numel() // samples
-        sums = functional.embedding_bag(owners, table, starts, per_sample_weights=shares[order], mode="sum")
-        images.append(_inner(sums.view(1, -1, heads, table.shape[1]), spatial_shapes))
-    return torch.cat(images)
+        table = gradient[image].to(dtype).reshape(-1, width)
+        low, beyond = _cells(constants, positions[image, None])
+        ordered, order = (low + constants.firsts[:, 0]).flatten().sort(stable=True)
+        starts, owners = torch.searchsorted(ordered, every_row), order // samples
+        sums = [
+            functional.embedding_bag(
+                owners, table, starts, per_sample_weights=shares.flatten().index_select(0, order).to(dtype), mode="sum"
+            ).view(-1, heads, width)
+            for shares in _shares(weights[image, None], beyond)
+        ]
+        made[image] = _joined(sums, spatial_shapes)
+    return made
 
 
 class _Constants(NamedTuple):
@@ -136,22 +199,24 @@ def _constants(spatial_shapes: Shapes, batch: int, heads: int, samples: int, dev
     )
 
 
-def _corners(constants: _Constants, positions: Tensor, weights: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Of the four corners of each sample, the row of the table and what it contributes: both "b q mlp".
+def _cells(constants: _Constants, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each sample, how far its first corner's row is behind the first of its level "b q mlp", and how far it lies
+    beyond that corner, "b q mlp2" in 0..1.
 
-    A NaN or infinite position contributes NaN, whatever its row.
+    A NaN or infinite position lies NaN beyond, whatever its row.
     """
     shifted = positions + (_BORDER - 0.5)
     low = shifted.floor()
-    second = shifted - low
-    first = 1 - second
     cells = low.int().clamp(constants.last.new_zeros(()), constants.last) * constants.steps
-    cells = cells.unflatten(-1, (-1, 2)).unbind(-1)
-    rows = cells[0] + cells[1]
-    (left, top), (right, bottom) = (side.unflatten(-1, (-1, 2)).unbind(-1) for side in (first, second))
+    columns, lines = cells.unflatten(-1, (-1, 2)).unbind(-1)
+    return columns + lines, shifted - low
+
+
+def _shares(weights: Tensor, beyond: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What the four corners of each sample contribute: "b q mlp" each."""
+    (left, top), (right, bottom) = (side.unflatten(-1, (-1, 2)).unbind(-1) for side in (1 - beyond, beyond))
     above, below = weights * top, weights * bottom
-    shares = (above * left, above * right, below * left, below * right)
-    return [(rows + constants.firsts[:, corner], share) for corner, share in enumerate(shares)]
+    return above * left, above * right, below * left, below * right
 
 
 def _areas(spatial_shapes: Shapes) -> list[int]:
@@ -170,10 +235,13 @@ def _bordered(value: Tensor, spatial_shapes: Shapes) -> Tensor:
     return table
 
 
-def _inner(table: Tensor, spatial_shapes: Shapes) -> Tensor:
-    """`_bordered` back: "b s m d"."""
-    views = _bordered_views(table, spatial_shapes)
-    return torch.cat([whole[:, _INNER, _INNER].flatten(1, 2) for whole in views], dim=1)
+def _joined(sums: Sequence[Tensor], spatial_shapes: Shapes) -> Tensor:
+    """Sums of the four corners by the first corner's row "rows m d", added where each corner lies: "s m d"."""
+    levels = []
+    for a, b, c, d in zip(*(_bordered_views(one[None], spatial_shapes) for one in sums), strict=True):
+        level = a[:, _INNER, _INNER] + b[:, _INNER, _BEFORE] + c[:, _BEFORE, _INNER] + d[:, _BEFORE, _BEFORE]
+        levels.append(level[0].flatten(0, 1))
+    return torch.cat(levels)
 
 
 def _bordered_views(table: Tensor, spatial_shapes: Shapes) -> Iterator[Tensor]:

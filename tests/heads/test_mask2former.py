@@ -10,10 +10,12 @@ from torch.nn import functional
 import clouds
 from clouds.core.composer import build_part
 from clouds.core.errors import NonFiniteError
-from clouds.core.interfaces import Features, HeadOutput, Targets
+from clouds.core.interfaces import Features, HeadOutput, ImageGenerators, Targets
 from clouds.heads.criterion import Criterion, Weights
+from clouds.heads.mask_products import mask_products
 from clouds.heads.matcher import assign
-from clouds.heads.points import RandomPoints
+from clouds.heads.points import RandomPoints, least_certain
+from clouds.kernels.point_sample import point_sample
 
 SPECS = {f"res{i + 2}": clouds.FeatureSpec(channels=8 * (i + 1), stride=4 * 2**i) for i in range(4)}
 SMALL = {"name": "mask2former", "queries": 20, "width": 64, "layers": 4, "feedforward": 64, "points": 200}
@@ -128,13 +130,67 @@ def test_the_loss_is_repeatable_with_a_generator() -> None:
 
 def test_random_points_lie_where_logits_are_small() -> None:
     ramp = torch.linspace(-10, 10, 64).expand(3, 64, 64).contiguous()  # zero in the middle column
-    drawn = RandomPoints.draw(400, torch.Generator().manual_seed(0), layers=[0], masks=[2, 1])
+    drawn = RandomPoints.draw(
+        400, torch.Generator().manual_seed(0), layers=[0], masks=[2, 1], device=torch.device("cpu")
+    )
     points = drawn.loss(0, ramp, torch.tensor([0, 0, 1]))
     assert points.shape == (3, 400, 2)
     distance = (points[..., 0] - 0.5).abs()
     # 300 of 1200 candidates lie within 1/8 of the middle, but for some at the edges, where outside of the map is 0
     assert (distance[:, :300] < 0.2).float().mean() > 0.9
     assert distance.mean() < (drawn.matching(0, 1, ramp)[:, 0] - 0.5).abs().mean()
+
+
+@given(seed=st.integers(0, 999), count=st.integers(1, 50))
+def test_the_least_certain_are_in_order(seed: int, count: int) -> None:
+    random = torch.Generator().manual_seed(seed)
+    logits, points = torch.randn(2, 9, 7, generator=random), torch.rand(2, 50, 2, generator=random) * 1.2 - 0.1
+    points[0, 3] = torch.nan  # sorts last
+    found = least_certain(logits, points, count)
+    certainty = point_sample(logits[:, None], points)[:, 0].abs()
+    chosen = point_sample(logits[:, None], found)[:, 0].abs()
+    torch.testing.assert_close(chosen, certainty.topk(count, largest=False).values, rtol=0, atol=0, equal_nan=True)
+
+
+def test_points_are_drawn_where_masks_are() -> None:
+    """The kind "meta" has no generators and no numbers: a draw for it that asked a CPU would not lie there."""
+    drawn = RandomPoints.draw(8, None, layers=[0], masks=[2, 1], device=torch.device("meta"))
+    (candidates, others), costs = drawn.layers[0].losses[0], drawn.layers[0].costs
+    assert {one.device.type for one in (candidates, others, *costs)} == {"meta"}
+
+
+@pytest.mark.gpu
+def test_an_image_draws_the_same_points_in_any_batch_on_cuda() -> None:
+    device = torch.device("cuda")
+    whole = RandomPoints.draw(8, ImageGenerators([3, 1, 4]), layers=[0, 1], masks=[2, 0, 1], device=device)
+    alone = RandomPoints.draw(8, ImageGenerators([4]), layers=[0, 1], masks=[1], device=device)
+    for layer in (0, 1):
+        drawn, same = whole.layers[layer], alone.layers[layer]
+        assert drawn.costs[2].device.type == "cuda"
+        assert torch.equal(drawn.costs[2], same.costs[0])
+        assert torch.equal(drawn.losses[1][0], same.losses[0][0])
+        assert not torch.equal(drawn.costs[1], drawn.costs[2])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_masks_without_a_gradient_are_left_out_of_products_alone(dtype: torch.dtype) -> None:
+    """Two layers, of which one has no gradient, and two images with other rows: all as `einsum` differentiates."""
+    random = torch.Generator().manual_seed(0)
+    shapes = ((2, 4, 3, 5), (2, 6, 4), (2, 6, 4), (2, 6, 4))
+    leaves = [torch.randn(shape, generator=random, dtype=torch.float64).to(dtype).requires_grad_() for shape in shapes]
+    direction = torch.randn(2, 6, 3, 5, generator=random, dtype=torch.float64).to(dtype)
+    direction[0, 1:4], direction[1, 3:], direction[1, 0] = 0, 0, torch.nan
+    found, expected = (
+        torch.autograd.grad([masks[0], masks[2]], leaves, [direction, 2 * direction], materialize_grads=True)
+        for masks in (
+            mask_products(leaves[0], leaves[1:]),
+            [torch.einsum("bqc,bchw->bqhw", one, leaves[0]) for one in leaves[1:]],
+        )
+    )
+    # sums of at most 24 products, in another order
+    torch.testing.assert_close(found, expected, equal_nan=True, rtol=0, atol=24 * 8 * torch.finfo(dtype).eps)
+    assert found[0][1].isnan().all()
+    assert found[0][0].isfinite().all()
 
 
 def test_costs_and_pairs_of_all_layers_move_between_devices_once(monkeypatch: pytest.MonkeyPatch) -> None:

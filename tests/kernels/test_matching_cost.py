@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from clouds.kernels._triton.matching_cost import _spans
-from clouds.kernels.matching_cost import matching_cost, reference
+from clouds.kernels.matching_cost import _QUERIES, matching_cost, reference
 
 WEIGHTS = (2.0, 5.0, 5.0)
 NAMES = ("class_logits", "mask_values", "labels", "target_values", "valid")
@@ -60,7 +60,7 @@ def doubled(arguments: dict[str, Any]) -> dict[str, Any]:
 
 def test_the_reference_is_the_written_formula() -> None:
     """Binary cross entropy and dice written out per pair, in float64: both differ by rounding."""
-    arguments = doubled(inputs("cpu", [2, 0, 3]))
+    arguments = doubled(inputs("cpu", [2, 0, 3], queries=_QUERIES + 1))
     cost = reference(**arguments)
     classes, masks, labels, wanted, valid = (arguments[name] for name in NAMES)
     images = [0, 0, 2, 2, 2]
