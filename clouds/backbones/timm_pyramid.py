@@ -27,6 +27,8 @@ from clouds.core.weight_files import read_weights
 from clouds.core.weight_store import hub_file
 from clouds.core.weights import load_weights
 
+_REGISTERS = ("reg_token", "register_tokens", "storage_tokens")  # timm, DINOv2, DINOv3
+
 
 @final
 class TimmPyramid(Backbone):
@@ -116,9 +118,22 @@ def build_vit(model: str, *, pretrained: bool | Path) -> tuple[nn.Module, dict[s
     """
     vit: Any = _create(model, pretrained=pretrained is True, dynamic_img_size=True)
     if isinstance(pretrained, Path):
-        load_weights(vit, _converted(read_weights(pretrained), vit, pretrained), source=str(pretrained))
+        state = read_weights(pretrained)
+        _check_registers(state, vit, model, pretrained)
+        load_weights(vit, _converted(state, vit, pretrained), source=str(pretrained))
     vit.reset_classifier(0, "")
     return VitPyramid(to_patch_16(vit)), specs_of([vit.embed_dim] * 4)
+
+
+def _check_registers(state: dict[str, Tensor], vit: Any, model: str, path: Path) -> None:
+    """A file with register tokens is of another model than one without; their other keys look alike."""
+    own = 0 if getattr(vit, "reg_token", None) is None else vit.reg_token.shape[1]
+    given = next((state[key].shape[1] for key in _REGISTERS if key in state and state[key].ndim == 3), 0)
+    if given != own:
+        raise WeightsError(
+            f"{path}: has {given} register tokens, but timm model {model!r} has {own}; choose the model that it is of, "
+            "such as timm:vit_large_patch14_reg4_dinov2 for DINOv2 with registers"
+        )
 
 
 def _converted(state: dict[str, Tensor], vit: nn.Module, path: Path) -> dict[str, Tensor]:

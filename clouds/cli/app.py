@@ -5,7 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from io import TextIOWrapper
+from typing import Any
 
 from cyclopts import App, CycloptsError, Parameter
 
@@ -22,7 +26,8 @@ from clouds.cli import (
     weights_commands,
 )
 from clouds.cli.options import UsageError
-from clouds.core.errors import CloudsError
+from clouds.cli.output import write_notes
+from clouds.core.errors import CloudsError, LeftOutWarning
 
 _HELP = """Domain-generalized semantic segmentation by collaborating foundation models.
 
@@ -72,10 +77,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: what follows the program's name; None takes it from the process.
     """
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names may hold bytes that are no text
     try:
         tokens = list(sys.argv[1:] if arguments is None else arguments)
         command, bound, _ = build_app().parse_args(tokens, exit_on_error=False, print_error=False)
-        return command(*bound.args, **bound.kwargs) or 0
+        with _noting_what_is_left_out():
+            return command(*bound.args, **bound.kwargs) or 0
     except (CycloptsError, UsageError) as error:
         return _fail(error, code=2)
     except (CloudsError, OSError) as error:
@@ -84,6 +92,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return 130
+
+
+@contextmanager
+def _noting_what_is_left_out() -> Generator[None]:
+    """Write each `LeftOutWarning` of the block once and in one line, whatever filters there are."""
+    noted = set[str]()
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def note(message: Warning | str, category: type[Warning], *place: Any) -> None:
+            if not issubclass(category, LeftOutWarning):
+                show(message, category, *place)
+            elif str(message) not in noted:
+                noted.add(str(message))
+                write_notes([str(message)])
+
+        warnings.showwarning = note
+        warnings.simplefilter("always", LeftOutWarning)
+        yield
 
 
 def _fail(error: Exception, *, code: int, hint: str = "") -> int:

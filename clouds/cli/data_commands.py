@@ -11,13 +11,13 @@ from attrs import asdict
 from cyclopts import Group, Parameter
 from cyclopts.validators import MutuallyExclusive
 
-from clouds.cli.options import AsJson, Assignments, DatasetConfig, Device, Engine, UsageError, WorkerCount
-from clouds.cli.output import write, write_json, write_table
+from clouds.cli.options import AsJson, Assignments, DatasetConfig, Device, Engine, Labels, UsageError, WorkerCount
+from clouds.cli.output import write, write_json, write_notes, write_table
 from clouds.core.catalog import Catalog
 from clouds.core.component import Kind
-from clouds.core.config import override
-from clouds.core.errors import did_you_mean
-from clouds.core.labels import CITYSCAPES
+from clouds.core.config import override, parse_assignment
+from clouds.core.errors import DataError, did_you_mean
+from clouds.core.labels import CITYSCAPES, LabelSpace
 
 if TYPE_CHECKING:
     from clouds.synthesis.filters import Filter
@@ -120,6 +120,11 @@ def generate(
 def _finish(made: GeneratedSet, *, n: int, prompts: int, attempts: int, shards: bool, as_json: bool) -> None:
     from clouds.synthesis.shards import write_shards
 
+    if not made.images:
+        raise DataError(
+            f"{made.folder}: none of {n} images was kept, each was rejected {attempts} times; lower what --filter asks "
+            "for, raise --attempts, or look at rejected.jsonl"
+        )
     if shards:
         write_shards(made, progress=True)
     left_out = n - sum(row.index < n for row in made.rows)
@@ -132,16 +137,18 @@ def _finish(made: GeneratedSet, *, n: int, prompts: int, attempts: int, shards: 
         write(f"{len(made.images)} images{' with labels' if labels else ''} in {made.folder}{less}")
 
 
-def check(spec: str, /, *, dataset_config: DatasetConfig = None, as_json: AsJson = False) -> int:
+def check(spec: str, /, *, labels: Labels = "", dataset_config: DatasetConfig = None, as_json: AsJson = False) -> int:
     """Read every file of a dataset, count its classes, and report every fault at once.
 
     Args:
         spec: KIND:PATH[:SPLIT], for example folder:photos:train or cityscapes:/data/cityscapes:val.
+        labels: the classes; when left out those of Cityscapes, or those of the dataset's own mapping.
     """
     from clouds.data.check import check_dataset
     from clouds.data.folder import open_dataset
 
-    dataset = open_dataset(spec, CITYSCAPES, config=dataset_config, require_labels=False)
+    space = _label_space(labels, spec, dataset_config)
+    dataset = open_dataset(spec, space, config=dataset_config, require_labels=False)
     report = check_dataset(dataset, progress=True)
     if as_json:
         write(report.to_json())
@@ -149,6 +156,8 @@ def check(spec: str, /, *, dataset_config: DatasetConfig = None, as_json: AsJson
         total = max(1, sum(report.pixels.values()))
         rows = [(name, f"{count}", f"{100 * count / total:.2f}") for name, count in report.pixels.items()]
         write_table(("class", "pixels", "per cent"), rows)
+        for note in report.notes:
+            write(f"note: {note}")
         for fault in report.faults[:_SHOWN_FAULTS]:
             write(f"fault: {fault.message}")
         if len(report.faults) > _SHOWN_FAULTS:
@@ -163,6 +172,7 @@ def convert(
     /,
     *,
     images: Literal["link", "copy"] = "link",
+    labels: Labels = "",
     dataset_config: DatasetConfig = None,
     as_json: AsJson = False,
 ) -> None:
@@ -174,16 +184,33 @@ def convert(
         spec: KIND:PATH[:SPLIT], for example gta5:/data/gta5.
         out: folder of the new dataset, which is then folder:OUT:SPLIT. Several splits may share it.
         images: symbolic links to the original images, or copies, which leave the new dataset independent of them.
+        labels: the classes; when left out those of Cityscapes, or those of the dataset's own mapping.
     """
     from clouds.data.convert import convert_dataset
     from clouds.data.folder import open_dataset
 
-    dataset = open_dataset(spec, CITYSCAPES, config=dataset_config)
+    dataset = open_dataset(spec, _label_space(labels, spec, dataset_config), config=dataset_config)
     made = convert_dataset(dataset, out, images=images, progress=True)
     if as_json:
         write_json({"spec": made.spec, "images": made.images, "written": made.written})
     else:
         write(f"{made.written} label maps written, {made.images - made.written} were there: {made.spec}")
+
+
+def _label_space(asked: str, spec: str, dataset_config: Path | None) -> LabelSpace:
+    """The classes that are asked for. When none are, those of Cityscapes, but where a mapping knows only others."""
+    from clouds.core.label_table import read_labels
+    from clouds.data.config import FILE_NAME, mapped_classes
+    from clouds.data.spec import parse_spec
+
+    if asked:
+        return read_labels(parse_assignment(f"labels={asked}")[1])
+    path = dataset_config or parse_spec(spec).path / FILE_NAME
+    names = mapped_classes(path) if path.is_file() else ()
+    if not names or set(names) & set(CITYSCAPES.names):
+        return CITYSCAPES
+    write_notes([f"the classes are those of {path}: {', '.join(names)}; a recipe has them as labels"])
+    return LabelSpace.from_names(names)
 
 
 def _build_filters(asked: tuple[str, ...], clip: str, device: str) -> list[Filter]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from attrs import evolve
 from cyclopts import Parameter
 
-from clouds.cli.options import AsJson, Assignments, BatchSize, DatasetConfig, Device, UsageError
+from clouds.cli.options import AsJson, Assignments, BatchSize, DatasetConfig, Device, Labels, MaxPixels, UsageError
 from clouds.cli.output import write, write_json, write_table
 from clouds.core.component import Kind
 from clouds.core.errors import ConfigError, DataError, did_you_mean
@@ -29,19 +29,29 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from clouds.core.pipeline import Pipeline
+    from clouds.evaluation.report import Report
     from clouds.training.train import TrainingRun
 
 
-def plan(recipe: str, /, *, assignments: Assignments = (), phase: Phase | None = None, as_json: AsJson = False) -> None:
+def plan(
+    recipe: str,
+    /,
+    *,
+    assignments: Assignments = (),
+    labels: Labels = "",
+    phase: Phase | None = None,
+    as_json: AsJson = False,
+) -> None:
     """Print a recipe with every value, and check what it would build, without building anything.
 
     What is printed is a recipe file by itself; the parts stand in its last lines, as comments.
 
     Args:
         recipe: a recipe's name, or a TOML file.
+        labels: the classes, in place of the recipe's.
         phase: only the parts that this phase of training needs.
     """
-    settings = load_recipe(recipe, assignments)
+    settings = load_recipe(recipe, _with_labels(assignments, labels))
     if as_json:
         made = make_plan(**_model(settings, recipe, phase))
         write_json({**json.loads(made.to_json()), "recipe": settings.to_dict()})
@@ -57,6 +67,7 @@ def train(
     *,
     out: Path | None = None,
     assignments: Assignments = (),
+    labels: Labels = "",
     phase: Phase | None = None,
     init: Path | None = None,
     resume: Path | None = None,
@@ -73,6 +84,7 @@ def train(
         recipe: a recipe's name, or a TOML file.
         out: folder for the log, the resolved recipe, checkpoints, and a saved pipeline per phase; a new folder
             runs/RECIPE when left out.
+        labels: the classes, in place of the recipe's.
         phase: warmup or joint alone; both when left out.
         init: a saved pipeline to go on from, for example the warm-up's for the joint phase, in place of a new model.
         resume: folder of a run that was interrupted, to go on with exactly; it takes the place of everything else but
@@ -83,6 +95,7 @@ def train(
     from clouds.training.train import START, read_recipe
     from clouds.training.train import train as run_training
 
+    assignments = _with_labels(assignments, labels)
     if resume and (recipe or out or phase or init):
         raise UsageError("--resume goes on with a run as it was begun; leave out RECIPE, --out, --phase and --init")
     if not (resume or recipe):
@@ -133,7 +146,6 @@ def evaluate(
         report: folder for report.html and report.json.
     """
     from clouds.core.composer import load
-    from clouds.core.files import write_text
     from clouds.core.processes import join
     from clouds.evaluation.evaluate import evaluate as run_evaluation
 
@@ -150,14 +162,25 @@ def evaluate(
         configs=dataset_config,
         progress=True,
     )
-    if not processes.main:
-        return
+    if processes.main:
+        _write_report(result, as_json, report)
+
+
+def _write_report(result: Report, as_json: Path | None, folder: Path | None) -> None:
+    """Write all that was found. Raises `DataError` when a dataset had nothing to measure."""
+    from clouds.core.files import write_text
+
     write(result.to_text())
     if as_json:
         write_text(as_json, result.to_json() + "\n")
-    if report:
-        write_text(report / "report.json", result.to_json() + "\n")
-        write_text(report / "report.html", result.to_html())
+    if folder:
+        write_text(folder / "report.json", result.to_json() + "\n")
+        write_text(folder / "report.html", result.to_html())
+    if result.unmeasured:
+        raise DataError(
+            f"{', '.join(result.unmeasured)}: no labelled pixel, so nothing was measured there; "
+            "`clouds datasets check` counts the values of the label files"
+        )
 
 
 def predict(
@@ -168,6 +191,7 @@ def predict(
     out: Path = Path("predictions"),
     short_side: int | None = None,
     batch_size: BatchSize = 1,
+    max_pixels: MaxPixels = None,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
@@ -182,11 +206,13 @@ def predict(
     import numpy as np
 
     from clouds.core.composer import load
-    from clouds.core.images import write_png
+    from clouds.core.images import MAX_PIXELS, write_png
 
     places = _places(_pictures(images), out)
     pipeline = load(checkpoint, device=device)
-    predictions = pipeline.predict_many(list(places), batch_size=batch_size, short_side=short_side)
+    predictions = pipeline.predict_many(
+        list(places), batch_size=batch_size, short_side=short_side, max_pixels=max_pixels or MAX_PIXELS
+    )
     with progress_bar() as shown:
         files = shown.track(places.values(), description="predict")
         for prediction, (labels, overlay) in zip(predictions, files, strict=True):
@@ -278,6 +304,10 @@ def _start(recipe: Recipe, source: str, phase: Phase | None, init: Path | None) 
     if part is not None:
         pipeline.plan = evolve(pipeline.plan, parts={**pipeline.plan.parts, Kind.REFINER: part})
     return pipeline
+
+
+def _with_labels(assignments: Sequence[str], labels: str) -> tuple[str, ...]:
+    return (*assignments, f"labels={labels}") if labels else tuple(assignments)
 
 
 def _percent(value: float | None) -> str:

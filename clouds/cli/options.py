@@ -48,6 +48,21 @@ Assignments = Annotated[
 BatchSize = Annotated[
     int, Parameter(validator=Number(gte=1), help="Images of one size that go through the network at once.")
 ]
+Labels = Annotated[
+    str,
+    Parameter(
+        show_default=False,
+        help="A label space's name, a TOML file or table of classes (names; synonyms, palette, ids, things), or a list "
+        "of names.",
+    ),
+]
+MaxPixels = Annotated[
+    int | None,
+    Parameter(
+        validator=Number(gte=1),
+        help="Pictures with more pixels are refused before they are decoded; 134 million when left out.",
+    ),
+]
 Device = Annotated[str, Parameter(help="auto, cpu, cuda, cuda:N or mps.")]
 DatasetConfig = Annotated[
     Path | None,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
+
+from clouds.core.config import to_json
 
 _UNLIMITED = 10_000  # columns; a table that goes into a file or a pipe is not folded
 
@@ -15,9 +16,15 @@ def write(text: str) -> None:
     sys.stdout.write(text + "\n")
 
 
+def write_notes(notes: Iterable[str]) -> None:
+    """Write what the user should know to standard error, one line each, so that it is in no program's way."""
+    for note in notes:
+        sys.stderr.write(f"note: {note}\n")
+
+
 def write_json(document: Any) -> None:
     """Write a document as JSON; what JSON has no type for (a path, say) becomes its text."""
-    write(json.dumps(document, indent=2, ensure_ascii=False, default=str))
+    write(to_json(document, indent=2, default=str))
 
 
 def write_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

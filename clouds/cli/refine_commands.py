@@ -138,11 +138,12 @@ def _made_with(part: Part, folder: Path, checkpoint: Path | None) -> dict[str, A
 
 def _own_labels(dataset: GeneratedSet) -> Callable[[Path], np.ndarray]:
     """What gives the label map that an image has already."""
-    import numpy as np
-
-    from clouds.core.images import open_image
+    from clouds.core.labels import CITYSCAPES
+    from clouds.data.encodings import label_encoding
+    from clouds.data.label_files import read_label_pixels
 
     if dataset.labels is None:
         raise DataError(f"{dataset.folder} has no label map for every image; give --checkpoint, which labels them")
     own = dict(zip(dataset.images, dataset.labels, strict=True))
-    return lambda path: np.array(open_image(own[path]))
+    train_ids = label_encoding(CITYSCAPES, "trainIds")  # as a manifest promises, of whatever label space
+    return lambda path: read_label_pixels(own[path], train_ids)

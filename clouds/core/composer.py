@@ -17,6 +17,7 @@ from clouds.core.component import FeatureSpec, Kind
 from clouds.core.cpu import warn_of_slow_dtype
 from clouds.core.errors import CloudsError, ComponentError, ConfigError, PlanError
 from clouds.core.interfaces import INTERFACES, Backbone, TextEncoder
+from clouds.core.label_table import LabelsLike
 from clouds.core.labels import CITYSCAPES, LabelSpace
 from clouds.core.pipeline import Pipeline
 from clouds.core.plan import Part, Plan, Problem, make_plan, plan_part
@@ -32,7 +33,7 @@ def compose(
     generator: object = None,
     refiner: object = None,
     prompter: object = None,
-    labels: str | LabelSpace = "cityscapes",
+    labels: LabelsLike = "cityscapes",
     pretrained: bool = True,
     device: str | torch.device = "auto",
     dtype: str | torch.dtype | None = None,
@@ -43,7 +44,8 @@ def compose(
     Args:
         backbone, head, generator, refiner, prompter: a name of the catalog, `{"name": ..., **options}`, or a ready
             module. Generator, refiner and prompter are optional.
-        labels: a built-in label space or any `LabelSpace`.
+        labels: a built-in label space or any `LabelSpace`; also class names, a table, or a TOML file that holds one,
+            see `clouds.core.label_table`.
         pretrained: load published weights; False gives random ones and downloads nothing.
         device: `"auto"` takes CUDA, then Apple's GPU, then the CPU.
         dtype: autocast type of the forward pass, or None for float32.

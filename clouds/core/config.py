@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
+import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import date, time
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -16,12 +19,16 @@ from clouds.core.errors import ConfigError
 from clouds.core.schema import accepts
 
 T = TypeVar("T")
+_BARE_KEY = re.compile("[A-Za-z0-9_-]+")
+_SURROGATES = re.compile("[\ud800-\udfff]")
+_UNWRITABLE = re.compile("[\ud800-\udfff\ufffe]")
+_WRITTEN = re.compile("\ufffe([0-9a-f]{4})")
 
 
 def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a TOML file. Raises `ConfigError` naming the file (and line) when it is missing or malformed."""
     try:
-        return parse_toml(Path(path).read_text(encoding="utf-8"))
+        return parse_toml(Path(path).read_text(encoding="utf-8-sig"))  # some editors begin a file with a mark
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
     except (OSError, ValueError) as error:
@@ -31,9 +38,28 @@ def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
 def parse_toml(text: str) -> dict[str, Any]:
     """Parse TOML; whatever is wrong with it is a `ValueError`, also nesting that is too deep for the parser."""
     try:
-        return tomllib.loads(text)
+        return _map_strings(tomllib.loads(text), _unescape)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def to_toml(document: Mapping[str, Any]) -> str:
+    """Write a document of plain values and tables of them; `parse_toml` is the way back, for every string.
+
+    TOML has no form for a byte of a file name that is no text, which Python keeps as a lone surrogate. It is written as
+    the noncharacter U+FFFE and four hexadecimal digits, as is U+FFFE itself.
+    """
+    tables = {key: cast("Mapping[str, Any]", value) for key, value in document.items() if isinstance(value, Mapping)}
+    lines = _toml_pairs({key: value for key, value in document.items() if key not in tables})
+    for name, table in tables.items():
+        lines += [*([""] if lines else []), f"[{_toml_key(name)}]", *_toml_pairs(table)]
+    return "\n".join(lines) + "\n"
+
+
+def to_json(document: Any, **options: Any) -> str:
+    """`json.dumps` without escapes but for lone surrogates, which stand for bytes of a file name that are no text: so
+    any file and stream can take it, and `json.loads` is the way back."""
+    return _SURROGATES.sub(lambda match: f"\\u{ord(match[0]):04x}", json.dumps(document, ensure_ascii=False, **options))
 
 
 def within(low: float, high: float = math.inf, *, above: bool = False) -> Callable[[Any, Attribute[Any], Any], None]:
@@ -88,9 +114,7 @@ def parse_assignment(text: str) -> tuple[list[str], Any]:
         return path, value
     except ValueError as error:
         raise ConfigError(f"{key.strip()}: {error}") from error
-    if len(found) > 1:
-        raise ConfigError(f"{text!r} is more than one assignment; give each one by itself")
-    return path, found["value"]
+    return path, found["value"] if list(found) == ["value"] else value  # a value with further lines is a text
 
 
 def override(document: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
@@ -127,6 +151,43 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
         else:
             merged[key] = value
     return merged
+
+
+def _toml_pairs(table: Mapping[str, Any]) -> list[str]:
+    return [f"{_toml_key(key)} = {_toml_value(value)}" for key, value in table.items()]
+
+
+def _toml_key(key: str) -> str:
+    return key if _BARE_KEY.fullmatch(key) else _toml_value(key)
+
+
+def _toml_value(value: Any) -> str:
+    """A value in one line. JSON's strings, integers and booleans are TOML's, too, but for DEL."""
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(_toml_pairs(cast("Mapping[str, Any]", value))) + " }"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(_toml_value, cast("list[Any]", value))) + "]"
+    if isinstance(value, float):
+        return repr(value)
+    if isinstance(value, (date, time)):
+        return value.isoformat()
+    if isinstance(value, str):
+        value = _UNWRITABLE.sub(lambda match: f"\ufffe{ord(match[0]):04x}", value)
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f").replace("\ufffe", "\\uFFFE")
+
+
+def _unescape(text: str) -> str:
+    return _WRITTEN.sub(lambda match: chr(int(match[1], 16)), text)
+
+
+def _map_strings(value: Any, change: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, list):
+        return [_map_strings(one, change) for one in cast("list[Any]", value)]
+    if isinstance(value, dict):
+        return {change(key): _map_strings(one, change) for key, one in cast("dict[str, Any]", value).items()}
+    return value
 
 
 def _describe(error: BaseException, kind: Any) -> str:

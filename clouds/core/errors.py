@@ -81,6 +81,10 @@ class UntrainedHeadWarning(UserWarning):
     """The head still has its initial random weights, so its predictions mean nothing."""
 
 
+class LeftOutWarning(UserWarning):
+    """Files that lie in a dataset are not used; the message counts and names them."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `"; did you mean 'x'?"` for the nearest known word, or some of the known words when none is near."""
     words = sorted(set(known))

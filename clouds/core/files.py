@@ -208,9 +208,9 @@ def _sync(path: Path) -> None:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write a text file (UTF-8) in one piece."""
+    """Write a text file (UTF-8) in one piece. Bytes of a file name that are no text are written as in "\\udcff"."""
     with atomic_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def cache_folder(name: str) -> Path:
@@ -232,8 +232,13 @@ def without_tilde(path: str | os.PathLike[str]) -> Path:
         raise ConfigError(f"{path}: no home folder of that user; give the path itself") from error
 
 
-def inside(root: str | os.PathLike[str], name: str) -> Path:
+def inside(root: str | os.PathLike[str], name: str, *, links: bool = False) -> Path:
     """Return `root / name`, refusing names that lead out of `root`.
+
+    Args:
+        root: the folder.
+        name: below it.
+        links: whether links below the folder may lead anywhere, as they may where files are only read.
 
     Raises:
         DataError: the name is absolute or climbs out of the folder.
@@ -241,7 +246,7 @@ def inside(root: str | os.PathLike[str], name: str) -> Path:
     base = Path(root).resolve()
     if "\0" in name:
         raise DataError(f"{name!r} has a null character; names in {base} must not")
-    path = (base / name).resolve()
+    path = Path(os.path.normpath(base / name)) if links else (base / name).resolve()
     if not path.is_relative_to(base):
         raise DataError(f"{name!r} leads out of {base}; names must stay inside their folder")
     return path

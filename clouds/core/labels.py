@@ -11,6 +11,7 @@ from attrs import Factory, field, frozen
 from clouds.core.errors import ConfigError, did_you_mean
 
 Color = tuple[int, int, int]
+IGNORE_ID = 255  # "not labelled", in every label map in memory; files may use another value
 _MAX_CLASSES = 255  # label maps are uint8 and one value means "ignore"
 
 
@@ -61,7 +62,7 @@ class LabelSpace:
         synonyms: for each class the words that text-classified heads use for it; the class is the best of them.
         palette: one RGB colour (0..255) per class, for pictures and colour encodings.
         ids: one raw id per class, for label files that hold ids of the dataset instead of train ids.
-        ignore: the train id that means "not labelled" (never a class).
+        ignore: the value that means "not labelled" in files of train ids, beside 255; in memory it is always 255.
         things: for each class whether its instances can be counted (persons, cars); the other classes are stuff.
 
     Raises:

@@ -12,6 +12,7 @@ from collections.abc import Generator as GeneratorOf
 from contextlib import contextmanager
 from copy import copy
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,7 +30,7 @@ from clouds.core.component import Kind
 from clouds.core.cuda_graphs import CudaGraphs
 from clouds.core.errors import ConfigError, DataError, UntrainedHeadWarning
 from clouds.core.files import cache_folder
-from clouds.core.images import find_pictures
+from clouds.core.images import MAX_PIXELS, find_pictures
 from clouds.core.interfaces import (
     Backbone,
     Generator,
@@ -175,20 +176,24 @@ class Pipeline:
         height, width = (-(-max(sides) // divisor) * divisor for sides in zip(*sizes, strict=True))
         return height, width
 
-    def predict(self, image: ImageLike, *, short_side: int | None = None, window: int = 2048) -> Prediction:
+    def predict(
+        self, image: ImageLike, *, short_side: int | None = None, window: int = 2048, max_pixels: int = MAX_PIXELS
+    ) -> Prediction:
         """Segment one image, at its own size.
 
         Args:
             image: path, PIL image, uint8 array "h w 3" or uint8 tensor "3 h w" (RGB).
             short_side: resize the short side to this many pixels before the network; None keeps the image's size.
             window: images of more than window x window pixels are segmented in overlapping windows of that side.
+            max_pixels: a file, a PIL image or a resized image with more is refused, before it takes the memory.
 
         Raises:
-            DataError: the image cannot be read or has another form, or `short_side` or `window` is less than 1.
+            DataError: the image cannot be read or has another form; `short_side` or `window` is no whole number, or
+                less than 1.
             NonFiniteError: the network's output for it is NaN or infinite.
         """
         self._start_predicting(short_side=short_side, window=window)
-        return self._predict([Picture.read(image, short_side=short_side)], window)[0]
+        return self._predict([Picture.read(image, short_side=short_side, max_pixels=max_pixels)], window)[0]
 
     def predict_many(
         self,
@@ -197,6 +202,7 @@ class Pipeline:
         batch_size: int = 8,
         short_side: int | None = None,
         window: int = 2048,
+        max_pixels: int = MAX_PIXELS,
     ) -> Iterator[Prediction]:
         """Segment images in batches: the predictions that `predict` makes, one after the other, in order.
 
@@ -210,7 +216,7 @@ class Pipeline:
         Args:
             images: a folder, a glob pattern (`**` for any folders), or images in any form that `predict` takes.
             batch_size: images that go through the network at once. One in windows goes alone.
-            short_side, window: as in `predict`.
+            short_side, window, max_pixels: as in `predict`.
 
         Raises:
             DataError: the folder or pattern has no picture; `batch_size`, `short_side` or `window` is less than 1; or
@@ -221,7 +227,8 @@ class Pipeline:
         if batch_size < 1:
             raise DataError(f"batch_size is {batch_size}; expected at least 1 image")
         self._start_predicting(short_side=short_side, window=window)
-        pictures = read_ahead(partial(_read, short_side=short_side), enumerate(_listed(images)), count=batch_size)
+        read = partial(_read, short_side=short_side, max_pixels=max_pixels)
+        pictures = read_ahead(read, enumerate(_listed(images)), count=batch_size)
         return answer_in_batches(
             pictures,
             lambda batch: self._predict(batch, window),
@@ -329,8 +336,8 @@ class Pipeline:
 
     def _start_predicting(self, *, short_side: int | None, window: int) -> None:
         for name, pixels in (("window", window), ("short_side", short_side)):
-            if pixels is not None and pixels < 1:
-                raise DataError(f"{name} is {pixels}; expected at least 1 pixel")
+            if pixels is not None and (not isinstance(pixels, Integral) or pixels < 1):
+                raise DataError(f"{name} is {pixels!r}; expected at least 1 pixel, a whole number")
         self._warn_untrained()
 
     def _warn_untrained(self) -> None:
@@ -364,9 +371,9 @@ def _listed(images: str | os.PathLike[str] | Iterable[ImageLike]) -> Iterable[Im
     return cast("Iterable[ImageLike]", images)
 
 
-def _read(numbered: tuple[int, ImageLike], *, short_side: int | None) -> Picture:
+def _read(numbered: tuple[int, ImageLike], *, short_side: int | None, max_pixels: int) -> Picture:
     position, image = numbered
-    return Picture.read(image, short_side=short_side, name=f"image {position}")
+    return Picture.read(image, short_side=short_side, name=f"image {position}", max_pixels=max_pixels)
 
 
 def _itself(masks: ImageMasks) -> ImageMasks:

@@ -12,6 +12,7 @@ from packaging.requirements import Requirement
 
 from clouds.core.catalog import Catalog
 from clouds.core.component import Component, Kind
+from clouds.core.config import to_json
 from clouds.core.errors import (
     CloudsError,
     ComponentError,
@@ -22,6 +23,7 @@ from clouds.core.errors import (
     did_you_mean,
 )
 from clouds.core.known_plugins import install_command
+from clouds.core.label_table import read_labels
 from clouds.core.labels import LabelSpace
 from clouds.core.schema import read_schema, to_json_value
 
@@ -131,7 +133,7 @@ class Plan:
             "trained_labels": self.trained_labels.to_dict() if self.trained_labels else None,
             "parts": parts,
         }
-        return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+        return to_json(document, indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
@@ -161,7 +163,7 @@ def make_plan(
     generator: object = None,
     refiner: object = None,
     prompter: object = None,
-    labels: str | LabelSpace = "cityscapes",
+    labels: object = "cityscapes",
     pretrained: bool = True,
     device: object = "auto",
     dtype: object = None,
@@ -287,14 +289,11 @@ def _misfits(plan: Plan) -> list[Problem]:
 
 
 def _plan_labels(labels: object, problems: list[Problem]) -> LabelSpace | None:
-    if isinstance(labels, LabelSpace):
-        return labels
     try:
-        if not isinstance(labels, str):
-            raise ConfigError(f"expected a name or a LabelSpace, got {type(labels).__name__}")
-        return LabelSpace.named(labels)
+        return read_labels(labels)
     except ConfigError as error:
-        problems.append(Problem("labels", str(error), "LabelSpace.from_names([...]) makes your own"))
+        remedy = 'classes of your own: ["one", "two"], a table { names = [...], ... }, or a TOML file of one'
+        problems.append(Problem("labels", str(error), remedy))
         return None
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from clouds.core.errors import DataError, NonFiniteError
-from clouds.core.images import read_image, to_rgb
+from clouds.core.images import MAX_PIXELS, read_image, short_side_size, to_rgb
 from clouds.core.interfaces import HeadOutput
 from clouds.core.labels import LabelSpace
 from clouds.core.segments import ImageMasks, Instances, Panoptic, find_instances, find_panoptic
@@ -44,11 +44,14 @@ class Picture:
     path: Path | None = None
 
     @classmethod
-    def read(cls, image: ImageLike, *, short_side: int | None = None, name: str = "image") -> Picture:
+    def read(
+        cls, image: ImageLike, *, short_side: int | None = None, name: str = "image", max_pixels: int = MAX_PIXELS
+    ) -> Picture:
         """Read and resize an image in any form. Raises `DataError` with the path of a file, or `name`."""
-        pixels = to_pixels(image, name=name)
+        pixels = to_pixels(image, name=name, max_pixels=max_pixels)
         path = Path(image) if isinstance(image, (str, os.PathLike)) else None
-        return cls(pixels=pixels, resized=_resize_short_side(pixels, short_side), path=path)
+        resized = _resize_short_side(pixels, short_side, str(path or name), max_pixels)
+        return cls(pixels=pixels, resized=resized, path=path)
 
     def exceeds(self, window: int) -> bool:
         """Whether it has more pixels than a window of this side, so that it is segmented in windows."""
@@ -139,17 +142,26 @@ class Prediction:
         return Image.fromarray(np.clip(blend.round(), 0, 255).astype(np.uint8))
 
 
-def to_pixels(image: ImageLike, *, name: str = "image") -> UInt8[np.ndarray, "h w 3"]:
-    """Bring every accepted form of an image to a uint8 array "h w 3", RGB. Raises `DataError` for other forms, with
-    the path of a file, or `name`."""
+def to_pixels(image: ImageLike, *, name: str = "image", max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarray, "h w 3"]:
+    """Bring every accepted form of an image to a uint8 array "h w 3", RGB; each form gives the same pixels.
+
+    Raises:
+        DataError: another form, with the path of a file, or `name`. Files and PIL images: see `clouds.core.images`.
+    """
     if isinstance(image, (str, os.PathLike)):
-        return read_image(image)
+        return read_image(image, max_pixels=max_pixels)
     if isinstance(image, Image.Image):
-        return to_rgb(image, name=name)
+        return to_rgb(image, name=name, max_pixels=max_pixels)
+    if not isinstance(image, (np.ndarray, Tensor)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise DataError(f"{name}: expected a path, a PIL image, an array or a tensor; got {type(image).__name__}")
     channel_axis, wanted = (0, "tensor of shape 3 x h x w") if isinstance(image, Tensor) else (2, "array h x w x 3")
-    pixels = image.detach().cpu().numpy() if isinstance(image, Tensor) else np.asarray(image)
-    if pixels.ndim != 3 or pixels.shape[channel_axis] != 3 or pixels.dtype != np.uint8 or pixels.size == 0:
-        raise DataError(f"{name}: expected a non-empty uint8 {wanted}, got {pixels.dtype} of shape {pixels.shape}")
+    usable = image.ndim == 3 and image.shape[channel_axis] == 3 and math.prod(image.shape) > 0
+    if not usable or image.dtype not in (np.dtype("uint8"), torch.uint8):
+        dtype = str(image.dtype).removeprefix("torch.")
+        raise DataError(f"{name}: expected a non-empty uint8 {wanted}, got {dtype} of shape {tuple(image.shape)}")
+    if isinstance(image, Tensor) and (image.is_meta or image.layout != torch.strided):
+        raise DataError(f"{name}: expected a dense tensor with values; got {image.layout} on device {image.device}")
+    pixels = image.detach().cpu().numpy() if isinstance(image, Tensor) else image
     return np.moveaxis(pixels, channel_axis, -1)
 
 
@@ -206,10 +218,14 @@ def _no_masks(size: tuple[int, int], window: int) -> ImageMasks:
     )
 
 
-def _resize_short_side(pixels: np.ndarray, short_side: int | None) -> np.ndarray:
+def _resize_short_side(pixels: np.ndarray, short_side: int | None, name: str, max_pixels: int) -> np.ndarray:
     height, width = pixels.shape[:2]
     if short_side is None or min(height, width) == short_side:
         return pixels
-    scale = short_side / min(height, width)
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
+    rows, columns = short_side_size(height, width, short_side)
+    if rows * columns > max_pixels:
+        raise DataError(
+            f"{name}: {height} x {width} pixels with short_side={short_side} become {rows} x {columns}, more than "
+            f"max_pixels={max_pixels}; choose a smaller short_side, or allow for it"
+        )
+    return np.asarray(Image.fromarray(pixels).resize((columns, rows), Image.Resampling.BILINEAR))

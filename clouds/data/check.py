@@ -12,13 +12,14 @@ import numpy as np
 from attrs import asdict, evolve, frozen
 
 from clouds.core.errors import DataError
-from clouds.data.encodings import IGNORE, IGNORE_ID
+from clouds.core.labels import IGNORE_ID
+from clouds.data.encodings import IGNORE
 from clouds.data.folder import Dataset, check_sizes
 from clouds.data.label_files import read_label_pixels
 from clouds.data.threads import map_in_threads
 
 T = TypeVar("T")
-FaultKind = Literal["image", "label", "missing label", "missing image", "size", "values"]
+FaultKind = Literal["image", "label", "missing label", "missing image", "size", "values", "nothing labelled"]
 
 
 @frozen(kw_only=True)
@@ -27,7 +28,7 @@ class Fault:
 
     Attributes:
         kind: "image" or "label" (cannot be read), "missing label", "missing image", "size" (image and label differ),
-            "values" (label values without a meaning).
+            "values" (label values without a meaning), "nothing labelled" (no label map has a labelled pixel).
         file: the file it is about.
         message: what is wrong, with the remedy.
     """
@@ -47,6 +48,7 @@ class CheckReport:
         pixels: labelled pixels by class name, and "ignore"; label files with faulty values are not counted.
         unknown: pixels by label value without a meaning.
         faults: in the order of the files.
+        notes: what is no fault by itself: files that are not used, and label maps without a labelled pixel.
     """
 
     name: str
@@ -54,6 +56,7 @@ class CheckReport:
     pixels: dict[str, int]
     unknown: dict[str, int]
     faults: tuple[Fault, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -86,18 +89,51 @@ def check_dataset(dataset: Dataset, *, progress: bool = False) -> CheckReport:
     findings = map_in_threads(
         lambda index: _check_item(dataset, index), len(dataset), description="check", progress=progress
     )
-    for finding in findings:
+    unlabelled = list[Path]()
+    for item, finding in zip(dataset.items, findings, strict=True):
         counts += finding.counts
         unknown.update(finding.unknown)
         faults += finding.faults
+        if item.label and finding.counts[IGNORE_ID] and not finding.counts[:IGNORE_ID].any():
+            unlabelled.append(item.label)
+    if unlabelled and not (counts[:IGNORE_ID].any() or unknown):
+        faults.append(Fault(kind="nothing labelled", file=str(unlabelled[0]), message=_nothing_labelled(dataset)))
     by_class = counts.tolist()
     return CheckReport(
         name=dataset.name,
         images=len(dataset),
         pixels={**dict(zip(dataset.labels.names, by_class, strict=False)), IGNORE: by_class[IGNORE_ID]},
         unknown=dict(unknown),
-        faults=(*faults, *map(_without_image, dataset.unpaired)),
+        faults=(*faults, *(_without_image(path, dataset) for path in dataset.unpaired)),
+        notes=(*dataset.notes, *_describe_unlabelled(unlabelled)),
     )
+
+
+def check_labelled(dataset: Dataset) -> None:
+    """Raise `DataError` when no label map of a dataset has a labelled pixel. Label files are read until one has; one
+    that cannot be read ends the search, too, as whoever uses the dataset says what is wrong with it."""
+
+    def is_labelled(index: int) -> bool:
+        try:
+            return bool((dataset.read_label(index) != IGNORE_ID).any())
+        except DataError:
+            return True
+
+    if not (
+        is_labelled(0) or any(map_in_threads(is_labelled, len(dataset), description="find labels", progress=False))
+    ):
+        raise DataError(f"{_nothing_labelled(dataset)}; `clouds datasets check` counts its values")
+
+
+def _nothing_labelled(dataset: Dataset) -> str:
+    return (
+        f"{dataset.spec}: no labelled pixel in {len(dataset)} label maps; with encoding {dataset.encoding.name!r} "
+        "every value in them is ignored"
+    )
+
+
+def _describe_unlabelled(paths: list[Path]) -> list[str]:
+    return [f"no labelled pixel in {len(paths)} label maps; the first is {paths[0]}"] if paths else []
 
 
 def _check_item(dataset: Dataset, index: int) -> _Finding:
@@ -106,9 +142,11 @@ def _check_item(dataset: Dataset, index: int) -> _Finding:
     image = _attempt(faults, "image", item.image, lambda: dataset.read_image(index))
     label = item.label
     if label is None:
-        faults.append(Fault(kind="missing label", file=str(item.image), message=f"{item.image}: has no label file"))
+        faults.append(
+            Fault(kind="missing label", file=str(item.image), message=f"{item.image}: has no label file; {item.lacks}")
+        )
         return finding
-    pixels = _attempt(faults, "label", label, lambda: read_label_pixels(label, encoding))
+    pixels = _attempt(faults, "label", label, lambda: read_label_pixels(label, encoding, max_pixels=dataset.max_pixels))
     if pixels is None:
         return finding
     if image is not None:
@@ -127,5 +165,7 @@ def _attempt(faults: list[Fault], kind: FaultKind, file: Path, action: Callable[
         return None
 
 
-def _without_image(path: Path) -> Fault:
-    return Fault(kind="missing image", file=str(path), message=f"{path}: no image has this name")
+def _without_image(path: Path, dataset: Dataset) -> Fault:
+    like = next((other for other in dataset.left_out if other.stem == path.stem), None)
+    reason = f"its image {like.name} is not read, as it has another format" if like else "no image has this name"
+    return Fault(kind="missing image", file=str(path), message=f"{path}: {reason}")

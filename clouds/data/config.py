@@ -1,5 +1,6 @@
-"""`dataset.toml`: what a dataset says about its own label files.
+"""`dataset.toml`: what a dataset says about its own files.
 
+max_pixels = 400_000_000    # the largest image that is meant; others are refused before they are decoded
 [labels]
 encoding = "ids"            # "trainIds", "ids", "color", or a published data set's: "gta5", "mapillary-v1.2", ...
 [labels.mapping]            # more values, or all of them
@@ -21,8 +22,9 @@ from attrs import field, frozen
 
 from clouds.core.config import read_toml, structure
 from clouds.core.errors import ConfigError
+from clouds.core.images import MAX_PIXELS
 from clouds.core.labels import LabelSpace
-from clouds.data.encodings import LabelEncoding, fold_table, label_encoding
+from clouds.data.encodings import IGNORE, LabelEncoding, fold_table, label_encoding
 
 FILE_NAME = "dataset.toml"
 
@@ -43,20 +45,33 @@ class DatasetConfig:
         labels: how label files are encoded.
         fold: predicted class name -> class name or "ignore".
         converted: split -> what it was converted from.
+        max_pixels: an image or a label with more is refused before it is decoded.
     """
 
     labels: LabelSettings = field(factory=LabelSettings)
     fold: dict[str, str] = field(factory=dict)
     converted: dict[str, str] = field(factory=dict)
+    max_pixels: int = MAX_PIXELS
+
+    def __attrs_post_init__(self) -> None:
+        if self.max_pixels < 1:
+            raise ConfigError(f"max_pixels is {self.max_pixels}; expected at least 1")
+
+
+def mapped_classes(path: Path) -> tuple[str, ...]:
+    """The class names that `[labels.mapping]` of a file gives, in its order. Raises `ConfigError`, see below."""
+    mapping = structure(read_toml(path), DatasetConfig, source=str(path)).labels.mapping
+    names = [name for name in mapping.values() if isinstance(name, str) and name != IGNORE]
+    return tuple(dict.fromkeys(names))
 
 
 def read_dataset_config(
     path: Path | None, labels: LabelSpace, *, encoding: str = "trainIds"
-) -> tuple[LabelEncoding, np.ndarray | None]:
-    """Read the label encoding and the fold table (uint8 "256", or None) from a file; None gives the defaults.
+) -> tuple[LabelEncoding, np.ndarray | None, int]:
+    """Read the label encoding, the fold table (uint8 "256", or None) and the most pixels from a file.
 
     Args:
-        path: the file, or None.
+        path: the file; None gives the defaults.
         labels: the label space to decode into.
         encoding: name of the encoding where the file has no table `[labels]`.
 
@@ -64,10 +79,10 @@ def read_dataset_config(
         ConfigError: the file is missing or not TOML, or has a wrong key or value; the message names file and key.
     """
     if path is None:
-        return label_encoding(labels, encoding), None
+        return label_encoding(labels, encoding), None, MAX_PIXELS
     config = structure(read_toml(path), DatasetConfig, source=str(path))
     said = config.labels if config.labels != LabelSettings() else LabelSettings(encoding=encoding)
     try:
-        return label_encoding(labels, said.encoding, said.mapping), fold_table(labels, config.fold)
+        return label_encoding(labels, said.encoding, said.mapping), fold_table(labels, config.fold), config.max_pixels
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error

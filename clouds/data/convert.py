@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -10,13 +9,14 @@ from typing import Literal
 
 from attrs import evolve, frozen
 
-from clouds.core.config import read_toml, structure
+from clouds.core.config import read_toml, structure, to_toml
 from clouds.core.errors import DataError
 from clouds.core.files import atomic_file, inside, write_text
-from clouds.core.images import write_png
+from clouds.core.images import MAX_PIXELS, upright_size, write_png
+from clouds.core.labels import CITYSCAPES, IGNORE_ID, LabelSpace
 from clouds.data.config import FILE_NAME, DatasetConfig, LabelSettings
-from clouds.data.encodings import IGNORE, IGNORE_ID
-from clouds.data.folder import Dataset
+from clouds.data.encodings import IGNORE
+from clouds.data.folder import Dataset, check_equal_sizes
 from clouds.data.threads import map_in_threads
 
 
@@ -54,7 +54,8 @@ def convert_dataset(
         progress: show a progress bar on standard error, when that is a terminal.
 
     Raises:
-        DataError: `out` holds something else, or a label file cannot be read; nothing of that file is written.
+        DataError: `out` holds something else, a label file cannot be read, or it and its image differ in size; nothing
+            of that file is written.
     """
     root, split = Path(out), str(dataset.spec.split)
     _claim(dataset, root, split)
@@ -67,7 +68,10 @@ def convert_dataset(
         path = label_folder / f"{dataset.items[index].name}.png"
         if path.exists():
             return False
-        write_png(path, dataset.read_label(index))
+        label_map = dataset.read_label(index)
+        size = upright_size(dataset.items[index].image, max_pixels=dataset.max_pixels)
+        check_equal_sizes(dataset.items[index], size, (label_map.shape[0], label_map.shape[1]))
+        write_png(path, label_map)
         return True
 
     written = sum(map_in_threads(write_label, len(dataset), description="convert", progress=progress))
@@ -101,16 +105,20 @@ def _config(dataset: Dataset, split: str) -> DatasetConfig:
             for index, name in enumerate(names)
             if fold[index] != index
         },
-        converted={split: f"{source}, encoding {dataset.encoding.name}, label space {dataset.labels.name}"},
+        max_pixels=dataset.max_pixels,
+        converted={split: f"{source}, encoding {dataset.encoding.name}, label space {_described(dataset.labels)}"},
     )
 
 
+def _described(labels: LabelSpace) -> str:
+    """Two label spaces of one's own may have one name; their classes tell them apart."""
+    return labels.name if labels == CITYSCAPES else f"{labels.name} ({', '.join(labels.names)})"
+
+
 def _to_toml(config: DatasetConfig) -> str:
-    lines = ["[labels]", f"encoding = {json.dumps(config.labels.encoding)}"]
-    for table, values in (("fold", config.fold), ("converted", config.converted)):
-        lines += ["", f"[{table}]"] if values else []
-        lines += [f"{json.dumps(key)} = {json.dumps(value)}" for key, value in values.items()]
-    return "\n".join(lines) + "\n"
+    tables = {"labels": {"encoding": config.labels.encoding}, "fold": config.fold, "converted": config.converted}
+    limit = {"max_pixels": config.max_pixels} if config.max_pixels != MAX_PIXELS else {}
+    return to_toml(limit | {name: table for name, table in tables.items() if table})
 
 
 def _place(source: Path, target: Path, images: Literal["link", "copy"]) -> None:

@@ -11,12 +11,11 @@ from attrs import frozen
 from jaxtyping import UInt8
 
 from clouds.core.errors import ConfigError, DataError, did_you_mean
-from clouds.core.labels import LabelSpace
+from clouds.core.labels import IGNORE_ID, LabelSpace
 from clouds.data.id_tables import ID_TABLES, IGNORE
 
-IGNORE_ID = 255  # in every label map in memory; files may use another value
 ENCODINGS = ("trainIds", "ids", "color", *ID_TABLES)
-_COLOR = re.compile(r"(\d{1,3}),\s*(\d{1,3}),\s*(\d{1,3})")
+_GREY, _COLOR = re.compile("[0-9]{1,3}"), re.compile(r"([0-9]{1,3}),\s*([0-9]{1,3}),\s*([0-9]{1,3})")
 _BLACK = 0
 _DEEP = "synthia"  # stored with 16 bits per channel
 _SUSPECT = 254  # stands for unknown codes in lookup tables; only a space of 255 classes has it as a train id, too
@@ -37,6 +36,7 @@ class LabelEncoding:
         colored: codes are RGB colours, packed as 0xRRGGBB; otherwise they are grey values 0..255.
         codes: the train id of every code that may occur. `encode` writes the first code of a train id.
         deep: label files have 16 bits per channel, and the code is in the first one.
+        mapped: the codes that `[labels.mapping]` names.
     """
 
     name: str
@@ -44,6 +44,7 @@ class LabelEncoding:
     colored: bool
     codes: dict[int, int]
     deep: bool = False
+    mapped: frozenset[int] = frozenset()
 
     def __attrs_post_init__(self) -> None:
         limit = 0xFFFFFF if self.colored else 255
@@ -173,7 +174,8 @@ def label_encoding(
     codes.update({code: train_id for (_, code), train_id in extra.items()})
     codes.setdefault(_BLACK if colored else 255, IGNORE_ID)
     name = name or ("mapping" if extra else "trainIds")
-    return LabelEncoding(name=name, labels=labels, colored=colored, codes=codes, deep=name == _DEEP)
+    mapped = frozenset(code for _, code in extra)
+    return LabelEncoding(name=name, labels=labels, colored=colored, codes=codes, deep=name == _DEEP, mapped=mapped)
 
 
 def fold_table(labels: LabelSpace, fold: Mapping[str, str]) -> np.ndarray | None:
@@ -226,7 +228,7 @@ def _code(text: str) -> tuple[bool, int]:
         red, green, blue = (int(part) for part in color.groups())
         if max(red, green, blue) <= 255:
             return True, red << 16 | green << 8 | blue
-    elif text.isdecimal() and int(text) <= 255:
+    elif _GREY.fullmatch(text) and int(text) <= 255:
         return False, int(text)
     raise ConfigError(f'labels.mapping: {text!r} is neither a value 0..255 ("7") nor a colour ("128,64,128")')
 
@@ -241,5 +243,5 @@ def _train_id(labels: LabelSpace, key: str, value: object) -> int:
     hint = did_you_mean(value, (*labels.names, IGNORE)) if isinstance(value, str) else ""
     raise ConfigError(
         f"{key}: {value!r} is neither a class of label space {labels.name!r}, nor a train id 0..{len(labels) - 1}, "
-        f"nor {IGNORE!r}{hint}"
+        f"nor {IGNORE!r}{hint}; classes of your own are a label space of theirs: labels, or --labels, gives it"
     )

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+import unicodedata
+import warnings
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from attrs import evolve, field, frozen
 from jaxtyping import UInt8
 
-from clouds.core.errors import DataError, did_you_mean
-from clouds.core.images import read_image
+from clouds.core.errors import DataError, LeftOutWarning, did_you_mean
+from clouds.core.images import MAX_PIXELS, opened, read_image, upright_size
 from clouds.core.labels import LabelSpace
 from clouds.data.config import FILE_NAME, read_dataset_config
 from clouds.data.encodings import LabelEncoding
@@ -19,14 +22,17 @@ from clouds.data.label_files import read_label_pixels
 from clouds.data.layouts import LAYOUTS, Files, Layout
 from clouds.data.spec import Spec, parse_spec
 
+_SHOWN = 5  # names of files that are not used
+
 
 @frozen
 class Item:
-    """One image of a dataset and its label file; None when it has none."""
+    """One image of a dataset and its label file; None when it has none, and then `lacks` says what was looked for."""
 
     name: str
     image: Path
     label: Path | None
+    lacks: str = ""
 
 
 def _to_items(value: Iterable[Item]) -> tuple[Item, ...]:
@@ -49,6 +55,9 @@ class Dataset:
         encoding: what the values in the label files mean.
         fold: uint8 lookup of 256 train ids, applied to predictions before they are scored; or None.
         unpaired: label files without an image.
+        left_out: what lies in the folder of the images and is not read: other formats, and folders.
+        misfits: images that are left out because their labels are known to have another size.
+        max_pixels: an image or a label with more is refused before it is decoded.
     """
 
     name: str
@@ -58,6 +67,23 @@ class Dataset:
     encoding: LabelEncoding
     fold: np.ndarray | None = None
     unpaired: tuple[Path, ...] = field(default=(), converter=_to_paths)
+    left_out: tuple[Path, ...] = field(default=(), converter=_to_paths)
+    misfits: tuple[Path, ...] = field(default=(), converter=_to_paths)
+    max_pixels: int = MAX_PIXELS
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What lies there and is not used, one line for each reason."""
+        reasons = (
+            (self.left_out, f"not read; pictures are files that end in {', '.join(self._endings)}"),
+            (self.unpaired, "label files without an image of their name"),
+            (self.misfits, "left out, as image and label are known to differ in size"),
+        )
+        return tuple(f"{self.spec}: {_counted(paths)}: {reason}" for paths, reason in reasons if paths)
+
+    @property
+    def _endings(self) -> tuple[str, ...]:
+        return LAYOUTS[self.spec.kind].variants[0][0].endings
 
     def __len__(self) -> int:
         return len(self.items)
@@ -74,14 +100,15 @@ class Dataset:
 
     def read_image(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
         """The image, RGB; alpha is dropped, greyscale expanded. Raises `DataError` naming the file."""
-        return read_image(self.items[index].image)
+        return read_image(self.items[index].image, max_pixels=self.max_pixels)
 
     def read_label(self, index: int) -> UInt8[np.ndarray, "h w"]:
         """The label map: train ids, 255 = ignore. Raises `DataError` naming the file."""
         item = self.items[index]
         if item.label is None:
-            raise DataError(f"{item.image}: has no label file")
-        return self.encoding.decode(read_label_pixels(item.label, self.encoding), name=str(item.label))
+            raise DataError(f"{item.image}: has no label file; {item.lacks}")
+        pixels = read_label_pixels(item.label, self.encoding, max_pixels=self.max_pixels)
+        return self.encoding.decode(pixels, name=str(item.label))
 
 
 def open_dataset(
@@ -92,7 +119,10 @@ def open_dataset(
     default_split: str = "train",
     require_labels: bool = True,
 ) -> Dataset:
-    """Find the files of a dataset in the layout in which it is downloaded. Nothing but `dataset.toml` is read.
+    """Find the files of a dataset in the layout in which it is downloaded. Nothing but `dataset.toml` is read, and the
+    sizes of `Layout.misfits`. What lies there and is not used is said in a `LeftOutWarning`; see `Dataset.notes`.
+
+    Names are compared in Unicode's composed form (NFC), so that files from other systems find each other.
 
     Args:
         spec: `KIND:PATH[:SPLIT]`; `clouds.data.layouts.LAYOUTS` has the kinds. Without a split the only one is taken,
@@ -102,7 +132,8 @@ def open_dataset(
         config: a file that takes the place of `PATH/dataset.toml`, for data that must not be altered. What it says
             about labels goes before the encoding of the kind.
         default_split: "train" or "val".
-        require_labels: an image without a label file is an error; otherwise its `Item.label` is None.
+        require_labels: an image without a label file is an error; otherwise its `Item.label` is None, and the caller
+            says what `notes` say.
 
     Raises:
         ConfigError: the spec or the configuration is wrong, or a class is not labelled by this kind.
@@ -111,22 +142,31 @@ def open_dataset(
     parsed = parse_spec(spec)
     layout = LAYOUTS[parsed.kind]
     split, folder, images, truths = _locate(parsed, layout, default_split)
-    pictures, label_of = _find_images(parsed, layout, folder, images), _find(parsed.path, folder, truths)
-    items = [Item(name=name, image=path, label=label_of.get(name)) for name, path in pictures.items()]
+    pictures, left_out = _find_images(parsed, layout, folder, images)
+    label_of, others = _find(parsed.path, folder, truths)
+    lacking = _Lacking(layout, truths, truths.path(parsed.path, folder), others)
+    items = [lacking.item(name, path, label_of.get(name)) for name, path in pictures.items()]
     if require_labels:
-        _check_labels(spec, items, truths.path(parsed.path, folder) / truths.group, truths.endings[0])
+        _check_labels(spec, items)
     own = parsed.path / FILE_NAME
     source = Path(config) if config else own if own.exists() else None
-    encoding, fold = read_dataset_config(source, labels, encoding=layout.encoding)
-    return Dataset(
+    encoding, fold, max_pixels = read_dataset_config(source, labels, encoding=layout.encoding)
+    misfits = [item for item in items if item.name in layout.misfits and _differs_in_size(item, max_pixels)]
+    dataset = Dataset(
         name=f"{parsed.path.resolve().name if layout.splits is None else parsed.kind}:{split}",
         spec=evolve(parsed, split=split),
-        items=items,
+        items=[item for item in items if item not in misfits],
         labels=labels,
         encoding=encoding,
         fold=fold,
         unpaired=[path for name, path in label_of.items() if name not in pictures],
+        left_out=left_out,
+        misfits=[item.image for item in misfits],
+        max_pixels=max_pixels,
     )
+    for note in dataset.notes if require_labels else ():
+        warnings.warn(note, LeftOutWarning, stacklevel=2)
+    return dataset
 
 
 def dataset_images(spec: str, *, default_split: str = "val") -> list[Path]:
@@ -143,24 +183,35 @@ def dataset_images(spec: str, *, default_split: str = "val") -> list[Path]:
     parsed = parse_spec(spec)
     layout = LAYOUTS[parsed.kind]
     _, folder, images, _ = _locate(parsed, layout, default_split)
-    return list(_find_images(parsed, layout, folder, images).values())
+    return list(_find_images(parsed, layout, folder, images)[0].values())
 
 
 def check_sizes(item: Item, image: UInt8[np.ndarray, "h w 3"], label: UInt8[np.ndarray, "hl wl *rgb"]) -> None:
     """Raise `DataError` unless an image and its label have the same height and width."""
-    if image.shape[:2] != label.shape[:2]:
-        raise DataError(
-            f"{item.image} is {_size(image)}, but its label {item.label} is {_size(label)} (height x width); "
-            "they must be of one size"
-        )
+    check_equal_sizes(item, (image.shape[0], image.shape[1]), (label.shape[0], label.shape[1]))
 
 
-def _check_labels(spec: str, items: list[Item], folder: Path, ending: str) -> None:
+def check_equal_sizes(item: Item, image: tuple[int, int], label: tuple[int, int]) -> None:
+    """Raise `DataError` unless the sizes (height, width) of an image and its label are one."""
+    if image == label:
+        return
+    reason = "they must be of one size"
+    if image[::-1] == label:
+        with opened(item.image, max_pixels=image[0] * image[1]) as picture:
+            if (picture.height, picture.width) != image:
+                reason = "the image is turned upright by its EXIF orientation and the label is not: turn the label, too"
+    raise DataError(
+        f"{item.image} is {image[0]}x{image[1]}, but its label {item.label} is {label[0]}x{label[1]} "
+        f"(height x width); {reason}"
+    )
+
+
+def _check_labels(spec: str, items: list[Item]) -> None:
     lacking = [item for item in items if item.label is None]
     if lacking:
         raise DataError(
             f"{spec}: {len(lacking)} of {len(items)} images have no label file; the first is {lacking[0].image}, "
-            f"expected {folder / lacking[0].name}{ending}"
+            f"{lacking[0].lacks}"
         )
 
 
@@ -171,11 +222,41 @@ def _locate(spec: Spec, layout: Layout, default: str) -> tuple[str, str, Files, 
     return split, folder, *_choose_variant(spec, layout, folder)
 
 
-def _find_images(spec: Spec, layout: Layout, folder: str, images: Files) -> dict[str, Path]:
-    found = _find(spec.path, folder, images)
+def _find_images(spec: Spec, layout: Layout, folder: str, images: Files) -> tuple[dict[str, Path], list[Path]]:
+    """Images by NAME, and what else lies there."""
+    found, others = _find(spec.path, folder, images)
     if not found:
-        raise _not_there(spec, layout, f"{images.path(spec.path, folder)} holds no image")
-    return found
+        named = f" but {_counted(others)}" if others else ""
+        raise _not_there(spec, layout, f"{images.path(spec.path, folder)} holds no image{named}")
+    return found, others
+
+
+def _differs_in_size(item: Item, max_pixels: int) -> bool:
+    try:
+        sizes = {upright_size(path, max_pixels=max_pixels) for path in (item.image, item.label) if path}
+    except DataError:
+        return False  # whoever reads it says what is wrong
+    return len(sizes) > 1
+
+
+@frozen
+class _Lacking:
+    """What to say of an image without a label file: which one was looked for, and what lies there in its place."""
+
+    layout: Layout
+    files: Files
+    folder: Path
+    others: list[Path]
+
+    def item(self, name: str, image: Path, label: Path | None) -> Item:
+        return Item(name, image, label, "" if label else self._describe(name, image))
+
+    def _describe(self, name: str, image: Path) -> str:
+        folder = self.folder / image.parent.name if self.files.group else self.folder
+        near = bisect_left(self.others, name, key=lambda path: path.name)
+        other = self.others[near].name if near < len(self.others) else ""
+        there = f", where {other} is" if other.startswith(name) and not other[len(name)].isalnum() else ""
+        return f"expected {folder / name}{self.files.endings[0]}{there}; the layout is {self.layout}"
 
 
 def _choose_split(spec: Spec, layout: Layout, default: str) -> str:
@@ -191,8 +272,15 @@ def _choose_split(spec: Spec, layout: Layout, default: str) -> str:
         return splits[0]
     wanted = spec.split or default
     if wanted not in splits:
-        raise DataError(f"{spec}: {where} has no split {wanted!r}{did_you_mean(wanted, splits)}")
+        raise DataError(f"{spec}: {where} has no split {wanted!r}{did_you_mean(wanted, splits)}{_colon(spec)}")
     return wanted
+
+
+def _colon(spec: Spec) -> str:
+    """What to say when a folder's name may have been cut at a colon."""
+    if spec.split is None or spec.path.is_dir():
+        return ""
+    return f"; {spec.split!r} after the last colon is the split: a folder of that name is {spec.path}:{spec.split}/"
 
 
 def _choose_variant(spec: Spec, layout: Layout, split_folder: str) -> tuple[Files, Files]:
@@ -210,26 +298,29 @@ def _choose_variant(spec: Spec, layout: Layout, split_folder: str) -> tuple[File
 
 
 def _not_there(spec: Spec, layout: Layout, what: str) -> DataError:
-    return DataError(f"{spec}: {what}; expected {layout} below {spec.path} ({layout.download})")
+    return DataError(f"{spec}: {what}; expected {layout} below {spec.path} ({layout.download}){_colon(spec)}")
 
 
-def _find(root: Path, split_folder: str, files: Files) -> dict[str, Path]:
-    """Files by NAME, sorted."""
+def _find(root: Path, split_folder: str, files: Files) -> tuple[dict[str, Path], list[Path]]:
+    """Files by NAME, and what else lies there; both sorted."""
     found: dict[str, Path] = {}
+    others: list[Path] = []
     endings = tuple(ending.lower() for ending in files.endings)
     skip = files.skip.lower()
     for path in _visible(files.path(root, split_folder), nested=bool(files.group)):
         lower = path.name.lower()
         ending = next((one for one in endings if lower.endswith(one)), None)
         if ending is None or (skip and lower.endswith(skip)):
+            others.append(path)
             continue
-        name = path.name[: -len(ending)]
+        name = unicodedata.normalize("NFC", path.name[: -len(ending)])
         other = found.setdefault(name, path)
         if other != path:
             raise DataError(
                 f"{path} and {other} have one name, {name!r}; images and labels are paired by name: rename one of them"
+                + ("" if ascii(path.name) == ascii(other.name) else f" ({path.name!a}, {other.name!a})")
             )
-    return dict(sorted(found.items()))
+    return dict(sorted(found.items())), sorted(others, key=lambda path: path.name)
 
 
 def _visible(folder: Path, *, nested: bool) -> Iterator[Path]:
@@ -245,5 +336,6 @@ def _visible(folder: Path, *, nested: bool) -> Iterator[Path]:
             yield Path(entry.path)
 
 
-def _size(pixels: np.ndarray) -> str:
-    return f"{pixels.shape[0]}x{pixels.shape[1]}"
+def _counted(paths: Sequence[Path]) -> str:
+    names = ", ".join(path.name for path in paths[:_SHOWN])
+    return f"{len(paths)} file{'' if len(paths) == 1 else 's'} ({names}{', ...' if len(paths) > _SHOWN else ''})"

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from attrs import frozen
 
+from clouds.core.images import EXTENSIONS
+
 
 @frozen(kw_only=True)
 class Files:
@@ -42,6 +44,7 @@ class Layout:
         encoding: what label files hold, a name for `clouds.data.encodings.label_encoding`.
         source: the paper.
         download: which files to get, and where.
+        misfits: NAMEs whose image and label are known to differ in size. They are left out where they do.
     """
 
     variants: tuple[tuple[Files, Files], ...]
@@ -49,6 +52,7 @@ class Layout:
     encoding: str
     source: str
     download: str
+    misfits: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return ", or ".join(f"{images} and {labels}" for images, labels in self.variants)
@@ -74,7 +78,7 @@ LAYOUTS: dict[str, Layout] = {
     "folder": Layout(
         variants=(
             (
-                Files(folder="images/<split>", endings=(".jpg", ".jpeg", ".png")),
+                Files(folder="images/<split>", endings=EXTENSIONS),
                 Files(folder="labels/<split>", endings=(".png",)),
             ),
         ),
@@ -94,6 +98,7 @@ LAYOUTS: dict[str, Layout] = {
         encoding="gta5",
         source="Richter et al., Playing for Data, ECCV 2016",
         download="all ten parts of images and labels of https://download.visinf.tu-darmstadt.de/data/from_games",
+        misfits=("15188", "17705"),  # the images lack some rows
     ),
     "synthia": Layout(
         variants=(

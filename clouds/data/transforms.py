@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from clouds.core.errors import ConfigError
-from clouds.data.encodings import IGNORE_ID
+from clouds.core.labels import IGNORE_ID
 from clouds.data.randomize import randomize_colors
 
 _BRIGHTNESS = 32.0  # added, of 255

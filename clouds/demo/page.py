@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
-from clouds.core.images import open_image, read_image
+from clouds.core.images import read_image
 from clouds.core.pipeline import Pipeline
+from clouds.data.encodings import label_encoding
 from clouds.data.folder import Dataset
+from clouds.data.label_files import read_label_pixels
 from clouds.demo.pseudo_labels import PseudoLabelQuality, pseudo_labels
 from clouds.evaluation import html
 from clouds.synthesis.generated_set import GeneratedSet
@@ -104,9 +104,9 @@ def _predictions(arms: Mapping[str, Pipeline], unseen: Sequence[Dataset]) -> htm
 
 def _pseudo_labels(teacher: Pipeline, generated: GeneratedSet) -> html.Fragment:
     rows: list[list[html.Picture | None]] = []
-    exact = generated.labels or ()
+    exact, train_ids = generated.labels or (), label_encoding(teacher.labels, "trainIds")
     for row, image_path, label_path in list(zip(generated.rows, generated.images, exact, strict=True))[:_GENERATED]:
-        image, truth = read_image(image_path), np.array(open_image(label_path))
+        image, truth = read_image(image_path), read_label_pixels(label_path, train_ids)
         maps = [html.colorize(one, teacher.labels) for one in (*pseudo_labels(teacher, image, row.index), truth)]
         rows.append([html.Picture(image, row.prompt), *maps])
     return html.picture_grid(["generated", "teacher", "refined", "exact"], rows)

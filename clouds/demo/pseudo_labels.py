@@ -7,8 +7,10 @@ import torch
 from attrs import frozen
 from jaxtyping import UInt8
 
-from clouds.core.images import open_image, read_image
+from clouds.core.images import read_image
 from clouds.core.pipeline import Pipeline
+from clouds.data.encodings import label_encoding
+from clouds.data.label_files import read_label_pixels
 from clouds.evaluation.confusion import count_confusion, mean_iou
 from clouds.synthesis.generated_set import GeneratedSet
 
@@ -37,11 +39,11 @@ def measure_pseudo_labels(teacher: Pipeline, generated: GeneratedSet) -> PseudoL
         teacher: a trained pipeline, with the refiner.
         generated: generated images with exact labels.
     """
-    count = len(teacher.labels)
+    count, train_ids = len(teacher.labels), label_encoding(teacher.labels, "trainIds")
     before, after = (np.zeros((count, count + 1), np.int64) for _ in range(2))
     chosen = list(zip(generated.rows, generated.images, generated.labels or (), strict=True))[:_MEASURED]
     for row, image_path, label_path in chosen:
-        truth = np.array(open_image(label_path))
+        truth = read_label_pixels(label_path, train_ids)
         said, refined = pseudo_labels(teacher, read_image(image_path), row.index)
         before += count_confusion(truth, said, classes=count)
         after += count_confusion(truth, refined, classes=count)

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from clouds.core.errors import DataError
-from clouds.data.encodings import IGNORE_ID
+from clouds.core.labels import IGNORE_ID
 
 
 def count_pairs(rows: UInt8[np.ndarray, "h w"], columns: UInt8[np.ndarray, "h w"]) -> Int[np.ndarray, "256 256"]:

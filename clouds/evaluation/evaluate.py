@@ -12,6 +12,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from clouds.core.errors import ConfigError, DataError, did_you_mean
+from clouds.core.images import short_side_size
 from clouds.core.labels import LabelSpace
 from clouds.core.progress import progress_bar
 from clouds.data.folder import Dataset, open_dataset
@@ -82,16 +83,6 @@ def evaluate(
                 confusion, boundaries, names=pipeline.labels.names, images=len(dataset)
             )
     return Report(protocol=protocol, views=views, domains=domains)
-
-
-def short_side_size(height: int, width: int, side: int) -> tuple[int, int]:
-    """(height, width) with the short side at `side` and the same aspect, rounded as published: half goes up.
-
-    >>> short_side_size(1052, 1914, 1024)
-    (1024, 1863)
-    """
-    scale = side / min(height, width)
-    return (side, int(width * scale + 0.5)) if height < width else (int(height * scale + 0.5), side)
 
 
 def _open(specs: Sequence[str | Dataset], labels: LabelSpace, configs: Configs) -> dict[str, Dataset]:

@@ -67,6 +67,11 @@ class DomainResult:
     boundary_iou: dict[str, float | None]
     confusion: list[list[int]]
 
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The classes that the ground truth does not have. Means are over the others."""
+        return tuple(name for name, value in self.iou.items() if value is None)
+
     @classmethod
     def from_counts(
         cls,
@@ -115,8 +120,13 @@ class Report:
         return {name: result.miou for name, result in self.domains.items()}
 
     @property
+    def unmeasured(self) -> tuple[str, ...]:
+        """The domains without a labelled pixel, of which nothing is known."""
+        return tuple(name for name, value in self.per_domain.items() if value is None)
+
+    @property
     def miou(self) -> float | None:
-        """Mean of the domains' mIoU, in percent."""
+        """Mean of the mIoU of the domains that were measured, in percent."""
         return mean(list(self.per_domain.values()))
 
     def to_json(self) -> str:
@@ -127,6 +137,7 @@ class Report:
             "unit": "percent",
             "miou": self.miou,
             "per_domain": self.per_domain,
+            "missing": {name: list(result.missing) for name, result in self.domains.items()},
             "domains": {name: asdict(result) for name, result in self.domains.items()},
         }
         return json.dumps(document, indent=2, allow_nan=False)
@@ -163,8 +174,10 @@ class Report:
         console = Console(width=10_000)  # the table takes what it needs; nothing is cut off
         with console.capture() as capture:
             console.print(grid, markup=False)
-        headline = f"mIoU {html.number(self.miou)} % over {len(self.domains)} domains, {self._protocol()}"
-        return "\n".join([headline, *(line.rstrip() for line in capture.get().splitlines())])
+        known = len(self.domains) - len(self.unmeasured)
+        over = f"{known} of {len(self.domains)}" if self.unmeasured else f"{known}"
+        headline = f"mIoU {html.number(self.miou)} % over {over} domains, {self._protocol()}"
+        return "\n".join([headline, *(line.rstrip() for line in capture.get().splitlines()), *self._gaps()])
 
     def to_html(self) -> str:
         """A self-contained page: headline figures, a chart, and tables of all classes and domains."""
@@ -176,7 +189,10 @@ class Report:
             html.Section(title="IoU per class", content=[html.figure(self._chart(), name="iou")]),
             html.Section(
                 title="All figures",
-                note="IoU in percent. A dash marks a class that the ground truth of the domain does not have.",
+                note=" ".join(
+                    ["IoU in percent. A dash marks a class that the ground truth of the domain does not have."]
+                    + [f"{line}." for line in self._gaps()]
+                ),
                 content=[
                     html.table(header, rows, bars=True, footer=len(_SUMMARIES)),
                     self._more("Accuracy per class: the share of its pixels that are right", "accuracy"),
@@ -188,6 +204,18 @@ class Report:
 
     def _protocol(self) -> str:
         return f"protocol {self.protocol}: {PROTOCOLS[self.protocol]}; {self.views}"
+
+    def _gaps(self) -> list[str]:
+        """A line for each domain whose means are over fewer classes than there are."""
+        lines: list[str] = []
+        for name, result in self.domains.items():
+            known = len(result.iou) - len(result.missing)
+            if not known:
+                lines.append(f"{name}: no labelled pixel in {result.images} images, so nothing is measured")
+            elif result.missing:
+                classes = ", ".join(result.missing)
+                lines.append(f"{name}: means over {known} of {len(result.iou)} classes; its labels lack {classes}")
+        return lines
 
     def _classes(self) -> list[str]:
         return list(dict.fromkeys(name for result in self.domains.values() for name in result.iou))

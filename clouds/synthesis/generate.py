@@ -14,7 +14,7 @@ from attrs import evolve, frozen
 
 from clouds.core.component import Kind
 from clouds.core.errors import ComponentError, ConfigError, DataError
-from clouds.core.files import own_folder
+from clouds.core.files import inside, own_folder
 from clouds.core.images import write_png
 from clouds.core.interfaces import GeneratedImage, GenerationRequest, Generator
 from clouds.core.pipeline import Pipeline
@@ -139,6 +139,8 @@ def generate_set(
     workers = Here(generator) if isinstance(generator, Generator) else generator
     order = Order.of(workers.ask(_describe), part, prompts, seed=seed, size=size, keep_labels=keep_labels)
     with own_folder(out, marker=FILE_NAME) as folder, appending(folder) as append:
+        for written in ("images", "labels"):
+            inside(folder, written)  # files may be links, which new ones replace; what is written stays here
         rows, files = read_rows(folder), Files(folder)
         run = _Run(folder, workers, order, tuple(filters), attempts, append)
         missing = run.missing(rows, files, n, verify=verify)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from pathlib import Path
 
 from attrs import frozen
 
-from clouds.core.errors import DataError
-from clouds.core.files import inside
+from clouds.core.errors import DataError, LeftOutWarning
+from clouds.core.images import EXTENSIONS
 from clouds.synthesis.manifest import FILE_NAME, Files, Row, read_rows
 
-_PICTURES = (".png", ".jpg", ".jpeg")
 _PUBLISHED_LABEL = "_labelTrainIds.png"
 
 
@@ -37,7 +37,8 @@ def open_generated(folder: str | os.PathLike[str], *, verify: bool = False) -> G
     """Open a generated dataset and check that every listed file is there with its size.
 
     A folder without manifest is read as the published dataset is laid out: every picture in `images/`
-    (`im_{j}_p{k}.png`, by number), and label maps of train ids as `labels/im_{j}_p{k}_labelTrainIds.png`.
+    (`im_{j}_p{k}.png`, by number), and label maps of train ids as `labels/im_{j}_p{k}_labelTrainIds.png`. What lies in
+    `images/` and is no such picture is said in a `LeftOutWarning`. Links may lead anywhere, as files are only read.
 
     Args:
         folder: the dataset.
@@ -70,12 +71,17 @@ def collect(rows: tuple[Row, ...], files: Files, folder: Path, *, verify: bool =
 
 
 def _open_published(folder: Path) -> GeneratedSet:
-    found = [path for path in (folder / "images").rglob("*") if path.suffix.lower() in _PICTURES]
-    images = [path for path in sorted(found, key=_order) if not path.name.startswith(".") and path.is_file()]
+    base = folder.resolve()
+    files = [path for path in (base / "images").rglob("*") if not path.name.startswith(".") and path.is_file()]
+    images = sorted((path for path in files if path.suffix.lower() in EXTENSIONS), key=_order)
     if not images:
-        raise DataError(f"{folder}: has no {FILE_NAME}, and images/ holds no picture ({', '.join(_PICTURES)})")
-    images = [inside(folder, str(path.relative_to(folder))) for path in images]
-    labels = [inside(folder, f"labels/{path.stem}{_PUBLISHED_LABEL}") for path in images]
+        raise DataError(f"{folder}: has no {FILE_NAME}, and images/ holds no picture ({', '.join(EXTENSIONS)})")
+    if others := sorted(path.name for path in files if path.suffix.lower() not in EXTENSIONS):
+        named = f"{len(others)} in images/ ({others[0]}{', ...' if others[1:] else ''})"
+        warnings.warn(
+            f"{folder}: {named} not read; pictures end in {', '.join(EXTENSIONS)}", LeftOutWarning, stacklevel=3
+        )
+    labels = [base / "labels" / f"{path.stem}{_PUBLISHED_LABEL}" for path in images]
     kept = tuple(labels) if all(path.is_file() for path in labels) else None
     return GeneratedSet(folder=folder, rows=(), images=tuple(images), labels=kept)
 

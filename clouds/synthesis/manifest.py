@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 from attrs import asdict, field, fields, frozen
 
-from clouds.core.config import structure
+from clouds.core.config import structure, to_json
 from clouds.core.errors import ConfigError, DataError
 from clouds.core.files import inside, naming, only_writer
 from clouds.core.plan import Part
@@ -63,16 +63,11 @@ class Files:
         return self._lengths[parent].get(file)
 
     def _list(self, parent: str, root: str) -> dict[str, int]:
-        path = inside(self.folder, parent or root)
+        path = inside(self.folder, parent or root, links=True)
         if not path.is_dir():
             return {}
         with os.scandir(path) as entries:
-            return {entry.name: entry.stat().st_size for entry in entries if self._has(parent, entry)}
-
-    def _has(self, parent: str, entry: os.DirEntry[str]) -> bool:
-        if entry.is_symlink():
-            inside(self.folder, f"{parent}/{entry.name}")
-        return entry.is_file()
+            return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
 
 
 @frozen(kw_only=True)
@@ -246,6 +241,6 @@ def append_line(stream: BinaryIO, document: dict[str, Any]) -> None:
             if stream.read(1) != b"\n":
                 stream.seek(0)
                 stream.truncate(sum(len(line) for line in stream if line.endswith(b"\n")))
-        stream.write(json.dumps(document, ensure_ascii=False).encode() + b"\n")
+        stream.write(to_json(document).encode() + b"\n")
         stream.flush()
         os.fsync(stream.fileno())

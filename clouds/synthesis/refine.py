@@ -105,13 +105,15 @@ def refine_set(
 
     Raises:
         ConfigError: nothing gives or predicts label maps, or the seed is negative.
-        DataError: two images of one name, an image that cannot be read, a label map of another size, or an `out` that
-            holds something else, or that another run is writing to.
+        DataError: no image, two images of one name, an image that cannot be read, a label map of another size, or an
+            `out` that holds something else, or that another run is writing to.
         WorkerError: see `Workers.map`.
     """
     if seed < 0:
         raise ConfigError(f"refinement: seed={seed}; expected 0 or more")
     named = _by_name(images)
+    if not named:
+        raise DataError(f"{out}: nothing to refine, as no image is given")
     workers = Here(LabelRefiner(refiner)) if isinstance(refiner, Refiner) else refiner
     with own_folder(out, marker=FILE_NAME) as folder, progress_bar(shown=progress) as bar:
         _claim(folder, json.loads(json.dumps({**made_with, "seed": seed}, default=str)))
@@ -163,7 +165,7 @@ def _refine(worker: LabelRefiner, job: _Job) -> tuple[np.ndarray, np.ndarray]:
         if worker.pipeline is None:
             raise ConfigError("no label maps are given, and no pipeline that predicts them; give one of them")
         before = worker.pipeline.predict(pixels).labels
-    rng = np.random.default_rng([job.seed, *job.name.encode()])
+    rng = np.random.default_rng([job.seed, *os.fsencode(job.name)])
     (targets,) = worker.refiner.refine([pixels], [torch.from_numpy(before.copy())], rngs=[rng])
     return before, targets.to_label_map().cpu().numpy()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tarfile
 from collections.abc import Sequence
 from itertools import islice
@@ -11,8 +10,9 @@ from typing import Any
 
 from attrs import asdict
 
+from clouds.core.config import to_json
 from clouds.core.errors import ConfigError
-from clouds.core.files import atomic_file
+from clouds.core.files import atomic_file, inside
 from clouds.core.progress import progress_bar
 from clouds.synthesis.generated_set import GeneratedSet
 from clouds.synthesis.manifest import Row
@@ -33,6 +33,7 @@ def write_shards(dataset: GeneratedSet, *, images_per_shard: int = 1000, progres
 
     Raises:
         ConfigError: `images_per_shard` is less than 1, or the dataset has no manifest, or one that lists no image.
+        DataError: a file is a link that leads out of the folder.
     """
     if images_per_shard < 1:
         raise ConfigError(f"shards need at least 1 image each, got images_per_shard={images_per_shard}")
@@ -61,9 +62,9 @@ def _write(path: Path, folder: Path, rows: Sequence[Row]) -> None:
     with atomic_file(path) as temporary, TarWriter(str(temporary), encoder=False, mtime=0) as tar:
         for row in rows:
             sample: dict[str, Any] = {"__key__": _key(row), "json": _document(row)}
-            sample["png"] = (folder / row.file).read_bytes()
+            sample["png"] = inside(folder, row.file).read_bytes()  # a link's file would be given away with the tar
             if row.labels:
-                sample["labels.png"] = (folder / row.labels.file).read_bytes()
+                sample["labels.png"] = inside(folder, row.labels.file).read_bytes()
             tar.write(sample)
 
 
@@ -90,4 +91,4 @@ def _key(row: Row) -> str:
 
 
 def _document(row: Row) -> bytes:
-    return json.dumps(asdict(row), ensure_ascii=False).encode()
+    return to_json(asdict(row)).encode()

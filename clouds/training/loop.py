@@ -239,7 +239,10 @@ def _evaluate(loop: Loop, step: int, numbers: dict[str, float]) -> None:
     if not settings.evaluate_every or step % settings.evaluate_every or not run.recipe.data.evaluation:
         return
     run.pipeline.trained = True
-    numbers["miou"] = score = evaluate(run.pipeline, run.recipe.data.evaluation).miou or 0.0
+    score = evaluate(run.pipeline, run.recipe.data.evaluation).miou
+    if score is None:  # nothing was labelled, so nothing is known
+        return
+    numbers["miou"] = score
     if settings.best and (loop.best is None or score > loop.best):
         loop.best = score
         if run.processes.main:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
-import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -13,9 +11,10 @@ from typing import Any, Literal
 
 from attrs import asdict, evolve, field, fields, frozen
 
-from clouds.core.config import merge, parse_assignment, read_toml, set_values, structure, within
+from clouds.core.config import merge, parse_assignment, read_toml, set_values, structure, to_toml, within
 from clouds.core.errors import ConfigError, did_you_mean
 from clouds.core.files import without_tilde
+from clouds.core.label_table import label_document
 from clouds.core.plan import make_plan
 from clouds.data.spec import parse_spec
 from clouds.data.transforms import Augmentation
@@ -23,7 +22,6 @@ from clouds.data.transforms import Augmentation
 Phase = Literal["warmup", "joint"]
 Overrides = Sequence[str] | Mapping[str, Any]  # "a.b=value" texts, or values by "a.b"
 MODEL_KEYS = frozenset(inspect.signature(make_plan).parameters) - {"catalog"}
-_BARE_KEY = re.compile("[A-Za-z0-9_-]+")
 MANY = 10**9  # more steps, or images in a batch, than any run has
 
 
@@ -178,12 +176,7 @@ class Recipe:
 
     def to_toml(self) -> str:
         """The recipe as a file that `load_recipe` reads: every value, nothing left to a default."""
-        document = self.to_dict()
-        tables = {key: value for key, value in document.items() if isinstance(value, dict)}
-        lines = _pairs({key: value for key, value in document.items() if key not in tables})
-        for name, table in tables.items():
-            lines += ["", f"[{name}]", *_pairs(table)]
-        return "\n".join(lines) + "\n"
+        return to_toml(self.to_dict())
 
 
 # What a run may go on with in another way. None of it changes what was computed; `loop.accumulate` rounds differently.
@@ -212,8 +205,15 @@ def with_values(recipe: Recipe, overrides: Overrides) -> Recipe:
     """A recipe with other values; see `load_recipe`. Raises `ConfigError` when one is wrong."""
     if not overrides:
         return recipe
-    made = structure(set_values(recipe.to_dict(), _pathed(overrides)), Recipe, source="the recipe with its values")
-    return evolve(made, data=made.data.located())
+    return _settle(
+        structure(set_values(recipe.to_dict(), _pathed(overrides)), Recipe, source="the recipe with its values")
+    )
+
+
+def _settle(recipe: Recipe) -> Recipe:
+    """The recipe with whole paths, and with the classes that a file holds, so that it needs no other place or file."""
+    model = recipe.model | ({"labels": label_document(recipe.model["labels"])} if "labels" in recipe.model else {})
+    return evolve(recipe, data=recipe.data.located(), model=model)
 
 
 def recipe_names() -> list[str]:
@@ -235,8 +235,7 @@ def load_recipe(name: str | Path, overrides: Overrides = ()) -> Recipe:
     data = document.get("data")
     if isinstance(data, dict) and isinstance(data.get("source"), str):
         data["source"] = [data["source"]]  # one SPEC may be given without brackets
-    recipe = structure(document, Recipe, source=f"recipe {name}")
-    return evolve(recipe, data=recipe.data.located())
+    return _settle(structure(document, Recipe, source=f"recipe {name}"))
 
 
 def _pathed(overrides: Overrides) -> list[tuple[list[str], Any]]:
@@ -246,20 +245,6 @@ def _pathed(overrides: Overrides) -> list[tuple[list[str], Any]]:
     else:
         found = [parse_assignment(text) for text in overrides]
     return [(["model", *path] if path[0] in MODEL_KEYS else path, value) for path, value in found]
-
-
-def _pairs(table: Mapping[str, Any]) -> list[str]:
-    """Lines of a TOML table."""
-    return [f"{key if _BARE_KEY.fullmatch(key) else _to_toml(key)} = {_to_toml(value)}" for key, value in table.items()]
-
-
-def _to_toml(value: Any) -> str:
-    """A value in one line. JSON's strings, numbers and booleans are TOML's, too."""
-    if isinstance(value, Mapping):
-        return "{ " + ", ".join(_pairs(value)) + " }"
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(map(_to_toml, value)) + "]"
-    return json.dumps(value, ensure_ascii=False)
 
 
 def _resolve(name: str | Path, extending: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -85,7 +85,9 @@ class SampleReader(TorchDataset["Sample | DataError"]):
                 skipped.append(str(error))
             else:
                 return evolve(sample, skipped=tuple(skipped))
-        return DataError(skipped[0] if self.on_error == "stop" else f"no image of the set can be read: {skipped[0]}")
+        if self.on_error == "skip":
+            return DataError(f"no image of the set can be read: {skipped[0]}")
+        return DataError(f"{skipped[0]}; to train without such images, set data.on_error=skip")
 
     def read(self, which: int, index: int, position: int) -> Sample:
         """One sample. Raises `DataError` naming the file when it cannot be read."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from clouds.core.interfaces import HeadOutput, MaskPooler
+from clouds.core.labels import IGNORE_ID
 from clouds.core.pipeline import Pipeline
 
 _Module = TypeVar("_Module", bound=nn.Module)
@@ -50,7 +51,7 @@ class Teacher:
 
     @torch.no_grad()
     def label_maps(self, images: list[UInt8[Tensor, "3 h w"]]) -> list[UInt8[Tensor, "h w"]]:
-        """Label maps of clean views: the class of the highest score, "ignore" where it is not confident."""
+        """Label maps of clean views: the class of the highest score, 255 where it is not confident."""
         classifier = self._student.classifier
         if classifier is not None and isinstance(self.backbone, MaskPooler):
             classifier = evolve(classifier, pooler=self.backbone)
@@ -65,7 +66,7 @@ class Teacher:
         scores = self.head.segment(output, size, size, scores=True)
         best, label_map = scores.max(0)
         sure = best >= self.confidence * scores.sum(0)
-        return torch.where(sure, label_map, self._student.labels.ignore).to(torch.uint8)
+        return torch.where(sure, label_map, IGNORE_ID).to(torch.uint8)
 
 
 def _frozen_copy(module: _Module) -> _Module:

@@ -17,6 +17,7 @@ from clouds.core.files import own_folder, write_text
 from clouds.core.labels import LabelSpace
 from clouds.core.pipeline import Pipeline
 from clouds.core.processes import Processes, join
+from clouds.data.check import check_labelled
 from clouds.data.folder import open_dataset
 from clouds.data.spec import Spec
 from clouds.synthesis.generated_set import open_generated
@@ -262,8 +263,12 @@ def _open(pipeline: Pipeline, recipe: Recipe, folder: Path, phases: tuple[Phase,
     if recipe.loop.evaluate_every:
         _check_evaluation(recipe.data.evaluation, pipeline.labels)
     sources = [open_dataset(spec, pipeline.labels, default_split="train") for spec in recipe.data.source]
+    for dataset in sources:
+        check_labelled(dataset)
     joint = recipe.data.generated and phases != ("warmup",)
     pictures = open_generated(recipe.data.generated).images if joint else ()
+    if joint and not pictures:
+        raise DataError(f"{recipe.data.generated}: holds no image for the joint phase; generate some, or leave it out")
     phases = phases or (("warmup", "joint") if pictures else ("warmup",))
     run = Run(
         pipeline=pipeline,
@@ -289,9 +294,10 @@ def _check_evaluation(specs: Sequence[str], labels: LabelSpace) -> None:
     seen = set[Spec]()
     for spec in specs:
         try:
-            found = open_dataset(spec, labels, default_split="val").spec
+            dataset = open_dataset(spec, labels, default_split="val")
+            check_labelled(dataset)
         except (ConfigError, DataError) as error:
             raise type(error)(f"data.evaluation: {error}; or train without it: loop.evaluate_every=0") from error
-        if found in seen:
-            raise ConfigError(f"data.evaluation: {found} is there twice; give it once")
-        seen.add(found)
+        if dataset.spec in seen:
+            raise ConfigError(f"data.evaluation: {dataset.spec} is there twice; give it once")
+        seen.add(dataset.spec)

@@ -156,6 +156,14 @@ def test_files_that_do_not_fit_name_file_and_keys(tmp_path: Path, model: str) ->
         presets.timm(model=model, pretrained=tmp_path / "w.pth")
 
 
+@pytest.mark.parametrize("key", ["reg_token", "register_tokens"])
+def test_register_tokens_are_named(tmp_path: Path, key: str) -> None:
+    state = timm.create_model("test_vit").state_dict()
+    save_file({**state, key: torch.zeros(1, 4, 64)}, path := tmp_path / "w.safetensors")
+    with pytest.raises(WeightsError, match=r"w\.safetensors: has 4 register tokens, but timm model 'test_vit' has 0; "):
+        presets.timm(model="test_vit", pretrained=path)
+
+
 def test_files_that_cannot_be_converted_are_named(tmp_path: Path) -> None:
     state = timm.create_model("test_vit").state_dict()
     torch.save({**state, "patch_embed.proj.weight": torch.zeros(7)}, tmp_path / "w.pth")

@@ -61,11 +61,6 @@ def test_numbers_and_nesting_that_the_parser_cannot_take_are_one_line(tmp_path: 
         parse_assignment(f"a.b={text}")
 
 
-def test_a_second_assignment_is_not_dropped() -> None:
-    with pytest.raises(ConfigError, match=r"'a=1.nb=2' is more than one assignment; give each one by itself"):
-        parse_assignment("a=1\nb=2")
-
-
 @pytest.mark.parametrize("text", ["nothing", "=3", "a..b=3"])
 def test_assignments_have_a_form(text: str) -> None:
     with pytest.raises(ConfigError, match=r"is not an assignment; write it as a\.b=value"):

@@ -240,3 +240,8 @@ def test_a_link_that_leads_out_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="leads out of"):
         inside(tmp_path / "root", "link/secret")
     assert inside(tmp_path / "root", "a/./b.png") == tmp_path / "root" / "a" / "b.png"
+
+
+def test_names_that_are_no_text_are_written_as_escapes(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.txt", "b\udcff")
+    assert (tmp_path / "a.txt").read_text() == r"b\udcff"

@@ -99,7 +99,7 @@ def test_three_faults_are_reported_together() -> None:
         "head: masks: unknown option 'querys'; did you mean 'queries'?; "
         "the signature is masks(*, queries: int = 100, words: Any = None)",
         "labels: unknown label space 'citiscapes'; did you mean 'cityscapes'? "
-        "-> LabelSpace.from_names([...]) makes your own",
+        '-> classes of your own: ["one", "two"], a table { names = [...], ... }, or a TOML file of one',
     ]
 
 
@@ -146,7 +146,8 @@ def test_each_fault_has_its_message(arguments: dict[str, Any], message: str) -> 
 @pytest.mark.usefixtures("unchecked_types")
 def test_labels_of_another_type_are_a_fault() -> None:
     assert problems(labels=19) == [
-        "labels: expected a name or a LabelSpace, got int -> LabelSpace.from_names([...]) makes your own"
+        "labels: expected a label space's name, class names, a table or a TOML file, got int -> "
+        'classes of your own: ["one", "two"], a table { names = [...], ... }, or a TOML file of one'
     ]
 
 

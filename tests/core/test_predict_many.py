@@ -221,7 +221,7 @@ def test_an_image_that_cannot_be_read_ends_it_where_it_comes(
         ([], {"short_side": 0}, "short_side is 0; expected at least 1 pixel"),
         ([], {"window": 0}, "window is 0; expected at least 1 pixel"),
         ("nowhere", {}, "nowhere: no such file or folder$"),
-        ("nowhere/*.png", {}, r"nowhere/\*\.png: holds no picture; expected files that end in \.bmp, \.jpeg"),
+        ("nowhere/*.png", {}, r"nowhere/\*\.png: holds no picture; expected files that end in \.jpg, \.jpeg"),
         (
             "folder:nowhere:val",
             {},

@@ -80,7 +80,11 @@ def test_what_an_interrupt_leaves_is_no_dataset_and_is_completed(
 
 def test_a_killed_run_leaves_whole_files_alone(town: Path, add: Add, tmp_path: Path) -> None:
     for number in range(200):
-        add(f"{number:03}", label=np.full((300, 300), number % 19, np.uint8))
+        add(
+            f"{number:03}",
+            image=np.zeros((300, 300, 3), np.uint8),
+            label=np.full((300, 300), number % 19, np.uint8),
+        )
     out = tmp_path / "out"
     code = (
         "from clouds.core.labels import CITYSCAPES; from clouds.data.convert import convert_dataset; "
@@ -132,6 +136,34 @@ def test_other_data_are_left_alone(town: Path, add: Add, labels: LabelSpace, tmp
     convert_dataset(dataset, tmp_path / "out")
     other = _open(TREES["gta5"], tmp_path / "raw")
     with pytest.raises(
-        DataError, match=r"split 'train' holds folder:.*toy, not gta5:.*raw:train, encoding gta5, label"
+        DataError,
+        match=r"split 'train' holds folder:.*toy \(road, car, sky\), not gta5:.*raw:train, encoding gta5, label",
     ):
         convert_dataset(other, tmp_path / "out")
+
+
+def test_a_pair_of_two_sizes_is_not_written(town: Path, add: Add, labels: LabelSpace, tmp_path: Path) -> None:
+    add("a", label=np.zeros((2, 2), np.uint8))
+    with pytest.raises(DataError, match=r"a\.png is 4x6, but its label .* is 2x2 \(height x width\)"):
+        convert_dataset(open_dataset(f"folder:{town}", labels), tmp_path / "out")
+    assert not list((tmp_path / "out").glob("labels/train/*.png"))
+
+
+@pytest.mark.parametrize("name", ["stra\u00dfe \U0001f697", "b\udcff", 'e\x7f"\n[x]', "\ufffe0041"])
+def test_any_folder_name_can_be_converted_and_read_again(
+    labels: LabelSpace, tmp_path: Path, add: Add, town: Path, name: str
+) -> None:
+    add("a")
+    folder = tmp_path / name
+    town.rename(folder)
+    source = open_dataset(f"folder:{folder}/", labels)
+    assert convert_dataset(source, tmp_path / "out").written == 1
+    assert convert_dataset(source, tmp_path / "out").written == 0
+    assert len(open_dataset(f"folder:{tmp_path / 'out'}", labels)) == 1
+
+
+def test_the_largest_image_that_is_meant_is_handed_on(town: Path, add: Add, labels: LabelSpace, tmp_path: Path) -> None:
+    add("a")
+    (town / "dataset.toml").write_text("max_pixels = 24\n")
+    convert_dataset(open_dataset(f"folder:{town}", labels), tmp_path / "out")
+    assert open_dataset(f"folder:{tmp_path / 'out'}", labels).max_pixels == 24

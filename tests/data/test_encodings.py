@@ -110,7 +110,11 @@ def test_pixels_of_another_form(name: str, pixels: np.ndarray, message: str) -> 
     [
         ("trainId", {}, r"labels.encoding: unknown encoding 'trainId'; did you mean 'trainIds'\?"),
         (None, {"7": "raod"}, r"labels.mapping.7: 'raod' is neither a class .* did you mean 'road'\?"),
-        (None, {"7": 19}, r"labels.mapping.7: 19 is neither .* nor a train id 0..18, nor 'ignore'$"),
+        (
+            None,
+            {"7": 19},
+            r"labels.mapping.7: 19 is neither .* nor a train id 0..18, nor 'ignore'; classes of your own",
+        ),
         (None, {"256": "road"}, r"'256' is neither a value 0..255 \(\"7\"\) nor a colour"),
         (None, {"1,2,300": "road"}, "'1,2,300' is neither a value"),
         (None, {"#804080": "road"}, "'#804080' is neither a value"),

@@ -1,11 +1,14 @@
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
-from folder_helpers import SIZE, Add
+from folder_helpers import SIZE, Add, save
 from PIL import Image
 
 from clouds import ConfigError, DataError, LabelSpace
+from clouds.core.errors import LeftOutWarning
+from clouds.core.images import EXTENSIONS
 from clouds.data.folder import dataset_images, open_dataset
 
 
@@ -19,7 +22,8 @@ def test_pairs_are_found_and_sorted(town: Path, add: Add, labels: LabelSpace) ->
     (town / "images" / "train" / "notes.txt").write_text("no picture")
     (town / "images" / "train" / ".a.tmp.png").write_text("unfinished")
     (town / "images" / ".val.tmp").mkdir()
-    dataset = open_dataset(f"folder:{town}", labels)
+    with pytest.warns(LeftOutWarning, match=r"town:train: 1 file \(notes\.txt\): not read; pictures .* \.jpg, "):
+        dataset = open_dataset(f"folder:{town}", labels)
     assert dataset.name == "town:train"
     assert [item.name for item in dataset.items] == ["a", "b", "c.1"]
     assert len(dataset) == 3
@@ -57,6 +61,75 @@ def test_own_configuration_and_one_in_its_place(town: Path, add: Add, labels: La
     assert dataset.read_label(0).min() == 2
     assert dataset.fold is not None
     assert dataset.fold[1] == 0
+
+
+@pytest.mark.parametrize("suffix", EXTENSIONS)
+def test_pictures_of_every_format_are_read(town: Path, add: Add, labels: LabelSpace, suffix: str) -> None:
+    add("a", suffix=suffix.upper())
+    image, _ = open_dataset(f"folder:{town}", labels).read(0)
+    assert np.abs(image.astype(int) - 90).max() <= 2  # JPEG and WebP round
+
+
+def test_names_of_other_systems_find_each_other(town: Path, add: Add, labels: LabelSpace) -> None:
+    composed, decomposed = "stra\u00dfe \u00fc", "stra\u00dfe u\u0308"
+    add(composed, unlabelled=True)
+    add("b")
+    (town / "labels" / "train" / "b.png").rename(town / "labels" / "train" / f"{decomposed}.png")
+    (town / "images" / "train" / "b.png").unlink()
+    dataset = open_dataset(f"folder:{town}", labels)
+    assert [(item.name, item.label is not None) for item in dataset.items] == [(composed, True)]
+    add(decomposed, unlabelled=True)
+    with pytest.raises(DataError, match=r"have one name.*\(.*\\xfc.*, .*\\u0308"):
+        open_dataset(f"folder:{town}", labels)
+
+
+def test_names_that_are_no_text(town: Path, add: Add, labels: LabelSpace) -> None:
+    name = os.fsdecode(b"a\xff")
+    add(name)
+    dataset = open_dataset(f"folder:{town}", labels)
+    assert [item.name for item in dataset.items] == [name]
+    dataset.read(0)
+
+
+def test_labels_without_an_image_are_said(town: Path, add: Add, labels: LabelSpace) -> None:
+    for name in ("a", "b", "c"):
+        add(name)
+    (town / "images" / "train" / "b.png").unlink()
+    with pytest.warns(LeftOutWarning, match=r"town:train: 1 file \(b\.png\): label files without an image"):
+        open_dataset(f"folder:{town}", labels)
+
+
+def test_sizes_that_differ_by_a_turn_are_explained(town: Path, add: Add, labels: LabelSpace) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = add("a")
+    Image.fromarray(np.zeros((*SIZE, 3), np.uint8)).save(path, exif=exif)
+    with pytest.raises(DataError, match=r"a\.png is 6x4, but its label .*a\.png is 4x6 .*by its EXIF orientation and"):
+        open_dataset(f"folder:{town}", labels).read(0)
+    add("a", label=np.zeros(SIZE[::-1], np.uint8))
+    with pytest.raises(
+        DataError, match=r"is 4x6, but its label .* is 6x4 \(height x width\); they must be of one size"
+    ):
+        open_dataset(f"folder:{town}", labels).read(0)
+
+
+def test_the_largest_image_that_is_meant_stands_in_the_configuration(town: Path, add: Add, labels: LabelSpace) -> None:
+    add("a")
+    (town / "dataset.toml").write_text("max_pixels = 23\n")
+    dataset = open_dataset(f"folder:{town}", labels)
+    for read in (dataset.read_image, dataset.read_label):
+        with pytest.raises(DataError, match=r"a\.png: has 4 x 6 pixels .* more than 23"):
+            read(0)
+    (town / "dataset.toml").write_text("max_pixels = 24\n")
+    open_dataset(f"folder:{town}", labels).read(0)
+
+
+def test_a_colon_in_a_folder_name_is_explained(tmp_path: Path, labels: LabelSpace) -> None:
+    save(tmp_path / "run_10:30" / "images" / "train" / "a.png", np.zeros((*SIZE, 3), np.uint8))
+    save(tmp_path / "run_10:30" / "labels" / "train" / "a.png", np.zeros(SIZE, np.uint8))
+    with pytest.raises(DataError, match=r"'30' after the last colon is the split: a folder .* is .*/run_10:30/$"):
+        open_dataset(f"folder:{tmp_path}/run_10:30", labels)
+    assert len(open_dataset(f"folder:{tmp_path}/run_10:30/", labels)) == 1
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1"])

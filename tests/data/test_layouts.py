@@ -6,8 +6,10 @@ from folder_helpers import save
 from layout_helpers import TREES, Tree
 
 from clouds import ConfigError, DataError, LabelSpace
+from clouds.core.errors import LeftOutWarning
 from clouds.core.labels import CITYSCAPES
 from clouds.data.check import check_dataset
+from clouds.data.convert import convert_dataset
 from clouds.data.folder import Dataset, open_dataset
 from clouds.data.layouts import LAYOUTS
 
@@ -71,7 +73,8 @@ def test_missing_labels_say_where_they_are_expected(tree: Tree, tmp_path: Path) 
         _open(tree, tmp_path)
     folder, _, ending = tree.label.partition("{}")
     assert str(tmp_path / folder) in str(caught.value)
-    assert str(caught.value).endswith(f"{tree.shown[0]}{ending}")
+    assert f"{tree.shown[0]}{ending}" in str(caught.value)
+    assert str(caught.value).endswith(f"the layout is {LAYOUTS[tree.kind]}")
 
 
 @pytest.mark.parametrize("kind", [kind for kind in LAYOUTS if kind != "folder"])
@@ -150,3 +153,19 @@ def test_a_folder_may_hold_ids_of_a_published_data_set(tmp_path: Path) -> None:
         path.rename(tmp_path / part / "night" / path.name)
     (tmp_path / "dataset.toml").write_text('[labels]\nencoding = "synthia"\n')
     assert open_dataset(f"folder:{tmp_path}", CITYSCAPES).read_label(0)[0].tolist() == [0, 255, 3]
+
+
+def test_the_known_misfits_of_gta5_are_left_out_and_said(tmp_path: Path) -> None:
+    for name, rows in (("15187", 8), ("15188", 7), ("17705", 8)):
+        save(tmp_path / "images" / f"{name}.png", np.zeros((rows, 6, 3), np.uint8))
+        save(tmp_path / "labels" / f"{name}.png", np.full((8, 6), 7, np.uint8))
+    with pytest.warns(LeftOutWarning, match=r"gta5:.*:train: 1 file \(15188\.png\): left out, as image and label"):
+        dataset = open_dataset(f"gta5:{tmp_path}", CITYSCAPES)
+    assert [item.name for item in dataset.items] == ["15187", "17705"], "17705 was mended"
+    with pytest.warns(LeftOutWarning):
+        made = convert_dataset(open_dataset(f"gta5:{tmp_path}", CITYSCAPES), tmp_path / "out")
+    assert made.written == 2
+    (tmp_path / "images" / "15188.png").write_bytes(b"no picture")
+    dataset = open_dataset(f"gta5:{tmp_path}", CITYSCAPES)
+    with pytest.raises(DataError, match=r"15188\.png: not a picture"):
+        dataset.read(1)

@@ -1,3 +1,4 @@
+import html
 import json
 import math
 import re
@@ -91,10 +92,17 @@ def test_a_figure_that_nothing_was_labelled_for_is_none(report: Report) -> None:
 def test_text(report: Report) -> None:
     lines = report.to_text().splitlines()
     assert lines[0] == (
-        "mIoU 66.7 % over 3 domains, protocol published: image and label resized to a short side of 1024 pixels, "
+        "mIoU 66.7 % over 2 of 3 domains, protocol published: image and label resized to a short side of 1024 pixels, "
         "scored at that size; windows of 2048 x 2048 where an image is larger"
     )
-    table = [re.split(r"\s{2,}", line.strip()) for line in lines]
+    assert lines[-2:] == [
+        "fog:val: means over 1 of 2 classes; its labels lack <sky>",
+        "void: no labelled pixel in 4 images, so nothing is measured",
+    ]
+    assert lines[-2] in html.unescape(report.to_html())
+    assert json.loads(report.to_json())["missing"] == {"fog:val": ["<sky>"], "rain:val": [], "void": NAMES}
+    assert report.unmeasured == ("void",)
+    table = [re.split(r"\s{2,}", line.strip()) for line in lines[:-2] if line]
     assert ["class", "fog:val", "rain:val", "void"] in table
     assert ["road", "75.0", "50.0", "–"] in table
     assert ["<sky>", "–", "66.7", "–"] in table

@@ -4,8 +4,8 @@ import golden
 import numpy as np
 import pytest
 
-from clouds.core.labels import CITYSCAPES
-from clouds.data.encodings import IGNORE_ID, label_encoding
+from clouds.core.labels import CITYSCAPES, IGNORE_ID
+from clouds.data.encodings import label_encoding
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from clouds.training.samples import Sample
 from clouds.training.steps import State, train_step
 from clouds.training.teacher import Teacher
 
-STILL = OptimizerConfig(lr=0.0)  # the weights of the toy are given, step by step
+STILL = OptimizerConfig(lr=1e-30)  # the weights of the toy are given, step by step
 # An update is two products and a sum, or one interpolation: each rounds at most three times, five updates long.
 TOLERANCE = 5 * 3 * 2**-24
 

@@ -2,9 +2,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from clouds.core.errors import DataError
-from clouds.core.images import write_png
+from clouds.core.errors import DataError, LeftOutWarning
+from clouds.core.images import read_image, write_png
 from clouds.synthesis.generated_set import open_generated
 
 PIXELS = np.zeros((2, 3, 3), np.uint8)
@@ -36,15 +37,24 @@ def test_published_labels_count_when_every_image_has_them(published: Path) -> No
     assert labels[0].name == "im_9_p9_labelTrainIds.png"
 
 
-def test_pictures_that_lie_elsewhere_are_refused(published: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    elsewhere = tmp_path_factory.mktemp("elsewhere") / "secret.png"
+def test_links_may_lead_elsewhere(published: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "a.png"
     write_png(elsewhere, PIXELS)
     (published / "images" / "im_1_p1.png").symlink_to(elsewhere)
-    with pytest.raises(DataError, match="leads out of"):
-        open_generated(published)
+    images = open_generated(published).images
+    assert images[0].name == "im_1_p1.png"
+    assert np.array_equal(read_image(images[0]), PIXELS)
+
+
+def test_pictures_of_all_formats_are_read_and_other_files_are_named(published: Path) -> None:
+    Image.fromarray(PIXELS).save(published / "images" / "im_1_p1.webp")
+    (published / "images" / "im_2_p2.gif").write_bytes(b"GIF89a")
+    with pytest.warns(LeftOutWarning, match=r"1 in images/ \(im_2_p2\.gif\) not read; pictures end in \.jpg, "):
+        images = open_generated(published).images
+    assert images[0].name == "im_1_p1.webp"
 
 
 def test_a_folder_without_pictures_is_named(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
-    with pytest.raises(DataError, match=r"has no manifest\.jsonl, and images/ holds no picture \(\.png"):
+    with pytest.raises(DataError, match=r"has no manifest\.jsonl, and images/ holds no picture \(\.jpg"):
         open_generated(tmp_path)

@@ -11,6 +11,7 @@ from clouds.core.errors import DataError
 from clouds.core.images import write_png
 from clouds.synthesis.generated_set import open_generated
 from clouds.synthesis.manifest import FILE_NAME, MadeBy, Row, StoredFile, appending, read_rows
+from clouds.synthesis.shards import write_shards
 
 MADE_BY = MadeBy(name="stub", options={"steps": [1, 2]}, distribution="d", version="1")
 
@@ -153,3 +154,16 @@ def test_every_row_is_one_json_line_with_plain_keys(tmp_path: Path) -> None:
     assert len(lines) == 2
     row = json.loads(lines[1])
     assert (row["file"], row["seed"], row["size"], row["labels"]) == ("images/im_1_p0.png", 1, [2, 3], None)
+
+
+def test_files_may_be_links_but_writes_stay_in_the_folder(tmp_path: Path) -> None:
+    folder, elsewhere = tmp_path / "set", tmp_path / "disk"
+    fill(folder, 2)
+    (folder / "images").rename(elsewhere)
+    (folder / "images").mkdir()
+    for path in elsewhere.iterdir():
+        (folder / "images" / path.name).symlink_to(path)
+    made = open_generated(folder)
+    assert len(made.images) == 2
+    with pytest.raises(DataError, match="leads out of"):
+        write_shards(made)

@@ -1,15 +1,19 @@
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from attrs import evolve
 from training_helpers import TINY, compose, weights
 
 import clouds
 from clouds.core.errors import ConfigError, DataError
+from clouds.core.images import write_png
 from clouds.data.folder import open_dataset
 from clouds.data.transforms import Augmentation
-from clouds.training.recipe import load_recipe
+from clouds.training.recipe import LoopConfig, load_recipe
 from clouds.training.samples import SampleReader, batches
 from clouds.training.train import train
 
@@ -99,3 +103,40 @@ def test_sets_without_a_share_are_refused(source: str) -> None:
     reader = SampleReader([dataset], [], SETTINGS, seed=3)
     with pytest.raises(DataError, match=r"nothing to train on: sets of \[5\] images with factors \[0\.0\]"):
         list(batches(reader, factors=[0.0], batch_size=2, steps=1, workers=0))
+
+
+def test_data_without_a_labelled_pixel_are_refused_before_training(
+    source: str, generated: Path, tmp_path: Path
+) -> None:
+    for path in (tmp_path / "void" / "labels" / "val" / "0.png", tmp_path / "void" / "images" / "val" / "0.png"):
+        write_png(path, np.full((40, 70) if "labels" in path.parts else (40, 70, 3), 255, np.uint8))
+    void = f"folder:{tmp_path / 'void'}"
+    with pytest.raises(DataError, match="void:val: no labelled pixel in 1 label maps; with encoding 'trainIds' every"):
+        train(compose(), source=[source, void], recipe=RECIPE, out=tmp_path / "run")
+    evaluating = evolve(RECIPE, data=evolve(RECIPE.data, evaluation=[void]), loop=LoopConfig(evaluate_every=2))
+    with pytest.raises(DataError, match=r"data\.evaluation: .*void:val: no labelled pixel .*loop\.evaluate_every=0"):
+        train(compose(), source=source, recipe=evaluating, out=tmp_path / "run")
+    (generated / "manifest.jsonl").write_text("")
+    with pytest.raises(
+        DataError, match="generated: holds no image for the joint phase; generate some, or leave it out"
+    ):
+        train(compose(), source=source, generated=generated, recipe=RECIPE, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_evaluation_of_nothing_is_not_logged_as_zero(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clouds.training.loop.evaluate", lambda *_: SimpleNamespace(miou=None))
+    evaluating = evolve(
+        RECIPE, data=evolve(RECIPE.data, evaluation=[f"{source}:train"]), loop=LoopConfig(evaluate_every=2)
+    )
+    run = train(compose(), source=source, recipe=evaluating, out=tmp_path / "run")
+    assert not any("miou" in json.loads(line) for line in run.log.read_text().splitlines())
+
+
+def test_an_image_that_cannot_be_read_says_how_to_train_without_it(source: str, tmp_path: Path) -> None:
+    for path in (tmp_path / "data" / "labels" / "train").iterdir():
+        write_png(path, np.zeros((8, 8), np.uint8))
+    with pytest.raises(DataError, match=r"is 40x70, but its label .* is 8x8 .*; .*, set data\.on_error=skip"):
+        train(compose(), source=source, recipe=RECIPE, out=tmp_path / "run")
