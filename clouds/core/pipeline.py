@@ -188,8 +188,7 @@ class Pipeline:
             max_pixels: a file, a PIL image or a resized image with more is refused, before it takes the memory.
 
         Raises:
-            DataError: the image cannot be read or has another form; `short_side` or `window` is no whole number, or
-                less than 1.
+            DataError: the image cannot be read or has another form; `short_side` or `window` is no whole number from 1.
             NonFiniteError: the network's output for it is NaN or infinite.
         """
         self._start_predicting(short_side=short_side, window=window)
