@@ -22,7 +22,7 @@ from clouds.cli import (
     weights_commands,
 )
 from clouds.cli.options import UsageError
-from clouds.core.errors import CloudsError
+from clouds.core.errors import CloudsError, TrustError
 
 _HELP = """Domain-generalized semantic segmentation by collaborating foundation models.
 
@@ -78,6 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return command(*bound.args, **bound.kwargs) or 0
     except (CycloptsError, UsageError) as error:
         return _fail(error, code=2)
+    except TrustError as error:
+        fault = f"{error.fault}; if you trust whoever made it, add --trust {error.kind}"
+        return _fail(error, code=1, said=fault)
     except (CloudsError, OSError) as error:
         remedy = isinstance(error, OSError) and error.errno in _FULL
         return _fail(error, code=1, hint="; make room there, and give the same command again" if remedy else "")
@@ -86,8 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _fail(error: Exception, *, code: int, hint: str = "") -> int:
+def _fail(error: Exception, *, code: int, hint: str = "", said: str = "") -> int:
     if os.environ.get("CLOUDS_TRACEBACK") == "1":
         raise error
-    sys.stderr.write(f"error: {error}{hint}\n")
+    sys.stderr.write(f"error: {said or error}{hint}\n")
     return code

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from attrs import evolve
 from cyclopts import Parameter
 
-from clouds.cli.options import AsJson, Assignments, BatchSize, DatasetConfig, Device, UsageError
+from clouds.cli.options import AsJson, Assignments, BatchSize, DatasetConfig, Device, Trust, UsageError
 from clouds.cli.output import write, write_json, write_table
 from clouds.core.component import Kind
 from clouds.core.errors import ConfigError, DataError, did_you_mean
@@ -60,6 +60,7 @@ def train(
     phase: Phase | None = None,
     init: Path | None = None,
     resume: Path | None = None,
+    trust: Trust = (),
     as_json: AsJson = False,
 ) -> None:
     """Train on a labelled source, then on generated images if there are any.
@@ -93,7 +94,10 @@ def train(
     processes = join(device := str(settings.model.get("device", "auto")))
     with progress_bar(shown=processes.main) as shown:
         run = run_training(
-            load(resume / START, device=device) if resume else _start(settings, recipe, phase, init),
+            # whoever resumes a run runs its recipe, which names the refiner
+            load(resume / START, device=device, trust=(Kind.REFINER, *trust))
+            if resume
+            else _start(settings, recipe, phase, init, trust),
             recipe=None if resume else settings,
             out=out,
             phase=phase,
@@ -119,6 +123,7 @@ def evaluate(
     as_json: Annotated[Path | None, Parameter(name="--json")] = None,
     report: Path | None = None,
     device: Device = "auto",
+    trust: Trust = (),
 ) -> None:
     """Measure a saved pipeline on labelled datasets, one domain each.
 
@@ -138,7 +143,7 @@ def evaluate(
     from clouds.evaluation.evaluate import evaluate as run_evaluation
 
     processes = join(device)
-    pipeline = load(checkpoint, device=device)
+    pipeline = load(checkpoint, device=device, trust=trust)
     result = run_evaluation(
         pipeline,
         data,
@@ -169,6 +174,7 @@ def predict(
     short_side: int | None = None,
     batch_size: BatchSize = 1,
     device: Device = "auto",
+    trust: Trust = (),
     as_json: AsJson = False,
 ) -> None:
     """Segment pictures: NAME.png holds train ids, NAME_overlay.png shows them on the picture.
@@ -185,7 +191,7 @@ def predict(
     from clouds.core.images import write_png
 
     places = _places(_pictures(images), out)
-    pipeline = load(checkpoint, device=device)
+    pipeline = load(checkpoint, device=device, trust=trust)
     predictions = pipeline.predict_many(list(places), batch_size=batch_size, short_side=short_side)
     with progress_bar() as shown:
         files = shown.track(places.values(), description="predict")
@@ -260,7 +266,7 @@ def _place(asked: Path | None, recipe: str) -> Path:
     return out
 
 
-def _start(recipe: Recipe, source: str, phase: Phase | None, init: Path | None) -> Pipeline:
+def _start(recipe: Recipe, source: str, phase: Phase | None, init: Path | None, trust: tuple[Kind, ...]) -> Pipeline:
     """What a run begins with: a new pipeline, whose weights depend on the recipe's seed alone, or a saved one with the
     recipe's refiner, which a warm-up has none of."""
     import torch
@@ -273,8 +279,8 @@ def _start(recipe: Recipe, source: str, phase: Phase | None, init: Path | None) 
             torch.manual_seed(recipe.seed)
             return compose(**model)
     part = make_plan(**model).parts.get(Kind.REFINER)
-    ready = {} if part is None else {"refiner": build_part("refiner", {"name": part.qualified_name, **part.options})}
-    pipeline = load(init, device=str(model.get("device", "auto")), ready=ready)
+    ready = {} if part is None else {"refiner": build_part("refiner", part.request)}
+    pipeline = load(init, device=str(model.get("device", "auto")), ready=ready, trust=trust)
     if part is not None:
         pipeline.plan = evolve(pipeline.plan, parts={**pipeline.plan.parts, Kind.REFINER: part})
     return pipeline

@@ -49,6 +49,10 @@ BatchSize = Annotated[
     int, Parameter(validator=Number(gte=1), help="Images of one size that go through the network at once.")
 ]
 Device = Annotated[str, Parameter(help="auto, cpu, cuda, cuda:N or mps.")]
+Trust = Annotated[
+    tuple[Kind, ...],
+    Parameter(help="A part of the saved pipeline that may reach out of its folder; as often as needed."),
+]
 DatasetConfig = Annotated[
     Path | None,
     Parameter(name="--dataset-config", help="A dataset.toml in place of the dataset's own."),

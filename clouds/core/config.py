@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import tomllib
@@ -12,7 +13,7 @@ from typing import Any, TypeVar, cast
 import cattrs
 from attrs import Attribute
 
-from clouds.core.errors import ConfigError
+from clouds.core.errors import CloudsError, ConfigError
 from clouds.core.schema import accepts
 
 T = TypeVar("T")
@@ -55,6 +56,14 @@ def within(low: float, high: float = math.inf, *, above: bool = False) -> Callab
                 raise ConfigError(f"{attribute.name} is {value}; expected {wanted}")
 
     return check
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What a JSON text says. Raises `ValueError` in one line when it is malformed, or nested too deep to be read."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("the JSON is nested too deep") from None
 
 
 def structure(document: Mapping[str, Any], record: type[T], *, source: str) -> T:
@@ -130,7 +139,8 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _describe(error: BaseException, kind: Any) -> str:
-    return str(error) if isinstance(error, (TypeError, ConfigError)) else cattrs.v.format_exception(error, kind)
+    own = isinstance(error, (TypeError, CloudsError, ArithmeticError))
+    return str(error) if own else cattrs.v.format_exception(error, kind)
 
 
 def _copy(document: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from typing import Any, cast
@@ -32,6 +33,7 @@ from clouds.core.reference_keys import (
     find_head,
     position,
 )
+from clouds.core.size_limit import built_for
 from clouds.core.weights import misfits, read_pickle
 
 
@@ -73,14 +75,15 @@ def from_reference_checkpoint(
             "pass the label space it was trained with: labels=clouds.LabelSpace.from_names([...])"
         )
     ensemble = {"geometric_ensemble": geometric_ensemble, "ensemble_on_valid_mask": family == "ResNet"}
-    pipeline = compose(
-        backbone=backbone,
-        head={"name": head, **options, **ensemble},
-        labels=space,
-        pretrained=False,
-        device=device,
-        catalog=catalog,
-    )
+    with built_for(elements=sum(map(math.prod, shapes.values())), tensors=len(shapes), source=source):
+        pipeline = compose(
+            backbone=backbone,
+            head={"name": head, **options, **ensemble},
+            labels=space,
+            pretrained=False,
+            device=device,
+            catalog=catalog,
+        )
     _fill(pipeline, state, source=source)
     pipeline.trained = True
     return pipeline

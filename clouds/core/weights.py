@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import codecs
 import hashlib
+import math
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from zipfile import is_zipfile
 
 import numpy as np
@@ -58,12 +60,27 @@ def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], d
     Raises:
         WeightsError: the file is missing, truncated or of another format.
     """
+    with _opened(path) as file:
+        return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+
+
+def safetensors_sizes(path: str | os.PathLike[str]) -> list[int]:
+    """Number of elements of each tensor of a safetensors file, from its header alone.
+
+    Raises:
+        WeightsError: the file is missing, truncated or of another format.
+    """
+    with _opened(path) as file:
+        return [math.prod(file.get_slice(key).get_shape()) for key in file.keys()]  # noqa: SIM118
+
+
+@contextmanager
+def _opened(path: str | os.PathLike[str]) -> Generator[Any]:
     if not Path(path).is_file():
         raise WeightsError(f"{path}: no such weight file")
     try:
         with safe_open(os.fspath(path), framework="pt") as opened:
-            file = cast("Any", opened)
-            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            yield opened
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path}: not a whole safetensors file ({error})") from error
 

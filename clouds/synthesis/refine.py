@@ -59,15 +59,16 @@ class LabelRefiner:
     pipeline: Pipeline | None = None
 
 
-def build_label_refiner(document: str, checkpoint: str | None, device: str) -> LabelRefiner:
+def build_label_refiner(document: str, checkpoint: str | None, device: str, trust: Sequence[str] = ()) -> LabelRefiner:
     """Build a refiner, and load what predicts.
 
     Args:
         document: the refiner; see `build_component`.
         checkpoint: folder of a saved pipeline, or None.
         device: of both.
+        trust: see `clouds.load`.
     """
-    pipeline = load(checkpoint, device=device) if checkpoint else None
+    pipeline = load(checkpoint, device=device, trust=trust) if checkpoint else None
     return LabelRefiner(build_component(Kind.REFINER.value, document, device), pipeline)
 
 

@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 
 import clouds
 from clouds.core import checkpoint
-from clouds.core.errors import ConfigError, DataError, PlanError, WeightsError
+from clouds.core.errors import ConfigError, DataError, PlanError, TrustError, WeightsError
 from clouds.core.interfaces import Backbone, Features
 
 TINY = {"name": "tiny", "dims": [8, 16, 24, 32], "depths": [1, 1, 1, 1]}
@@ -123,7 +123,7 @@ def test_weights_of_another_model_are_refused_with_their_keys(pipeline: clouds.P
 def test_a_damaged_plan_is_named(pipeline: clouds.Pipeline, tmp_path: Path, text: str) -> None:
     pipeline.save(tmp_path / "out")
     (tmp_path / "out" / "plan.json").write_text(text)
-    with pytest.raises(WeightsError, match=r"plan\.json: (this is not a plan|plan has format)"):
+    with pytest.raises(WeightsError, match=r"plan\.json: (this is not a plan|the plan has format)"):
         clouds.load(tmp_path / "out")
 
 
@@ -224,7 +224,9 @@ class TestIncludeFrozen:
         pipeline = self.compose(pretrained=pretrained)
         pipeline.save(tmp_path / "out", include_frozen=False, catalog=CATALOG)
         assert not (tmp_path / "out" / "backbone.safetensors").exists()
-        loaded = clouds.load(tmp_path / "out", device="cpu", catalog=CATALOG)
+        with pytest.raises(TrustError, match=r"backbone 'clip-rn50' reaches out of this folder \(pretrained="):
+            clouds.load(tmp_path / "out", device="cpu", catalog=CATALOG)
+        loaded = clouds.load(tmp_path / "out", device="cpu", catalog=CATALOG, trust=("backbone",))
         assert loaded.plan == pipeline.plan
         for key, value in pipeline.backbone.state_dict().items():
             assert (loaded.backbone.state_dict()[key] == value).all()
@@ -236,7 +238,8 @@ class TestIncludeFrozen:
         state = {**published(), **{f"backbone.{key}": value for key, value in weights.items()}}
         pipeline = clouds.from_reference_checkpoint(state, device="cpu", catalog=CATALOG)
         pipeline.save(tmp_path / "out", include_frozen=False, catalog=CATALOG)
-        loaded = clouds.load(tmp_path / "out", device="cpu", catalog=CATALOG).to_reference_state_dict()
+        loaded = clouds.load(tmp_path / "out", device="cpu", catalog=CATALOG, trust=("backbone",))
+        loaded = loaded.to_reference_state_dict()
         assert list(loaded) == list(state)
         assert all((loaded[key] == value).all() for key, value in state.items())
 
@@ -273,7 +276,7 @@ class TestIncludeFrozen:
         path.write_text(path.read_text().replace("true", '"changed"'))
         message = r"backbone\.json: weights of pretrained='changed' are not those that the pipeline was saved with"
         with pytest.raises(WeightsError, match=message):
-            clouds.load(tmp_path / "out", device="cpu", catalog=CATALOG)
+            clouds.load(tmp_path / "out", device="cpu", catalog=CATALOG, trust=["backbone"])
 
     @pytest.mark.parametrize("text", ["", "[1]", "{}", '{"pretrained": true}'])
     def test_a_damaged_note_is_named(self, tmp_path: Path, text: str) -> None:
