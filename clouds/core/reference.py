@@ -32,8 +32,10 @@ from clouds.core.reference_keys import (
     find_classes,
     find_head,
     position,
+    unwrap_published,
 )
 from clouds.core.size_limit import built_for
+from clouds.core.weight_files import unwrap_tables
 from clouds.core.weights import misfits, read_pickle
 
 
@@ -106,11 +108,11 @@ def _read(content: str | os.PathLike[str] | Mapping[str, Any]) -> tuple[str, dic
     """What to call the checkpoint in messages, and its tensors by name."""
     source = "the state dict" if isinstance(content, Mapping) else os.fspath(content)
     found = content if isinstance(content, Mapping) else read_pickle(content)
+    found = unwrap_tables(found, source=source, kinds=(Tensor, np.ndarray, np.generic))
     if isinstance(found, Mapping):
-        entries = cast("Mapping[str, Any]", found)
-        model = entries.get("model")
-        state = cast("Mapping[str, Any]", model) if isinstance(model, Mapping) else entries
-        return source, {str(key): _to_tensor(value, f"{source}: {key}") for key, value in state.items()}
+        entries = {str(key): value for key, value in cast("Mapping[Any, Any]", found).items()}
+        state = unwrap_published(entries, source=source)
+        return source, {key: _to_tensor(value, f"{source}: {key}") for key, value in state.items()}
     raise WeightsError(f"{source}: holds a {type(found).__name__}; expected {{'model': state dict}} or a state dict")
 
 
