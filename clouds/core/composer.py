@@ -176,11 +176,11 @@ def _replace(plan: Plan, ready: Mapping[str, object], catalog: Catalog) -> tuple
     """The plan with the parts that the caller passes anew, and those of them that are modules."""
     modules: dict[Kind, object] = {}
     parts = dict(plan.parts)
-    for kind, value in ((Kind(kind), cast("Any", value)) for kind, value in ready.items()):
+    for kind, value in ((Kind(kind), value) for kind, value in ready.items()):
         if not isinstance(value, (str, Mapping)):
             modules[kind] = value
             continue
-        part, problems = plan_part(kind, value, pretrained=True, catalog=catalog)
+        part, problems = plan_part(kind, cast("object", value), pretrained=True, catalog=catalog)
         if part is None or problems:
             raise PlanError(problems)
         parts[kind] = part

@@ -213,6 +213,23 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def printable(text: str) -> str:
+    """Text for a terminal: control characters, and bytes of names that are no text, are escaped; line ends stay.
+
+    >>> printable("a\\x1b[2J.png")
+    'a\\\\x1b[2J.png'
+    """
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() or letter == "\n" else _escape(letter) for letter in text)
+
+
+def _escape(letter: str) -> str:
+    code = ord(letter)
+    byte = 0xDC80 <= code <= 0xDCFF  # how Python keeps a byte of a file name that is no text
+    return f"\\x{code - 0xDC00:02x}" if byte else letter.encode("unicode_escape").decode()
+
+
 def cache_folder(name: str) -> Path:
     """Where what can be computed again is kept: `name` in `CLOUDS_CACHE`, or in `clouds` of the user's cache."""
     base = os.environ.get("CLOUDS_CACHE")

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Mapping
 from io import BufferedReader, BytesIO
 from pathlib import Path
-from typing import Any, final
+from typing import Any, cast, final
 from zipfile import BadZipFile, ZipFile, is_zipfile
 
 _SHOWN = 5  # names
@@ -198,9 +198,9 @@ class _Scan:
     def storage(self, _: object) -> None:
         """('storage', class, key, place, elements, ...)"""
         said = self._take()
-        if not (isinstance(said, tuple) and len(said) >= 5):  # pyright: ignore[reportUnknownArgumentType]
+        if not isinstance(said, tuple) or len(stated := cast("tuple[Any, ...]", said)) < 5:
             raise Refused("a storage in another form than torch.save writes")
-        _, kind, key, _, count = said[:5]  # pyright: ignore[reportUnknownVariableType]
+        _, kind, key, _, count = stated[:5]
         width = _STORAGES.get(kind.name) if isinstance(kind, _Thing) else None
         if width is None or type(key) is not str or type(count) is not int:
             raise Refused("a storage in another form than torch.save writes")
@@ -212,7 +212,7 @@ class _Scan:
     def call(self, _: object) -> None:
         arguments, function = self._take(), self._take()
         name = function.name if isinstance(function, _Thing) else ""
-        known = name in _CALLS and isinstance(arguments, tuple) and _CALLS[name](arguments)
+        known = name in _CALLS and isinstance(arguments, tuple) and _CALLS[name](cast("tuple[Any, ...]", arguments))
         if not (known or name.replace(" ", ".") in self.unknown):
             raise Refused(f"a call of {name.replace(' ', '.') or 'a value'} that torch.save does not write")
         self.stack.append(_BUILT if name in _STATEFUL else _SOMETHING)
@@ -228,7 +228,7 @@ def _is_tensor_call(arguments: tuple[Any, ...]) -> bool:
     """storage, offset, size, stride, ...: not more elements than the storage has."""
     if len(arguments) < 4 or not isinstance(arguments[0], _Thing) or not isinstance(arguments[2], tuple):
         return False
-    size: tuple[Any, ...] = arguments[2]
+    size = cast("tuple[Any, ...]", arguments[2])
     if len(size) > _MOST_SIZES or not all(type(length) is int and length >= 0 for length in size):
         return False
     if math.prod(size) > arguments[0].size:
@@ -256,7 +256,7 @@ def _is_typed(arguments: tuple[Any, ...]) -> bool:
     """A tensor with attributes: the function that makes it, its class, the function's arguments, the attributes."""
     if len(arguments) != 4 or not isinstance(arguments[0], _Thing) or not isinstance(arguments[2], tuple):
         return False
-    return arguments[0].name in _TENSORS and _TENSORS[arguments[0].name](arguments[2])
+    return arguments[0].name in _TENSORS and _TENSORS[arguments[0].name](cast("tuple[Any, ...]", arguments[2]))
 
 
 _TENSORS: dict[str, Callable[[tuple[Any, ...]], bool]] = {
