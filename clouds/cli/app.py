@@ -23,6 +23,7 @@ from clouds.cli import (
 )
 from clouds.cli.options import UsageError
 from clouds.core.errors import CloudsError, TrustError
+from clouds.core.files import printable
 
 _HELP = """Domain-generalized semantic segmentation by collaborating foundation models.
 
@@ -92,5 +93,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _fail(error: Exception, *, code: int, hint: str = "", said: str = "") -> int:
     if os.environ.get("CLOUDS_TRACEBACK") == "1":
         raise error
-    sys.stderr.write(f"error: {said or error}{hint}\n")
+    sys.stderr.write(f"error: {printable(said or str(error))}{hint}\n")
     return code

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from clouds.core.files import printable
+
+_UNPRINTABLE = re.compile(r"[\x7f-\x9f\ud800-\udfff\u200e\u200f\u202a-\u202e\u2066-\u2069]")  # JSON has these plain
 _UNLIMITED = 10_000  # columns; a table that goes into a file or a pipe is not folded
 
 
 def write(text: str) -> None:
-    """Write text and a line end to standard output."""
-    sys.stdout.write(text + "\n")
+    """Write text and a line end to standard output; control characters of names are escaped."""
+    sys.stdout.write(printable(text) + "\n")
 
 
 def write_json(document: Any) -> None:
     """Write a document as JSON; what JSON has no type for (a path, say) becomes its text."""
-    write(json.dumps(document, indent=2, ensure_ascii=False, default=str))
+    text = json.dumps(document, indent=2, ensure_ascii=False, default=str)
+    sys.stdout.write(_UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
 
 
 def write_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -27,5 +32,5 @@ def write_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
     table = Table(*header, box=None, pad_edge=False, header_style="bold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(printable, row))
     Console(width=None if sys.stdout.isatty() else _UNLIMITED, highlight=False, markup=False).print(table)
