@@ -65,6 +65,7 @@ class Checkpoint:
 
         Raises:
             WeightsError: they do not fit, or the backbone's are not those that were left out.
+            NonFiniteError: one of them is NaN or infinite.
         """
         if self.published is None:
             self._fill(backbone, BACKBONE)
@@ -110,6 +111,7 @@ class Checkpoint:
     def _fill(self, module: nn.Module, name: str) -> None:
         path = _file(self.folder, name)
         load_weights(module, read_safetensors(path)[0], source=str(path))
+        check_finite(module, source=str(path))
 
 
 def save_checkpoint(

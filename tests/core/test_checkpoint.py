@@ -6,10 +6,11 @@ import pytest
 import torch
 from reference_models import CATALOG, published
 from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 import clouds
 from clouds.core import checkpoint
-from clouds.core.errors import ConfigError, DataError, PlanError, TrustError, WeightsError
+from clouds.core.errors import ConfigError, DataError, NonFiniteError, PlanError, TrustError, WeightsError
 from clouds.core.interfaces import Backbone, Features
 
 TINY = {"name": "tiny", "dims": [8, 16, 24, 32], "depths": [1, 1, 1, 1]}
@@ -102,6 +103,20 @@ def test_truncated_weights_are_named(pipeline: clouds.Pipeline, tmp_path: Path) 
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(WeightsError, match=r"backbone\.safetensors: not a whole safetensors file"):
         clouds.load(tmp_path / "out")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_named_when_they_are_read(
+    pipeline: clouds.Pipeline, tmp_path: Path, value: float
+) -> None:
+    pipeline.save(tmp_path / "out")
+    path = tmp_path / "out" / "head.safetensors"
+    state = pipeline.head.state_dict()
+    name = next(iter(state))
+    state[name].view(-1)[0] = value
+    save_file(state, path, {"trained": "True"})
+    with pytest.raises(NonFiniteError, match=rf"head\.safetensors: {name} of LinearHead are not finite"):
+        clouds.load(tmp_path / "out", device="cpu")
 
 
 def test_a_missing_weight_file_is_named(pipeline: clouds.Pipeline, tmp_path: Path) -> None:
