@@ -139,8 +139,8 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _describe(error: BaseException, kind: Any) -> str:
-    own = isinstance(error, (TypeError, CloudsError, ArithmeticError))
-    return str(error) if own else cattrs.v.format_exception(error, kind)
+    plain = isinstance(error, (TypeError, CloudsError, ArithmeticError)) or type(error) is Exception  # of a literal
+    return str(error) if plain else cattrs.v.format_exception(error, kind)
 
 
 def _copy(document: Mapping[str, Any]) -> dict[str, Any]:
