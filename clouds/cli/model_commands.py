@@ -79,9 +79,8 @@ def train(
         resume: folder of a run that was interrupted, to go on with exactly; it takes the place of everything else but
             --set of what does not change the steps that were made, such as data.on_error=skip.
     """
-    from clouds.core.composer import load
     from clouds.core.processes import join
-    from clouds.training.train import START, read_recipe
+    from clouds.training.train import read_recipe
     from clouds.training.train import train as run_training
 
     if resume and (recipe or out or phase or init):
@@ -94,10 +93,7 @@ def train(
     processes = join(device := str(settings.model.get("device", "auto")))
     with progress_bar(shown=processes.main) as shown:
         run = run_training(
-            # whoever resumes a run runs its recipe, which names the refiner
-            load(resume / START, device=device, trust=(Kind.REFINER, *trust))
-            if resume
-            else _start(settings, recipe, phase, init, trust),
+            _go_on(resume, device, trust) if resume else _start(settings, recipe, phase, init, trust),
             recipe=None if resume else settings,
             out=out,
             phase=phase,
@@ -143,9 +139,8 @@ def evaluate(
     from clouds.evaluation.evaluate import evaluate as run_evaluation
 
     processes = join(device)
-    pipeline = load(checkpoint, device=device, trust=trust)
     result = run_evaluation(
-        pipeline,
+        load(checkpoint, device=device, trust=trust),
         data,
         protocol=protocol,
         scales=scales,
@@ -264,6 +259,14 @@ def _place(asked: Path | None, recipe: str) -> Path:
     if asked is None and out.exists():
         raise ConfigError(f"{out} has a run already; choose another folder with --out")
     return out
+
+
+def _go_on(folder: Path, device: str, trust: tuple[Kind, ...]) -> Pipeline:
+    """What an interrupted run began with. Whoever resumes a run runs its recipe, which names the refiner."""
+    from clouds.core.composer import load
+    from clouds.training.train import START
+
+    return load(folder / START, device=device, trust=(Kind.REFINER, *trust))
 
 
 def _start(recipe: Recipe, source: str, phase: Phase | None, init: Path | None, trust: tuple[Kind, ...]) -> Pipeline:

@@ -103,12 +103,8 @@ def load(
     found = catalog or Catalog.from_environment()
     checkpoint = read_checkpoint(path)
     plan, modules = _replace(checkpoint.plan, ready or {}, found)
-    consent = Consent(
-        folder=Path(path),
-        trusted=frozenset(Kind(kind) for kind in ((trust,) if isinstance(trust, str) else trust)),
-        own=frozenset(Kind(kind) for kind in ready or ()),
-        pretrained=checkpoint.published.pretrained if checkpoint.published else False,
-    )
+    elsewhere = checkpoint.published.pretrained if checkpoint.published else False
+    consent = Consent(folder=Path(path), trusted=trust, own=ready or (), pretrained=elsewhere)
     with checkpoint.size_limit():
         parts = _build(plan, list(NETWORKS), modules, found, consent)
     checkpoint.restore(parts[Kind.BACKBONE], parts[Kind.HEAD])

@@ -7,13 +7,13 @@ when the caller consents (`clouds.load(path, trust=...)`). Where secrets are is 
 from __future__ import annotations
 
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from inspect import Parameter
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, cast
 
-from attrs import frozen
+from attrs import field, frozen
 
 from clouds.core.component import Kind
 from clouds.core.errors import PlanError, TrustError
@@ -21,6 +21,10 @@ from clouds.core.plan import Part, Problem
 from clouds.core.schema import Schema, accepts, to_json_value
 
 NETWORKS = (Kind.BACKBONE, Kind.HEAD)  # their weights lie in the folder
+
+
+def _to_kinds(value: Iterable[str]) -> frozenset[Kind]:
+    return frozenset(Kind(kind) for kind in ((value,) if isinstance(value, str) else value))
 
 
 @frozen(kw_only=True)
@@ -35,8 +39,8 @@ class Consent:
     """
 
     folder: Path
-    trusted: frozenset[Kind]
-    own: frozenset[Kind]
+    trusted: frozenset[Kind] = field(converter=_to_kinds)
+    own: frozenset[Kind] = field(converter=_to_kinds)
     pretrained: bool | str
 
     def options(self, part: Part, schema: Schema, *, version: str) -> dict[str, Any]:

@@ -140,8 +140,6 @@ def work(text: str, monkeypatch: pytest.MonkeyPatch) -> int:
     seen: dict[tuple[FrameType, str], int] = {}
 
     class Counted:
-        """A pattern; a match looks at the text from its beginning on, at most up to a mark's end and some spaces."""
-
         def __init__(self, pattern: re.Pattern[str]) -> None:
             self.pattern = pattern
 
@@ -171,11 +169,9 @@ def work(text: str, monkeypatch: pytest.MonkeyPatch) -> int:
         monkeypatch.setattr(llm_text, name, Counted(getattr(llm_text, name)))
     before = sys.gettrace()
     sys.settrace(trace)
-    try:
-        llm_text.parse_captions(text)
-    finally:
-        sys.settrace(before)
-        monkeypatch.undo()
+    llm_text.parse_captions(text)
+    sys.settrace(before)
+    monkeypatch.undo()
     return count
 
 
