@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from clouds.core.pipeline import Pipeline
+    from clouds.evaluation.report import Report
     from clouds.training.train import TrainingRun
 
 
@@ -134,7 +135,6 @@ def evaluate(
         report: folder for report.html and report.json.
     """
     from clouds.core.composer import load
-    from clouds.core.files import write_text
     from clouds.core.processes import join
     from clouds.evaluation.evaluate import evaluate as run_evaluation
 
@@ -150,8 +150,13 @@ def evaluate(
         configs=dataset_config,
         progress=True,
     )
-    if not processes.main:
-        return
+    if processes.main:
+        _write_report(result, as_json, report)
+
+
+def _write_report(result: Report, as_json: Path | None, report: Path | None) -> None:
+    from clouds.core.files import write_text
+
     write(result.to_text())
     if as_json:
         write_text(as_json, result.to_json() + "\n")
