@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from types import FrameType
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -154,7 +155,7 @@ def work(text: str, monkeypatch: pytest.MonkeyPatch) -> int:
             count += len(text)
             return self.pattern.sub(new, text)
 
-    def trace(frame: FrameType, event: str, _: object) -> object:
+    def trace(frame: FrameType, event: str, _: Any) -> Any:
         nonlocal count
         if frame.f_code.co_filename != llm_text.__file__:
             return None
