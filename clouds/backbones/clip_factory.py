@@ -81,7 +81,8 @@ class Published:
         if pretrained is False:
             return
         path = self._download() if pretrained is True else pretrained
-        load_weights(clip_model, _converted(read_weights(path), clip_model), source=str(path))
+        state = read_weights(path, names=clip_model.state_dict())
+        load_weights(clip_model, _converted(state, clip_model), source=str(path))
 
     def _download(self) -> Path:
         if carried := open_clip_file(self.tag):

@@ -89,7 +89,7 @@ def build_trunk(model: str, *, pretrained: bool | Path, **arguments: Any) -> tup
     if isinstance(pretrained, Path):
         # The extractor renames and drops layers, and timm forgives what does not fit; the whole model does not.
         whole = timm.create_model(model)
-        load_weights(whole, read_weights(pretrained), source=str(pretrained))
+        load_weights(whole, _read_features(pretrained, whole), source=str(pretrained))
         arguments["pretrained_cfg_overlay"] = {"state_dict": whole.state_dict()}
     trunk: Any = _create(model, pretrained=pretrained is not False, **arguments)
     return trunk, specs_of(trunk.feature_info.channels())
@@ -118,7 +118,7 @@ def build_vit(model: str, *, pretrained: bool | Path) -> tuple[nn.Module, dict[s
     """
     vit: Any = _create(model, pretrained=pretrained is True, dynamic_img_size=True)
     if isinstance(pretrained, Path):
-        state = read_weights(pretrained)
+        state = _read_features(pretrained, vit)
         _check_registers(state, vit, model, pretrained)
         load_weights(vit, _converted(state, vit, pretrained), source=str(pretrained))
     vit.reset_classifier(0, "")
@@ -134,6 +134,15 @@ def _check_registers(state: dict[str, Tensor], vit: Any, model: str, path: Path)
             f"{path}: has {given} register tokens, but timm model {model!r} has {own}; choose the model that it is of, "
             "such as timm:vit_large_patch14_reg4_dinov2 for DINOv2 with registers"
         )
+
+
+def _read_features(path: Path, whole: Any) -> dict[str, Tensor]:
+    """Weights of a file for a model whose classifier is let go here: the file's may be one of other classes."""
+    names = set(whole.state_dict())
+    whole.reset_classifier(0)
+    unused = names - set(whole.state_dict())
+    state = read_weights(path, names=names)
+    return {key: value for key, value in state.items() if key not in unused}
 
 
 def _converted(state: dict[str, Tensor], vit: nn.Module, path: Path) -> dict[str, Tensor]:

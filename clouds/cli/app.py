@@ -27,7 +27,8 @@ from clouds.cli import (
 )
 from clouds.cli.options import UsageError
 from clouds.cli.output import write_notes
-from clouds.core.errors import CloudsError, LeftOutWarning
+from clouds.core.errors import CloudsError, LeftOutWarning, TrustError
+from clouds.core.files import printable
 
 _HELP = """Domain-generalized semantic segmentation by collaborating foundation models.
 
@@ -86,6 +87,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return command(*bound.args, **bound.kwargs) or 0
     except (CycloptsError, UsageError) as error:
         return _fail(error, code=2)
+    except TrustError as error:
+        fault = f"{error.fault}; if you trust whoever made it, add --trust {error.kind}"
+        return _fail(error, code=1, said=fault)
     except (CloudsError, OSError) as error:
         remedy = isinstance(error, OSError) and error.errno in _FULL
         return _fail(error, code=1, hint="; make room there, and give the same command again" if remedy else "")
@@ -113,8 +117,8 @@ def _noting_what_is_left_out() -> Generator[None]:
         yield
 
 
-def _fail(error: Exception, *, code: int, hint: str = "") -> int:
+def _fail(error: Exception, *, code: int, hint: str = "", said: str = "") -> int:
     if os.environ.get("CLOUDS_TRACEBACK") == "1":
         raise error
-    sys.stderr.write(f"error: {error}{hint}\n")
+    sys.stderr.write(f"error: {printable(said or str(error))}{hint}\n")
     return code

@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from attrs import evolve
 from cyclopts import Parameter
 
-from clouds.cli.options import AsJson, Assignments, BatchSize, DatasetConfig, Device, Labels, MaxPixels, UsageError
+from clouds.cli.options import (
+    AsJson,
+    Assignments,
+    BatchSize,
+    DatasetConfig,
+    Device,
+    Labels,
+    MaxPixels,
+    Trust,
+    UsageError,
+)
 from clouds.cli.output import write, write_json, write_table
 from clouds.core.component import Kind
 from clouds.core.errors import ConfigError, DataError, did_you_mean
@@ -71,6 +81,7 @@ def train(
     phase: Phase | None = None,
     init: Path | None = None,
     resume: Path | None = None,
+    trust: Trust = (),
     as_json: AsJson = False,
 ) -> None:
     """Train on a labelled source, then on generated images if there are any.
@@ -90,9 +101,8 @@ def train(
         resume: folder of a run that was interrupted, to go on with exactly; it takes the place of everything else but
             --set of what does not change the steps that were made, such as data.on_error=skip.
     """
-    from clouds.core.composer import load
     from clouds.core.processes import join
-    from clouds.training.train import START, read_recipe
+    from clouds.training.train import read_recipe
     from clouds.training.train import train as run_training
 
     assignments = _with_labels(assignments, labels)
@@ -106,7 +116,7 @@ def train(
     processes = join(device := str(settings.model.get("device", "auto")))
     with progress_bar(shown=processes.main) as shown:
         run = run_training(
-            load(resume / START, device=device) if resume else _start(settings, recipe, phase, init),
+            _go_on(resume, device, trust) if resume else _start(settings, recipe, phase, init, trust),
             recipe=None if resume else settings,
             out=out,
             phase=phase,
@@ -132,6 +142,7 @@ def evaluate(
     as_json: Annotated[Path | None, Parameter(name="--json")] = None,
     report: Path | None = None,
     device: Device = "auto",
+    trust: Trust = (),
 ) -> None:
     """Measure a saved pipeline on labelled datasets, one domain each.
 
@@ -150,9 +161,8 @@ def evaluate(
     from clouds.evaluation.evaluate import evaluate as run_evaluation
 
     processes = join(device)
-    pipeline = load(checkpoint, device=device)
     result = run_evaluation(
-        pipeline,
+        load(checkpoint, device=device, trust=trust),
         data,
         protocol=protocol,
         scales=scales,
@@ -193,6 +203,7 @@ def predict(
     batch_size: BatchSize = 1,
     max_pixels: MaxPixels = None,
     device: Device = "auto",
+    trust: Trust = (),
     as_json: AsJson = False,
 ) -> None:
     """Segment pictures: NAME.png holds train ids, NAME_overlay.png shows them on the picture.
@@ -209,7 +220,7 @@ def predict(
     from clouds.core.images import MAX_PIXELS, write_png
 
     places = _places(_pictures(images), out)
-    pipeline = load(checkpoint, device=device)
+    pipeline = load(checkpoint, device=device, trust=trust)
     predictions = pipeline.predict_many(
         list(places), batch_size=batch_size, short_side=short_side, max_pixels=max_pixels or MAX_PIXELS
     )
@@ -286,7 +297,15 @@ def _place(asked: Path | None, recipe: str) -> Path:
     return out
 
 
-def _start(recipe: Recipe, source: str, phase: Phase | None, init: Path | None) -> Pipeline:
+def _go_on(folder: Path, device: str, trust: tuple[Kind, ...]) -> Pipeline:
+    """What an interrupted run began with. Whoever resumes a run runs its recipe, which names the refiner."""
+    from clouds.core.composer import load
+    from clouds.training.train import START
+
+    return load(folder / START, device=device, trust=(Kind.REFINER, *trust))
+
+
+def _start(recipe: Recipe, source: str, phase: Phase | None, init: Path | None, trust: tuple[Kind, ...]) -> Pipeline:
     """What a run begins with: a new pipeline, whose weights depend on the recipe's seed alone, or a saved one with the
     recipe's refiner, which a warm-up has none of."""
     import torch
@@ -299,8 +318,8 @@ def _start(recipe: Recipe, source: str, phase: Phase | None, init: Path | None) 
             torch.manual_seed(recipe.seed)
             return compose(**model)
     part = make_plan(**model).parts.get(Kind.REFINER)
-    ready = {} if part is None else {"refiner": build_part("refiner", {"name": part.qualified_name, **part.options})}
-    pipeline = load(init, device=str(model.get("device", "auto")), ready=ready)
+    ready = {} if part is None else {"refiner": build_part("refiner", part.request)}
+    pipeline = load(init, device=str(model.get("device", "auto")), ready=ready, trust=trust)
     if part is not None:
         pipeline.plan = evolve(pipeline.plan, parts={**pipeline.plan.parts, Kind.REFINER: part})
     return pipeline

@@ -64,6 +64,10 @@ MaxPixels = Annotated[
     ),
 ]
 Device = Annotated[str, Parameter(help="auto, cpu, cuda, cuda:N or mps.")]
+Trust = Annotated[
+    tuple[Kind, ...],
+    Parameter(help="A part of the saved pipeline that may reach out of its folder; as often as needed."),
+]
 DatasetConfig = Annotated[
     Path | None,
     Parameter(name="--dataset-config", help="A dataset.toml in place of the dataset's own."),

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from clouds.core.config import to_json
+from clouds.core.files import printable
 
+_UNPRINTABLE = re.compile(r"[\x7f-\x9f\ud800-\udfff\u200e\u200f\u202a-\u202e\u2066-\u2069]")  # JSON has these plain
 _UNLIMITED = 10_000  # columns; a table that goes into a file or a pipe is not folded
 
 
 def write(text: str) -> None:
-    """Write text and a line end to standard output."""
-    sys.stdout.write(text + "\n")
+    """Write text and a line end to standard output; control characters of names are escaped."""
+    sys.stdout.write(printable(text) + "\n")
 
 
 def write_notes(notes: Iterable[str]) -> None:
     """Write what the user should know to standard error, one line each, so that it is in no program's way."""
     for note in notes:
-        sys.stderr.write(f"note: {note}\n")
+        sys.stderr.write(f"note: {printable(note)}\n")
 
 
 def write_json(document: Any) -> None:
     """Write a document as JSON; what JSON has no type for (a path, say) becomes its text."""
-    write(to_json(document, indent=2, default=str))
+    text = to_json(document, indent=2, default=str)
+    sys.stdout.write(_UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
 
 
 def write_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -34,5 +38,5 @@ def write_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
     table = Table(*header, box=None, pad_edge=False, header_style="bold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(printable, row))
     Console(width=None if sys.stdout.isatty() else _UNLIMITED, highlight=False, markup=False).print(table)

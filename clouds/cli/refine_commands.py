@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cyclopts import App, Parameter
 
-from clouds.cli.options import AsJson, Assignments, Device, Engine, WorkerCount
+from clouds.cli.options import AsJson, Assignments, Device, Engine, Trust, WorkerCount
 from clouds.cli.output import write, write_json
 from clouds.core.catalog import Catalog
 from clouds.core.component import Kind
@@ -43,6 +43,7 @@ def refine(
     engine: Engine = "local",
     workers: WorkerCount = None,
     device: Device = "auto",
+    trust: Trust = (),
     assignments: Assignments = (),
     as_json: AsJson = False,
 ) -> None:
@@ -66,7 +67,7 @@ def refine(
     own = None if checkpoint else _own_labels(dataset)
     model = str(checkpoint.resolve()) if checkpoint else None
     part = plan_component(Kind.REFINER, override({"name": refiner}, assignments), Catalog.from_environment())
-    build = partial(build_label_refiner, to_document(part), model, device)
+    build = partial(build_label_refiner, to_document(part), model, device, trust)
     with open_workers(engine, build, count=workers, device=device) as refining:
         made = refine_set(
             refining,

@@ -92,6 +92,8 @@ def _find(name: str) -> Weights:
 def _describe(weights: Weights) -> dict[str, Any]:
     paths = locate(weights)
     published = weights.size if isinstance(weights, FileWeights) else None
+    if isinstance(weights, HubWeights):
+        published = sum(pinned.size for pinned in weights.pinned.values()) or None
     return {
         "name": weights.name,
         "licence": weights.licence,

@@ -11,16 +11,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from attrs import asdict, frozen
+from attrs import asdict, field, frozen
+from attrs.validators import instance_of
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from clouds.core.config import parse_json
 from clouds.core.errors import DataError, WeightsError
 from clouds.core.files import atomic_folder
 from clouds.core.interfaces import MaskPooler, TextClassifier
 from clouds.core.plan import Plan
-from clouds.core.weights import check_finite, digest, load_weights, read_safetensors
+from clouds.core.size_limit import built_for
+from clouds.core.weights import check_finite, digest, load_weights, read_safetensors, safetensors_sizes
 
 MARKER = "plan.json"
 BACKBONE, HEAD, PUBLISHED = "backbone.safetensors", "head.safetensors", "backbone.json"
@@ -37,8 +40,8 @@ class Published:
         sha256: their digest (`clouds.core.weights.digest`).
     """
 
-    pretrained: bool | str
-    sha256: str
+    pretrained: bool | str = field(validator=instance_of((bool, str)))
+    sha256: str = field(validator=instance_of(str))
 
 
 @frozen(kw_only=True)
@@ -62,6 +65,7 @@ class Checkpoint:
 
         Raises:
             WeightsError: they do not fit, or the backbone's are not those that were left out.
+            NonFiniteError: one of them is NaN or infinite.
         """
         if self.published is None:
             self._fill(backbone, BACKBONE)
@@ -72,20 +76,32 @@ class Checkpoint:
             )
         self._fill(head, HEAD)
 
+    @contextmanager
+    def size_limit(self) -> Generator[None]:
+        """Bound the networks that are built within the block by the weights that lie here."""
+        if self.published is not None:  # weights of unknown size come from elsewhere, with the caller's consent
+            yield
+            return
+        sizes = [size for name in (BACKBONE, HEAD) for size in safetensors_sizes(_file(self.folder, name))]
+        with built_for(elements=sum(sizes), tensors=len(sizes), source=str(self.folder / MARKER)):
+            yield
+
     def read_kept(self) -> dict[str, Tensor]:
         """Tensors of a published checkpoint that no module uses, in its order."""
-        if not (self.folder / KEPT).is_file():
+        path = _file(self.folder, KEPT)
+        if not path.is_file():
             return {}
-        tensors, metadata = read_safetensors(self.folder / KEPT)
-        with _written_here(self.folder / KEPT):
+        tensors, metadata = read_safetensors(path)
+        with _written_here(path):
             return {key: tensors[key] for key in json.loads(metadata["order"])}
 
     def read_classifier(self, backbone: nn.Module, device: torch.device) -> TextClassifier | None:
         """The label space as text embeddings, so that neither tokenizer nor text tower is needed; None if not saved."""
-        if not (self.folder / CLASSIFIER).is_file():
+        path = _file(self.folder, CLASSIFIER)
+        if not path.is_file():
             return None
-        tensors, metadata = read_safetensors(self.folder / CLASSIFIER)
-        with _written_here(self.folder / CLASSIFIER):
+        tensors, metadata = read_safetensors(path)
+        with _written_here(path):
             return TextClassifier(
                 **{name: tensors[name].to(device) for name in _CLASSIFIER_TENSORS},
                 logit_scale=float(metadata["logit_scale"]),
@@ -93,8 +109,9 @@ class Checkpoint:
             )
 
     def _fill(self, module: nn.Module, name: str) -> None:
-        state, _ = read_safetensors(self.folder / name)
-        load_weights(module, state, source=str(self.folder / name))
+        path = _file(self.folder, name)
+        load_weights(module, read_safetensors(path)[0], source=str(path))
+        check_finite(module, source=str(path))
 
 
 def save_checkpoint(
@@ -142,7 +159,7 @@ def read_checkpoint(folder: str | Path) -> Checkpoint:
         WeightsError: the folder has no plan, or the plan is damaged.
     """
     folder = Path(folder)
-    marker = folder / MARKER
+    marker = _file(folder, MARKER)
     if not marker.is_file():
         below = sorted(str(path.parent) for path in folder.glob(f"*/{MARKER}"))
         hint = f"; saved pipelines lie in {', '.join(below)}" if below else ""
@@ -151,23 +168,37 @@ def read_checkpoint(folder: str | Path) -> Checkpoint:
         plan = Plan.from_json(marker.read_text(encoding="utf-8"))
     except (WeightsError, UnicodeDecodeError) as error:
         raise WeightsError(f"{marker}: {error}") from error
-    _, metadata = read_safetensors(folder / HEAD)
+    _, metadata = read_safetensors(_file(folder, HEAD))
     trained = metadata.get("trained") == "True"
-    return Checkpoint(folder=folder, plan=plan, trained=trained, published=_read_published(folder / PUBLISHED))
+    return Checkpoint(folder=folder, plan=plan, trained=trained, published=_read_published(_file(folder, PUBLISHED)))
+
+
+def _file(folder: Path, name: str) -> Path:
+    """A file of a checkpoint. The hub's cache has links in `snapshots/REVISION` to `blobs` beside it.
+
+    Raises:
+        WeightsError: it is a link to elsewhere.
+    """
+    root = folder.resolve()
+    root = root.parents[1] if root.parent.name == "snapshots" and (root.parents[1] / "blobs").is_dir() else root
+    path = folder / name
+    if not path.resolve().is_relative_to(root):
+        raise WeightsError(f"{path} is a link out of the folder; put a copy of the file in its place")
+    return path
 
 
 def _read_published(path: Path) -> Published | None:
     if not path.is_file():
         return None
     with _written_here(path):
-        return Published(**json.loads(path.read_text(encoding="utf-8")))
+        return Published(**parse_json(path.read_text(encoding="utf-8")))
 
 
 @contextmanager
 def _written_here(path: Path) -> Generator[None]:
     try:
         yield
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(f"{path}: not as Pipeline.save writes it ({type(error).__name__}: {error})") from error
 
 

@@ -89,6 +89,11 @@ class Component:
         needs_with: capabilities that a head needs on top when an option is set.
         options: arguments of the factory that this component fixes, and users cannot set.
         without_weights: option values that take the place of the defaults when no published weights are loaded.
+        reaches: what the component reaches besides the weights of a saved pipeline, whatever its options: "a server",
+            say, or "" for nothing. `clouds.load` builds it with the caller's consent alone. Options that take free text
+            or paths need no declaration: they count as reaching out (`clouds.core.trust`).
+        credentials: options that tell where a secret is. They are the caller's alone: never saved, never read from a
+            plan.
 
     Raises:
         ComponentError: when a field has the wrong form.
@@ -108,6 +113,8 @@ class Component:
     needs_with: dict[str, frozenset[str]] = field(factory=dict[str, frozenset[str]], converter=_to_capabilities)
     options: dict[str, Any] = field(factory=_empty)
     without_weights: dict[str, Any] = field(factory=_empty)
+    reaches: str = ""
+    credentials: frozenset[str] = field(default=frozenset(), converter=_to_frozenset)
 
     def __attrs_post_init__(self) -> None:
         for name in (self.name, *self.aliases):

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from attrs import evolve
 from torch import nn
 
 from clouds.core.catalog import Catalog
-from clouds.core.checkpoint import MARKER, Published, read_checkpoint
+from clouds.core.checkpoint import MARKER, read_checkpoint
 from clouds.core.component import FeatureSpec, Kind
 from clouds.core.cpu import warn_of_slow_dtype
 from clouds.core.errors import CloudsError, ComponentError, ConfigError, PlanError
@@ -22,8 +22,10 @@ from clouds.core.labels import CITYSCAPES, LabelSpace
 from clouds.core.pipeline import Pipeline
 from clouds.core.plan import Part, Plan, Problem, make_plan, plan_part
 from clouds.core.schema import read_schema
+from clouds.core.trust import NETWORKS, Consent
 
 _TRAINING_ONLY = (Kind.GENERATOR, Kind.REFINER, Kind.PROMPTER)
+_SHOWN = 300  # characters of options and of an error of another library
 
 
 def compose(
@@ -60,9 +62,9 @@ def compose(
     catalog = catalog or Catalog.from_environment()
     asked = {"backbone": backbone, "generator": generator, "refiner": refiner, "head": head, "prompter": prompter}
     plan = make_plan(**asked, labels=labels, pretrained=pretrained, device=device, dtype=dtype, catalog=catalog)
-    ready = {Kind(kind): module for kind, module in asked.items() if module is not None}
     place = pick_device(plan.device)
     warn_of_slow_dtype(plan.dtype, place, remedy="leave dtype out, or at None")
+    ready = {kind: asked[kind.value] for kind, part in plan.parts.items() if part.ready}
     parts = _build(plan, list(plan.parts), ready, catalog)
     return Pipeline(
         plan=plan,
@@ -79,33 +81,34 @@ def load(
     device: str | torch.device = "auto",
     catalog: Catalog | None = None,
     ready: Mapping[str, object] | None = None,
+    trust: Iterable[str] = (),
 ) -> Pipeline:
     """Load a pipeline that `Pipeline.save` wrote.
 
-    Weights come from the folder alone, unless it was saved with `include_frozen=False`. Generator, refiner and
-    prompter, which only make training data, are built from the plan when they are first asked for.
+    The plan of the folder may be a stranger's: by itself it builds networks from the weights beside it, and nothing
+    else. A part that reaches out of the folder (a server, a file, published weights) needs consent. Generator, refiner
+    and prompter, which only make training data, are built when they are first asked for.
 
     Args:
         path: the folder.
         device: see `compose`.
         catalog: see `compose`.
-        ready: modules by kind, for parts that were ready modules when the pipeline was composed.
+        ready: parts by kind that take the place of the plan's: what `compose` takes, or modules, for those that were
+            ready modules when the pipeline was composed.
+        trust: kinds of parts that may do what the plan says, such as `("prompter",)`.
 
     Raises:
         WeightsError: a file is missing, damaged, or does not fit the plan.
-        PlanError: a component of the plan is not installed.
+        PlanError: a component of the plan is not installed, or has not the plan's options.
+        TrustError: a part reaches out of the folder, and is not in `trust`.
     """
     found = catalog or Catalog.from_environment()
-    modules = {Kind(kind): module for kind, module in (ready or {}).items()}
     checkpoint = read_checkpoint(path)
-    plan = checkpoint.plan
-    for kind, part in plan.parts.items():
-        if part.ready and kind not in modules and kind not in _TRAINING_ONLY:
-            raise ConfigError(
-                f"{Path(path) / MARKER}: the {kind} was a ready module ({part.ready}); "
-                f"pass it again: clouds.load(path, ready={{{kind.value!r}: module}})"
-            )
-    parts = _build(_without_downloads(plan, checkpoint.published), [Kind.BACKBONE, Kind.HEAD], modules, found)
+    plan, modules = _replace(checkpoint.plan, ready or {}, found)
+    elsewhere = checkpoint.published.pretrained if checkpoint.published else False
+    consent = Consent(folder=Path(path), trusted=trust, own=ready or (), pretrained=elsewhere)
+    with checkpoint.size_limit():
+        parts = _build(plan, list(NETWORKS), modules, found, consent)
     checkpoint.restore(parts[Kind.BACKBONE], parts[Kind.HEAD])
     place = pick_device(str(device))
     warn_of_slow_dtype(plan.dtype, place, remedy=f'write "dtype": null in {Path(path) / MARKER}')
@@ -117,7 +120,7 @@ def load(
         classifier=checkpoint.read_classifier(parts[Kind.BACKBONE], place),
         helpers={kind: modules[kind] for kind in _TRAINING_ONLY if kind in modules},
         deferred={
-            kind: lambda kind=kind: _build(plan, [kind], modules, found)[kind]
+            kind: lambda kind=kind: _build(plan, [kind], modules, found, consent)[kind]
             for kind in _TRAINING_ONLY
             if kind in plan.parts and kind not in modules
         },
@@ -167,15 +170,42 @@ def pick_device(device: str) -> torch.device:
     return chosen
 
 
-def _build(plan: Plan, kinds: list[Kind], ready: Mapping[Kind, object], catalog: Catalog) -> dict[Kind, Any]:
+def _replace(plan: Plan, ready: Mapping[str, object], catalog: Catalog) -> tuple[Plan, dict[Kind, object]]:
+    """The plan with the parts that the caller passes anew, and those of them that are modules."""
+    modules: dict[Kind, object] = {}
+    parts = dict(plan.parts)
+    for kind, value in ((Kind(kind), value) for kind, value in ready.items()):
+        if not isinstance(value, (str, Mapping)):
+            modules[kind] = value
+            continue
+        part, problems = plan_part(kind, cast("object", value), pretrained=True, catalog=catalog)
+        if part is None or problems:
+            raise PlanError(problems)
+        parts[kind] = part
+    return evolve(plan, parts=parts), modules
+
+
+def _build(
+    plan: Plan, kinds: list[Kind], ready: Mapping[Kind, object], catalog: Catalog, consent: Consent | None = None
+) -> dict[Kind, Any]:
     """Build parts of a plan; the head comes last because it is made for the backbone's features."""
+    lacking = [kind for kind in kinds if kind not in plan.parts]
+    if lacking:
+        raise PlanError(
+            [Problem(kind, "the plan has none", "a pipeline has a backbone and a head") for kind in lacking]
+        )
     built: dict[Kind, Any] = {}
     for kind in sorted(kinds, key=lambda kind: kind == Kind.HEAD):
         part = plan.parts[kind]
-        if part.ready:
+        if part.ready and kind not in ready:
+            raise ConfigError(
+                f"the {kind} was a ready module ({part.ready}); pass it again: clouds.load(path, "
+                f"ready={{{kind.value!r}: module}})"
+            )
+        if kind in ready:
             built[kind] = ready[kind]
             continue
-        built[kind] = _instantiate(part, _given(built.get(Kind.BACKBONE), plan.labels), catalog)
+        built[kind] = _instantiate(part, _given(built.get(Kind.BACKBONE), plan.labels), catalog, consent)
     return built
 
 
@@ -185,14 +215,28 @@ def _given(backbone: Backbone | None, labels: LabelSpace) -> dict[str, Any]:
     return {"features": None if backbone is None else backbone.features, "text_width": width, "labels": labels}
 
 
-def _instantiate(part: Part, given: Mapping[str, Any], catalog: Catalog) -> nn.Module | object:
+def _instantiate(
+    part: Part, given: Mapping[str, Any], catalog: Catalog, consent: Consent | None = None
+) -> nn.Module | object:
+    """Build a part that was planned here, or, with `consent`, one of a plan that was read from a file."""
     try:
-        component = catalog.find(part.kind, part.qualified_name)
+        entry = catalog.entry(part.kind, part.qualified_name)
     except CloudsError as error:
         raise PlanError([Problem(part.kind, str(error))]) from error
-    schema = read_schema(component)
+    component, schema = entry.component, read_schema(entry.component)
     told = {name: given[name] for name in schema.given}
-    module = schema.factory(**told, **component.options, **schema.arguments(part.options))
+    options = {**part.options, **part.credentials}
+    if consent is not None:
+        options = consent.options(part, schema, version=entry.version)
+    try:
+        module = schema.factory(**told, **component.options, **schema.arguments(options))
+    except CloudsError:
+        raise
+    except Exception as error:  # numbers of a file may make torch raise anything; the cause is kept
+        if consent is None:
+            raise
+        asked, reason = str(part.options)[:_SHOWN], f"{type(error).__name__}: {error}"[:_SHOWN]
+        raise PlanError([Problem(part.kind, f"{part.name} cannot be built with {asked} ({reason})")]) from error
     interface = INTERFACES[part.kind]
     if not isinstance(module, interface):
         raise ComponentError(
@@ -200,15 +244,3 @@ def _instantiate(part: Part, given: Mapping[str, Any], catalog: Catalog) -> nn.M
             f"expected a clouds.{interface.__name__}"
         )
     return module
-
-
-def _without_downloads(plan: Plan, published: Published | None) -> Plan:
-    """The same plan with random initial weights, which the checkpoint's replace; but for those it has left out."""
-    pretrained = {Kind.BACKBONE: published.pretrained} if published else {}
-    parts = {
-        kind: evolve(part, options={**part.options, "pretrained": pretrained.get(kind, False)})
-        if "pretrained" in part.options
-        else part
-        for kind, part in plan.parts.items()
-    }
-    return evolve(plan, parts=parts)

@@ -15,7 +15,7 @@ from typing import Any, TypeVar, cast
 import cattrs
 from attrs import Attribute
 
-from clouds.core.errors import ConfigError
+from clouds.core.errors import CloudsError, ConfigError
 from clouds.core.schema import accepts
 
 T = TypeVar("T")
@@ -81,6 +81,14 @@ def within(low: float, high: float = math.inf, *, above: bool = False) -> Callab
                 raise ConfigError(f"{attribute.name} is {value}; expected {wanted}")
 
     return check
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What a JSON text says. Raises `ValueError` in one line when it is malformed, or nested too deep to be read."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("the JSON is nested too deep") from None
 
 
 def structure(document: Mapping[str, Any], record: type[T], *, source: str) -> T:
@@ -191,7 +199,8 @@ def _map_strings(value: Any, change: Callable[[str], str]) -> Any:
 
 
 def _describe(error: BaseException, kind: Any) -> str:
-    return str(error) if isinstance(error, (TypeError, ConfigError)) else cattrs.v.format_exception(error, kind)
+    plain = isinstance(error, (TypeError, CloudsError, ArithmeticError)) or type(error) is Exception  # of a literal
+    return str(error) if plain else cattrs.v.format_exception(error, kind)
 
 
 def _copy(document: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import os
 import time
 from hashlib import file_digest
 from http import HTTPStatus
-from http.client import HTTPException
+from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
@@ -46,7 +46,7 @@ def download(url: str, path: Path, *, sha256: str, size: int) -> Path:
         size: in bytes.
 
     Raises:
-        WeightsError: it has another hash; nothing of it is kept.
+        WeightsError: it has another hash, nothing of it is kept; or the server sends something else, such as a page.
         OSError: it could not be had; also `urllib.error.URLError`, `http.client.HTTPException`.
     """
     from filelock import FileLock
@@ -101,8 +101,27 @@ def _append(url: str, part: Path, have: int, size: int) -> None:
         if error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:  # the part is no part of what is there now
             part.unlink(missing_ok=True)
         raise
-    mode = "ab" if response.status == HTTPStatus.PARTIAL_CONTENT else "wb"
-    with response, open(part, mode) as stream, progress_bar() as bar:
+    with response:
+        _require_the_file(response, url, have, size)
+        mode = "ab" if response.status == HTTPStatus.PARTIAL_CONTENT else "wb"
+        _receive(response, part, mode, size)
+
+
+def _require_the_file(response: HTTPResponse, url: str, have: int, size: int) -> None:
+    """Leave what is there already alone when something else comes: a page that asks for a login, another part."""
+    kind, length = response.headers.get_content_type(), response.headers.get("Content-Length", "")
+    partial = response.status == HTTPStatus.PARTIAL_CONTENT
+    wanted = size - have if partial else size
+    begins = response.headers.get("Content-Range", f"bytes {have}-").startswith(f"bytes {have}-")
+    if kind in ("text/html", "application/xhtml+xml") or (length.isdecimal() and int(length) != wanted) or not begins:
+        raise WeightsError(
+            f"{url}: sends {kind} of {length or 'unknown'} bytes in place of the {wanted} bytes of the file; a network "
+            "that wants a login first does so; what was there already is kept"
+        )
+
+
+def _receive(response: HTTPResponse, part: Path, mode: str, size: int) -> None:
+    with open(part, mode) as stream, progress_bar() as bar:
         task = bar.add_task(part.stem, total=size, completed=stream.tell())
         while block := response.read(min(_BLOCK, size - stream.tell())):
             stream.write(block)

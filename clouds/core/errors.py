@@ -52,6 +52,25 @@ class TrainingError(CloudsError):
     """A step of training failed for a reason outside of `clouds`; the message says which checkpoint there is."""
 
 
+class TrustError(CloudsError):
+    """A saved pipeline's plan asks for more than networks from its own weights, and the caller has not consented.
+
+    Attributes:
+        kind: the part.
+        fault: the part and its option, without the remedy, which differs from door to door.
+    """
+
+    def __init__(self, kind: str, fault: str, folder: str) -> None:
+        self.kind, self.fault, self.folder = kind, fault, folder
+        super().__init__(
+            f"{fault}; if you trust whoever made it: clouds.load({folder!r}, trust=({kind!r},)), or pass the part "
+            f"anew: ready={{{kind!r}: ...}}"
+        )
+
+    def __reduce__(self) -> tuple[type[TrustError], tuple[str, str, str]]:
+        return type(self), (self.kind, self.fault, self.folder)  # as it travels between processes
+
+
 class WorkerError(CloudsError):
     """Workers on a cluster died over and over, or the cluster is gone."""
 

@@ -65,7 +65,7 @@ def only_writer(path: str | os.PathLike[str]) -> Generator[BinaryIO]:
     Raises:
         DataError: another process, or another part of this one, has it.
     """
-    with open(path, "a+b") as stream:
+    with open(target_in(Path(path).parent, Path(path).name), "a+b") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -213,6 +213,23 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
+def printable(text: str) -> str:
+    """Text for a terminal: control characters and bytes that are no text are escaped; line ends and tabs stay.
+
+    >>> printable("a\\x1b[2J.png")
+    'a\\\\x1b[2J.png'
+    """
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else _escape(letter) for letter in text)
+
+
+def _escape(letter: str) -> str:
+    code = ord(letter)
+    byte = 0xDC80 <= code <= 0xDCFF  # how Python keeps a byte of a file name that is no text
+    return f"\\x{code - 0xDC00:02x}" if byte else letter.encode("unicode_escape").decode()
+
+
 def cache_folder(name: str) -> Path:
     """Where what can be computed again is kept: `name` in `CLOUDS_CACHE`, or in `clouds` of the user's cache."""
     base = os.environ.get("CLOUDS_CACHE")
@@ -250,3 +267,21 @@ def inside(root: str | os.PathLike[str], name: str, *, links: bool = False) -> P
     if not path.is_relative_to(base):
         raise DataError(f"{name!r} leads out of {base}; names must stay inside their folder")
     return path
+
+
+def target_in(root: str | os.PathLike[str], name: str) -> Path:
+    """`root / name`, to be written there: neither the file nor a folder below `root` is a link that leads elsewhere.
+
+    Raises:
+        DataError: it is, or the name leads out by itself.
+    """
+    try:
+        inside(root, name)
+    except DataError as error:
+        if ".." in Path(name).parts or Path(name).is_absolute() or "\0" in name:
+            raise
+        raise DataError(
+            f"{Path(root) / name} is, or lies behind, a link out of {root}; nothing is written there: remove the link, "
+            "or choose another folder"
+        ) from error
+    return Path(root) / name

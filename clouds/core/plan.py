@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, Literal
 
 from attrs import field, frozen
 from packaging.requirements import Requirement
 
-from clouds.core.catalog import Catalog
+from clouds.core.catalog import BUILT_IN, Catalog
 from clouds.core.component import Component, Kind
-from clouds.core.config import to_json
+from clouds.core.config import structure, to_json
 from clouds.core.errors import (
     CloudsError,
-    ComponentError,
     ConfigError,
     PlanError,
     UnknownComponentError,
@@ -25,9 +23,9 @@ from clouds.core.errors import (
 from clouds.core.known_plugins import install_command
 from clouds.core.label_table import read_labels
 from clouds.core.labels import LabelSpace
+from clouds.core.plan_format import FORMAT, current_plan
 from clouds.core.schema import read_schema, to_json_value
 
-FORMAT = 1
 _ORDER = (Kind.BACKBONE, Kind.GENERATOR, Kind.REFINER, Kind.HEAD, Kind.PROMPTER)
 _DTYPES = ("float32", "bfloat16", "float16")
 
@@ -59,7 +57,8 @@ class Part:
     """One component of a plan with all its options, defaults included, as plain JSON values.
 
     `ready` names the class of a module that the user built; such a part has no name, and a plan with it can only be
-    carried out by passing the module again.
+    carried out by passing the module again. `credentials` are options that say where a secret is: they are neither
+    shown nor saved.
     """
 
     kind: Kind = field(converter=Kind)
@@ -70,6 +69,7 @@ class Part:
     provides: tuple[str, ...] = field(default=(), converter=_to_strings)
     needs: tuple[str, ...] = field(default=(), converter=_to_strings)
     ready: str = ""
+    credentials: dict[str, Any] = field(factory=dict[str, Any], repr=False)
 
     def __str__(self) -> str:
         if self.ready:
@@ -81,6 +81,11 @@ class Part:
     def qualified_name(self) -> str:
         """`dist::name`, so that a saved plan finds the same component again."""
         return f"{self.distribution}::{self.name}"
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """What `compose` takes to make the same part again."""
+        return {"name": self.qualified_name, **self.options, **self.credentials}
 
 
 @frozen(kw_only=True)
@@ -126,6 +131,7 @@ class Plan:
         ]
         document = {
             "format": FORMAT,
+            "clouds": version(BUILT_IN),
             "labels": self.labels.to_dict(),
             "pretrained": self.pretrained,
             "device": self.device,
@@ -137,23 +143,42 @@ class Plan:
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
-        """Read a plan that `to_json` wrote. Raises `WeightsError` when the text is something else."""
+        """Read a plan that this or an earlier version's `to_json` wrote.
+
+        Raises:
+            WeightsError: the text is something else, or of a version that is not known; it names key and versions.
+        """
+        document = current_plan(text)
         try:
-            document = json.loads(text)
-            if document["format"] != FORMAT:
-                raise WeightsError(f"plan has format {document['format']!r}; this version reads {FORMAT}")
-            parts = [Part(**fields) for fields in document["parts"]]
-            trained = document["trained_labels"]
-            return cls(
-                parts={part.kind: part for part in parts},
-                labels=LabelSpace(**document["labels"]),
-                pretrained=document["pretrained"],
-                device=document["device"],
-                dtype=document["dtype"],
-                trained_labels=LabelSpace(**trained) if trained else None,
-            )
-        except (ValueError, KeyError, TypeError, ComponentError, ConfigError) as error:
-            raise WeightsError(f"this is not a plan: {type(error).__name__}: {error}") from error
+            read = structure(document, _Document, source=f"this is not a plan that clouds {version(BUILT_IN)} reads")
+        except ConfigError as error:
+            written = document["clouds"] or "an earlier version"
+            raise WeightsError(f"{error} (it was written by clouds {written})") from error
+        if len({part.kind for part in read.parts}) < len(read.parts) or any(part.credentials for part in read.parts):
+            raise WeightsError("this is not a plan: a part is there twice, or says where a secret is")
+        return cls(
+            parts={part.kind: part for part in read.parts},
+            labels=read.labels,
+            pretrained=read.pretrained,
+            device=read.device,
+            dtype=read.dtype,
+            trained_labels=read.trained_labels,
+        )
+
+
+@frozen(kw_only=True)
+class _Document:
+    """A plan as its file has it; `Plan` says what the fields mean."""
+
+    format: int
+    clouds: str
+    labels: LabelSpace
+    pretrained: bool
+    device: str
+    dtype: Literal["bfloat16", "float16"] | None
+    trained_labels: LabelSpace | None
+    parts: tuple[Part, ...]
+    recipe: dict[str, Any] = field(factory=dict[str, Any])  # beside the plan in what `clouds plan --json` prints
 
 
 def make_plan(
@@ -230,11 +255,13 @@ def plan_part(kind: Kind, value: object, *, pretrained: bool, catalog: Catalog) 
         except TypeError as error:
             faults.append(Problem(kind, f"{name}: option {key!r}: {error}", f"pass a ready module as {kind}="))
     component = entry.component
+    credentials = {key: values.pop(key) for key in sorted(component.credentials & values.keys())}
     return (
         Part(
             kind=kind,
             name=component.name,
             options=values,
+            credentials=credentials,
             distribution=entry.distribution,
             version=entry.version,
             provides=component.provides.union(*_switched_on(component.provides_with, values)),

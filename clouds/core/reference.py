@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from typing import Any, cast
@@ -31,7 +32,10 @@ from clouds.core.reference_keys import (
     find_classes,
     find_head,
     position,
+    unwrap_published,
 )
+from clouds.core.size_limit import built_for
+from clouds.core.weight_files import unwrap_tables
 from clouds.core.weights import misfits, read_pickle
 
 
@@ -73,14 +77,15 @@ def from_reference_checkpoint(
             "pass the label space it was trained with: labels=clouds.LabelSpace.from_names([...])"
         )
     ensemble = {"geometric_ensemble": geometric_ensemble, "ensemble_on_valid_mask": family == "ResNet"}
-    pipeline = compose(
-        backbone=backbone,
-        head={"name": head, **options, **ensemble},
-        labels=space,
-        pretrained=False,
-        device=device,
-        catalog=catalog,
-    )
+    with built_for(elements=sum(map(math.prod, shapes.values())), tensors=len(shapes), source=source):
+        pipeline = compose(
+            backbone=backbone,
+            head={"name": head, **options, **ensemble},
+            labels=space,
+            pretrained=False,
+            device=device,
+            catalog=catalog,
+        )
     _fill(pipeline, state, source=source)
     pipeline.trained = True
     return pipeline
@@ -103,11 +108,11 @@ def _read(content: str | os.PathLike[str] | Mapping[str, Any]) -> tuple[str, dic
     """What to call the checkpoint in messages, and its tensors by name."""
     source = "the state dict" if isinstance(content, Mapping) else os.fspath(content)
     found = content if isinstance(content, Mapping) else read_pickle(content)
+    found = unwrap_tables(found, source=source, kinds=(Tensor, np.ndarray, np.generic))
     if isinstance(found, Mapping):
-        entries = cast("Mapping[str, Any]", found)
-        model = entries.get("model")
-        state = cast("Mapping[str, Any]", model) if isinstance(model, Mapping) else entries
-        return source, {str(key): _to_tensor(value, f"{source}: {key}") for key, value in state.items()}
+        entries = {str(key): value for key, value in cast("Mapping[Any, Any]", found).items()}
+        state = unwrap_published(entries, source=source)
+        return source, {key: _to_tensor(value, f"{source}: {key}") for key, value in state.items()}
     raise WeightsError(f"{source}: holds a {type(found).__name__}; expected {{'model': state dict}} or a state dict")
 
 

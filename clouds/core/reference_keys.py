@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from clouds.core.errors import WeightsError
+from clouds.core.weight_files import unwrap_names
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -38,6 +39,27 @@ BACKBONES: dict[tuple[str, int, tuple[int, ...]], str] = {
     ("ResNet", 64, (3, 15, 36, 10)): "clip-rn50x64",
 }
 HEADS = ("mask2former", "mask2former-text", "mask2former-pooled")
+
+
+def unwrap_published(state: Mapping[str, Any], *, source: str) -> dict[str, Any]:
+    """The same tensors under the published names: without what a wrapper put before all of them, and with the teacher's
+    head for a head where there is that alone.
+
+    Raises:
+        WeightsError: the model is there more than once, under different prefixes.
+    """
+    plain = unwrap_names(state, (), source=source)
+    prefixes = sorted({key.removesuffix(stem) for key in plain for stem in _STEMS if key.endswith(stem)})
+    if len(prefixes) > 1:
+        raise WeightsError(
+            f"{source}: holds the model more than once, under {', '.join(map(repr, prefixes))}; save the one that you "
+            "choose alone, without that prefix"
+        )
+    prefix = prefixes[0] if prefixes else ""
+    plain = {key.removeprefix(prefix): value for key, value in plain.items()}
+    if any(key.startswith(HEAD) for key in plain):
+        return plain
+    return {HEAD + key.removeprefix(TEACHER) if key.startswith(TEACHER) else key: plain[key] for key in plain}
 
 
 def find_backbone(shapes: Shapes, *, source: str) -> tuple[str, str]:

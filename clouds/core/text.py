@@ -15,16 +15,14 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
-from clouds.core.errors import WeightsError
-from clouds.core.files import atomic_file
+from clouds.core.errors import DataError
 from clouds.core.interfaces import MaskPooler, TextClassifier, TextEncoder
 from clouds.core.labels import LabelSpace
-from clouds.core.weights import digest, read_safetensors
+from clouds.core.tensor_cache import TensorCache
+from clouds.core.weights import digest
 
 TEMPLATES = (
     "a photo of a {}.",
@@ -42,7 +40,7 @@ TEMPLATES = (
     "There is a medium {} in the scene.",
     "There is a large {} in the scene.",
 )
-_KEPT_FILES = 256  # of the cache; older ones are removed
+_CACHE_BYTES = 2**26  # of all embeddings that are kept; a label space takes some 100 KiB
 
 
 def prompts(labels: LabelSpace) -> list[str]:
@@ -94,14 +92,11 @@ def embed_labels(encoder: TextEncoder, labels: LabelSpace) -> Float[Tensor, "n d
 def _cached(encoder: TextEncoder, labels: LabelSpace, model: str, folder: Path) -> Tensor:
     weights = encoder.text_weights()
     key = json.dumps([model, digest(weights), prompts(labels)])
-    path = folder / f"{hashlib.sha256(key.encode()).hexdigest()}.safetensors"
-    device = next(iter(weights.values())).device
-    with suppress(WeightsError, OSError):  # not there, or damaged from outside: it is made again
-        return read_safetensors(path)[0]["embeddings"].to(device)
+    cache, name = TensorCache(folder, max_bytes=_CACHE_BYTES), hashlib.sha256(key.encode()).hexdigest()
+    found = cache.get(name)
+    if found is not None:
+        return found["embeddings"].to(next(iter(weights.values())).device)
     embeddings = embed_labels(encoder, labels)
-    with suppress(OSError, SafetensorError):  # a folder that is read-only, or that others tidy, too, costs time only
-        with atomic_file(path) as temporary:
-            save_file({"embeddings": embeddings.cpu()}, temporary)
-        for old in sorted(folder.glob("*.safetensors"), key=lambda file: file.stat().st_mtime)[:-_KEPT_FILES]:
-            old.unlink(missing_ok=True)
+    with suppress(DataError):  # a folder that is read-only, or that others tidy, too, costs time only
+        cache.put(name, {"embeddings": embeddings})
     return embeddings

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import final
 
-from attrs import frozen
+from attrs import Factory, frozen
 
 
 @final
@@ -33,6 +34,15 @@ class FileWeights:
 
 
 @final
+@frozen
+class Pinned:
+    """What is known of a file of the hub by other ways than the hub's own word: size in bytes, and sha256 in hex."""
+
+    size: int
+    sha256: str
+
+
+@final
 @frozen(kw_only=True)
 class HubWeights:
     """Files of a repository of the Hugging Face hub, which publishes the hash of each beside it.
@@ -41,6 +51,9 @@ class HubWeights:
         name, licence: as for `FileWeights`.
         repo: "owner/name".
         files: names or patterns of those that are needed; each stands for at least one file.
+        instead: names or patterns that do where some of `files` are not there.
+        revision: the commit that is fetched; "" takes the newest.
+        pinned: files whose content is known, by name.
         note: what lists and messages add, such as that the repository was withdrawn; mostly nothing.
     """
 
@@ -48,6 +61,9 @@ class HubWeights:
     licence: str
     repo: str
     files: tuple[str, ...]
+    instead: tuple[str, ...] = ()
+    revision: str = ""
+    pinned: Mapping[str, Pinned] = Factory(dict[str, Pinned])
     note: str = ""
 
 
@@ -70,7 +86,6 @@ class PageWeights:
 
 Weights = FileWeights | HubWeights | PageWeights
 
-_OPEN_CLIP = ("open_clip_model.safetensors",)
 _TIMM = ("model.safetensors",)
 _DIFFUSION_FILES = (
     "model_index.json",
@@ -92,7 +107,7 @@ _WITHDRAWN = (
 )
 
 
-def _hub(name: str, repo: str, licence: str, files: tuple[str, ...] = _OPEN_CLIP, note: str = "") -> HubWeights:
+def _hub(name: str, repo: str, licence: str, files: tuple[str, ...], note: str = "") -> HubWeights:
     return HubWeights(name=name, licence=licence, repo=repo, files=files, note=note)
 
 
@@ -134,19 +149,45 @@ DIFFUSION = {
     "sdxl": _hub("sdxl", "stabilityai/stable-diffusion-xl-base-1.0", _RAIL, (*_DIFFUSION_FILES, *_SECOND_TEXT_ENCODER)),
 }
 
+# Commits, sizes and hashes of hub files are those that several projects found, in agreement.
+_PINNED = {
+    "timm/resnet50_clip.openai": (
+        "ec3d92cf63a5f9d591f0d611b736895966c73076",
+        Pinned(408_291_932, "da0baa37fb2211eee5729ab69ed587eb10d48f5b7076ceeed01552fc3d4cb4ee"),
+    ),
+    "timm/vit_base_patch32_clip_224.openai": (
+        "a6f597a30f7b82c51704746581f9a4e41421e878",
+        Pinned(605_143_284, "e6d1bd7789aa45192b3bf90570a789b478bae1b74ebcce7eddd908e83a2b7c31"),
+    ),
+}
+
+
+def _open_clip(name: str, repo: str, licence: str, *more: str) -> HubWeights:
+    revision, pinned = _PINNED.get(repo, ("", None))
+    return HubWeights(
+        name=name,
+        licence=licence,
+        repo=repo,
+        files=("open_clip_model.safetensors", *more),
+        instead=("open_clip_pytorch_model.bin", *more),
+        revision=revision,
+        pinned={} if pinned is None else {"open_clip_model.safetensors": pinned},
+    )
+
+
 _ALL: tuple[Weights, ...] = (
-    _hub("clip-convnext-base", "laion/CLIP-convnext_base_w_320-laion_aesthetic-s13B-b82K-augreg", "MIT"),
-    _hub("clip-convnext-large-d-320", "laion/CLIP-convnext_large_d_320.laion2B-s29B-b131K-ft-soup", "MIT"),
-    _hub("clip-convnext-xxlarge", "laion/CLIP-convnext_xxlarge-laion2B-s34B-b82K-augreg-soup", "MIT"),
-    _hub("clip-rn50", "timm/resnet50_clip.openai", "MIT"),
-    _hub("clip-rn101", "timm/resnet101_clip.openai", "MIT"),
-    _hub("clip-rn50x4", "timm/resnet50x4_clip.openai", "MIT"),
-    _hub("clip-rn50x16", "timm/resnet50x16_clip.openai", "MIT"),
-    _hub("clip-rn50x64", "timm/resnet50x64_clip.openai", "MIT"),
-    _hub("clip-vit-l-14", "timm/vit_large_patch14_clip_224.openai", "MIT"),
-    _hub("clip-vit-b-32", "timm/vit_base_patch32_clip_224.openai", "MIT"),  # of the filter "clip"
-    _hub("eva02-clip-l-14", "timm/eva02_large_patch14_clip_224.merged2b_s4b_b131k", "MIT"),
-    _hub("siglip2-so400m", "timm/ViT-SO400M-16-SigLIP2-512", "Apache-2.0", (*_OPEN_CLIP, "*token*.json")),
+    _open_clip("clip-convnext-base", "laion/CLIP-convnext_base_w_320-laion_aesthetic-s13B-b82K-augreg", "MIT"),
+    _open_clip("clip-convnext-large-d-320", "laion/CLIP-convnext_large_d_320.laion2B-s29B-b131K-ft-soup", "MIT"),
+    _open_clip("clip-convnext-xxlarge", "laion/CLIP-convnext_xxlarge-laion2B-s34B-b82K-augreg-soup", "MIT"),
+    _open_clip("clip-rn50", "timm/resnet50_clip.openai", "MIT"),
+    _open_clip("clip-rn101", "timm/resnet101_clip.openai", "MIT"),
+    _open_clip("clip-rn50x4", "timm/resnet50x4_clip.openai", "MIT"),
+    _open_clip("clip-rn50x16", "timm/resnet50x16_clip.openai", "MIT"),
+    _open_clip("clip-rn50x64", "timm/resnet50x64_clip.openai", "MIT"),
+    _open_clip("clip-vit-l-14", "timm/vit_large_patch14_clip_224.openai", "Apache-2.0"),  # as its card says
+    _open_clip("clip-vit-b-32", "timm/vit_base_patch32_clip_224.openai", "Apache-2.0"),  # of the filter "clip"
+    _open_clip("eva02-clip-l-14", "timm/eva02_large_patch14_clip_224.merged2b_s4b_b131k", "MIT"),
+    _open_clip("siglip2-so400m", "timm/ViT-SO400M-16-SigLIP2-512", "Apache-2.0", "*token*.json"),
     _hub("dinov2-large", "timm/vit_large_patch14_dinov2.lvd142m", "Apache-2.0", _TIMM),
     _hub("dinov3-large", "timm/vit_large_patch16_dinov3.lvd1689m", "DINOv3 License", _TIMM),
     *SAM.values(),

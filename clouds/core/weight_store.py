@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Literal
@@ -112,7 +112,7 @@ def hub_folder(repo: str) -> Path | None:
     folder = _carried(repo)
     for path in sorted(folder.rglob("*")) if folder else ():
         if path.is_file():
-            _require_sound(path)
+            _require_sound(path, _of(repo))
     return folder
 
 
@@ -123,17 +123,19 @@ def hub_file(repo: str, name: str) -> Path | None:
         WeightsError: the file has another hash.
     """
     folder = _carried(repo)
-    return _require_sound(folder / name) if folder and (folder / name).is_file() else None
+    return _require_sound(folder / name, _of(repo)) if folder and (folder / name).is_file() else None
 
 
 def open_clip_file(tag: Mapping[str, Any]) -> Path | None:
-    """The file of weights of open_clip in `CLOUDS_WEIGHTS`; as `hub_file`.
+    """The file of weights of open_clip in `CLOUDS_WEIGHTS`, as safetensors or else as .bin; as `hub_file`.
 
     Args:
         tag: open_clip's record of the weights; `hf_hub` in it is OWNER/NAME/FILE, or OWNER/NAME/ for the usual file.
     """
     repo, _, name = tag.get("hf_hub", "").rpartition("/")
-    return hub_file(repo, name or "open_clip_model.safetensors")
+    bare = name.removesuffix(".bin")
+    safe = "open_clip_model.safetensors" if bare in ("", "open_clip_pytorch_model") else f"{bare}.safetensors"
+    return hub_file(repo, safe) or hub_file(repo, name or "open_clip_pytorch_model.bin")
 
 
 def locate(weights: Weights) -> list[Path]:
@@ -143,7 +145,7 @@ def locate(weights: Weights) -> list[Path]:
         return [folder / weights.file for folder in folders if (folder / weights.file).is_file()][:1]
     if isinstance(weights, HubWeights):
         folder = _carried(weights.repo) or _cached(weights)
-        return _needed(weights, folder) if folder else []
+        return (_needed(weights.files, folder) or _needed(weights.instead, folder)) if folder else []
     return []
 
 
@@ -162,11 +164,18 @@ def fetch(weights: Weights, out: Path | None = None) -> list[Path]:
         raise WeightsError(f"{weights.name} is published on a page, without hashes: {weights.url}; {weights.remedy}")
     if isinstance(weights, FileWeights):
         return [require_published(_download(weights, folder or cache_folder("weights")))]
-    root = _download_hub(weights, folder / weights.repo if folder else None)
-    paths = _needed(weights, root)
-    if not paths:
-        raise WeightsError(f"hub repository {weights.repo} has not all of {', '.join(weights.files)}; got {root}")
-    return [_require_sound(path) for path in paths]
+    root = place = folder / weights.repo if folder else None
+    for files in (weights.files, weights.instead):
+        if files:
+            root = _download_hub(weights, files, place)
+            if paths := _needed(files, root):
+                return [_require_sound(path, weights) for path in paths]
+    raise WeightsError(f"hub repository {weights.repo} has not all of {', '.join(weights.files)}; got {root}")
+
+
+def _of(repo: str) -> Weights | None:
+    """The entry of a hub repository; None for one that is not listed."""
+    return next((one for one in WEIGHTS.values() if isinstance(one, HubWeights) and one.repo == repo), None)
 
 
 def _carried(repo: str) -> Path | None:
@@ -179,7 +188,7 @@ def _carried(repo: str) -> Path | None:
 
 def judge(weights: Weights, path: Path) -> Verdict:
     """Hash one of the files that `locate` found."""
-    return _judge(path, weights.sha256 if isinstance(weights, FileWeights) else _published_hash(path))
+    return _judge(path, weights.sha256 if isinstance(weights, FileWeights) else _expected_hash(path, weights))
 
 
 def _judge(path: Path, expected: str | None) -> Verdict:
@@ -188,15 +197,21 @@ def _judge(path: Path, expected: str | None) -> Verdict:
     return Verdict(path, expected, sha256_of(path) if _SHA256.fullmatch(expected) else _git_sha1(path))
 
 
-def _require_sound(path: Path) -> Path:
+def _require_sound(path: Path, weights: Weights | None = None) -> Path:
     """A file of the hub, which must have its hash where that is known."""
-    verdict = _judge(path, _published_hash(path))
+    verdict = _judge(path, _expected_hash(path, weights))
     if verdict.damaged:
         raise WeightsError(
             f"{path}: hash is {verdict.found}, expected {verdict.expected}; the file is not used: remove it and get it "
             "again"
         )
     return path
+
+
+def _expected_hash(path: Path, weights: Weights | None) -> str | None:
+    """The hash that is pinned here, or else what the hub says."""
+    pinned = weights.pinned.get(path.name) if isinstance(weights, HubWeights) else None
+    return pinned.sha256 if pinned else _published_hash(path)
 
 
 def _published_hash(path: Path) -> str | None:
@@ -218,9 +233,9 @@ def _git_sha1(path: Path) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
-def _needed(weights: HubWeights, root: Path) -> list[Path]:
+def _needed(files: Sequence[str], root: Path) -> list[Path]:
     """The needed files in a folder with the repository's layout; empty when a pattern finds none."""
-    found = [sorted(path for path in root.glob(pattern) if path.is_file()) for pattern in weights.files]
+    found = [sorted(path for path in root.glob(pattern) if path.is_file()) for pattern in files]
     return [path for paths in found for path in paths] if all(found) else []
 
 
@@ -229,17 +244,21 @@ def _cached(weights: HubWeights) -> Path | None:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(weights.repo, allow_patterns=list(weights.files), local_files_only=True))
+        revision, files = weights.revision or None, [*weights.files, *weights.instead]
+        return Path(snapshot_download(weights.repo, revision=revision, allow_patterns=files, local_files_only=True))
     except OSError:  # LocalEntryNotFoundError
         return None
 
 
-def _download_hub(weights: HubWeights, folder: Path | None) -> Path:
+def _download_hub(weights: HubWeights, files: Sequence[str], folder: Path | None) -> Path:
     from huggingface_hub import snapshot_download
 
+    revision = weights.revision or None
     try:
         with hub_access():
-            return Path(snapshot_download(weights.repo, allow_patterns=list(weights.files), local_dir=folder))
+            return Path(
+                snapshot_download(weights.repo, revision=revision, allow_patterns=list(files), local_dir=folder)
+            )
     except Exception as error:  # the hub's client lets errors of its HTTP library through; the cause is kept
         what = f"hub repository {weights.repo}" + (f" ({weights.note})" if weights.note else "")
         raise _missing(what, error, f"{weights.repo}/ in {VARIABLE}=FOLDER") from error

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import codecs
 import hashlib
+import math
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
-from zipfile import is_zipfile
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from clouds.core.errors import NonFiniteError, WeightsError
+from clouds.core.pickle_scan import CarriesCode, Refused, TorchScript, scan_file
 
 _SHOWN = 5
 # What numpy's arrays and scalars are pickled with: checkpoints hold some beside their tensors.
@@ -58,12 +60,27 @@ def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], d
     Raises:
         WeightsError: the file is missing, truncated or of another format.
     """
+    with _opened(path) as file:
+        return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+
+
+def safetensors_sizes(path: str | os.PathLike[str]) -> list[int]:
+    """Number of elements of each tensor of a safetensors file, from its header alone.
+
+    Raises:
+        WeightsError: the file is missing, truncated or of another format.
+    """
+    with _opened(path) as file:
+        return [math.prod(file.get_slice(key).get_shape()) for key in file.keys()]  # noqa: SIM118
+
+
+@contextmanager
+def _opened(path: str | os.PathLike[str]) -> Generator[Any]:
     if not Path(path).is_file():
         raise WeightsError(f"{path}: no such weight file")
     try:
         with safe_open(os.fspath(path), framework="pt") as opened:
-            file = cast("Any", opened)
-            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            yield opened
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path}: not a whole safetensors file ({error})") from error
 
@@ -71,26 +88,35 @@ def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], d
 def read_pickle(path: str | os.PathLike[str]) -> Any:
     """Return what `torch.save` wrote, on the CPU: tensors, numpy arrays and plain values; code is never run.
 
+    Time and memory are bounded by the file's size: its pickle is followed before anything is made (`pickle_scan`).
+
     Raises:
-        WeightsError: the file is missing, truncated or of another format, or its pickle carries code.
+        WeightsError: the file is missing, truncated or of another format, its pickle carries code, or it asks for more
+            than it holds.
     """
     if not Path(path).is_file():
         raise WeightsError(f"{path}: no such weight file")
     try:
+        scan_file(Path(path))
         with torch.serialization.safe_globals(_NUMPY), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # advice on pickle protocols: what cannot be read is an error anyway
-            code = torch.serialization.get_unsafe_globals_in_checkpoint(path) if is_zipfile(path) else []
-            if not code:
-                return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except TorchScript as error:
+        raise WeightsError(
+            f"{path}: is a TorchScript program, nothing of it was run; where you trust it, take its weights out: "
+            "torch.save(torch.jit.load(path, map_location='cpu').state_dict(), 'weights.pth')"
+        ) from error
+    except CarriesCode as error:
+        raise WeightsError(
+            f"{path}: refused, nothing of it was run: a pickle that carries code ({error}); "
+            "a file of tensors alone is safe: torch.save({'model': model.state_dict()}, path)"
+        ) from error
     except Exception as error:  # a damaged file may raise anything; the cause is kept
+        reason = str(error) if isinstance(error, Refused) else type(error).__name__
         raise WeightsError(
             f"{path}: not a whole checkpoint of torch.save, nothing of it was run: truncated, of another format, or a "
-            f"pickle that carries code ({type(error).__name__})"
+            f"pickle that carries code ({reason})"
         ) from error
-    raise WeightsError(
-        f"{path}: refused, nothing of it was run: a pickle that carries code ({', '.join(code)}); "
-        "a file of tensors alone is safe: torch.save({'model': model.state_dict()}, path)"
-    )
 
 
 def digest(state: Mapping[str, Tensor]) -> str:

@@ -6,7 +6,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from clouds.core.errors import ConfigError, did_you_mean
-from clouds.core.files import atomic_folder, write_text
+from clouds.core.files import atomic_folder, target_in, write_text
 from clouds.core.images import write_png
 from clouds.demo.engine import engine_style
 from clouds.demo.unseen.kit import unseen_styles
@@ -42,6 +42,6 @@ def write_domain(name: str, out: Path, *, count: int, size: tuple[int, int], see
     with atomic_folder(out, marker=_SETTINGS) as folder:
         for index in range(count):
             picture = render(styles[name], size, (key, seed, index))
-            write_png(folder / "images" / split / f"{index:04}.png", picture.image)
-            write_png(folder / "labels" / split / f"{index:04}.png", picture.labels)
+            write_png(target_in(folder, f"images/{split}/{index:04}.png"), picture.image)
+            write_png(target_in(folder, f"labels/{split}/{index:04}.png"), picture.labels)
         write_text(folder / _SETTINGS, '[labels]\nencoding = "trainIds"\n')

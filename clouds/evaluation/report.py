@@ -171,7 +171,7 @@ class Report:
             grid.add_column(title, justify="right" if index else "left", no_wrap=True)
         for index, row in enumerate(rows):
             grid.add_row(*(html.number(cell) for cell in row), end_section=index == len(rows) - len(_SUMMARIES) - 1)
-        console = Console(width=10_000)  # the table takes what it needs; nothing is cut off
+        console = Console(width=10_000, color_system=None)  # the table takes what it needs; nothing is cut off
         with console.capture() as capture:
             console.print(grid, markup=False)
         known = len(self.domains) - len(self.unmeasured)

@@ -13,18 +13,19 @@ from functools import cached_property
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, final
-from urllib.error import HTTPError
 from urllib.parse import urlsplit
-from urllib.request import Request, urlopen
+from urllib.request import Request
 
 from attrs import field, frozen
 
+from clouds.core.config import parse_json
 from clouds.core.errors import ConfigError, WeightsError
-from clouds.core.files import without_tilde
+from clouds.core.files import printable, without_tilde
 from clouds.core.reach import hub_access
 from clouds.core.weight_store import hub_folder
+from clouds.generators.http import Refusal, fetch_once
 
-_MOST_BYTES = 16 * 2**20  # of an answer of a server
+_MOST_BYTES = 2 * 2**20  # of an answer of a server
 _SHOWN = 300
 
 
@@ -152,7 +153,7 @@ class Endpoint(ChatModel):
         url: up to before `/chat/completions`, such as `http://localhost:8000/v1`.
         name: the server's name of the model.
         key: sent as a bearer token, never shown; None sends none.
-        timeout: seconds without an answer.
+        timeout: seconds for the whole answer.
         sampling: how answers are drawn. The seed is sent along; whether it is heeded is the server's affair.
 
     Raises:
@@ -186,7 +187,7 @@ class Endpoint(ChatModel):
             "seed": seed,
         }
         choice = self._first_choice(self._post(json.dumps(wanted).encode()))
-        text = choice["message"]["content"]
+        text = choice["message"]["content"].encode("utf-8", "replace").decode()  # JSON has halves of characters, too
         return whole_lines(text) if choice.get("finish_reason") == "length" else text
 
     def _post(self, body: bytes) -> bytes:
@@ -195,21 +196,20 @@ class Endpoint(ChatModel):
         if self.key:
             request.add_unredirected_header("Authorization", f"Bearer {self.key}")
         try:
-            with urlopen(request, timeout=self.timeout) as response:
-                return response.read(_MOST_BYTES)
-        except HTTPError as error:
-            said = _said(error)
-            hint = "; key_variable= names the environment variable with the key" if error.code in (401, 403) else ""
-            raise ConfigError(f"{request.full_url}: answered {error.code} {error.reason}: {said}{hint}") from error
+            return fetch_once(request, seconds=self.timeout, most_bytes=_MOST_BYTES)
+        except Refusal as error:
+            said = f"{error.code} {error.reason}: {' '.join(error.said.split())[:_SHOWN]}{_hint(error)}"
+            raise ConfigError(f"{request.full_url}: answered {printable(' '.join(said.split()))}") from error
         except (OSError, HTTPException, ValueError) as error:
+            reason = printable(" ".join(str(error).split()))
             raise ConfigError(
-                f"{request.full_url}: no answer ({type(error).__name__}: {error}); is the server running? It had "
+                f"{request.full_url}: no answer ({type(error).__name__}: {reason}); is the server running? It had "
                 f"timeout={self.timeout:g} seconds"
             ) from error
 
     def _first_choice(self, body: bytes) -> dict[str, Any]:
         try:
-            choice = json.loads(body)["choices"][0]
+            choice = parse_json(body)["choices"][0]
             if isinstance(choice["message"]["content"], str):
                 return choice
         except (ValueError, LookupError, TypeError):
@@ -236,13 +236,12 @@ def _require_address(url: str) -> None:
         raise ConfigError(f"prompter llm: url={url!r}; expected http://HOST/PATH or https://HOST/PATH")
 
 
-def _said(error: HTTPError) -> str:
-    """The beginning of what came with a refusal."""
-    try:
-        with error:
-            return " ".join(error.read(_MOST_BYTES).decode("utf-8", "replace").split())[:_SHOWN]
-    except (OSError, HTTPException) as broken:
-        return f"and its text broke off ({type(broken).__name__})"
+def _hint(refusal: Refusal) -> str:
+    if refusal.code in (401, 403):
+        return "; key_variable= names the environment variable with the key"
+    if not refusal.location:
+        return ""
+    return f"; a question is not sent on to '{refusal.location[:_SHOWN]}'; give that as url= if it is right"
 
 
 def read_key(variable: str | None) -> str | None:

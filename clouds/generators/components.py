@@ -57,6 +57,7 @@ def clouds_prompters() -> list[Component]:
             factory="clouds.generators.presets:file",
             summary="one prompt per line of a text file",
             source="clouds",
+            reaches="a text file",
         ),
         Component(
             name="llm",
@@ -65,5 +66,7 @@ def clouds_prompters() -> list[Component]:
             summary="captions of street scenes by a language model: model= (transformers), or a server with url=",
             source="Benigmim et al., CLOUDS, CVPR 2024, section 3.1",
             licence="the model's",
+            reaches="a language model or its server",
+            credentials="key_variable",
         ),
     ]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any
 
+from clouds.core.config import parse_json
+
 _LEAST_WORDS, _MOST_WORDS = 3, 60
+_MOST_QUOTES = 8  # around each other
 _MARKER = re.compile(
     r"""
       [-*+•‣◦–—·]\s+                                                  # bullets
@@ -32,7 +34,7 @@ def parse_captions(text: str) -> list[str]:
     Numbered and bulleted lists, JSON lists, quoted lines and plain lines are understood, within markdown or not. Where
     some lines have a mark (a number, a bullet, quotes), the others are talk, or go on with the line before when they
     are indented. Talk, headings, code fences, what a model thinks before its answer, and lines of fewer than 3 or more
-    than 60 words are left out.
+    than 60 words are left out. The work grows with the length of the text, and no faster.
 
     >>> parse_captions('Sure! Here are two:\\n1. "A photo of a **busy** road."\\n2) A tram at night')
     ['A photo of a busy road.', 'A tram at night']
@@ -58,39 +60,47 @@ def _without_thoughts(text: str) -> str:
 
 def _json_strings(text: str) -> list[str] | None:
     """All strings of a JSON list or object, if that is what the answer holds."""
-    found = re.search(r"[\[{].*[\]}]", text, re.DOTALL)
+    first = re.search(r"[\[{]", text)
+    last = max(text.rfind("]"), text.rfind("}"))
     try:
-        return _strings(json.loads(found.group())) or None if found else None
-    except (ValueError, RecursionError):
+        return _strings(parse_json(text[first.start() : last + 1])) or None if first else None
+    except ValueError:
         return None
 
 
 def _strings(value: Any) -> list[str]:
-    if isinstance(value, str):
-        return [value]
-    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return [text for item in items for text in _strings(item)]
+    """All strings within, in order, however deep they are."""
+    found: list[str] = []
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, str):
+            found.append(item)
+        elif isinstance(item, (dict, list)):
+            waiting += reversed(list(item.values()) if isinstance(item, dict) else item)
+    return found
 
 
 def _listed(lines: list[str]) -> list[str]:
     """Marked lines, with those that go on with them; without any, all lines."""
-    marked: list[str] = []
+    marked: list[list[str]] = []
     plain: list[str] = []
     goes_on = False
     for line in lines:
         stripped = line.strip().removeprefix(">").strip()
-        body = stripped
-        while found := _MARKER.match(body):
-            body = body[found.end() :]
-        if body != stripped or _is_quoted(body):
-            marked.append(body)
+        begin = 0
+        while found := _MARKER.match(stripped, begin):
+            begin = found.end()
+        body = stripped[begin:]
+        if begin or _is_quoted(body):
+            marked.append([body])
             goes_on = True
         elif body and goes_on and line[:1].isspace():
-            marked[-1] = f"{marked[-1]} {body}"
+            marked[-1].append(body)
         else:
             plain.append(body)
             goes_on = False
-    return marked or plain
+    return [" ".join(lines) for lines in marked] or plain
 
 
 def _is_quoted(line: str) -> bool:
@@ -102,7 +112,9 @@ def _clean(line: str) -> str:
     """Without titles, emphasis, quotes around all of it, and a comma at the end."""
     line = _EMPHASIS.sub("", _TITLE.sub("", line.strip()))
     line = " ".join(line.split()).rstrip(",;").strip()
-    while _is_quoted(line):
+    for _ in range(_MOST_QUOTES):
+        if not _is_quoted(line):
+            break
         line = line[1:].rstrip(".").rstrip(_QUOTES).strip() if line.endswith(".") else line[1:-1].strip()
     return line
 

@@ -129,7 +129,7 @@ def llm(
         temperature: 0 takes the likeliest word each time.
         top_p: share of probability that words are drawn from.
         max_tokens: length of an answer at most.
-        timeout: seconds to wait for a server.
+        timeout: seconds for the whole answer of a server.
     """
     from clouds.generators.chat_models import Endpoint, LocalModel, Sampling, read_key
     from clouds.generators.llm import LlmPrompter

@@ -71,7 +71,7 @@ def read(path: str) -> Mapping[str, Choice]:
             found = json.load(stream)
         if not isinstance(found, dict) or not all(map(_is_choice, found.values())):
             raise ValueError("expected an object of {num_warps, num_stages}")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         reason = f"{path} is ignored: {error}; remove it, or make it anew with `clouds bench --tune`"
         warnings.warn(reason, TuningWarning, stacklevel=3)
         return {}

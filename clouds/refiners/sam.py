@@ -84,5 +84,5 @@ def build_sam(model: SamModel, *, pretrained: bool | Path) -> SamSegmenter:
     sam = sam_model_registry[model]()
     if pretrained is not False:
         path = obtain(SAM[model]) if pretrained is True else require_published(pretrained)
-        load_weights(sam, read_weights(path), source=str(path))
+        load_weights(sam, read_weights(path, names=sam.state_dict()), source=str(path))
     return SamSegmenter(sam)

@@ -82,7 +82,9 @@ class ClipFilter(Filter):
                     model, **source, force_quick_gelu=tag.get("quick_gelu", False)
                 )
             if path:
-                load_weights(built, convert_state_dict(built, read_weights(path)), source=str(path))
+                load_weights(
+                    built, convert_state_dict(built, read_weights(path, names=built.state_dict())), source=str(path)
+                )
         except (OSError, RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())[:300]
             raise WeightsError(

@@ -97,7 +97,7 @@ def plan_component(kind: Kind, value: object, catalog: Catalog) -> Part:
 
 def to_document(part: Part) -> str:
     """A part of a plan as JSON: its name and its options. `build_component` is the way back."""
-    return json.dumps({"name": part.qualified_name, **part.options})
+    return json.dumps(part.request)
 
 
 def build_component(kind: str, document: str, device: str) -> Any:

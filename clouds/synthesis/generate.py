@@ -14,7 +14,7 @@ from attrs import evolve, frozen
 
 from clouds.core.component import Kind
 from clouds.core.errors import ComponentError, ConfigError, DataError
-from clouds.core.files import inside, own_folder
+from clouds.core.files import inside, own_folder, target_in
 from clouds.core.images import write_png
 from clouds.core.interfaces import GeneratedImage, GenerationRequest, Generator
 from clouds.core.pipeline import Pipeline
@@ -349,9 +349,9 @@ class _Run:
                 )
         labels = None
         if kept is not None:
-            write_png(self.folder / "labels" / name, kept)
+            write_png(target_in(self.folder, f"labels/{name}"), kept)
             labels = StoredFile.of(self.folder, f"labels/{name}")
-        write_png(self.folder / "images" / name, image.image)
+        write_png(target_in(self.folder, f"images/{name}"), image.image)
         picture = StoredFile.of(self.folder, f"images/{name}")
         return Row(
             index=index,

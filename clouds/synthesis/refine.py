@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 from clouds.core.component import Kind
 from clouds.core.composer import load
 from clouds.core.errors import ConfigError, DataError
-from clouds.core.files import own_folder, write_text
+from clouds.core.files import own_folder, target_in, write_text
 from clouds.core.images import read_image, write_png
 from clouds.core.interfaces import Refiner
 from clouds.core.labels import CITYSCAPES, LabelSpace
@@ -59,15 +59,16 @@ class LabelRefiner:
     pipeline: Pipeline | None = None
 
 
-def build_label_refiner(document: str, checkpoint: str | None, device: str) -> LabelRefiner:
+def build_label_refiner(document: str, checkpoint: str | None, device: str, trust: Sequence[str] = ()) -> LabelRefiner:
     """Build a refiner, and load what predicts.
 
     Args:
         document: the refiner; see `build_component`.
         checkpoint: folder of a saved pipeline, or None.
         device: of both.
+        trust: see `clouds.load`.
     """
-    pipeline = load(checkpoint, device=device) if checkpoint else None
+    pipeline = load(checkpoint, device=device, trust=trust) if checkpoint else None
     return LabelRefiner(build_component(Kind.REFINER.value, document, device), pipeline)
 
 
@@ -120,10 +121,10 @@ def refine_set(
         missing = {name: path for name, path in named.items() if not _label_file(folder, name).exists()}
         done = workers.map(_refine, (_Job.of(name, path, label, seed) for name, path in missing.items()))
         for job, (before, after) in bar.track(done, total=len(missing), description="refine"):
-            _link(job.path, folder / "images" / SPLIT / job.path.name)
+            _link(job.path, target_in(folder, f"images/{SPLIT}") / job.path.name)
             picture = before_and_after(job.image, before, after, labels)
-            write_png(folder / "pictures" / f"{job.name}.png", picture)
-            write_png(_label_file(folder, job.name), after)
+            write_png(target_in(folder, f"pictures/{job.name}.png"), picture)
+            write_png(target_in(folder, f"labels/{SPLIT}/{job.name}.png"), after)
     return RefinedSet(folder=folder, spec=f"folder:{folder}:{SPLIT}", images=len(named), written=len(missing))
 
 

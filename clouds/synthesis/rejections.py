@@ -10,6 +10,7 @@ from attrs import asdict, frozen
 
 from clouds.core.config import structure
 from clouds.core.errors import ConfigError, DataError
+from clouds.core.files import target_in
 from clouds.synthesis.manifest import append_line
 
 FILE_NAME = "rejected.jsonl"
@@ -36,7 +37,7 @@ class Rejection:
 
 def add_rejection(folder: Path, rejection: Rejection) -> None:
     """Append to the file, which is made if missing."""
-    with open(folder / FILE_NAME, "a+b") as stream:
+    with open(target_in(folder, FILE_NAME), "a+b") as stream:
         append_line(stream, asdict(rejection))
 
 

@@ -12,7 +12,7 @@ from attrs import asdict
 
 from clouds.core.config import to_json
 from clouds.core.errors import ConfigError
-from clouds.core.files import atomic_file, inside
+from clouds.core.files import atomic_file, inside, target_in
 from clouds.core.progress import progress_bar
 from clouds.synthesis.generated_set import GeneratedSet
 from clouds.synthesis.manifest import Row
@@ -41,14 +41,14 @@ def write_shards(dataset: GeneratedSet, *, images_per_shard: int = 1000, progres
         raise ConfigError(f"{dataset.folder}: its manifest lists no image to put into shards; generate at least one")
     if not dataset.rows:
         raise ConfigError(f"{dataset.folder}: has no manifest, whose rows belong into shards; generate the dataset")
-    folder = dataset.folder / FOLDER
+    folder = target_in(dataset.folder, FOLDER)
     waiting = iter(dataset.rows)
     groups = iter(lambda: list(islice(waiting, images_per_shard)), [])
     paths: list[Path] = []
     total = -(-len(dataset.rows) // images_per_shard)
     with progress_bar(shown=progress) as bar:
         for number, rows in enumerate(bar.track(groups, total=total, description="shards")):
-            paths.append(folder / f"{number:06d}.tar")
+            paths.append(target_in(dataset.folder, f"{FOLDER}/{number:06d}.tar"))
             if not _is_complete(paths[-1], rows):
                 _write(paths[-1], dataset.folder, rows)
     for path in set(folder.glob("*.tar")) - set(paths):  # of an earlier run with smaller shards

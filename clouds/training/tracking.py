@@ -13,6 +13,7 @@ from typing import Any, Protocol, final, runtime_checkable
 
 from clouds.core.catalog import Catalog
 from clouds.core.errors import ConfigError, DataError, did_you_mean
+from clouds.core.files import target_in
 
 Numbers = Mapping[str, float]
 
@@ -42,7 +43,7 @@ class JsonLines:
     def __init__(self, path: Path, *, size: int = 0) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
-        self._stream = open(path, "ab", buffering=0)  # noqa: SIM115 - open for the whole run
+        self._stream = open(target_in(path.parent, path.name), "ab", buffering=0)  # noqa: SIM115 - open for the whole run
         there = self._stream.tell()
         if there < size:
             warnings.warn(f"{path} has {there} bytes; the checkpoint says {size}: lines of it are lost", stacklevel=2)
@@ -108,7 +109,7 @@ class TensorBoard:
     def __init__(self, folder: Path, recipe: Mapping[str, Any]) -> None:
         _needed("tensorboard", "tensorboard")
         writer = _needed("torch.utils.tensorboard", "tensorboard").SummaryWriter
-        self._writer = writer(str(folder / "tensorboard"))
+        self._writer = writer(str(target_in(folder, "tensorboard")))
 
     def log(self, phase: str, step: int, numbers: Numbers) -> None:
         for name, value in numbers.items():

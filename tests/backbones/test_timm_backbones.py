@@ -136,6 +136,18 @@ def test_local_files_are_loaded(tmp_path: Path, model: str, ending: str) -> None
     torch.testing.assert_close(found[-1], maps, rtol=1e-4, atol=1e-4)  # float32, values of order 1, tens of layers
 
 
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("classes", [0, 7])
+def test_the_classifier_of_a_file_does_not_matter(tmp_path: Path, model: str, classes: int) -> None:
+    """Backbones have none; that of a file may be of other classes, or missing."""
+    source = timm.create_model(model, num_classes=classes)
+    save_file(source.state_dict(), tmp_path / "w.safetensors")
+    spec = {"name": f"timm:{model}", "pretrained": str(tmp_path / "w.safetensors")}
+    own = build_part("backbone", spec).state_dict()
+    saved = list(source.state_dict().values())
+    assert sum(any(torch.equal(value, one) for one in saved) for value in own.values()) > len(own) // 2
+
+
 def test_the_names_of_the_models_authors_are_understood(tmp_path: Path) -> None:
     """DINOv2's own files carry a mask token, which timm's filter takes out."""
     state = timm.create_model("test_vit").state_dict()

@@ -1,7 +1,9 @@
 """Exit codes, error messages and imports, which are the same for every command."""
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from cli_helpers import Run
@@ -9,6 +11,7 @@ from cli_helpers import Run
 import clouds
 from clouds.cli import catalog_commands
 from clouds.cli.app import main
+from clouds.cli.output import write, write_json, write_table
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
@@ -110,3 +113,22 @@ def test_the_installed_program_returns_the_exit_code(arguments: list[str], code:
     done = subprocess.run([sys.executable, "-c", call, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == code
     assert ("Traceback" in done.stderr) is False
+
+
+def test_names_cannot_steer_a_terminal(run: Run, tmp_path: Path) -> None:
+    name = "evil\x1b[2J\udcff.png"
+    outcome = run("predict", tmp_path / "checkpoint\x1b]0;owned\x07", name)
+    assert outcome.code == 1
+    assert r"checkpoint\x1b]0;owned\x07: no saved pipeline here" in outcome.err
+    assert "\x1b" not in outcome.err
+
+
+def test_tables_and_json_are_plain_text(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "a\x1b[2J\x9b2J\udcff\u202e"
+    write_table(["file"], [[name]])
+    write(name)
+    write_json({"file": name})
+    shown = capsys.readouterr().out
+    assert all(letter.isprintable() or letter == "\n" for letter in shown)
+    assert shown.count(r"a\x1b[2J\x9b2J\xff\u202e") == 2
+    assert json.loads(shown[shown.index("{") :]) == {"file": name}

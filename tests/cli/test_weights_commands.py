@@ -73,12 +73,12 @@ def test_verify_says_what_is_not_there(run: Run) -> None:
 
 
 def test_verify_knows_files_without_a_published_hash(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "timm" / "resnet50_clip.openai" / "open_clip_model.safetensors"
+    path = tmp_path / "timm" / "resnet101_clip.openai" / "open_clip_model.safetensors"
     path.parent.mkdir(parents=True)
     path.write_bytes(b"copied")
     monkeypatch.setenv("CLOUDS_WEIGHTS", str(tmp_path))
-    outcome = run("weights", "verify", "clip-rn50")
-    assert (outcome.code, outcome.out) == (0, f"clip-rn50: {path}: no published hash is known here\n")
+    outcome = run("weights", "verify", "clip-rn101")
+    assert (outcome.code, outcome.out) == (0, f"clip-rn101: {path}: no published hash is known here\n")
 
 
 def test_fetch_takes_what_is_there(run: Run, small: Path) -> None:

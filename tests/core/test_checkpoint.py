@@ -6,10 +6,11 @@ import pytest
 import torch
 from reference_models import CATALOG, published
 from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 import clouds
 from clouds.core import checkpoint
-from clouds.core.errors import ConfigError, DataError, PlanError, WeightsError
+from clouds.core.errors import ConfigError, DataError, NonFiniteError, PlanError, TrustError, WeightsError
 from clouds.core.interfaces import Backbone, Features
 
 TINY = {"name": "tiny", "dims": [8, 16, 24, 32], "depths": [1, 1, 1, 1]}
@@ -104,6 +105,20 @@ def test_truncated_weights_are_named(pipeline: clouds.Pipeline, tmp_path: Path) 
         clouds.load(tmp_path / "out")
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_named_when_they_are_read(
+    pipeline: clouds.Pipeline, tmp_path: Path, value: float
+) -> None:
+    pipeline.save(tmp_path / "out")
+    path = tmp_path / "out" / "head.safetensors"
+    state = pipeline.head.state_dict()
+    name = next(iter(state))
+    state[name].view(-1)[0] = value
+    save_file(state, path, {"trained": "True"})
+    with pytest.raises(NonFiniteError, match=rf"head\.safetensors: {name} of LinearHead are not finite"):
+        clouds.load(tmp_path / "out", device="cpu")
+
+
 def test_a_missing_weight_file_is_named(pipeline: clouds.Pipeline, tmp_path: Path) -> None:
     pipeline.save(tmp_path / "out")
     (tmp_path / "out" / "backbone.safetensors").unlink()
@@ -123,7 +138,7 @@ def test_weights_of_another_model_are_refused_with_their_keys(pipeline: clouds.P
 def test_a_damaged_plan_is_named(pipeline: clouds.Pipeline, tmp_path: Path, text: str) -> None:
     pipeline.save(tmp_path / "out")
     (tmp_path / "out" / "plan.json").write_text(text)
-    with pytest.raises(WeightsError, match=r"plan\.json: (this is not a plan|plan has format)"):
+    with pytest.raises(WeightsError, match=r"plan\.json: (this is not a plan|the plan has format)"):
         clouds.load(tmp_path / "out")
 
 
@@ -224,7 +239,9 @@ class TestIncludeFrozen:
         pipeline = self.compose(pretrained=pretrained)
         pipeline.save(tmp_path / "out", include_frozen=False, catalog=CATALOG)
         assert not (tmp_path / "out" / "backbone.safetensors").exists()
-        loaded = clouds.load(tmp_path / "out", device="cpu", catalog=CATALOG)
+        with pytest.raises(TrustError, match=r"backbone 'clip-rn50' reaches out of this folder \(pretrained="):
+            clouds.load(tmp_path / "out", device="cpu", catalog=CATALOG)
+        loaded = clouds.load(tmp_path / "out", device="cpu", catalog=CATALOG, trust=("backbone",))
         assert loaded.plan == pipeline.plan
         for key, value in pipeline.backbone.state_dict().items():
             assert (loaded.backbone.state_dict()[key] == value).all()
@@ -236,7 +253,8 @@ class TestIncludeFrozen:
         state = {**published(), **{f"backbone.{key}": value for key, value in weights.items()}}
         pipeline = clouds.from_reference_checkpoint(state, device="cpu", catalog=CATALOG)
         pipeline.save(tmp_path / "out", include_frozen=False, catalog=CATALOG)
-        loaded = clouds.load(tmp_path / "out", device="cpu", catalog=CATALOG).to_reference_state_dict()
+        loaded = clouds.load(tmp_path / "out", device="cpu", catalog=CATALOG, trust=("backbone",))
+        loaded = loaded.to_reference_state_dict()
         assert list(loaded) == list(state)
         assert all((loaded[key] == value).all() for key, value in state.items())
 
@@ -273,7 +291,7 @@ class TestIncludeFrozen:
         path.write_text(path.read_text().replace("true", '"changed"'))
         message = r"backbone\.json: weights of pretrained='changed' are not those that the pipeline was saved with"
         with pytest.raises(WeightsError, match=message):
-            clouds.load(tmp_path / "out", device="cpu", catalog=CATALOG)
+            clouds.load(tmp_path / "out", device="cpu", catalog=CATALOG, trust=["backbone"])
 
     @pytest.mark.parametrize("text", ["", "[1]", "{}", '{"pretrained": true}'])
     def test_a_damaged_note_is_named(self, tmp_path: Path, text: str) -> None:

@@ -31,6 +31,7 @@ def server() -> Iterator[FileServer]:
 @pytest.fixture(autouse=True)
 def _as_new(server: FileServer) -> None:
     server.content, server.stops, server.ranges, server.codes, server.asked = CONTENT, [], True, [], []
+    server.page, server.begins = [], None
 
 
 def get(server: FileServer, folder: Path) -> Path:
@@ -81,6 +82,9 @@ def test_a_wrong_content_is_not_kept(server: FileServer, tmp_path: Path) -> None
 
 def test_a_file_that_became_shorter(server: FileServer, tmp_path: Path) -> None:
     server.content = CONTENT[:50]
+    with pytest.raises(WeightsError, match=rf"of 50 bytes in place of the {len(CONTENT)} bytes of the file"):
+        get(server, tmp_path)
+    (tmp_path / "new" / "w.pth.part").write_bytes(CONTENT[:100])
     with pytest.raises(HTTPError, match="416"):
         get(server, tmp_path)
     server.content = CONTENT
@@ -96,6 +100,23 @@ def test_a_server_that_answers_with_an_error(server: FileServer, tmp_path: Path)
     server.codes = [503] * 3
     with pytest.raises(HTTPError, match="503"):
         get(server, tmp_path / "other")
+
+
+def test_a_page_in_place_of_the_file_leaves_what_is_there(server: FileServer, tmp_path: Path) -> None:
+    """As a network answers that wants a login first."""
+    part = tmp_path / "new" / "w.pth.part"
+    part.parent.mkdir()
+    part.write_bytes(CONTENT[:100])
+    server.page = [b"<html>please log in</html>"]
+    with pytest.raises(WeightsError, match=r"w.*: sends text/html of unknown bytes in place of .* wants a login first"):
+        get(server, tmp_path)
+    assert part.read_bytes() == CONTENT[:100]
+    server.begins = 7
+    with pytest.raises(WeightsError, match=r"in place of the .* bytes of the file"):
+        get(server, tmp_path)
+    assert part.read_bytes() == CONTENT[:100]
+    server.begins = 100
+    assert get(server, tmp_path).read_bytes() == CONTENT
 
 
 def test_a_connection_that_always_breaks_ends(server: FileServer, tmp_path: Path) -> None:

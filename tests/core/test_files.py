@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 
 from clouds.core import files
 from clouds.core.errors import DataError
-from clouds.core.files import atomic_file, atomic_folder, inside, only_writer, own_folder, write_text
+from clouds.core.files import (
+    atomic_file,
+    atomic_folder,
+    inside,
+    only_writer,
+    own_folder,
+    printable,
+    target_in,
+    write_text,
+)
 
 
 def files_below(folder: Path) -> list[str]:
@@ -245,3 +254,50 @@ def test_a_link_that_leads_out_is_refused(tmp_path: Path) -> None:
 def test_names_that_are_no_text_are_written_as_escapes(tmp_path: Path) -> None:
     write_text(tmp_path / "a.txt", "b\udcff")
     assert (tmp_path / "a.txt").read_text() == r"b\udcff"
+
+
+@pytest.mark.parametrize("name", ["sub/a.txt", "sub/deeper/a.txt", "link.txt"])
+def test_nothing_is_written_behind_a_link_out(tmp_path: Path, name: str) -> None:
+    root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
+    for folder in (root, elsewhere / "deeper"):
+        folder.mkdir(parents=True)
+    (root / "sub").symlink_to(elsewhere)
+    (root / "link.txt").symlink_to(elsewhere / "new.txt")
+    with pytest.raises(DataError, match=rf"{name} is, or lies behind, a link out of .*root; nothing is written there"):
+        target_in(root, name)
+    assert not (elsewhere / "new.txt").exists()
+
+
+def test_links_that_stay_inside_and_a_root_that_is_one_are_followed(tmp_path: Path) -> None:
+    (tmp_path / "real" / "sub").mkdir(parents=True)
+    (tmp_path / "real" / "short").symlink_to("sub")
+    (tmp_path / "root").symlink_to("real")
+    assert target_in(tmp_path / "root", "short/a.txt") == tmp_path / "root" / "short" / "a.txt"
+
+
+@pytest.mark.parametrize("name", ["../a", "/etc/a", "a\0b"])
+def test_names_that_lead_out_by_themselves_are_named(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataError, match=r"leads out of|null character"):
+        target_in(tmp_path, name)
+
+
+def test_the_lock_of_a_folder_is_no_link_out(tmp_path: Path) -> None:
+    (tmp_path / "lock").symlink_to(tmp_path.parent / "elsewhere")
+    with pytest.raises(DataError, match="lock is, or lies behind, a link out of"), only_writer(tmp_path / "lock"):
+        pass
+    assert not (tmp_path.parent / "elsewhere").exists()
+
+
+@given(st.text())
+def test_printable_text_cannot_steer_a_terminal(text: str) -> None:
+    shown = printable(text)
+    assert all(letter.isprintable() or letter in "\n\t" for letter in shown)
+    shown.encode("utf-8")
+    assert printable(shown) == shown
+    assert shown == text or not text.isprintable()
+
+
+def test_bytes_of_names_that_are_no_text_are_shown() -> None:
+    assert printable(os.fsdecode(b"caf\xe9\x1b[2J\r.png")) == r"caf\xe9\x1b[2J\r.png"
+    assert printable("a\u202egnp.exe") == r"a\u202egnp.exe"
+    assert printable("Zürich – 東京 😀") == "Zürich – 東京 😀"

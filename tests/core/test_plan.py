@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from types import ModuleType
 from typing import Any
 
@@ -259,18 +260,39 @@ def damaged(**changes: Any) -> str:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("nonsense", "this is not a plan: JSONDecodeError"),
-        ("[]", "this is not a plan: TypeError"),
-        ("{}", "this is not a plan: KeyError: 'format'"),
-        (damaged(format=99), "plan has format 99; this version reads 1"),
-        (damaged(parts=[{"kind": "hat"}]), "this is not a plan: ComponentError: unknown kind 'hat'"),
-        (damaged(parts=[{"hat": 1}]), "this is not a plan: TypeError"),
-        (damaged(labels={**CITYSCAPES.to_dict(), "names": []}), "this is not a plan: ConfigError: label space"),
+        ("nonsense", "this is not a plan: Expecting value"),
+        ("[" * 100_000, "this is not a plan: the JSON is nested too deep"),
+        ("[]", "this is not a plan: expected a JSON object with a whole number as 'format'"),
+        ("{}", "this is not a plan: expected a JSON object with a whole number as 'format'"),
+        (damaged(format=True), "this is not a plan: expected a JSON object with a whole number as 'format'"),
+        (
+            damaged(format=99, clouds="7.5"),
+            r"the plan has format 99 of clouds 7\.5; clouds \S+ reads formats 1 to 2: install the newer version",
+        ),
+        (
+            damaged(parts=[{"kind": "hat"}], clouds="7.5"),
+            r"a plan that clouds \S+ reads: unknown kind 'hat'.* @ \$\.parts\[0\]\.kind \(.* written by clouds 7\.5\)",
+        ),
+        (damaged(parts=[{"hat": 1}]), r"field missing @ \$\.parts\[0\]\.kind; extra fields found \(hat\) @ \$\.parts"),
+        (damaged(parts=[{"kind": "head", "options": None}]), r"expected a mapping @ \$\.parts\[0\]\.options"),
+        (damaged(parts=[{"kind": "head"}, {"kind": "head"}]), "this is not a plan: a part is there twice"),
+        (damaged(parts=[{"kind": "head", "credentials": {"key": "K"}}]), "or says where a secret is"),
+        (damaged(labels={**CITYSCAPES.to_dict(), "names": []}), r"label space .* has 0 classes.* @ \$\.labels"),
+        (damaged(labels={**CITYSCAPES.to_dict(), "palette": [[1e999, 0, 0]] * 19}), r"inf is not of type int @"),
+        (damaged(dtype="float64"), r"float64 not in literal.* @ \$\.dtype"),
+        (damaged(adapter=None), r"extra fields found \(adapter\)"),
     ],
 )
 def test_what_is_not_a_plan_is_refused(text: str, message: str) -> None:
     with pytest.raises(WeightsError, match=message):
         Plan.from_json(text)
+
+
+def test_a_plan_of_the_first_format_is_read() -> None:
+    plan = make_plan(**GOOD)
+    document = json.loads(plan.to_json())
+    assert document.pop("clouds") == version("clouds-dgss")
+    assert Plan.from_json(json.dumps({**document, "format": 1})) == plan
 
 
 def test_planning_imports_no_torch() -> None:

@@ -248,3 +248,30 @@ class TestFaults:
         torch.save({0: torch.zeros(1)}, tmp_path / "model.pth")
         with pytest.raises(WeightsError, match=r"not a checkpoint of CLOUDS: .*; its 1 keys begin with 0"):
             read(tmp_path / "model.pth")
+
+
+class TestWrappings:
+    """What people's tools put around a released state dict."""
+
+    @pytest.mark.parametrize(
+        "wrap",
+        [
+            lambda state: {f"module.{key}": value for key, value in state.items()},
+            lambda state: {f"_orig_mod.{key}": value for key, value in state.items()},
+            lambda state: {"state_dict": {f"model.{key}": value for key, value in state.items()}, "epoch": 1},
+            lambda state: {"model_ema": state, "iteration": 1},
+        ],
+    )
+    def test_what_is_before_all_names_is_taken_off(self, wrap: Any) -> None:
+        loaded = read(wrap(STATE))
+        assert_same(loaded.to_reference_state_dict(), STATE)
+
+    def test_a_teachers_head_alone_is_the_head(self) -> None:
+        teacher = {key.replace("sem_seg_head.", "sem_seg_head_ema.", 1): value for key, value in STATE.items()}
+        loaded = read(teacher)
+        assert_same(loaded.to_reference_state_dict(), STATE)
+
+    def test_a_choice_between_models_is_the_users(self) -> None:
+        state = {f"{name}.{key}": value for name in ("a", "b") for key, value in STATE.items()}
+        with pytest.raises(WeightsError, match=r"holds the model more than once, under 'a\.', 'b\.'; save the one"):
+            read(state)

@@ -1,6 +1,7 @@
 """Tensors on disk: bounded, whole or absent, for several processes."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,9 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from clouds.core.errors import ConfigError, DataError
-from clouds.core.tensor_cache import TensorCache
+from clouds.core.tensor_cache import DamagedCacheWarning, TensorCache
 
 ENTRY = {"a": torch.arange(256, dtype=torch.float16).view(4, 64)}
 
@@ -97,7 +99,9 @@ def test_a_damaged_entry_is_none(tmp_path: Path) -> None:
     cache.put("a", ENTRY)
     path = tmp_path / "a.cached.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
-    assert cache.get("a") is None
+    with pytest.warns(DamagedCacheWarning, match=r"a\.cached\.safetensors: not as it was put .* computed again"):
+        assert cache.get("a") is None
+    assert cache.get("a") is None  # said once
     cache.put("a", ENTRY)
     assert cache.get("a") is not None
 
@@ -108,7 +112,47 @@ def test_an_entry_that_cannot_be_read_is_none(tmp_path: Path) -> None:
     (entry,) = (path for path in tmp_path.rglob("*") if path.is_file() and path.suffix == ".safetensors")
     entry.unlink()
     entry.mkdir()
-    assert cache.get("key") is None
+    with pytest.warns(DamagedCacheWarning, match="Is a directory"):
+        assert cache.get("key") is None
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"a": ENTRY["a"][:2]},
+        {"b": ENTRY["a"]},
+        {},
+        {"a": ENTRY["a"] + 1},
+        {"a": ENTRY["a"].view(torch.int16)},
+        {"a": ENTRY["a"]},
+    ],
+)
+def test_a_file_that_was_not_put_there_is_not_believed(tmp_path: Path, other: dict[str, torch.Tensor]) -> None:
+    cache = TensorCache(tmp_path, max_bytes=10**6)
+    cache.put("a", ENTRY)
+    save_file(other, tmp_path / "a.cached.safetensors")
+    with pytest.warns(DamagedCacheWarning, match="its key or its digest is another one"):
+        assert cache.get("a") is None
+
+
+def test_any_changed_byte_is_noticed(tmp_path: Path) -> None:
+    TensorCache(tmp_path, max_bytes=10**6).put("a", ENTRY)
+    path = tmp_path / "a.cached.safetensors"
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 7):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.warns(DamagedCacheWarning):
+            assert TensorCache(tmp_path, max_bytes=10**6).get("a") is None, place
+
+
+def test_an_entry_of_another_key_or_beyond_the_bound_is_not_believed(tmp_path: Path) -> None:
+    cache = TensorCache(tmp_path, max_bytes=10**6)
+    cache.put("a", ENTRY)
+    shutil.copy(tmp_path / "a.cached.safetensors", tmp_path / "b.cached.safetensors")
+    with pytest.warns(DamagedCacheWarning, match="its key or its digest is another one"):
+        assert cache.get("b") is None
+    with pytest.warns(DamagedCacheWarning, match="larger than the whole cache"):
+        assert TensorCache(tmp_path, max_bytes=100).get("a") is None
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import pytest
 import torch
@@ -102,3 +103,68 @@ def test_code_is_refused_and_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_files_of_other_things_are_refused(tmp_path: Path, content: Any, match: str) -> None:
     with pytest.raises(WeightsError, match=match):
         read_weights(write(tmp_path / "w.pt", content))
+
+
+# -- wrappings ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wrap", "named"),
+    [
+        (lambda state: {f"_orig_mod.{key}": value for key, value in state.items()}, False),
+        (lambda state: {f"module._orig_mod.{key}": value for key, value in state.items()}, False),
+        (lambda state: {f"_orig_mod.module.{key}": value for key, value in state.items()}, False),
+        (lambda state: {f"_fsdp_wrapped_module.{key}": value for key, value in state.items()}, False),
+        (lambda state: {"epoch": 1, "state_dict_ema": state}, False),
+        (lambda state: {"epoch": 1, "optimizer": {"state": {0: {"m": torch.ones(1)}}}, "model_ema": state}, False),
+        (lambda state: {"teacher": {"weights": state}, "step": 3}, False),
+        (lambda state: {"my_own_name": state, "epoch": 3}, False),
+        (lambda state: {"state_dict": {f"model.{key}": value for key, value in state.items()}}, True),
+        (
+            lambda state: {
+                "teacher": {**{f"backbone.{key}": v for key, v in state.items()}, "dino_head.a": torch.ones(1)}
+            },
+            True,
+        ),
+        (lambda state: {f"teacher.backbone.{key}": value for key, value in state.items()}, True),
+    ],
+)
+def test_wrappings_with_one_choice_are_taken_off(tmp_path: Path, wrap: Any, named: bool) -> None:
+    assert same(read_weights(write(tmp_path / "w.pt", wrap(STATE)), names=STATE if named else ()))
+
+
+@pytest.mark.parametrize(
+    ("wrap", "match"),
+    [
+        (
+            lambda state: {"state_dict": state, "state_dict_ema": state},
+            r"holds weights more than once, in 'state_dict', 'state_dict_ema' \(a moving average, EMA, or a teacher "
+            r"beside the model\); choose one: torch\.save\(torch\.load\('.*w\.pt'\)\['state_dict'\], 'one\.pth'\)",
+        ),
+        (lambda state: {"student": state, "teacher": state}, "more than once, in 'student', 'teacher'"),
+        (
+            lambda state: {f"{role}.{key}": value for role in ("student", "teacher") for key, value in state.items()},
+            r"more than once, under 'student\.', 'teacher\.'; save the ones that you choose alone",
+        ),
+    ],
+)
+def test_a_choice_between_weights_is_the_users(tmp_path: Path, wrap: Any, match: str) -> None:
+    with pytest.raises(WeightsError, match=match):
+        read_weights(write(tmp_path / "w.pt", wrap(STATE)), names=STATE)
+
+
+def test_names_that_the_module_has_keep_their_prefix(tmp_path: Path) -> None:
+    """A module may have a part of that name itself, and a part of it may look like the whole."""
+    state = {"model.a.weight": torch.arange(600.0), "model.b": torch.ones(2)}
+    path = write(tmp_path / "w.pt", state)
+    assert read_weights(path, names=state).keys() == state.keys()
+    assert read_weights(path).keys() == state.keys()
+    assert read_weights(path, names=["x", "y", "z", "b"]).keys() == state.keys()
+
+
+def test_a_torchscript_program_is_named_with_the_way_on(tmp_path: Path) -> None:
+    with ZipFile(tmp_path / "w.pt", "w") as archive:  # as torch.jit.save lays it out
+        for name in ("data.pkl", "code/__torch__.py", "constants.pkl", "data/0"):
+            archive.writestr(f"w/{name}", b"")
+    with pytest.raises(WeightsError, match=r"w\.pt: is a TorchScript program, .* take its weights out: torch\.save\("):
+        read_weights(tmp_path / "w.pt")

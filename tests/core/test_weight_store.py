@@ -9,11 +9,12 @@ from typing import Any
 
 import huggingface_hub
 import pytest
+from attrs import evolve
 from weight_helpers import FileServer, serving
 
 from clouds.core import download as download_module
 from clouds.core.errors import WeightsError
-from clouds.core.weight_catalog import SAM, WEIGHTS, FileWeights, HubWeights, PageWeights
+from clouds.core.weight_catalog import SAM, WEIGHTS, FileWeights, HubWeights, PageWeights, Pinned
 from clouds.core.weight_store import (
     fetch,
     hub_file,
@@ -21,6 +22,7 @@ from clouds.core.weight_store import (
     judge,
     locate,
     obtain,
+    open_clip_file,
     require_published,
     weights_file,
     weights_folder,
@@ -161,7 +163,8 @@ def test_hub_repositories_are_fetched_and_verified(
 ) -> None:
     calls: list[dict[str, Any]] = []
 
-    def snapshot(repo: str, *, allow_patterns: list[str], local_dir: Path) -> str:
+    def snapshot(repo: str, *, revision: str | None, allow_patterns: list[str], local_dir: Path) -> str:
+        assert revision is None
         calls.append({"repo": repo, "patterns": allow_patterns})
         return str(hub_layout(local_dir, notes=True))
 
@@ -172,6 +175,58 @@ def test_hub_repositories_are_fetched_and_verified(
     lacking = HubWeights(name="l", licence="MIT", repo="owner/name", files=("model.safetensors", "*.bin"))
     with pytest.raises(WeightsError, match=r"repository owner/name has not all of model.safetensors, \*\.bin; got "):
         fetch(lacking, tmp_path / "out")
+
+
+def test_what_is_pinned_is_asked_for_and_verified(
+    file: FileWeights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str | None] = []
+
+    def snapshot(repo: str, *, revision: str | None, allow_patterns: list[str], local_dir: Path) -> str:
+        asked.append(revision)
+        return str(hub_layout(local_dir, notes=False))
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    right, wrong = (Pinned(len(CONTENT), hashlib.sha256(content).hexdigest()) for content in (CONTENT, b"other"))
+    weights = evolve(HUB, revision=COMMIT, pinned={"model.safetensors": right})
+    (path, _) = fetch(weights, tmp_path / "out")
+    assert asked == [COMMIT]
+    assert judge(weights, path).expected == right.sha256
+    weights = evolve(weights, pinned={"model.safetensors": wrong})
+    with pytest.raises(WeightsError, match=rf"hash is {right.sha256}, expected {wrong.sha256}; the file is not used"):
+        fetch(weights, tmp_path / "out")
+    monkeypatch.setitem(WEIGHTS, "two", weights)
+    monkeypatch.setenv("CLOUDS_WEIGHTS", str(tmp_path / "out"))
+    with pytest.raises(WeightsError, match=rf"expected {wrong.sha256}; the file is not used"):
+        hub_file("owner/name", "model.safetensors")
+
+
+def test_another_form_of_a_file_does_where_the_first_is_not_there(
+    file: FileWeights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some repositories of open_clip have no safetensors; a .bin is read without running code, too."""
+    root = tmp_path / "out" / "owner" / "name"
+
+    def snapshot(repo: str, *, revision: str | None, allow_patterns: list[str], local_dir: Path) -> str:
+        local_dir.mkdir(parents=True, exist_ok=True)
+        if "open_clip_pytorch_model.bin" in allow_patterns:
+            (local_dir / "open_clip_pytorch_model.bin").write_bytes(b"old")
+        return str(local_dir)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    files = {"files": ("open_clip_model.safetensors",), "instead": ("open_clip_pytorch_model.bin",)}
+    weights = HubWeights(name="l", licence="MIT", repo="owner/name", **files)
+    assert fetch(weights, tmp_path / "out") == [root / "open_clip_pytorch_model.bin"]
+    monkeypatch.setenv("CLOUDS_WEIGHTS", str(tmp_path / "out"))
+    assert locate(weights) == [root / "open_clip_pytorch_model.bin"]
+    assert open_clip_file({"hf_hub": "owner/name/"}) == root / "open_clip_pytorch_model.bin"
+    (root / "own.bin").write_bytes(b"own")
+    assert open_clip_file({"hf_hub": "owner/name/own.bin"}) == root / "own.bin"
+    (root / "own.safetensors").write_bytes(b"own")
+    assert open_clip_file({"hf_hub": "owner/name/own.bin"}) == root / "own.safetensors"
+    (root / "open_clip_model.safetensors").write_bytes(b"new")
+    assert open_clip_file({"hf_hub": "owner/name/"}) == root / "open_clip_model.safetensors"
+    assert open_clip_file({"hf_hub": "owner/name/none.bin"}) is None
 
 
 def test_the_hubs_own_cache_is_looked_in(file: FileWeights, tmp_path: Path) -> None:
@@ -237,6 +292,10 @@ def test_entries_are_well_formed() -> None:
         if isinstance(weights, FileWeights):
             assert len(bytes.fromhex(weights.sha256)) == 32
             assert weights.size > 0
+        if isinstance(weights, HubWeights):
+            assert weights.pinned.keys() <= set(weights.files)
+            assert not weights.revision or len(bytes.fromhex(weights.revision)) == 20
+            assert all(len(bytes.fromhex(known.sha256)) == 32 and known.size for known in weights.pinned.values())
     assert [weights.file for weights in SAM.values()] == [
         "sam_vit_b_01ec64.pth",
         "sam_vit_l_0b3195.pth",

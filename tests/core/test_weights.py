@@ -45,20 +45,17 @@ class TestReadPickle:
     def test_code_is_refused_and_not_run(self, tmp_path: Path, zipped: bool) -> None:
         path, victim = tmp_path / "evil.pth", tmp_path / "was-run"
         torch.save({"model": {"a": Code(victim)}}, path, _use_new_zipfile_serialization=zipped)
-        named = r"\(posix\.mkdir\); a file of tensors alone is safe" if zipped else r"\(UnpicklingError\)"
-        with pytest.raises(
-            WeightsError, match=rf"evil\.pth: .*, nothing of it was run: .*a pickle that carries code {named}"
-        ):
+        message = (
+            r"evil\.pth: .*, nothing of it was run: a pickle that carries code \(posix\.mkdir\); a file of tensors"
+        )
+        with pytest.raises(WeightsError, match=message):
             read_pickle(path)
         assert not victim.exists()
 
     def test_a_plain_pickle_with_code_is_refused_and_not_run(self, tmp_path: Path) -> None:
         path, victim = tmp_path / "evil.pkl", tmp_path / "was-run"
         path.write_bytes(f"cposix\nmkdir\n(V{victim}\ntR.".encode())  # protocol 0: call posix.mkdir(victim)
-        with pytest.raises(
-            WeightsError,
-            match=r"evil\.pkl: not a whole checkpoint .*, nothing of it was run: .*a pickle that carries code",
-        ):
+        with pytest.raises(WeightsError, match=r"evil\.pkl: .*nothing of it was run: a pickle that carries code"):
             read_pickle(path)
         assert not victim.exists()
 

@@ -19,6 +19,8 @@ class FileServer:
         stops: after how many bytes each of the next answers breaks off; when it is empty, they are whole.
         ranges: whether it heeds `Range`.
         codes: status of each of the next answers, which are then empty.
+        page: what it sends in place of each of the next answers, as HTML.
+        begins: byte that `Content-Range` names, when it is another one than was asked for.
         asked: `Range` of each request so far.
     """
 
@@ -27,6 +29,8 @@ class FileServer:
     ranges: bool = True
     codes: list[int] = field(factory=list)
     asked: list[str | None] = field(factory=list)
+    page: list[bytes] = field(factory=list)
+    begins: int | None = None
     url: str = ""
 
 
@@ -41,6 +45,12 @@ def serving(files: FileServer) -> Generator[FileServer]:
             if files.codes:
                 self.send_error(files.codes.pop(0))
                 return
+            if files.page:
+                self.send_response(200)
+                self.send_header("Content-Type", "text/html; charset=utf-8")
+                self.end_headers()
+                self.wfile.write(files.page.pop(0))
+                return
             start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and files.ranges else 0
             if start >= len(files.content):
                 self.send_error(416)
@@ -48,6 +58,8 @@ def serving(files: FileServer) -> Generator[FileServer]:
             self.send_response(206 if start else 200)
             body = files.content[start:]
             self.send_header("Content-Length", str(len(body)))
+            if files.begins is not None:
+                self.send_header("Content-Range", f"bytes {files.begins}-{len(files.content) - 1}/{len(files.content)}")
             self.end_headers()
             self.wfile.write(body[: files.stops.pop(0)] if files.stops else body)
 

@@ -35,6 +35,8 @@ class Chat:
         location: where it sends on to.
         asked: bodies and headers of the requests.
         gone: ends the wait of `code` 0, which never answers.
+        pause: seconds between two bytes; 0 sends all at once.
+        sent: bytes of bodies so far.
     """
 
     body: str = ""
@@ -43,6 +45,8 @@ class Chat:
     asked: list[tuple[str, dict[str, Any], dict[str, str]]] = field(factory=list)
     gone: Event = field(factory=Event)
     url: str = ""
+    pause: float = 0.0
+    sent: int = 0
 
 
 @pytest.fixture
@@ -61,7 +65,13 @@ def chat() -> Iterator[Chat]:
                 self.send_header("Location", state.location)
             self.send_header("Content-Length", str(len(state.body.encode())))
             self.end_headers()
-            self.wfile.write(state.body.encode())
+            for part in [state.body.encode()] if not state.pause else (bytes([byte]) for byte in state.body.encode()):
+                try:
+                    self.wfile.write(part)
+                except OSError:  # the client has gone
+                    return
+                state.sent += len(part)
+                state.gone.wait(state.pause)
 
         def log_message(self, format: str, *args: object) -> None:
             pass
@@ -107,7 +117,7 @@ def test_a_cut_answer_loses_its_last_line(chat: Chat) -> None:
     [
         (401, "no such key", r"chat/completions: answered 401 .*: no such key; key_variable= names the environment"),
         (404, '{"error": "model m\\nis not loaded"}', r"answered 404 Not Found: \{\"error\": \"model m"),
-        (500, "oops " * 1000, r"answered 500 .*: (oops ){60}$"),
+        (500, "oops " * 1000, r"answered 500 .*: (oops ){59}oops$"),
         (200, "<html>", r"not an answer of a chat-completions server, choices.* is no text: '<html>'"),
         (200, '{"choices": []}', r"choices\[0\]\.message\.content is no text: '\{\"choices\": \[\]\}'"),
         (200, '{"choices": [{"message": {"content": null}}]}', "is no text"),
@@ -128,9 +138,49 @@ def test_the_key_goes_to_no_other_address(chat: Chat) -> None:
     assert len(chat.asked) == 1
 
 
+@pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("place", ["{url}/elsewhere", "file:///etc/passwd", "/v1/chat/completions", "\x1b[2J"])
+def test_a_question_is_not_sent_on(chat: Chat, code: int, place: str) -> None:
+    """The answer to another request is none; what is shown of the address cannot steer a terminal."""
+    chat.code, chat.location = code, place.format(url=chat.url)
+    with pytest.raises(ConfigError, match=rf"answered {code} .*; a question is not sent on to '.*'; give that as url="):
+        Endpoint(url=chat.url, name="m", key=KEY).answer("hi", seed=0)
+    assert len(chat.asked) == 1
+
+
+@pytest.mark.parametrize("code", [200, 500])
+def test_an_answer_that_comes_byte_by_byte_has_no_more_time(chat: Chat, code: int) -> None:
+    """Each byte comes within the time of one read; the answer as a whole does not."""
+    chat.code, chat.body, chat.pause = code, " " * 10_000, 0.05
+    match = rf"answered {code}" if code == 500 else r"no answer \(TimeoutError: not whole after 0\.3 seconds\)"
+    with pytest.raises(ConfigError, match=match):
+        Endpoint(url=chat.url, name="m", timeout=0.3).answer("hi", seed=0)
+    assert chat.sent < 1000
+
+
+@pytest.mark.parametrize("body", ["[" * 100_000, '{"choices":' * 100_000, '{"choices": ' + "9" * 10_000 + "}"])
+def test_json_that_cannot_be_read_is_one_line(chat: Chat, body: str) -> None:
+    chat.body = body
+    with pytest.raises(ConfigError, match=r"not an answer of a chat-completions server.* is no text: '.{300}'$"):
+        Endpoint(url=chat.url, name="m").answer("hi", seed=0)
+
+
+def test_an_answer_is_text_that_can_be_written(chat: Chat) -> None:
+    chat.body = json.dumps({"choices": [{"message": {"content": "a \ud800 tram"}}]})
+    assert Endpoint(url=chat.url, name="m").answer("hi", seed=0) == "a ? tram"
+
+
+def test_control_characters_of_a_refusal_are_escaped(chat: Chat) -> None:
+    chat.code, chat.body = 500, "\x1b[2J\x1b]0;owned\x07 boo"
+    with pytest.raises(ConfigError, match=r"answered 500 .*: \\x1b\[2J\\x1b\]0;owned\\x07 boo$"):
+        Endpoint(url=chat.url, name="m").answer("hi", seed=0)
+
+
 def test_a_server_that_does_not_answer(chat: Chat) -> None:
     chat.code = 0
-    with pytest.raises(ConfigError, match=r"no answer \(TimeoutError: timed out\); is the server .* timeout=0\.2 sec"):
+    with pytest.raises(
+        ConfigError, match=r"no answer \(TimeoutError: (timed out|not whole .*)\); is the server .* timeout=0\.2 sec"
+    ):
         Endpoint(url=chat.url, name="m", timeout=0.2).answer("hi", seed=0)
     with pytest.raises(ConfigError, match=r"127\.0\.0\.1:9/v1/chat/completions: no answer .*refused"):
         Endpoint(url="http://127.0.0.1:9/v1", name="m").answer("hi", seed=0)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
+from types import FrameType
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clouds.generators import llm_text
 from clouds.generators.llm_text import caption_key, parse_captions
 
 ROAD, TRAM, FOG = "A photo of a busy road at night.", "A tram passes a church in the rain", "A snapshot of cars in fog."
@@ -100,3 +105,90 @@ def test_lists_come_back_as_they_are(words: list[list[str]], form: str) -> None:
 @given(sentences, st.sampled_from([".", "", "!", " .", ","]))
 def test_keys_do_not_depend_on_case_and_punctuation(words: list[str], end: str) -> None:
     assert caption_key(" ".join(words)) == caption_key("  ".join(words).upper() + end) == caption_key(", ".join(words))
+
+
+# -- the work grows with the length alone ------------------------------------------------------------------------------
+
+UNITS = [
+    *(
+        "[",
+        "{",
+        '"',
+        "“",
+        "- ",
+        "1. ",
+        "**",
+        'a"',
+        "`a`",
+        "*a ",
+        "1. **",
+        "> ",
+        "# ",
+        "_a",
+        "[{",
+        " ",
+        "a ",
+        ": ",
+        "**a",
+    ),
+    *("a:", "- a b c\n", "- a b c\n d\n", "1. a b c\n\t", '["a b c"],', '"a b c"\n', "\n", "(1) ", "caption 1. ", "\\"),
+]
+
+
+def work(text: str, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Lines of Python that the parser runs, and characters of the texts that it makes or hands to patterns."""
+    count = 0
+    seen: dict[tuple[FrameType, str], int] = {}
+
+    class Counted:
+        def __init__(self, pattern: re.Pattern[str]) -> None:
+            self.pattern = pattern
+
+        def match(self, text: str, begin: int = 0) -> re.Match[str] | None:
+            nonlocal count
+            found = self.pattern.match(text, begin)
+            count += found.end() - begin if found else 1
+            return found
+
+        def sub(self, new: str, text: str) -> str:
+            nonlocal count
+            count += len(text)
+            return self.pattern.sub(new, text)
+
+    def trace(frame: FrameType, event: str, _: Any) -> Any:
+        nonlocal count
+        if frame.f_code.co_filename != llm_text.__file__:
+            return None
+        count += 1
+        for name, value in frame.f_locals.items():
+            if isinstance(value, str) and seen.get((frame, name)) != id(value):
+                seen[frame, name] = id(value)
+                count += len(value)
+        return trace
+
+    for name in ("_MARKER", "_TITLE", "_EMPHASIS", "_TALK"):
+        monkeypatch.setattr(llm_text, name, Counted(getattr(llm_text, name)))
+    before = sys.gettrace()
+    sys.settrace(trace)
+    llm_text.parse_captions(text)
+    sys.settrace(before)
+    monkeypatch.undo()
+    return count
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_the_work_grows_with_the_length_alone(unit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four times the text is at most about four times the work; what is quadratic takes sixteen times as much."""
+    small, large = (work(unit * count, monkeypatch) for count in (250, 1000))
+    assert large <= 5 * small + 1000
+
+
+def test_deep_lists_are_read_and_deeper_ones_are_text() -> None:
+    deep = 200
+    assert parse_captions("[" * deep + json.dumps(ROAD) + "]" * deep) == [ROAD]
+    assert parse_captions("[" * 100_000) == []
+    assert parse_captions("[" * 100_000 + f"\n1. {ROAD}\n" + "]" * 100_000) == [ROAD]
+
+
+def test_quotes_around_quotes_are_taken_off() -> None:
+    assert parse_captions('"' * 3 + ROAD + '"' * 3) == [ROAD]

@@ -206,3 +206,16 @@ def test_faults_name_the_image(pictures: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"im_1_p0.png: not a picture"):
         refine(pictures, tmp_path / "c")
     assert json.loads((tmp_path / "c" / FILE_NAME).read_text()) == {"refiner": "swapped", "seed": 0}
+
+
+@pytest.mark.parametrize("name", ["pictures", "labels", "images"])
+def test_nothing_is_written_behind_links_out_of_the_folder(pictures: Path, tmp_path: Path, name: str) -> None:
+    refine(pictures, tmp_path / "out")
+    shutil.rmtree(tmp_path / "out" / name)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (tmp_path / "out" / name).symlink_to(elsewhere)
+    shutil.rmtree(tmp_path / "out" / "labels", ignore_errors=True)  # so that there is work
+    with pytest.raises(DataError, match="is, or lies behind, a link out of"):
+        refine(pictures, tmp_path / "out")
+    assert not list(elsewhere.iterdir())

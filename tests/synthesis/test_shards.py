@@ -9,7 +9,7 @@ from attrs import evolve
 from PIL import Image
 
 from clouds.core.composer import build_part
-from clouds.core.errors import ConfigError
+from clouds.core.errors import ConfigError, DataError
 from clouds.core.plan import Part
 from clouds.synthesis.generate import generate_set
 from clouds.synthesis.generated_set import GeneratedSet
@@ -73,3 +73,12 @@ def test_wrong_use_is_named(dataset: GeneratedSet) -> None:
         write_shards(evolve(dataset, rows=()))
     with pytest.raises(ConfigError, match="its manifest lists no image to put into shards; generate at least one"):
         write_shards(evolve(dataset, rows=(), images=(), labels=None))
+
+
+def test_shards_stay_in_their_folder(dataset: GeneratedSet, tmp_path_factory: pytest.TempPathFactory) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "mine.tar").touch()
+    (dataset.folder / "shards").symlink_to(elsewhere)
+    with pytest.raises(DataError, match="shards is, or lies behind, a link out of"):
+        write_shards(dataset)
+    assert [path.name for path in elsewhere.iterdir()] == ["mine.tar"]

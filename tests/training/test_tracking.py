@@ -150,3 +150,13 @@ def test_a_log_goes_on_where_its_checkpoint_was(tmp_path: Path) -> None:
     again.close()
     lines = (tmp_path / "log.jsonl").read_text().splitlines()
     assert [json.loads(line)["loss"] for line in lines] == [1.0, 3.0]
+
+
+def test_a_log_that_is_a_link_out_of_its_folder_is_refused(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "log.jsonl").symlink_to(victim)
+    with pytest.raises(DataError, match=r"log\.jsonl is, or lies behind, a link out of"):
+        JsonLines(tmp_path / "run" / "log.jsonl")
+    assert victim.read_text() == "mine"
