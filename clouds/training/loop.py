@@ -22,7 +22,7 @@ from clouds.training.learner import Learner, distribute
 from clouds.training.optimizer import build_optimizer, build_schedule
 from clouds.training.recipe import Phase, PhaseConfig, Recipe
 from clouds.training.samples import Sample, SampleReader, batches
-from clouds.training.steps import State, train_step
+from clouds.training.steps import State, seed_global_generators, train_step
 from clouds.training.teacher import Teacher
 from clouds.training.tracking import JsonLines, Trackers
 
@@ -121,6 +121,7 @@ def _make_step(loop: Loop, state: State, phase: Phase, stream: Iterator[list[Sam
     samples = _next(loop, state, phase, stream)
     with undisturbed():
         lr = state.optimizer.param_groups[0]["lr"]
+        seed_global_generators(state)
         numbers = train_step(state, samples)
         numbers |= {
             "lr": lr,

@@ -68,8 +68,7 @@ class State:
 def train_step(state: State, samples: Sequence[Sample]) -> dict[str, float]:
     """Carry out one optimizer step on a mixed batch; returns the loss, its terms, and the gradient's norm.
 
-    The teacher is updated before the step, from the student as the step before left it (as published). Whatever
-    components draw from the global generators of torch, numpy and Python depends on seed, step and process alone.
+    The teacher is updated before the step, from the student as the step before left it (as published).
 
     Args:
         state: what is trained.
@@ -78,7 +77,6 @@ def train_step(state: State, samples: Sequence[Sample]) -> dict[str, float]:
     Raises:
         NonFiniteError: the loss or its gradient is not finite; weights and buffers are left as they were.
     """
-    _seed_global_generators(state)
     if state.teacher is not None and state.step % state.teacher_config.every == 0 and state.taught != state.step:
         state.teacher.update()
         state.taught = state.step
@@ -187,8 +185,11 @@ def _names(samples: Sequence[Sample]) -> str:
     return ", ".join(f"{index}: {sample.name}" for index, sample in enumerate(samples))
 
 
-def _seed_global_generators(state: State) -> None:
-    """For dropout, stochastic depth, and plugins that draw from them: a step draws the same when it is repeated."""
+def seed_global_generators(state: State) -> None:
+    """Seed those of torch, numpy and Python by seed, step and process, for the step that follows.
+
+    Dropout, stochastic depth and plugins draw from them; so a step draws the same when it is repeated.
+    """
     seed = _key(state.seed, state.step, state.processes.rank)
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)

