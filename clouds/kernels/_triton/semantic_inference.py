@@ -53,7 +53,13 @@ def semantic_inference_forward(
             merged = tl.dot(tl.trans(values), shares, merged, input_precision=PRECISION)
     if ACTIVATION == 2:
         merged /= tl.where(queries > 0, total, 1.0)[:, None]
-    pixel = tl.arange(0, ROWS * BLOCK_X)
+    _store(out, merged, labels, top, left, height, width, BLOCK_X, SCORES)
+
+
+@triton.jit
+def _store(out, merged, labels, top, left, height, width, BLOCK_X: tl.constexpr, SCORES: tl.constexpr):
+    """Scores "pixels classes" of a tile, or the best class of each pixel."""
+    pixel, k = tl.arange(0, merged.shape[0]), tl.arange(0, merged.shape[1])
     y, x = top + pixel // BLOCK_X, left + pixel % BLOCK_X
     inside = (y >= 0) & (y < height) & (x < width)
     place = out + y.to(tl.int64) * width + x
@@ -151,14 +157,7 @@ def resize(maps: Tensor, rows: Table, columns: Table, *, scores: bool) -> Tensor
     return _run(maps, None, rows, columns, NONE, scores)
 
 
-def _run(
-    maps: Tensor,
-    classes: Tensor | None,
-    rows: Table,
-    columns: Table,
-    activation: int,
-    scores: bool,
-) -> Tensor:
+def _run(maps: Tensor, classes: Tensor | None, rows: Table, columns: Table, activation: int, scores: bool) -> Tensor:
     queries, (height, width) = len(maps), (len(rows.index), len(columns.index))
     labels = queries if classes is None else classes.shape[1]
     shape, dtype = ((labels, height, width), torch.float32) if scores else ((height, width), torch.uint8)
