@@ -85,18 +85,15 @@ def _points_of_masks() -> Problem:
     return evolve(problem, parts=[{**part, "maps": part["maps"] > 0}], differentiable=())
 
 
-def _softmax(part: dict[str, Any]) -> dict[str, Any]:
-    """Logits of the linear head, whose queries are the classes."""
-    part["class_probabilities"], part["mask_logits"] = torch.eye(19), part["mask_logits"][:19]
-    return part | {"activation": "softmax"}
-
-
 def _gather() -> Problem:
     """The ceiling of gathers."""
     table = torch.randn(1 << 14, 32, dtype=torch.bfloat16)
     return Problem(op=lambda table, backend: gather_forward(table), parts=[{"table": table}], copied=0)
 
 
+# Where rows of pixels do not lie between the same cells by fours.
+_ANY_SCALE = _changed(network_size=(500, 1000), valid_size=(500, 1000), size=(500, 1000))
+_MASKS_FIRST = _changed(size=(360, 640), postprocess="masks_first")
 _VALUE, _HEADS = ("value",), ("q", "k", "v")
 _CHANGED: dict[str, Change] = {
     "deformable_attention bf16 d32": _same,
@@ -122,8 +119,12 @@ _CHANGED: dict[str, Change] = {
     "semantic_inference bf16 k19 scores": _changed(scores=True),
     "semantic_inference fp32 k19 scores": _changed(scores=True),
     "semantic_inference fp32 k150 labels": _changed(k=150),
-    "semantic_inference fp32 k19 softmax": _softmax,
-    "semantic_inference fp32 k19 masks first": _changed(size=(360, 640), postprocess="masks_first"),
+    "semantic_inference bf16 k19 softmax": _changed(activation="softmax"),
+    "semantic_inference fp32 k19 softmax": _changed(activation="softmax"),
+    "semantic_inference bf16 k19 masks first": _MASKS_FIRST,
+    "semantic_inference fp32 k19 masks first": _MASKS_FIRST,
+    "semantic_inference bf16 k19 any scale": _ANY_SCALE,
+    "semantic_inference fp32 k19 any scale": _ANY_SCALE,
     "semantic_inference fp32 k19 resized": _changed(size=(360, 640)),
     "semantic_inference fp32 k150 resized": _changed(k=150, **_SMALL),
 }

@@ -47,7 +47,6 @@ _BAND = (
 )  # scores of one band on a CPU: 2 MB in float32, so that resizing and the search for the best hit a cache
 _GPU_BAND = 1 << 24  # 64 MB: a band costs two launches
 _MOST_CLASSES = 256  # that a program of the Triton kernel holds; labels end at 254 anyway
-_MOST_QUERIES = 128  # of a softmax: it needs all queries of a pixel at once
 
 
 def semantic_inference(
@@ -92,8 +91,7 @@ def semantic_inference(
     _check(class_probabilities, mask_logits, network_size, valid_size, size, scores=scores)
     _check_names(postprocess, activation)
     work = torch.float64 if torch.float64 in (class_probabilities.dtype, mask_logits.dtype) else torch.float32
-    objection = _objection(class_probabilities, work, activation)
-    form = choose("semantic_inference", backend, mask_logits.device, objection=objection)
+    form = choose("semantic_inference", backend, mask_logits.device, objection=_objection(class_probabilities, work))
     sizes = (network_size, valid_size, size)
     if form == "triton":
         first = postprocess == "masks_first"
@@ -343,19 +341,19 @@ def _resize_rows(maps: Tensor, taps: Taps, start: int, stop: int) -> Tensor:
 
 def _resize_columns(maps: Tensor, chain: Chain) -> Tensor:
     for resized, kept in chain:
-        maps = functional.interpolate(maps, size=resized, mode="linear", align_corners=False)[..., :kept]
+        if resized != maps.shape[-1]:  # else torch would compute inf + 0 x inf
+            maps = functional.interpolate(maps, size=resized, mode="linear", align_corners=False)
+        maps = maps[..., :kept]
     return maps
 
 
-def _objection(class_probabilities: Tensor, work: torch.dtype, activation: Activation) -> str | None:
+def _objection(class_probabilities: Tensor, work: torch.dtype) -> str | None:
     """Why Triton cannot take these arguments; None if it can."""
-    queries, classes = class_probabilities.shape
+    classes = class_probabilities.shape[1]
     if work == torch.float64:
         return "it has no kernel for float64"
     if classes > _MOST_CLASSES:
         return f"its kernel takes at most {_MOST_CLASSES} classes, got {classes}"
-    if activation == "softmax" and queries > _MOST_QUERIES:
-        return f"its kernel takes a softmax over at most {_MOST_QUERIES} queries, got {queries}"
     return None
 
 

@@ -55,9 +55,9 @@ def _center(reference, strides, present, level, width, height, FUSED: tl.constex
 
 
 @triton.jit
-def _offset(offsets, sample, present):
+def _offset(offsets, present):
     """Offset (x, y) of one sample of each row, in one load."""
-    place = (offsets + 2 * sample)[:, None] + tl.arange(0, 2)[None, :]
+    place = offsets[:, None] + tl.arange(0, 2)[None, :]
     return tl.split(tl.load(place, mask=present[:, None], other=0.0).to(tl.float32))
 
 
@@ -73,13 +73,15 @@ def _side(position, size):
 
 
 @triton.jit
-def _corners(x, y, width, height, start, present):
-    """The upper left of the four cells around a position, which of them are to be read, and the shares of the others.
+def _corners(offsets, center, width, height, start, present):
+    """The upper left of the four cells around a sample, which of them are to be read, and the shares of the others.
 
-    A cell that does not exist may have any number: it is not read.
+    `center` is where offsets start, and the unit in which they count. A cell that does not exist may have any number:
+    it is not read.
     """
-    left, has_left, has_right, across = _side(x, width)
-    top, has_top, has_bottom, down = _side(y, height)
+    x, y = _offset(offsets, present)
+    left, has_left, has_right, across = _side(center[0] + x * center[2], width)
+    top, has_top, has_bottom, down = _side(center[1] + y * center[3], height)
     has_top, has_bottom = has_top & present, has_bottom & present
     exist = (has_top & has_left, has_top & has_right, has_bottom & has_left, has_bottom & has_right)
     return start + top * tl.cast(width, tl.int32) + left, exist, across, down
@@ -144,14 +146,13 @@ def deformable_attention_forward(
     start = 0
     for level in tl.static_range(LEVELS):
         height, width = sizes[2 * level], sizes[2 * level + 1]
-        x0, y0, unit_x, unit_y = _center(reference, reference_strides, present, level, width, height, FUSED)
+        center = _center(reference, reference_strides, present, level, width, height, FUSED)
         for point in range(POINTS):
             sample = level * POINTS + point
-            x, y = _offset(offsets, sample, present)
             weight = tl.load(logits + sample, mask=present, other=0.0).to(tl.float32)
             if FUSED:
                 weight = tl.exp(weight - largest)
-            cell, exist, across, down = _corners(x0 + x * unit_x, y0 + y * unit_y, width, height, start, present)
+            cell, exist, across, down = _corners(offsets + 2 * sample, center, width, height, start, present)
             shares = _shares(weight, across, down)
             places = _places(value, cell, width, STRIDE)
             rows = _read_four(places, exist)
@@ -169,12 +170,21 @@ def _dot(row, other):
 
 
 @triton.jit
-def _gradients(products, across, down, weight, unit_x, unit_y):
+def _gradients(row, rows, across, down, weight, unit_x, unit_y):
     """Of a sample's weight and offset, from the products of the output's gradient with its four rows."""
-    top_left, top_right, bottom_left, bottom_right = products
+    top_left, top_right = _dot(row, rows[0]), _dot(row, rows[1])
+    bottom_left, bottom_right = _dot(row, rows[2]), _dot(row, rows[3])
     above, below = top_left + across * (top_right - top_left), bottom_left + across * (bottom_right - bottom_left)
     along_x = (1 - down) * (top_right - top_left) + down * (bottom_right - bottom_left)
     return above + down * (below - above), weight * along_x * unit_x, weight * (below - above) * unit_y
+
+
+@triton.jit
+def _add(places, shares, row, exist):
+    """Adds the shares of a row to the rows of four cells."""
+    for corner in tl.static_range(4):
+        add = shares[corner][:, None] * row
+        tl.atomic_add(places[corner], add, mask=exist[corner][:, None], sem="relaxed")
 
 
 @triton.jit
@@ -186,9 +196,8 @@ def _store_sample(offset_gradient, logit_gradient, sample, present, of_x, of_y, 
 
 @triton.jit(do_not_specialize=["queries", "cells_of_image"])
 def deformable_attention_backward(
-    value_gradient, offset_gradient, logit_gradient, gradient, output,
-    value, reference, offsets, logits, sizes, queries, heads, cells_of_image,
-    value_strides, reference_strides, gradient_strides,
+    value_gradient, offset_gradient, logit_gradient, gradient, output, value, reference, offsets, logits, sizes,
+    queries, heads, cells_of_image, value_strides, reference_strides, gradient_strides,
     FUSED: tl.constexpr, SCATTER: tl.constexpr, LEVELS: tl.constexpr, POINTS: tl.constexpr, STRIDE: tl.constexpr,
     WIDTH: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -207,32 +216,26 @@ def deformable_attention_backward(
     offset_gradient += item * (LEVELS * POINTS * 2)
     logit_gradient += item * (LEVELS * POINTS)
     gradient += batch * gradient_strides[0] + query[:, None].to(tl.int64) * gradient_strides[1]
-    gradient += (head[:, None] * WIDTH + channel) * gradient_strides[2]
-    row = tl.load(gradient, mask=present[:, None], other=0.0).to(tl.float32)
+    row = _read(gradient + (head[:, None] * WIDTH + channel) * gradient_strides[2], present)
     if FUSED:
         largest, factor = _softmax_terms(logits, present, LEVELS * POINTS)
         mean = _dot(row, _read(output + (item * WIDTH)[:, None] + channel, present))
     start = 0
     for level in tl.static_range(LEVELS):
         height, width = sizes[2 * level], sizes[2 * level + 1]
-        x0, y0, unit_x, unit_y = _center(reference, reference_strides, present, level, width, height, FUSED)
+        center = _center(reference, reference_strides, present, level, width, height, FUSED)
         for point in range(POINTS):
             sample = level * POINTS + point
-            x, y = _offset(offsets, sample, present)
             weight = tl.load(logits + sample, mask=present, other=0.0).to(tl.float32)
             if FUSED:
                 weight = tl.exp(weight - largest) * factor
-            cell, exist, across, down = _corners(x0 + x * unit_x, y0 + y * unit_y, width, height, start, present)
+            cell, exist, across, down = _corners(offsets + 2 * sample, center, width, height, start, present)
             rows = _read_four(_places(value, cell, width, STRIDE), exist)
-            products = (_dot(row, rows[0]), _dot(row, rows[1]), _dot(row, rows[2]), _dot(row, rows[3]))
-            of_weight, of_x, of_y = _gradients(products, across, down, weight, unit_x, unit_y)
+            of_weight, of_x, of_y = _gradients(row, rows, across, down, weight, center[2], center[3])
             of_logit = weight * (of_weight - mean) if FUSED else of_weight
             _store_sample(offset_gradient, logit_gradient, sample, present, of_x, of_y, of_logit)
             if SCATTER:
-                shares, places = _shares(weight, across, down), _places(value_gradient, cell, width, heads * WIDTH)
-                for corner in tl.static_range(4):
-                    add = shares[corner][:, None] * row
-                    tl.atomic_add(places[corner], add, mask=exist[corner][:, None], sem="relaxed")
+                _add(_places(value_gradient, cell, width, heads * WIDTH), _shares(weight, across, down), row, exist)
         start += tl.cast(height, tl.int32) * tl.cast(width, tl.int32)
 
 

@@ -77,6 +77,41 @@ def _infinite_entropy(
 
 
 @triton.jit
+def _sums(
+    values, masks, counted, mask_p, target_p, valid_p, first, stop, q, t,
+    QUERIES: tl.constexpr, TARGETS: tl.constexpr, POINTS: tl.constexpr,
+):  # fmt: skip
+    """Over points first..stop: cross entropy, overlap and both areas, [QUERIES, TARGETS], and points that count."""
+    products = tl.zeros((QUERIES, TARGETS), tl.float32)
+    overlap = tl.zeros((QUERIES, TARGETS), tl.float32)
+    # One number per point and row, summed over points once, at the end.
+    softplus_all = tl.zeros((QUERIES, POINTS), tl.float32)
+    inside_all = tl.zeros((QUERIES, POINTS), tl.float32)
+    target_all = tl.zeros((TARGETS, POINTS), tl.float32)
+    count_all = tl.zeros((POINTS,), tl.float32)
+    for start in range(first, stop, POINTS):
+        x, y, counts = _tile(values, masks, counted, mask_p, target_p, valid_p, start, stop, q, t, POINTS)
+        # BCE(x, y) = softplus(x) - x y; tf32x3 has nearly the precision of float32, and runs on tensor cores.
+        small = tl.exp(-tl.abs(x))
+        softplus_all += (tl.log(1 + small) + tl.where(x > 0, x, 0)) * counts[None, :]
+        products = tl.dot(x * counts[None, :], tl.trans(y), products, input_precision="tf32x3")
+        probability = tl.where(x < 0, small, 1) / (1 + small) * counts[None, :]
+        y = y * counts[None, :]
+        overlap = tl.dot(probability, tl.trans(y), overlap, input_precision="tf32x3")
+        inside_all += probability
+        target_all += y
+        count_all += counts
+    softplus = tl.sum(softplus_all, 1)
+    entropy = softplus[:, None] - products
+    if tl.max(tl.where(softplus < float("inf"), 0, 1), 0) > 0:
+        entropy = _infinite_entropy(
+            entropy, values, masks, counted, mask_p, target_p, valid_p, first, stop, q, t, QUERIES, TARGETS, POINTS
+        )
+    areas = tl.sum(inside_all, 1)[:, None] + tl.sum(target_all, 1)[None, :]
+    return entropy, overlap, areas, tl.sum(count_all, 0)
+
+
+@triton.jit
 def matching_cost_forward(
     mask_values, target_values, valid, offsets, parts, images, queries, targets, points, span, splits,
     mask_l, mask_b, mask_q, mask_p, target_l, target_t, target_p, valid_l, valid_b, valid_p,
@@ -96,39 +131,16 @@ def matching_cost_forward(
     masks = target_values + layer * target_l + t.to(tl.int64) * target_t
     counted = valid + layer * valid_l + image * valid_b
     first, stop = split * span, tl.minimum(points, (split + 1) * span)
-    products = tl.zeros((QUERIES, TARGETS), tl.float32)
-    overlap = tl.zeros((QUERIES, TARGETS), tl.float32)
-    # One number per point and row, summed over points once, at the end.
-    softplus_all = tl.zeros((QUERIES, POINTS), tl.float32)
-    inside_all = tl.zeros((QUERIES, POINTS), tl.float32)
-    target_all = tl.zeros((TARGETS, POINTS), tl.float32)
-    count_all = tl.zeros((POINTS,), tl.float32)
-    for start in range(first, stop, POINTS):
-        x, y, counts = _tile(values, masks, counted, mask_p, target_p, valid_p, start, stop, q, wanted, POINTS)
-        # BCE(x, y) = softplus(x) - x y; tf32x3 has nearly the precision of float32, and runs on tensor cores.
-        small = tl.exp(-tl.abs(x))
-        softplus_all += (tl.log(1 + small) + tl.where(x > 0, x, 0)) * counts[None, :]
-        products = tl.dot(x * counts[None, :], tl.trans(y), products, input_precision="tf32x3")
-        probability = tl.where(x < 0, small, 1) / (1 + small) * counts[None, :]
-        y = y * counts[None, :]
-        overlap = tl.dot(probability, tl.trans(y), overlap, input_precision="tf32x3")
-        inside_all += probability
-        target_all += y
-        count_all += counts
-    softplus = tl.sum(softplus_all, 1)
-    entropy = softplus[:, None] - products
-    if tl.max(tl.where(softplus < float("inf"), 0, 1), 0) > 0:
-        entropy = _infinite_entropy(
-            entropy, values, masks, counted, mask_p, target_p, valid_p, first, stop, q, wanted, QUERIES, TARGETS, POINTS
-        )
-    areas = tl.sum(inside_all, 1)[:, None] + tl.sum(target_all, 1)[None, :]
+    entropy, overlap, areas, count = _sums(
+        values, masks, counted, mask_p, target_p, valid_p, first, stop, q, wanted, QUERIES, TARGETS, POINTS
+    )
     plane = tl.num_programs(0).to(tl.int64) // splits // images * queries * targets
     place = parts + split * 4 * plane + ((layer * queries + row) * targets)[:, None] + t[None, :]
     stored = q[:, None] & wanted[None, :]
     tl.store(place, entropy, mask=stored)
     tl.store(place + plane, overlap, mask=stored)
     tl.store(place + 2 * plane, areas, mask=stored)
-    tl.store(place + 3 * plane, tl.zeros_like(entropy) + tl.sum(count_all, 0), mask=stored)
+    tl.store(place + 3 * plane, tl.zeros_like(entropy) + count, mask=stored)
 
 
 @triton.jit

@@ -31,6 +31,8 @@ def semantic_inference_forward(
     left = tl.program_id(0) * BLOCK_X
     k = tl.arange(0, BLOCK_K)
     merged = tl.zeros([ROWS * BLOCK_X, BLOCK_K], tl.float32)
+    highest = tl.full([ROWS * BLOCK_X], float("-inf"), tl.float32)
+    total = tl.zeros([ROWS * BLOCK_X], tl.float32)
     for start in range(0, queries, BLOCK_Q):
         q = start + tl.arange(0, BLOCK_Q)
         values = _resampled(
@@ -41,11 +43,23 @@ def semantic_inference_forward(
         if ACTIVATION == 0:  # the maps are scores: a block holds all classes
             merged = tl.trans(values)
         else:
-            values = _activated(values, (q < queries)[:, None], ACTIVATION, FAST)
+            if ACTIVATION == 1:
+                values = _sigmoid(values, FAST)
+            else:
+                values, highest, total, share = _softmax(values, (q < queries)[:, None], highest, total)
+                merged *= share[:, None]
             of_query = classes + q[:, None] * query_stride + k[None, :] * class_stride
             shares = tl.load(of_query, (q < queries)[:, None] & (k < labels)[None, :], other=0.0).to(tl.float32)
             merged = tl.dot(tl.trans(values), shares, merged, input_precision=PRECISION)
-    pixel = tl.arange(0, ROWS * BLOCK_X)
+    if ACTIVATION == 2:
+        merged /= tl.where(queries > 0, total, 1.0)[:, None]
+    _store(out, merged, labels, top, left, height, width, BLOCK_X, SCORES)
+
+
+@triton.jit
+def _store(out, merged, labels, top, left, height, width, BLOCK_X: tl.constexpr, SCORES: tl.constexpr):
+    """Scores "pixels classes" of a tile, or the best class of each pixel."""
+    pixel, k = tl.arange(0, merged.shape[0]), tl.arange(0, merged.shape[1])
     y, x = top + pixel // BLOCK_X, left + pixel % BLOCK_X
     inside = (y >= 0) & (y < height) & (x < width)
     place = out + y.to(tl.int64) * width + x
@@ -82,21 +96,30 @@ def _resampled(
 
 
 @triton.jit
-def _activated(values, exists, ACTIVATION: tl.constexpr, FAST: tl.constexpr):
-    """P(mask) of logits "queries pixels"; a softmax is over the queries, all of which are in the block.
+def _sigmoid(values, FAST: tl.constexpr):
+    """P(mask) of logits.
 
     FAST: sigmoid(x) = 0.5 + 0.5 tanh(x / 2), one special function in place of two. `tanh.approx.f32` is off by at most
     2^-11 of its value (PTX ISA), so a probability is off by at most 2^-12.
     """
-    if ACTIVATION == 1:
-        if FAST:
-            tanh: tl.constexpr = "tanh.approx.f32 $0, $1;"
-            half = tl.inline_asm_elementwise(tanh, "=f,f", [0.5 * values], dtype=tl.float32, is_pure=True, pack=1)
-            return 0.5 + 0.5 * half
-        return 1 / (1 + tl.exp(-values))
+    if FAST:
+        tanh: tl.constexpr = "tanh.approx.f32 $0, $1;"
+        half = tl.inline_asm_elementwise(tanh, "=f,f", [0.5 * values], dtype=tl.float32, is_pure=True, pack=1)
+        return 0.5 + 0.5 * half
+    return 1 / (1 + tl.exp(-values))
+
+
+@triton.jit
+def _softmax(values, exists, highest, total):
+    """A softmax over queries, some of them at a time: exp(logit - highest) of logits "queries pixels".
+
+    Also the highest logit and the sum so far, and what sums of earlier queries count now that the highest has changed.
+    """
     values = tl.where(exists, values, float("-inf"))
-    values = tl.exp(values - tl.max(values, 0)[None, :])
-    return values / tl.sum(values, 0)[None, :]
+    before, highest = highest, tl.maximum(highest, tl.max(values, 0))
+    base = tl.where(highest == float("-inf"), 0.0, highest)  # else exp(-inf + inf) for masks that are nowhere yet
+    values, share = tl.exp(values - base[None, :]), tl.exp(before - base)
+    return values, highest, total * share + tl.sum(values, 0), share
 
 
 @frozen(kw_only=True, eq=False)
@@ -134,14 +157,7 @@ def resize(maps: Tensor, rows: Table, columns: Table, *, scores: bool) -> Tensor
     return _run(maps, None, rows, columns, NONE, scores)
 
 
-def _run(
-    maps: Tensor,
-    classes: Tensor | None,
-    rows: Table,
-    columns: Table,
-    activation: int,
-    scores: bool,
-) -> Tensor:
+def _run(maps: Tensor, classes: Tensor | None, rows: Table, columns: Table, activation: int, scores: bool) -> Tensor:
     queries, (height, width) = len(maps), (len(rows.index), len(columns.index))
     labels = queries if classes is None else classes.shape[1]
     shape, dtype = ((labels, height, width), torch.float32) if scores else ((height, width), torch.uint8)
@@ -188,12 +204,12 @@ def choose_launch(queries: int, labels: int, rows: int, taps: int, activation: i
 
     16 queries are the fewest that matrix units take, and leave the least of 100 idle. 4 warps with 128 pixels hold the
     scores of 19 classes in 32 registers of a thread, so that five programs share a multiprocessor (93 registers in all
-    for bfloat16) and hide each other's loads; 64 pixels are the fewest that Hopper's matrix units take. A softmax over
-    queries, and scores that are only resized, are one block. Where each row is by itself, or has more taps than one
-    resize, half of the pixels leave registers for the loads of all taps, which the compiler puts first.
+    for bfloat16) and hide each other's loads; 64 pixels are the fewest that Hopper's matrix units take. Scores that
+    are only resized are one block. Where each row is by itself, or has more taps than one resize, half of the pixels
+    leave registers for the loads of all taps, which the compiler puts first.
     """
     block_k = max(16, triton.next_power_of_2(labels))
-    block_q = 16 if activation == SIGMOID else max(16, triton.next_power_of_2(queries))
+    block_q = 16 if activation != NONE else max(16, triton.next_power_of_2(queries))
     widest = max(block_k, block_q)
     pixels = 128 if widest <= 32 and rows > 1 and taps <= 4 else 64
     if activation == NONE:
