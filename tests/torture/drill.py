@@ -54,7 +54,7 @@ class Scenario:
     """
 
     call: Callable[[Path], object]
-    before: Callable[[Path], None] = _nothing
+    before: Callable[[Path], object] = _nothing
     result: Callable[[Path], dict[str, Any]] = tree
     growing: tuple[str, ...] = ()
     check: Callable[[Path], None] = _nothing

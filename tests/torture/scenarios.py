@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -40,7 +42,7 @@ from clouds.training.train import LOG, train
 TINY = {"name": "tiny", "dims": [8, 8, 8, 8], "depths": [1, 1, 1, 1], "trainable": True}
 SIZE = (32, 48)
 RECIPE = [
-    *("data.crop=[32,32]", "warmup.steps=2", "warmup.batch_size=1", "joint.steps=2", "joint.batch_size=2"),
+    *("data.crop=[32,32]", "warmup.steps=1", "warmup.batch_size=1", "joint.steps=1", "joint.batch_size=2"),
     *("loop.checkpoint_every=1", "loop.keep=2"),
 ]
 
@@ -91,7 +93,7 @@ def shards(given: Path) -> Iterator[Scenario]:
     def call(folder: Path) -> None:
         write_shards(open_generated(folder), images_per_shard=1)
 
-    yield Scenario(call=call, before=lambda folder: _copy(given, folder))
+    yield Scenario(call=call, before=lambda folder: shutil.copytree(given, folder, dirs_exist_ok=True))
 
 
 @contextmanager
@@ -149,9 +151,7 @@ def checkpoints() -> tuple[str, ...]:
 
 def trained(folder: Path) -> dict[str, Any]:
     """All of a run but the times in its log, and what follows from their number of digits."""
-    import json
-
-    found: dict[str, Any] = {name: content for name, content in tree(folder).items()}
+    found: dict[str, Any] = {**tree(folder)}
     found[LOG] = [
         {key: value for key, value in json.loads(line).items() if key not in ("images_per_second", "memory_gib")}
         for line in (folder / LOG).read_text().splitlines()
@@ -248,12 +248,6 @@ def _handler(folder: Path) -> Callable[..., SimpleHTTPRequestHandler]:
             pass
 
     return Handler
-
-
-def _copy(source: Path, target: Path) -> None:
-    import shutil
-
-    shutil.copytree(source, target, dirs_exist_ok=True)
 
 
 SCENARIOS: dict[str, Callable[[Path], AbstractContextManager[Scenario]]] = {

@@ -1,4 +1,4 @@
-"""Whatever operation on files a call is killed at, the same call goes on, and ends with the bits of an undisturbed one."""
+"""Killed at any operation on files, a call goes on when it is repeated, and ends with the bits of an undisturbed one."""
 
 import json
 import os
