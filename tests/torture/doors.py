@@ -93,6 +93,10 @@ def _file(path: Path, read: Callable[[Path], object]) -> Callable[[bytes], objec
     return enter
 
 
+def _decoded(read: Callable[[str], object]) -> Callable[[bytes], object]:
+    return lambda content: read(content.decode(errors="replace"))
+
+
 def _pictures(folder: Path) -> Iterator[Door]:
     rng = np.random.default_rng(0)
     color = Image.fromarray(rng.integers(0, 256, (13, 17, 3), np.uint8))
@@ -138,7 +142,7 @@ def _settings(folder: Path) -> Iterator[Door]:
     read = _file(folder / "dataset.toml", lambda path: read_dataset_config(path, CITYSCAPES))
     yield Door("dataset.toml", seeds, mutate_text, read)
     text = clouds.plan(backbone=TINY, head="linear", generator="procedural", refiner="regions").to_json()
-    yield Door("plan.json", [text.encode()], mutate_json, lambda content: Plan.from_json(content.decode()))
+    yield Door("plan.json", [text.encode()], mutate_json, _decoded(Plan.from_json))
 
 
 def _sets(folder: Path) -> Iterator[Door]:
@@ -197,21 +201,16 @@ def _texts(folder: Path) -> Iterator[Door]:
         "<think>well</think>\n- **Rain:** A photo of rain on a road,\n  with cars\n* _Snow_ on a long street\n```\n",
     ]
     seeds = [text.encode() for text in captions]
-    read = lambda content: parse_captions(content.decode(errors="replace"))  # noqa: E731
-    yield Door("captions", seeds, _mutate_captions, read)
+    yield Door("captions", seeds, _mutate_captions, _decoded(parse_captions))
     specs = [f"folder:{folder}/set:train", f"gta5:{folder}:train", "cityscapes:/x", "acdc-fog:~/x:val", "folder:.:a:b"]
-
-    def spec(content: bytes) -> object:
-        return open_dataset(content.decode(errors="replace"), CITYSCAPES)
-
-    yield Door("SPEC", [text.encode() for text in specs], mutate_text, spec)
+    read = _decoded(lambda text: open_dataset(text, CITYSCAPES))
+    yield Door("SPEC", [text.encode() for text in specs], mutate_text, read)
 
 
 def _mutate_captions(content: bytes, rng: Random) -> bytes:
     """Sometimes one piece over and over, which patterns with two ways to match a text take long for."""
     if rng.random() > 0.1:
         return mutate_text(content, rng)
-    piece = rng.choice(
-        (b"* ", b"1. ", b"**", b"_ ", b'"', b"#", b"[", b"{", b"> ", b"a*", b"\n", mutate_bytes(b"a.", rng))
-    )
+    pieces = (b"* ", b"1. ", b"**", b"_ ", b'"', b"#", b"[", b"{", b"> ", b"a*", b"a_", b"\n", b"```", b"<think>")
+    piece = rng.choice(pieces)
     return content[: rng.randrange(len(content))] + piece * rng.choice((10, 1000, 50_000)) + rng.choice((b"", content))

@@ -174,4 +174,4 @@ def run(name: str, folder: Path, *, twice: bool) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(run(sys.argv[1], Path(sys.argv[2]), twice="--twice" in sys.argv)))  # noqa: T201
+    sys.stdout.write(json.dumps(run(sys.argv[1], Path(sys.argv[2]), twice="--twice" in sys.argv)) + "\n")

@@ -1,7 +1,7 @@
 """Fuzzes all doors: `python tests/torture/fuzz.py N [--seed S] [--start NUMBER] [--door NAME] [--out FOLDER]`.
 
-An input is known by seed, door and number. It is read in a fork of this process that has a bound on memory and an alarm,
-so that hangs and crashes of decoders are found, too; the fork after them goes on with the next number.
+An input is known by seed, door and number. It is read in a fork with a bound on memory and an alarm,
+so that hangs and crashes are found, too; the fork after them goes on with the next number.
 """
 
 from __future__ import annotations
@@ -104,10 +104,8 @@ def run(n: int, *, seed: int, start: int, names: list[str], out: Path) -> list[F
             count, before = max(1, n * door.share // shares), time.monotonic()
             found = list(fuzz(door, range(start, start + count), seed))
             failures += found
-            print(
-                f"{door.name:15} {count:9} inputs  {len(found):6} failures  {time.monotonic() - before:7.1f} s",
-                flush=True,
-            )
+            took = time.monotonic() - before
+            say(f"{door.name:15} {count:9} inputs  {len(found):6} failures  {took:7.1f} s")
             _keep(found, door, seed, out)
     return failures
 
@@ -119,7 +117,12 @@ def _keep(found: list[Failure], door, seed: int, out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
         path = out / f"{door.name.strip('.').replace(' ', '-')}-{seed}-{failure.number}"
         path.write_bytes(door.input(seed, failure.number))
-        print(f"  {path}: {failure.what}")
+        say(f"  {path}: {failure.what}")
+
+
+def say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 def main() -> int:
@@ -130,9 +133,9 @@ def main() -> int:
     parser.add_argument("--door", action="append", default=[], help="only these")
     parser.add_argument("--out", type=Path, default=Path("torture"), help="folder for inputs that fail")
     given = parser.parse_args()
-    print(f"seed {given.seed}, from number {given.start}")
+    say(f"seed {given.seed}, from number {given.start}")
     failures = run(given.n, seed=given.seed, start=given.start, names=given.door, out=given.out)
-    print(f"{len(failures)} failures")
+    say(f"{len(failures)} failures")
     return 1 if failures else 0
 
 

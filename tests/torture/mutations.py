@@ -34,6 +34,7 @@ _BYTES = (
     b"\x7f\xff\xff\xff",
 )
 _DEEP = 100_000
+_LOOKED_AT = 20_000  # characters in which a token is replaced
 
 
 def mutate_bytes(content: bytes, rng: Random) -> bytes:
@@ -68,7 +69,7 @@ def mutate_text(content: bytes, rng: Random) -> bytes:
         return mutate_bytes(content, rng)
     text = content.decode(errors="replace")
     for _ in range(rng.randint(1, 3)):
-        tokens = list(re.finditer(r"\"[^\"\n]*\"|[\w.+-]+|[^\w\s]", text))
+        tokens = list(re.finditer(r"\"[^\"\n]*\"|[\w.+-]+|[^\w\s]", text[:_LOOKED_AT]))
         if rng.random() < 0.25 or not tokens:
             text = _move_lines(text, rng)
             continue
@@ -96,7 +97,7 @@ def _move_lines(text: str, rng: Random) -> str:
     if rng.random() < 0.5:
         lines.remove(line)
     if rng.random() < 0.7:
-        lines[rng.randrange(len(lines) + 1) : 0] = [line] * rng.choice((1, 1, 100))
+        lines[rng.randrange(len(lines) + 1) : 0] = [line] * (rng.choice((1, 1, 100)) if len(line) < 1000 else 1)
     return "".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""Killed at any operation on files, a call goes on when it is repeated, and ends with the bits of an undisturbed one."""
+"""Killed at any operation on files, a call goes on when repeated, and ends with the bits of an undisturbed one."""
 
 import json
 import os
