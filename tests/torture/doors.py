@@ -16,7 +16,6 @@ import torch
 from attrs import evolve, frozen
 from mutations import (
     Mutation,
-    mutate_bytes,
     mutate_json,
     mutate_lines,
     mutate_png,

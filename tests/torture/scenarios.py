@@ -159,7 +159,7 @@ def trained(folder: Path) -> dict[str, Any]:
     for path in folder.glob("checkpoint*.pt"):
         document = torch.load(path, weights_only=True)
         del document["progress"]["log_size"]
-        found[path.name] = str(_bits(document))
+        found[path.name] = sha256(repr(_bits(document)).encode()).hexdigest()
     assert read_checkpoint(folder).progress.phase == "joint"
     return found
 
