@@ -7,7 +7,7 @@ PLUGINS := $(wildcard plugins/*)
 TWO := -n 2 --dist loadfile  # processes; what is made for the tests of a file is made in one
 SLOW_PLUGINS := $(patsubst %/tests/,%,$(sort $(dir $(shell grep -l mark.slow plugins/*/tests/*.py))))
 
-.PHONY: demo test test-all test-oldest lint bench clean
+.PHONY: demo test test-all test-oldest lint bench clean torture
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
@@ -25,6 +25,12 @@ test-all: test
 # The kernels under the oldest versions that are promised, in an environment of their own: Triton's language changes.
 test-oldest: .venv-oldest/installed
 	.venv-oldest/bin/python -m pytest $(TWO) tests/kernels
+
+# What `make test-all` tries briefly: N fuzzed inputs (`make torture N=1000 SEED=7 START=500` goes on from there), and
+# kills that are followed by a second one.
+torture: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/torture/fuzz.py $(or $(N),100000) $(SEED:%=--seed %) $(START:%=--start %)
+	$(BIN)/python tests/torture/kill.py --twice
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
