@@ -7,7 +7,7 @@ PLUGINS := $(wildcard plugins/*)
 TWO := -n 2 --dist loadfile  # processes; what is made for the tests of a file is made in one
 SLOW_PLUGINS := $(patsubst %/tests/,%,$(sort $(dir $(shell grep -l mark.slow plugins/*/tests/*.py))))
 
-.PHONY: demo test test-all test-oldest lint bench clean
+.PHONY: demo test test-all test-oldest torture lint bench clean
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
@@ -26,6 +26,12 @@ test-all: test
 test-oldest: .venv-oldest/installed
 	.venv-oldest/bin/python -m pytest $(TWO) tests/kernels
 
+# What `make test-all` tries briefly: N fuzzed inputs (`make torture N=1000 SEED=7 START=500` goes on from there), and
+# kills that are followed by a second one.
+torture: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/torture/fuzz.py $(or $(N),100000) $(SEED:%=--seed %) $(START:%=--start %)
+	$(BIN)/python tests/torture/kill.py --twice
+
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -36,7 +42,7 @@ bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf .venv .venv-oldest build dist demo .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-oldest build dist demo torture .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp is written last, so that an interrupted installation is repeated. torch and torchvision come together.

@@ -198,7 +198,7 @@ def _read_published(path: Path) -> Published | None:
 def _written_here(path: Path) -> Generator[None]:
     try:
         yield
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise WeightsError(f"{path}: not as Pipeline.save writes it ({type(error).__name__}: {error})") from error
 
 

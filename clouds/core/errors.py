@@ -13,7 +13,10 @@ _SHOWN = 40  # words of a list, in one message
 
 
 class CloudsError(Exception):
-    """Base class: catching it catches everything that `clouds` raises on purpose."""
+    """Base class: catching it catches everything that `clouds` raises on purpose. Its message is one line."""
+
+    def __str__(self) -> str:
+        return super().__str__().replace("\n", "\\n")  # names of files and what libraries say may have several
 
 
 class ComponentError(CloudsError):
@@ -87,6 +90,9 @@ class PlanError(CloudsError):
         lines = [f"the plan has {count} problem{'s' if count != 1 else ''}:"]
         lines += [f"  {number}. {problem}" for number, problem in enumerate(self.problems, start=1)]
         super().__init__("\n".join(lines))
+
+    def __str__(self) -> str:
+        return Exception.__str__(self)  # a line for each problem
 
     def __reduce__(self) -> tuple[type[PlanError], tuple[tuple[Problem, ...]]]:
         return type(self), (self.problems,)  # as it travels between processes

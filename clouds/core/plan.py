@@ -152,7 +152,7 @@ class Plan:
         try:
             read = structure(document, _Document, source=f"this is not a plan that clouds {version(BUILT_IN)} reads")
         except ConfigError as error:
-            written = document["clouds"] or "an earlier version"
+            written = document.get("clouds") or "an earlier version"
             raise WeightsError(f"{error} (it was written by clouds {written})") from error
         if len({part.kind for part in read.parts}) < len(read.parts) or any(part.credentials for part in read.parts):
             raise WeightsError("this is not a plan: a part is there twice, or says where a secret is")

@@ -11,7 +11,7 @@ from attrs import evolve, frozen
 
 from clouds.core.config import read_toml, structure, to_toml
 from clouds.core.errors import DataError
-from clouds.core.files import atomic_file, inside, write_text
+from clouds.core.files import atomic_file, inside, own_folder, write_text
 from clouds.core.images import MAX_PIXELS, upright_size, write_png
 from clouds.core.labels import CITYSCAPES, IGNORE_ID, LabelSpace
 from clouds.data.config import FILE_NAME, DatasetConfig, LabelSettings
@@ -54,11 +54,18 @@ def convert_dataset(
         progress: show a progress bar on standard error, when that is a terminal.
 
     Raises:
-        DataError: `out` holds something else, a label file cannot be read, or it and its image differ in size; nothing
-            of that file is written.
+        DataError: `out` holds something else, another run is writing to it, a label file cannot be read, or it and its
+            image differ in size; nothing of that file is written.
     """
     root, split = Path(out), str(dataset.spec.split)
-    _claim(dataset, root, split)
+    _to_write(dataset, root, split)  # what cannot be used is refused before anything is written
+    with own_folder(root, marker=FILE_NAME):
+        if config := _to_write(dataset, root, split):
+            write_text(root / FILE_NAME, _to_toml(config))
+        return _fill(dataset, root, split, images, progress)
+
+
+def _fill(dataset: Dataset, root: Path, split: str, images: Literal["link", "copy"], progress: bool) -> Conversion:
     picture_folder, label_folder = inside(root, f"images/{split}"), inside(root, f"labels/{split}")
     picture_folder.mkdir(parents=True, exist_ok=True)
     for item in dataset.items:
@@ -78,8 +85,8 @@ def convert_dataset(
     return Conversion(spec=f"folder:{root}:{split}", images=len(dataset), written=written)
 
 
-def _claim(dataset: Dataset, root: Path, split: str) -> None:
-    """Say in `dataset.toml` what the split is made from; refuse a folder that holds something else."""
+def _to_write(dataset: Dataset, root: Path, split: str) -> DatasetConfig | None:
+    """What `dataset.toml` is to say of the split; None where it says so. Refuses a folder that holds something else."""
     path, wanted = root / FILE_NAME, _config(dataset, split)
     there = structure(read_toml(path), DatasetConfig, source=str(path)) if path.exists() else None
     used = any((root / part / split).exists() for part in ("images", "labels"))
@@ -89,8 +96,7 @@ def _claim(dataset: Dataset, root: Path, split: str) -> None:
         raise DataError(f"{root}: split {split!r} holds {before}, not {wanted.converted[split]}; choose another folder")
     if there and evolve(there, converted=wanted.converted) != wanted:
         raise DataError(f"{path}: its [labels] or [fold] differ from those of {dataset.spec}; choose another folder")
-    if split not in converted:
-        write_text(path, _to_toml(evolve(wanted, converted=converted | wanted.converted)))
+    return None if split in converted else evolve(wanted, converted=converted | wanted.converted)
 
 
 def _config(dataset: Dataset, split: str) -> DatasetConfig:

@@ -217,9 +217,12 @@ def _check_labels(spec: str, items: list[Item]) -> None:
 
 def _locate(spec: Spec, layout: Layout, default: str) -> tuple[str, str, Files, Files]:
     """The split, its folder, and the form in which images and labels lie there."""
-    split = _choose_split(spec, layout, default)
-    folder = split if layout.splits is None else layout.splits[split]
-    return split, folder, *_choose_variant(spec, layout, folder)
+    try:
+        split = _choose_split(spec, layout, default)
+        folder = split if layout.splits is None else layout.splits[split]
+        return split, folder, *_choose_variant(spec, layout, folder)
+    except (OSError, ValueError) as error:  # a name that no file can have, or a folder that may not be read
+        raise DataError(f"{spec}: cannot be read ({error}); give the root folder of the dataset") from error
 
 
 def _find_images(spec: Spec, layout: Layout, folder: str, images: Files) -> tuple[dict[str, Path], list[Path]]:

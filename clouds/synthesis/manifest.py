@@ -207,7 +207,7 @@ def read_rows(folder: Path) -> tuple[Row, ...]:
                     latest[row.index] = row
     except (FileNotFoundError, NotADirectoryError):
         raise DataError(f"{path}: no such file; give a folder that `clouds generate` wrote") from None
-    except (ValueError, TypeError, ConfigError) as error:
+    except (ValueError, TypeError, RecursionError, ConfigError) as error:
         reason = shorten(str(error), 300, placeholder=" ...")
         raise DataError(f"{path}: not the manifest of a generated dataset: {reason}") from error
     return tuple(latest[index] for index in sorted(latest))

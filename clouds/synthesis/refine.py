@@ -186,7 +186,7 @@ def _claim(folder: Path, made_with: dict[str, Any]) -> None:
     if path.exists():
         try:
             there = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{path}: not what an earlier run wrote ({error}); choose another folder") from error
         if there != made_with:
             raise DataError(f"{folder} was refined with {there}, now it is {made_with}; choose another folder")

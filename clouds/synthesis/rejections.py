@@ -56,7 +56,7 @@ def read_rejections(folder: Path, filters: Mapping[str, float]) -> dict[tuple[in
             continue
         try:
             rejection = structure(json.loads(line), Rejection, source=str(path))
-        except (ValueError, ConfigError) as error:
+        except (ValueError, RecursionError, ConfigError) as error:
             raise DataError(f"{path}: not a list of rejected images ({error}); remove it to try them again") from error
         if rejection.filters == filters:
             seeds.setdefault((rejection.index, rejection.prompt), []).append(rejection.seed)

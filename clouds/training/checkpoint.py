@@ -99,7 +99,7 @@ def save_checkpoint(folder: Path, state: State, progress: Progress, *, keep: int
     try:
         with atomic_file(folder / FILE_NAME) as temporary:
             temporary.write_bytes(buffer.getbuffer())
-        _keep(folder, f"checkpoint-{progress.phase}-{progress.step}.pt", keep)
+        keep_checkpoints(folder, progress, keep=keep)
     except OSError as error:
         raise DataError(
             f"{folder / FILE_NAME}: the checkpoint of step {progress.step} cannot be written: {error}; an earlier one "
@@ -107,11 +107,13 @@ def save_checkpoint(folder: Path, state: State, progress: Progress, *, keep: int
         ) from error
 
 
-def _keep(folder: Path, name: str, keep: int) -> None:
-    """Give the newest checkpoint a name of its own, too, and remove the oldest ones beyond `keep`."""
+def keep_checkpoints(folder: Path, progress: Progress, *, keep: int) -> None:
+    """Give the newest checkpoint a name of its own, too, and remove the oldest ones beyond `keep`. A run that goes on
+    does so once more, as the one before may have been killed meanwhile."""
     if keep > 1:
-        (folder / name).unlink(missing_ok=True)
-        os.link(folder / FILE_NAME, folder / name)
+        name = folder / f"checkpoint-{progress.phase}-{progress.step}.pt"
+        name.unlink(missing_ok=True)
+        os.link(folder / FILE_NAME, name)
     kept = [path for path in folder.iterdir() if _EARLIER.fullmatch(path.name)]
     for path in sorted(kept, key=lambda path: path.stat().st_mtime_ns)[: -keep if keep > 1 else None]:
         path.unlink()

@@ -26,6 +26,7 @@ from clouds.training.checkpoint import (
     Checkpoint,
     Progress,
     global_random_state,
+    keep_checkpoints,
     read_checkpoint,
     set_global_random_state,
 )
@@ -187,8 +188,10 @@ def _go_on(
             f"{folder / FILE_NAME}: step {start.progress.step} of {start.progress.phase}, but {RECIPE} says "
             f"{steps} steps; one of the two was altered"
         )
-    if processes.main and recipe != before:
-        _write_recipe(folder, recipe)
+    if processes.main:
+        keep_checkpoints(folder, start.progress, keep=recipe.loop.keep)
+        if recipe != before:
+            _write_recipe(folder, recipe)
     return run, start
 
 

@@ -101,7 +101,7 @@ class TestGenerate:
         assert (outcome.code, outcome.out) == (0, f"3 images in {tmp_path / 'set'}\n"), outcome
         assert open_generated(tmp_path / "set").rows[0].filters == {"blank": 3.0, "duplicate": 2.0}
         assert run("sheet", tmp_path / "set", "--out", tmp_path / "a.html").code == 0
-        page = (tmp_path / "a.html").read_text()
+        page = (tmp_path / "a.html").read_text(encoding="utf-8")
         assert page.count("<img ") == 3
         assert "blank &gt;= 3, duplicate &gt;= 2" in page
         assert [path.name for path in (tmp_path / "set" / "shards").iterdir()] == ["000000.tar"]
@@ -142,7 +142,7 @@ class TestSheet:
             write_png(tmp_path / "images" / f"im_{index}_p{index}.png", np.full((8, 8, 3), index, np.uint8))
         outcome = run("sheet", tmp_path, "--n", 7)
         assert (outcome.code, outcome.out) == (0, f"contact sheet: {tmp_path / 'sheet.html'}\n")
-        page = (tmp_path / "sheet.html").read_text()
+        page = (tmp_path / "sheet.html").read_text(encoding="utf-8")
         assert page.count("<img ") == 7
         assert "There is no manifest" in page
         assert "im_0_p0" in page

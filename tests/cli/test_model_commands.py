@@ -192,7 +192,7 @@ class TestEvaluate:
         document = json.loads(figures.read_text())
         assert set(document["per_domain"]) == {"photos:val"}
         assert json.loads((report / "report.json").read_text()) == document
-        assert "<html" in (report / "report.html").read_text()
+        assert "<html" in (report / "report.html").read_text(encoding="utf-8")
 
     def test_several_datasets_make_several_domains(
         self, run: Run, checkpoint: Path, photos: Path, tmp_path: Path

@@ -270,6 +270,10 @@ def damaged(**changes: Any) -> str:
             r"the plan has format 99 of clouds 7\.5; clouds \S+ reads formats 1 to 2: install the newer version",
         ),
         (
+            json.dumps({"format": 2}),
+            r"a plan that clouds \S+ reads: .*clouds.* \(it was written by clouds an earlier version\)",
+        ),
+        (
             damaged(parts=[{"kind": "hat"}], clouds="7.5"),
             r"a plan that clouds \S+ reads: unknown kind 'hat'.* @ \$\.parts\[0\]\.kind \(.* written by clouds 7\.5\)",
         ),

@@ -12,6 +12,7 @@ from layout_helpers import TREES, Tree
 from PIL import Image
 
 from clouds import DataError, LabelSpace
+from clouds.core.files import only_writer
 from clouds.core.images import write_png
 from clouds.core.labels import CITYSCAPES
 from clouds.data import convert
@@ -102,6 +103,23 @@ def test_a_killed_run_leaves_whole_files_alone(town: Path, add: Add, tmp_path: P
     dataset = open_dataset(f"folder:{town}", CITYSCAPES)
     assert 0 < convert_dataset(dataset, out).written < 200
     assert len(open_dataset(f"folder:{out}", CITYSCAPES)) == 200
+
+
+def test_a_conversion_owns_its_folder(town: Path, add: Add, labels: LabelSpace, tmp_path: Path) -> None:
+    add("a")
+    dataset, out = open_dataset(f"folder:{town}", labels), tmp_path / "out"
+    convert_dataset(dataset, out)
+    left = [out / ".dataset.0123abcd.tmp.toml", out / "labels" / "train" / ".a.0123abcd.tmp.png"]
+    for path in left:
+        path.write_text("half")
+    with (
+        only_writer(out / ".lock"),
+        pytest.raises(DataError, match="another run is writing to this folder; wait until it has ended"),
+    ):
+        convert_dataset(dataset, out)
+    assert all(path.exists() for path in left)  # they may be the other run's
+    assert convert_dataset(dataset, out).written == 0
+    assert not any(path.exists() for path in left)
 
 
 def test_a_label_that_cannot_be_read_stops_it_by_name(town: Path, add: Add, labels: LabelSpace, tmp_path: Path) -> None:

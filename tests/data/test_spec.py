@@ -4,7 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clouds import ConfigError
+from clouds import ConfigError, DataError
+from clouds.core.labels import CITYSCAPES
+from clouds.data.folder import open_dataset
 from clouds.data.spec import Spec, is_spec, parse_spec
 
 _word = st.text(st.characters(categories=["L", "N"], include_characters="-_. "), min_size=1)
@@ -47,6 +49,12 @@ def test_home_is_expanded() -> None:
 def test_errors(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse_spec(text)
+
+
+@pytest.mark.parametrize("path", ["x" * 5000, "/x\0y"])
+def test_names_that_no_file_has_are_a_fault_of_the_spec(path: str) -> None:
+    with pytest.raises(DataError, match=r"(cannot be read \(.*\); give the root folder)|no folder"):
+        open_dataset(f"folder:{path}", CITYSCAPES)
 
 
 def test_a_spec_begins_with_a_kind() -> None:

@@ -193,6 +193,7 @@ def test_a_torn_line_of_rejections_is_dropped_and_a_foreign_file_named(tmp_path:
     path.write_bytes(path.read_bytes()[:-5])
     make(tmp_path, Faulty(blank=[2]), BlankFilter(), n=3)
     assert path.read_bytes().count(b"\n") == 1
-    path.write_text("nonsense\n")
-    with pytest.raises(DataError, match=r"rejected\.jsonl: not a list of rejected images .*remove it to try"):
-        make(tmp_path, Faulty(), BlankFilter())
+    for text in ("nonsense\n", "[" * 10**5 + "\n"):
+        path.write_text(text)
+        with pytest.raises(DataError, match=r"rejected\.jsonl: not a list of rejected images .*remove it to try"):
+            make(tmp_path, Faulty(), BlankFilter())

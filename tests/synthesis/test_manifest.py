@@ -111,7 +111,9 @@ def test_a_folder_without_manifest_is_named(tmp_path: Path) -> None:
         open_generated(tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("content", [b"{}\n", b"[1]\n", b"nonsense\n", b"nonsense", b'{"a": 1}', b"\xff\n", b"1\n"])
+@pytest.mark.parametrize(
+    "content", [b"{}\n", b"[1]\n", b"nonsense\n", b"nonsense", b'{"a": 1}', b"\xff\n", b"1\n", b"[" * 10**5 + b"\n"]
+)
 def test_a_foreign_manifest_is_named_and_not_touched(tmp_path: Path, content: bytes) -> None:
     (tmp_path / FILE_NAME).write_bytes(content)
     with pytest.raises(DataError, match=r"manifest\.jsonl: not the manifest of a generated dataset"):

@@ -148,9 +148,12 @@ def test_another_sort_of_labels_is_refused(pictures: Path, tmp_path: Path) -> No
     refine(pictures, tmp_path / "out")
     with pytest.raises(DataError, match=r"out was refined with .*'seed': 0.* now it is .*'seed': 1.*choose another"):
         refine(pictures, tmp_path / "out", seed=1)
-    (tmp_path / "out" / FILE_NAME).write_text("{")
-    with pytest.raises(DataError, match=r"refined.json: not what an earlier run wrote \(.*\); choose another folder"):
-        refine(pictures, tmp_path / "out")
+    for text in ("{", "[" * 10**5):
+        (tmp_path / "out" / FILE_NAME).write_text(text)
+        with pytest.raises(
+            DataError, match=r"refined.json: not what an earlier run wrote \(.*\); choose another folder"
+        ):
+            refine(pictures, tmp_path / "out")
 
 
 def test_pictures_of_one_name_from_elsewhere_are_refused(pictures: Path, tmp_path: Path) -> None:

@@ -251,6 +251,17 @@ class TestKeeping:
         assert_same(weights(whole), weights(again))
         assert [path.name for path in (tmp_path / "run").glob("checkpoint*")] == [FILE_NAME]
 
+    def test_a_kill_before_a_checkpoint_had_its_name_is_made_up_for(self, source: str, tmp_path: Path) -> None:
+        """Also after the last step, which is followed by no other checkpoint."""
+        run = tmp_path / "run"
+        train(compose(), source=source, recipe=recipe("loop.checkpoint_every=1", "loop.keep=2"), out=run)
+        (run / "checkpoint-warmup-4.pt").unlink()
+        (run / "checkpoint-warmup-2.pt").write_bytes(b"one too many")
+        os.utime(run / "checkpoint-warmup-2.pt", (0, 0))
+        train(compose(), resume=run)
+        names = ["checkpoint-warmup-3.pt", "checkpoint-warmup-4.pt", FILE_NAME]
+        assert sorted(path.name for path in run.glob("checkpoint*")) == names
+
     def test_the_best_pipeline_is_kept(self, source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         scores = iter([30.0, 40.0, 35.0, 40.0])
         seen: list[dict[str, torch.Tensor]] = []
