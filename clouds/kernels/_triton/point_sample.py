@@ -15,7 +15,8 @@ from clouds.kernels.tuning import launch_arguments
 
 # What limits the kernel is the latency of scattered reads, not their bytes: every thread has 4 corners x 8 channels in
 # flight, and the arithmetic of a point is shared by these channels. 98 x 13 programs for 12544 points of 100 queries.
-# A tile has points first: with channels first it takes more registers under Triton 3.6 (72 instead of 62, on 9.0).
+# A tile with points first takes fewer registers under Triton 3.6 (62 instead of 72, on 9.0), but more under 3.9 (72
+# instead of 66), and more instructions.
 MANY_CHANNELS = Launch(blocks={"POINTS": 128, "CHANNELS": 8}, num_warps=4, num_stages=1)
 # Masks with points of their own have one channel, and there are enough of them: 98 programs each.
 ONE_CHANNEL = Launch(blocks={"POINTS": 128, "CHANNELS": 1}, num_warps=4, num_stages=1)
@@ -36,13 +37,13 @@ def _near(fraction, FAR: tl.constexpr):
 
 @triton.jit
 def _tile(channels, count, POINTS: tl.constexpr, CHANNELS: tl.constexpr):
-    """The map, channels "1 CHANNELS" and points "POINTS 1" of this program."""
+    """The map, channels and points of this program."""
     tiles = tl.cdiv(count, POINTS)
     groups = tl.cdiv(channels, CHANNELS)
     program = tl.program_id(0)
     n = (program // (tiles * groups)).to(tl.int64)
-    c = (program // tiles) % groups * CHANNELS + tl.arange(0, CHANNELS)[None, :]
-    p = program % tiles * POINTS + tl.arange(0, POINTS)[:, None]
+    c = (program // tiles) % groups * CHANNELS + tl.arange(0, CHANNELS)
+    p = program % tiles * POINTS + tl.arange(0, POINTS)
     return n, c, p
 
 
@@ -78,16 +79,16 @@ def point_sample_forward(
     x, y = _position(points, n, p, count, point_n, point_p, point_d, height, width)
     left, top = tl.floor(x), tl.floor(y)
     across, down = x - left, y - top
-    planes = maps + n * map_n + c.to(tl.int64) * map_c
-    wanted = (c < channels) & (p < count)
-    total = tl.zeros((POINTS, CHANNELS), tl.float32)
+    planes = (maps + n * map_n + c.to(tl.int64) * map_c)[:, None]
+    wanted = (c < channels)[:, None] & (p < count)[None, :]
+    total = tl.zeros((CHANNELS, POINTS), tl.float32)
     for corner in tl.static_range(4):
         inside, line, column = _corner(left + corner % 2, top + corner // 2, height, width)
-        place = planes + (line.to(tl.int64) * map_y + column.to(tl.int64) * map_x)
-        value = tl.load(place, mask=wanted & inside, other=0).to(tl.float32)
+        place = planes + (line.to(tl.int64) * map_y + column.to(tl.int64) * map_x)[None, :]
+        value = tl.load(place, mask=wanted & inside[None, :], other=0).to(tl.float32)
         share = _near(across, corner % 2) * _near(down, corner // 2)
-        total += value * share
-    place = output + (n * channels + c) * count + p
+        total += value * share[None, :]
+    place = output + (n * channels + c)[:, None] * count + p[None, :]
     tl.store(place, total.to(output.dtype.element_ty), mask=wanted)
 
 
@@ -113,15 +114,15 @@ def point_sample_backward(
     x, y = _position(points, n, p, count, point_n, point_p, point_d, height, width)
     left, top = tl.floor(x), tl.floor(y)
     across, down = x - left, y - top
-    wanted = (c < channels) & (p < count)
-    place = gradient + n * gradient_n + c.to(tl.int64) * gradient_c + p.to(tl.int64) * gradient_p
+    wanted = (c < channels)[:, None] & (p < count)[None, :]
+    place = gradient + (n * gradient_n + c.to(tl.int64) * gradient_c)[:, None] + (p.to(tl.int64) * gradient_p)[None, :]
     value = tl.load(place, mask=wanted, other=0).to(tl.float32)
-    planes = sums + (n * channels + c) * height * width
+    planes = (sums + (n * channels + c) * height * width)[:, None]
     for corner in tl.static_range(4):
         inside, line, column = _corner(left + corner % 2, top + corner // 2, height, width)
         share = _near(across, corner % 2) * _near(down, corner // 2)
-        place = planes + (line * width + column)
-        tl.atomic_add(place, value * share, mask=wanted & inside, sem="relaxed")
+        place = planes + (line * width + column)[None, :]
+        tl.atomic_add(place, value * share[None, :], mask=wanted & inside[None, :], sem="relaxed")
 
 
 def forward(maps: Tensor, points: Tensor) -> Tensor:
