@@ -210,7 +210,8 @@ def test_compiled_kernels_are_shown_before_and_after(tmp_path: Path) -> None:
 
 def test_an_unknown_table_is_refused() -> None:
     with pytest.raises(
-        ValueError, match="no table 'heads'; expected one of head, kernels, end_to_end, start, graphs, compiled"
+        ValueError,
+        match="no table 'heads'; expected one of head, kernels, end_to_end, predict, start, graphs, compiled",
     ):
         table.filled("<!-- table: heads -->\n<!-- end -->")
 

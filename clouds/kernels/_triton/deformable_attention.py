@@ -11,7 +11,7 @@ Otherwise `offsets` are locations in 0..1 and `logits` are weights, and `referen
 """
 
 # Types of the kernel language are those of its compiler, not of Python.
-# pyright: reportArgumentType=false, reportCallIssue=false, reportGeneralTypeIssues=false
+# pyright: reportArgumentType=false, reportCallIssue=false, reportGeneralTypeIssues=false, reportOperatorIssue=false
 
 from __future__ import annotations
 

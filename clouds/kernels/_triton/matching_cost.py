@@ -4,7 +4,7 @@
 split. Splits are added in their order: results are the same in every run.
 """
 
-# pyright: reportArgumentType=false, reportGeneralTypeIssues=false
+# pyright: reportArgumentType=false, reportGeneralTypeIssues=false, reportOperatorIssue=false
 # (Triton's annotations are those of its compiler, not of Python)
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """One kernel resizes maps, activates and merges them, and finds the best class, for a tile of pixels at a time."""
 
 # pyright: reportArgumentType=false, reportCallIssue=false, reportGeneralTypeIssues=false
+# pyright: reportOperatorIssue=false, reportAssignmentType=false
 # (what `triton.jit` makes of a function is not typed)
 
 from __future__ import annotations
