@@ -219,8 +219,7 @@ class Pipeline:
 
         Raises:
             DataError: the folder or pattern has no picture; `batch_size`, `short_side` or `window` is less than 1; or
-                an image cannot be read, after the predictions of those before it. The message names its path, or its
-                position.
+                an image cannot be read, after the predictions of those before it. It names path or position.
             NonFiniteError: as `predict`.
         """
         if batch_size < 1:

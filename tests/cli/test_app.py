@@ -116,8 +116,10 @@ def test_the_installed_program_returns_the_exit_code(arguments: list[str], code:
 
 
 def test_names_cannot_steer_a_terminal(run: Run, tmp_path: Path) -> None:
-    name = "evil\x1b[2J\udcff.png"
-    outcome = run("predict", tmp_path / "checkpoint\x1b]0;owned\x07", name)
+    checkpoint, name = tmp_path / "checkpoint\x1b]0;owned\x07", "evil\x1b[2J\udcff.png"
+    assert r"evil\x1b[2J\xff.png: holds no picture" in run("predict", checkpoint, name).err
+    (tmp_path / name).touch()
+    outcome = run("predict", checkpoint, tmp_path / name)
     assert outcome.code == 1
     assert r"checkpoint\x1b]0;owned\x07: no saved pipeline here" in outcome.err
     assert "\x1b" not in outcome.err
