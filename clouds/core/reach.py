@@ -36,10 +36,11 @@ def unreachable(url: str) -> str | None:
 
 
 @contextmanager
-def hub_access() -> Generator[None]:
+def hub_access() -> Generator[bool]:
     """For the block, clients of the hub take what its cache has where the hub cannot be reached.
 
     Its offline mode is the one switch that all of them heed: huggingface_hub, open_clip, timm, transformers, diffusers.
+    The block gets whether the cache is all there is, for a client that says more than one line about it.
 
     Raises:
         ConnectionError: the block wanted a file that the cache does not have; the message names the host.
@@ -49,11 +50,11 @@ def hub_access() -> Generator[None]:
 
     reason = "offline mode is on (HF_HUB_OFFLINE)" if constants.HF_HUB_OFFLINE else unreachable(constants.ENDPOINT)
     if reason is None:
-        yield
+        yield False
         return
     before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
     try:
-        yield
+        yield True
     except Exception as error:
         if any(isinstance(cause, LocalEntryNotFoundError | OfflineModeIsEnabled) for cause in _causes(error)):
             raise ConnectionError(f"{reason}, and the hub's cache does not have it") from error

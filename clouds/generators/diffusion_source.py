@@ -121,8 +121,9 @@ def find_source(model: str, *, revision: str | None, safety_checker: bool) -> Fo
     if revision is None and (stored := hub_folder(model)):
         return FolderSource(stored, name=model, revision=None, safety_checker=safety_checker)
     try:
-        with hub_access():
-            folder = Path(DiffusionPipeline.download(model, revision=revision, use_safetensors=True))
+        with hub_access() as cached:
+            asked = {"revision": revision, "use_safetensors": True, "local_files_only": cached}
+            folder = Path(DiffusionPipeline.download(model, **asked))
     except (OSError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
         hint = hub_note(model) or "check the name and the connection"
