@@ -1,62 +1,59 @@
 """The head launched kernel by kernel beside a CUDA graph of it: whether it is bound by launches.
 
 "device" is the time between events on the device, "wall clock" that of the caller until the device is done, "launching"
-that of the caller until the call returns. A replayed graph is one launch.
+that of the caller until the call returns. The graph is that of `Pipeline.use_cuda_graphs`: one launch, and copies of
+its input and outputs.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
+from attrs import evolve
+from torch import Tensor, nn
 
 from benchmarks.decoder import Sizes, head
 from benchmarks.rows import clock, row
-from clouds.core.interfaces import Features, HeadOutput
+from clouds.core.cuda_graphs import CudaGraphs
+from clouds.core.errors import ConfigError
+from clouds.core.interfaces import Features, Head
 from clouds.kernels.bench.runner import reason
 from clouds.kernels.bench.timing import milliseconds
 
 EAGER, GRAPH = "eager", "CUDA graph"
 
 
+class _Head(nn.Module):
+    """The head on given features, as a network that `CudaGraphs` takes: of one tensor, to a tuple of tensors."""
+
+    def __init__(self, head: Head, features: Features) -> None:
+        super().__init__()
+        self.head, self.features = head, features
+
+    def forward(self, res2: Tensor) -> tuple[Tensor, Tensor]:
+        output = self.head(evolve(self.features, res2=res2))
+        return output.class_logits, output.mask_logits
+
+
 def measure(sizes: Sizes, device: torch.device, *, repeats: int) -> Iterator[dict[str, Any]]:
-    """Rows of milliseconds, in bfloat16 by autocast. What cannot be captured has a row that says why."""
-    mine = head(sizes).to(device)
+    """Rows of milliseconds, in bfloat16 by autocast. What cannot be recorded has a row that says why."""
     features = Features(**{level: one.to(device) for level, one in sizes.features().items()})
+    network, graphs = _Head(head(sizes).to(device), features).eval(), CudaGraphs(1)
     facts = {"shape": list(sizes.image), "batch": 1, "queries": sizes.queries, "dtype": "bfloat16"}
-
-    @torch.no_grad()
-    def eager() -> HeadOutput:
-        with torch.autocast(device.type, dtype=torch.bfloat16):
-            return mine(features)
-
-    yield from _rows(EAGER, eager, device, repeats, facts)
-    try:
-        replay = captured(eager)
-    except RuntimeError as error:  # an operation that waits for the device, or that allocates outside of the pool
-        yield row("graphs", GRAPH, "device", "ms", [], error=reason(error), **facts)
-        return
-    yield from _rows(GRAPH, replay, device, repeats, facts)
-
-
-def captured(run: Callable[[], object]) -> Callable[[], None]:
-    """A graph of what `run` launches, as a function that replays it.
-
-    Raises:
-        RuntimeError: it does something that a graph cannot hold.
-    """
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):  # as the capture wants it: libraries set themselves up at their first calls
-        for _ in range(3):
-            run()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        kept = run()
-    return lambda: (graph.replay(), kept)[0]  # the outputs' memory is the graph's
+    with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16):
+        yield from _rows(EAGER, lambda: network(features.res2), device, repeats, facts)
+        replay = partial(graphs, network, features.res2)
+        try:
+            for _ in range(2):  # the second run of a shape records it
+                replay()
+        except (ConfigError, RuntimeError) as error:  # a wait for the device, or no device
+            yield row("graphs", GRAPH, "device", "ms", [], error=reason(error), **facts)
+            return
+        yield from _rows(GRAPH, replay, device, repeats, facts)
 
 
 def _rows(

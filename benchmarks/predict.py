@@ -1,8 +1,7 @@
 """Time of `Pipeline.predict` with the small backbone, per head and image size, and of batches beside one by one.
 
 Of one by one and batches of 1, 2, 4 and 8 in turns, a row has seconds per image of a stream of JPEG files, and the most
-bytes of tensors at a time. On a GPU `batches` is given the device, and measures CUDA graphs, too; `recorded` measures
-them without reading, padding and merging.
+bytes of tensors at a time. On a GPU `batches` is given the device, and measures CUDA graphs, too.
 
     python -m benchmarks predict
 """
@@ -16,13 +15,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 import clouds
 from benchmarks.rows import clock, row, seconds
-from clouds.core.cuda_graphs import CudaGraphs
-from clouds.kernels.bench.timing import milliseconds, peak_memory
+from clouds.kernels.bench.timing import peak_memory
 
 SIZES = ((256, 512), (512, 1024))
 HEADS = ("linear", "mask2former")
@@ -97,31 +94,6 @@ def batches(
             faster = [slow / fast for slow, fast in zip(times[ALONE], times[way], strict=True)]
             rows.append(row("predict", name, f"times faster, {way}", "x", faster, peer=ALONE, **facts))
     return rows
-
-
-def recorded(
-    backbone: str,
-    size: tuple[int, int],
-    *,
-    head: str = "mask2former",
-    device: str = "cuda",
-    dtype: str | None = None,
-    batch: int = 1,
-    repeats: int = 20,
-) -> list[dict[str, Any]]:
-    """Rows of the network alone on a GPU, from a padded batch to masks and classes: eager, and as a CUDA graph."""
-    pipeline = clouds.compose(backbone=backbone, head=head, pretrained=False, device=device, dtype=dtype)
-    network, graphs = pipeline.as_module(), CudaGraphs(1)
-    images = torch.rand(batch, 3, *size, device=pipeline.device) * 255
-    with torch.inference_mode(), pipeline.autocast():
-        runs = {"eager": partial(network, images), "CUDA graph": partial(graphs, network, images)}
-        times = milliseconds(runs, pipeline.device, repeats=repeats)
-    faster = [slow / fast for slow, fast in zip(times["eager"], times["CUDA graph"], strict=True)]
-    name, facts = f"{backbone}+{head}", {"shape": list(size), "batch": batch, "dtype": dtype or "float32"}
-    return [
-        *(row("predict", name, f"network, {way}", "ms", times[way], **facts) for way in runs),
-        row("predict", name, "network, times faster, CUDA graph", "x", faster, peer="eager", **facts),
-    ]
 
 
 def _runs(

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from benchmarks import end_to_end, graphs, head, kernels
+from benchmarks import end_to_end, graphs, head, kernels, predict
 from benchmarks.decoder import Sizes
 from benchmarks.rows import append
 from clouds.kernels.bench.ceilings import Ceilings, measure_ceilings
@@ -70,6 +70,13 @@ def launches(device: torch.device) -> Iterator[Step]:
         yield f"graphs {image[0]}x{image[1]}", partial(graphs.measure, Sizes(image=image), device, repeats=20)
 
 
+def predictions(device: torch.device) -> Iterator[Step]:
+    """Images one by one beside batches of them, both also with CUDA graphs; `tiny` needs no further library."""
+    for backbone in predict.BACKBONES:
+        run = partial(predict.batches, backbone, SMALL, device=device.type, dtype="bfloat16", images=32)
+        yield f"predict {backbone} {SMALL[0]}x{SMALL[1]}", run
+
+
 def heads(device: torch.device) -> Iterator[Step]:
     """The whole head beside the reference order and its peers."""
     for image in (SMALL, LARGE):
@@ -89,6 +96,7 @@ def computations(device: torch.device) -> Iterator[Step]:
 PARTS: Mapping[str, Callable[[torch.device], Iterator[Step]]] = {
     "operations": lambda device: operations(FORMS, device, others=False),
     "graphs": launches,
+    "predict": predictions,
     "head": heads,
     "end_to_end": computations,
     "providers": lambda device: operations(FORMS[:2], device, others=True, compiled=True),

@@ -12,6 +12,7 @@ from attrs import field, frozen
 
 ENVIRONMENT = "environment"
 _ROOT = Path(__file__).parents[2]
+_TESTS = ("tests/kernels", "tests/core/test_cuda_graphs.py", "tests/heads/test_mask2former.py")
 _WORKERS = 12  # compile side by side: a kernel takes some seconds, and a test launches several
 
 
@@ -65,6 +66,7 @@ def parts(out: Path, *, wheels: Path | None = None, beside: Path | None = None) 
         ),
         measured("operations", 170),
         measured("graphs", 60),
+        measured("predict", 90),
         measured("head", 90),
         measured("end_to_end", 150),
         measured("providers", 240),
@@ -83,4 +85,4 @@ def _pytest(out: Path) -> list[str]:
     """Tests that need a GPU. Warnings of other versions of libraries are no failures here."""
     options = ["-q", "-m", "gpu", "-W", "default", "-p", "no:cacheprovider", "--maxfail", "40"]
     workers = ["-n", str(_WORKERS), "--dist", "worksteal"] if find_spec("xdist") else []
-    return [*options, *workers, f"--junitxml={out / 'tests.xml'}", "tests/kernels"]
+    return [*options, *workers, f"--junitxml={out / 'tests.xml'}", *_TESTS]

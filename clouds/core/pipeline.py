@@ -300,12 +300,12 @@ class Pipeline:
     def _segment(self, pictures: Sequence[Picture]) -> list[Prediction]:
         with torch.inference_mode(), _evaluating(self.backbone, self.head):
             output = self._infer([_to_tensor(one.resized, self.device) for one in pictures])
-            require_finite(output, pictures)
             masks = [
                 ImageMasks(output=output.image(index), valid_size=one.valid_size, size=one.size)
                 for index, one in enumerate(pictures)
             ]
             labels = [self.head.segment(one.output, one.valid_size, one.size) for one in masks]
+            require_finite(output, pictures)  # last: it waits for the device, on which labels are under way
         return [
             Prediction(
                 labels=found.cpu().numpy(),

@@ -42,9 +42,7 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 _STRIP = 1 << 18  # logits of one strip: 1 MB in float32 stays in a core's cache, and is not mapped anew for every strip
-_BAND = (
-    1 << 19
-)  # scores of one band on a CPU: 2 MB in float32, so that resizing and the search for the best hit a cache
+_BAND = 1 << 19  # scores of one band on a CPU: 2 MB in float32 stay in a cache until the best is found
 _GPU_BAND = 1 << 24  # 64 MB: a band costs two launches
 _MOST_CLASSES = 256  # that a program of the Triton kernel holds; labels end at 254 anyway
 
@@ -320,9 +318,8 @@ def _taps(length: int, chain: Chain, dtype: torch.dtype = torch.float32, device:
     index, weight = torch.arange(length, device=device)[:, None], torch.ones(length, 1, dtype=dtype, device=device)
     for resized, kept in chain:
         if resized != len(index):
-            source = ((torch.arange(kept, dtype=dtype, device=device) + 0.5) * (len(index) / resized) - 0.5).clamp(
-                min=0
-            )
+            centers = torch.arange(kept, dtype=dtype, device=device) + 0.5
+            source = (centers * (len(index) / resized) - 0.5).clamp(min=0)
             low = source.long()
             high = (low + 1).clamp(max=len(index) - 1)
             share = (source - low)[:, None]

@@ -16,7 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import clouds
-from benchmarks import predict
+from benchmarks import graphs
+from benchmarks.decoder import Sizes
 from clouds.core.cuda_graphs import CudaGraphs
 from clouds.core.errors import ConfigError
 
@@ -260,11 +261,11 @@ def test_graphs_are_asked_for_where_there_are_none() -> None:
 
 
 def test_the_benchmark_measures_recordings(cuda: type[Graph]) -> None:
-    rows = predict.recorded("tiny", (32, 64), head="linear", device="cpu", repeats=2)
-    assert [(one["metric"], one["unit"]) for one in rows] == [
-        ("network, eager", "ms"),
-        ("network, CUDA graph", "ms"),
-        ("network, times faster, CUDA graph", "x"),
+    rows = list(graphs.measure(Sizes(image=(64, 64)), torch.device("cpu"), repeats=2))
+    assert [(one["provider"], one["metric"], one["unit"]) for one in rows] == [
+        (provider, metric, "ms")
+        for provider in ("eager", "CUDA graph")
+        for metric in ("device", "wall clock", "launching")
     ]
     assert len(Graph.pools) == 1, "one recording"
 
