@@ -123,6 +123,7 @@ _CHANGED: dict[str, Change] = {
     "semantic_inference fp32 k19 softmax": _changed(activation="softmax"),
     "semantic_inference bf16 k19 masks first": _MASKS_FIRST,
     "semantic_inference fp32 k19 masks first": _MASKS_FIRST,
+    "semantic_inference fp32 k150 masks first": _changed(k=150, size=(360, 640), postprocess="masks_first"),
     "semantic_inference bf16 k19 any scale": _ANY_SCALE,
     "semantic_inference fp32 k19 any scale": _ANY_SCALE,
     "semantic_inference fp32 k19 resized": _changed(size=(360, 640)),
