@@ -99,7 +99,7 @@ def train(
         phase: warmup or joint alone; both when left out.
         init: a saved pipeline to go on from, for example the warm-up's for the joint phase, in place of a new model.
         resume: folder of a run that was interrupted, to go on with exactly; it takes the place of everything else but
-            --set of what does not change the steps that were made, such as data.on_error=skip.
+            --set of settings that do not affect steps already made, such as data.on_error=skip.
     """
     from clouds.core.processes import join
     from clouds.training.train import read_recipe
