@@ -179,7 +179,7 @@ class Recipe:
         return to_toml(self.to_dict())
 
 
-# Settings that can change when a run resumes: no step already made depends on them. `loop.accumulate` rounds differently.
+# Settings that can change when a run resumes: no step already made depends on them. `loop.accumulate` changes rounding.
 CHANGEABLE = (
     *("data.workers", "data.on_error", "data.evaluation", "model.device", "loop.accumulate", "loop.checkpoint_every"),
     *("loop.keep", "loop.evaluate_every", "loop.best", "loop.trackers"),
