@@ -130,7 +130,7 @@ def least_certain(
 ) -> Float[Tensor, "n c 2"]:
     """The `count` candidates whose mask logit is nearest to 0."""
     certainty = point_sample(mask_logits[:, None], candidates)[:, 0].abs()
-    if certainty.device.type == "cpu":  # sorts bits, which order as numbers above 0 do, in a third of topk's time
+    if certainty.device.type == "cpu":  # bits order as numbers above 0 do, and a row of integers sorts faster
         rows = certainty.float().view(torch.int32)
         nearest = torch.stack([row.sort(stable=True).indices[:count] for row in rows])
     else:
