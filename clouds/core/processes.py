@@ -9,8 +9,10 @@ Work is split by position: process `rank` of `world` takes items `rank`, `rank +
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any, TypeVar
 
 import torch
@@ -73,14 +75,17 @@ def join(device: str) -> Processes:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized():
         from accelerate import PartialState  # pyright: ignore[reportMissingTypeStubs]
 
+        import_module("torch.distributed.nn")  # imported later, it would keep the group as a default argument
         PartialState(cpu=device == "cpu" or not torch.cuda.is_available())
         atexit.register(_leave)
     return Processes.current()
 
 
 def _leave() -> None:
+    """Give the group up, and with its last reference gloo's threads: those that outlive Python abort the process."""
     if distributed.is_initialized():
         distributed.destroy_process_group()
+        gc.collect()
 
 
 def _place() -> torch.device:
