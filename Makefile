@@ -7,7 +7,7 @@ PLUGINS := $(wildcard plugins/*)
 TWO := -n 2 --dist loadfile  # processes; what is made for the tests of a file is made in one
 SLOW_PLUGINS := $(patsubst %/tests/,%,$(sort $(dir $(shell grep -l mark.slow plugins/*/tests/*.py))))
 
-.PHONY: demo test test-all test-oldest torture lint bench clean
+.PHONY: demo test test-all test-oldest torture lint docs bench clean
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
@@ -37,6 +37,10 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
+
+# The site, in build/site: warnings are errors, links are checked, nothing is downloaded. The variable silences an advertisement.
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks
