@@ -19,9 +19,11 @@ from mkdocs.structure.files import File, Files
 import clouds
 from clouds import Kind
 from clouds.cli.app import build_app
+from clouds.core.schema import read_schema
 from clouds.training import recipe as recipes
 
 ROOT = Path(__file__).resolve().parent.parent
+DISTRIBUTION = "clouds-dgss"
 COPIED = {
     "reference/released-recipes.md": "clouds/recipes/README.md",
     "architecture/measurements.md": "benchmarks/README.md",
@@ -87,23 +89,27 @@ def commands_page() -> str:
     text = text.replace("# clouds\n", "# Commands\n", 1)
     # The table of contents stands beside the page already.
     text = re.sub(r"^## Table of Contents\n.*?(?=^\*\*Commands)", "", text, flags=re.DOTALL | re.MULTILINE)
-    return text.replace("[default: \"\"]", "[optional]")
+    return text.replace('[default: ""]', "[optional]")
 
 
 def components_page() -> str:
     """Every built-in component with its options."""
-    catalog = clouds.Catalog()
-    lines = ["# Components", "", "What comes with the library. `clouds info NAME` prints the same, also of plugins.", ""]
+    catalog = clouds.catalog()
+    lines = [
+        "# Components",
+        "",
+        "What comes with the library. `clouds info NAME` prints the same, also of plugins.",
+        "",
+    ]
     for kind in Kind:
         lines += [f"## {kind.value.capitalize()}s", "", f"`{kind}=` of `clouds.compose`, `clouds list {kind}s`.", ""]
-        for name in catalog.names(kind):
-            lines += [*_component(catalog.find(kind, name)), ""]
+        for entry in catalog.entries(kind):
+            if entry.distribution == DISTRIBUTION:
+                lines += [*_component(entry.component), ""]
     return "\n".join(lines)
 
 
 def _component(component: clouds.Component) -> Iterator[str]:
-    from clouds.core.schema import read_schema
-
     yield f"### {component.name} {{ #{component.kind}-{component.name} }}"
     yield ""
     yield f"{component.summary}. {component.source}".strip()
@@ -118,9 +124,9 @@ def recipe_page() -> str:
     lines = [
         "# Recipe keys",
         "",
-        "A recipe is a TOML file with these tables. `clouds plan NAME` prints one with every value; `--set a.b=value` and",
-        "`set={\"a.b\": value}` change one. A value out of its range, or of another type, is refused before anything is",
-        "built. `model` holds the arguments of [`clouds.compose`](python.md#clouds.compose).",
+        "A recipe is a TOML file with these tables. `clouds plan NAME` prints one with every value; `--set a.b=value`",
+        'and `set={"a.b": value}` change one. A value out of its range, or of another type, is refused before anything',
+        "is built. `model` holds the arguments of [`clouds.compose`](python.md#clouds.compose).",
         "",
         "| key | type | range | default |",
         "|---|---|---|---|",
@@ -146,7 +152,9 @@ def _row(key: str, field: attrs.Attribute[Any]) -> str:
 
 def _range(field: attrs.Attribute[Any]) -> str:
     """The range that a field's validator, `within(low, high, above=...)`, checks."""
-    return "" if field.validator is None else inspect.getclosurevars(field.validator).nonlocals["wanted"]
+    if field.validator is None:
+        return ""
+    return inspect.getclosurevars(inspect.unwrap(field.validator)).nonlocals["wanted"]
 
 
 def _meaning(record: type) -> Iterator[str]:

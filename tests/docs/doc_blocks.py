@@ -170,6 +170,6 @@ def _sessions(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _bash(command: str) -> str:
-    done = subprocess.run(["bash", "-euo", "pipefail", "-c", command], capture_output=True, text=True)  # noqa: S603, S607
+    done = subprocess.run(["bash", "-euo", "pipefail", "-c", command], capture_output=True, text=True)
     assert done.returncode == 0, f"`{command}` ended with {done.returncode}: {done.stdout}{done.stderr}"
     return done.stdout

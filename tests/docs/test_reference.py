@@ -72,6 +72,11 @@ def test_every_recipe_key_has_its_range_and_meaning(generated: ModuleType) -> No
 
 def test_every_component_is_in_the_reference(generated: ModuleType) -> None:
     page = generated.components_page()
-    built_in = [e.component.name for kind in clouds.Kind for e in clouds.catalog().entries(kind) if e.distribution == "clouds-dgss"]
+    built_in = [
+        e.component.name
+        for kind in clouds.Kind
+        for e in clouds.catalog().entries(kind)
+        if e.distribution == "clouds-dgss"
+    ]
     assert len(built_in) > 20
     assert all(f"### {name} " in page for name in built_in)
