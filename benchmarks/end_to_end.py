@@ -19,7 +19,7 @@ import clouds
 from benchmarks import reference_head
 from benchmarks.decoder import Sizes, head
 from benchmarks.rows import row
-from clouds.core.interfaces import Features, HeadOutput, Targets
+from clouds.core.contract.records import Features, HeadOutput, Targets
 from clouds.kernels.bench.runner import measure_all
 
 OURS, REFERENCE = "clouds", "reference order"

@@ -26,7 +26,7 @@ from typing import Any
 
 import clouds
 from benchmarks.rows import RESULTS, append, row
-from clouds.core.files import write_text
+from clouds.core.system.files import write_text
 from clouds.training.recipe import load_recipe
 
 NAME = "generalization"

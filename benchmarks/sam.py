@@ -18,8 +18,8 @@ from segment_anything.modeling import Sam
 
 from benchmarks.dense import DenseLayers
 from benchmarks.rows import clock, row, seconds
-from clouds.core.composer import pick_device
-from clouds.core.tensor_cache import TensorCache
+from clouds.core.pipeline.build import pick_device
+from clouds.core.weights.tensor_cache import TensorCache
 from clouds.refiners.prompt_points import draw_points, find_regions
 from clouds.refiners.prompted import PromptRefiner
 from clouds.refiners.sam import SamSegmenter, build_sam

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.rows import RESULTS
-from clouds.core.files import write_text
+from clouds.core.system.files import write_text
 
 README = Path(__file__).parent / "README.md"
 _BETWEEN = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -23,11 +23,11 @@ from clouds.backbones.clip_text import ClipText
 from clouds.backbones.clip_vit import ClipVit
 from clouds.backbones.tokenizers import tokenizer_for
 from clouds.backbones.vit import PLAIN_VITS
-from clouds.core.errors import ConfigError, WeightsError, did_you_mean
-from clouds.core.reach import hub_access
-from clouds.core.weight_files import read_weights
-from clouds.core.weight_store import open_clip_file
-from clouds.core.weights import load_weights
+from clouds.core.system.errors import ConfigError, WeightsError, did_you_mean
+from clouds.core.system.reach import hub_access
+from clouds.core.weights.files import read_weights
+from clouds.core.weights.loading import load_weights
+from clouds.core.weights.store import open_clip_file
 
 
 @frozen

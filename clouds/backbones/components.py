@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import get_args
 
 from clouds.backbones.published import CLIP_MODELS, TIMM_MODELS, ClipName
-from clouds.core.component import Component, Kind
-from clouds.core.hookspecs import hookimpl
-from clouds.core.weight_catalog import WEIGHTS
+from clouds.core.contract.component import Component, Kind
+from clouds.core.contract.hookspecs import hookimpl
+from clouds.core.weights.catalog import WEIGHTS
 
 _PYRAMID = ("res2", "res3", "res4", "res5")
 _CLIP = "clouds.backbones.presets:clip"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from clouds.backbones.published import CLIP_MODELS, ClipName
 
 if TYPE_CHECKING:
-    from clouds.core.interfaces import Backbone
+    from clouds.core.contract.interfaces import Backbone
 
 
 def clip(

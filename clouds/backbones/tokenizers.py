@@ -14,9 +14,9 @@ from open_clip.model import CLIPTextCfg
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from torch import Tensor
 
-from clouds.core.errors import WeightsError
-from clouds.core.reach import hub_access
-from clouds.core.weight_store import hub_folder
+from clouds.core.system.errors import WeightsError
+from clouds.core.system.reach import hub_access
+from clouds.core.weights.store import hub_folder
 
 Tokenizer = Callable[[list[str]], Tensor]
 

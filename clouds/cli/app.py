@@ -27,8 +27,8 @@ from clouds.cli import (
 )
 from clouds.cli.options import UsageError
 from clouds.cli.output import write_notes
-from clouds.core.errors import CloudsError, LeftOutWarning, TrustError
-from clouds.core.files import printable
+from clouds.core.system.errors import CloudsError, LeftOutWarning, TrustError
+from clouds.core.system.files import printable
 
 _HELP = """Domain-generalized semantic segmentation by collaborating foundation models.
 

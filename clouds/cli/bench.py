@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 from clouds.cli.options import AsJson, UsageError
 from clouds.cli.output import write, write_json, write_table
-from clouds.core.errors import ConfigError
+from clouds.core.system.errors import ConfigError
 
 if TYPE_CHECKING:
     from clouds.kernels.bench.ceilings import Ceilings
@@ -52,7 +52,7 @@ def bench(
     os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # torch's profiler, which counts memory, otherwise talks
     import torch
 
-    from clouds.core.composer import pick_device
+    from clouds.core.pipeline.build import pick_device
     from clouds.kernels.bench.ceilings import measure_ceilings
     from clouds.kernels.bench.problems import PROBLEMS, Size
     from clouds.kernels.bench.runner import measure
@@ -78,7 +78,7 @@ def bench(
 
 def _tune(names: list[str], size: Any, dtype: Any, device: Any, repeats: int) -> None:
     """Write the launches that are faster than the shipped ones beside those that were found before, and use them."""
-    from clouds.core.files import cache_folder, write_text
+    from clouds.core.system.files import cache_folder, write_text
     from clouds.kernels.bench.runner import fastest_launches
     from clouds.kernels.tuning import VARIABLE, read
 

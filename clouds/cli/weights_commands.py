@@ -10,9 +10,9 @@ from cyclopts import App
 
 from clouds.cli.options import AsJson, UsageError
 from clouds.cli.output import write, write_json, write_table
-from clouds.core.errors import did_you_mean
-from clouds.core.weight_catalog import WEIGHTS, FileWeights, HubWeights, Weights
-from clouds.core.weight_store import fetch, judge, locate
+from clouds.core.system.errors import did_you_mean
+from clouds.core.weights.catalog import WEIGHTS, FileWeights, HubWeights, Weights
+from clouds.core.weights.store import fetch, judge, locate
 
 _MIB = 2**20
 

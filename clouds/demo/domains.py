@@ -5,9 +5,9 @@ from __future__ import annotations
 from hashlib import blake2b
 from pathlib import Path
 
-from clouds.core.errors import ConfigError, did_you_mean
-from clouds.core.files import atomic_folder, target_in, write_text
-from clouds.core.images import write_png
+from clouds.core.system.errors import ConfigError, did_you_mean
+from clouds.core.system.files import atomic_folder, target_in, write_text
+from clouds.core.system.images import write_png
 from clouds.demo.engine import engine_style
 from clouds.demo.unseen.kit import unseen_styles
 from clouds.generators.street.render import render

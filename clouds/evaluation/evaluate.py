@@ -11,10 +11,10 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from clouds.core.errors import ConfigError, DataError, did_you_mean
-from clouds.core.images import short_side_size
-from clouds.core.labels import LabelSpace
-from clouds.core.progress import progress_bar
+from clouds.core.contract.labels import LabelSpace
+from clouds.core.system.errors import ConfigError, DataError, did_you_mean
+from clouds.core.system.images import short_side_size
+from clouds.core.system.progress import progress_bar
 from clouds.data.folder import Dataset, open_dataset
 from clouds.evaluation.boundary import count_boundaries
 from clouds.evaluation.confusion import count_confusion
@@ -62,7 +62,7 @@ def evaluate(
     """
     import torch
 
-    from clouds.core.processes import Processes
+    from clouds.core.system.processes import Processes
 
     check_protocol(protocol)
     if batch_size < 1:

@@ -15,7 +15,7 @@ from attrs import field, frozen
 from jaxtyping import UInt8
 from PIL import Image
 
-from clouds.core.labels import IGNORE_ID, LabelSpace
+from clouds.core.contract.labels import IGNORE_ID, LabelSpace
 
 Cell = str | int | float | None
 _UNLABELLED = (24, 24, 27)

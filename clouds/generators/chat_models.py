@@ -18,11 +18,11 @@ from urllib.request import Request
 
 from attrs import field, frozen
 
-from clouds.core.config import parse_json
-from clouds.core.errors import ConfigError, WeightsError
-from clouds.core.files import printable, without_tilde
-from clouds.core.reach import hub_access
-from clouds.core.weight_store import hub_folder
+from clouds.core.system.config import parse_json
+from clouds.core.system.errors import ConfigError, WeightsError
+from clouds.core.system.files import printable, without_tilde
+from clouds.core.system.reach import hub_access
+from clouds.core.weights.store import hub_folder
 from clouds.generators.http import Refusal, fetch_once
 
 _MOST_BYTES = 2 * 2**20  # of an answer of a server

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from clouds.core.component import Component, Kind
-from clouds.core.hookspecs import hookimpl
-from clouds.core.weight_catalog import DIFFUSION
+from clouds.core.contract.component import Component, Kind
+from clouds.core.contract.hookspecs import hookimpl
+from clouds.core.weights.catalog import DIFFUSION
 
 
 @hookimpl

@@ -7,9 +7,9 @@ from typing import final
 
 import numpy as np
 
-from clouds.core.errors import ConfigError
-from clouds.core.interfaces import Prompter
-from clouds.core.labels import CITYSCAPES, LabelSpace
+from clouds.core.contract.interfaces import Prompter
+from clouds.core.contract.labels import CITYSCAPES, LabelSpace
+from clouds.core.system.errors import ConfigError
 
 KINDS = ("photo", "dashcam picture", "wide-angle photo", "street view")
 MOODS = ("busy", "quiet", "wide", "narrow", "typical")

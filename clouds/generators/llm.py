@@ -7,10 +7,10 @@ from typing import final
 
 import numpy as np
 
-from clouds.core.errors import ConfigError
-from clouds.core.interfaces import Prompter
-from clouds.core.labels import LabelSpace
-from clouds.core.progress import progress_bar
+from clouds.core.contract.interfaces import Prompter
+from clouds.core.contract.labels import LabelSpace
+from clouds.core.system.errors import ConfigError
+from clouds.core.system.progress import progress_bar
 from clouds.generators.chat_models import ChatModel
 from clouds.generators.grammar import TIMES, WEATHERS
 from clouds.generators.llm_text import caption_key, parse_captions

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from clouds.core.config import parse_json
+from clouds.core.system.config import parse_json
 
 _LEAST_WORDS, _MOST_WORDS = 3, 60
 _MOST_QUOTES = 8  # around each other

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from clouds.core.labels import LabelSpace
-from clouds.core.weight_catalog import DIFFUSION
+from clouds.core.contract.labels import LabelSpace
+from clouds.core.weights.catalog import DIFFUSION
 
 if TYPE_CHECKING:
-    from clouds.core.interfaces import Generator, Prompter
+    from clouds.core.contract.interfaces import Generator, Prompter
 
 
 Scheduler = Literal["euler", "euler-ancestral", "ddim", "dpm-solver", "own"]

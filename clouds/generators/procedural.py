@@ -9,7 +9,8 @@ from typing import final
 import numpy as np
 from attrs import evolve
 
-from clouds.core.interfaces import GeneratedImage, GenerationRequest, Generator
+from clouds.core.contract.interfaces import Generator
+from clouds.core.contract.records import GeneratedImage, GenerationRequest
 from clouds.generators.prompt_words import MOVING, Wish, read_prompt
 from clouds.generators.promptable.kit import KIT
 from clouds.generators.promptable.textures import CHOICES

@@ -6,8 +6,8 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import final
 
-from clouds.core.errors import ConfigError
-from clouds.core.interfaces import Prompter
+from clouds.core.contract.interfaces import Prompter
+from clouds.core.system.errors import ConfigError
 
 
 @final

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from attrs import frozen
 
-from clouds.core.labels import LabelSpace
+from clouds.core.contract.labels import LabelSpace
 from clouds.generators.prompt_words import LAYOUT_WORDS, LIGHT_WORDS, OBJECT_WORDS, WEATHER_WORDS
 
 UNSAID = "not said"
@@ -65,7 +65,7 @@ class PromptStatistics:
 def describe_prompts(prompts: list[str], labels: LabelSpace) -> PromptStatistics:
     """Count what prompts speak of.
 
-    >>> from clouds.core.labels import CITYSCAPES
+    >>> from clouds.core.contract.labels import CITYSCAPES
     >>> found = describe_prompts(["Two cars on a road at night", "A foggy park"], CITYSCAPES)
     >>> found.classes["car"], found.weather["fog"], found.time["night"], found.time["not said"]
     (1, 1, 1, 1)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from clouds.core.interfaces import Refiner
+    from clouds.core.contract.interfaces import Refiner
 
 
 def regions(*, cell: int = 8, compactness: float = 0.1, rounds: int = 5, agreement: float = 0.6) -> Refiner:
@@ -65,7 +65,7 @@ def sam(
             runs once for each.
         cache_bytes: bound on the size of that folder; embeddings not used for longest make room.
     """
-    from clouds.core.tensor_cache import TensorCache
+    from clouds.core.weights.tensor_cache import TensorCache
     from clouds.refiners.prompted import PromptRefiner
     from clouds.refiners.sam import build_sam
 

@@ -9,9 +9,10 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor, nn
 
-from clouds.core.interfaces import ImageGenerators, Targets
-from clouds.core.pipeline import Pipeline
-from clouds.core.processes import Processes
+from clouds.core.contract.interfaces import ImageGenerators
+from clouds.core.contract.records import Targets
+from clouds.core.pipeline.pipeline import Pipeline
+from clouds.core.system.processes import Processes
 
 
 @final

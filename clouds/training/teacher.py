@@ -11,9 +11,10 @@ from jaxtyping import UInt8
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from clouds.core.interfaces import HeadOutput, MaskPooler
-from clouds.core.labels import IGNORE_ID
-from clouds.core.pipeline import Pipeline
+from clouds.core.contract.interfaces import MaskPooler
+from clouds.core.contract.labels import IGNORE_ID
+from clouds.core.contract.records import HeadOutput
+from clouds.core.pipeline.pipeline import Pipeline
 
 _Module = TypeVar("_Module", bound=nn.Module)
 

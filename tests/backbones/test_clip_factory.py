@@ -19,8 +19,9 @@ from clouds.backbones import presets
 from clouds.backbones.clip_convnext import ClipConvNeXt
 from clouds.backbones.clip_resnet import ClipResNet
 from clouds.backbones.clip_vit import ClipVit
-from clouds.core.composer import build_part
-from clouds.core.errors import ConfigError, PlanError, WeightsError
+from clouds.core.contract.plan import PlanError
+from clouds.core.pipeline.build import build_part
+from clouds.core.system.errors import ConfigError, WeightsError
 from clouds.testing import check_by_name
 
 __all__ = ["published"]  # the fixture
@@ -126,7 +127,7 @@ def test_weights_behind_a_network_that_is_down_are_given_up_at_once(monkeypatch:
         raise OSError("name not known")
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("clouds.core.reach.socket.create_connection", fail)
+    monkeypatch.setattr("clouds.core.system.reach.socket.create_connection", fail)
     monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail(f"waits {seconds} s"))
     match = r"weights 'none' of open_clip .*huggingface\.co cannot be reached: name not known.*`clouds weights fetch"
     with pytest.raises(WeightsError, match=match) as caught:

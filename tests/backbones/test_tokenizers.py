@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from open_clip.tokenizer import SimpleTokenizer
 
 from clouds.backbones.tokenizers import ByteTokenizer, FileTokenizer, tokenizer_for
-from clouds.core.errors import WeightsError
+from clouds.core.system.errors import WeightsError
 
 TEXT = {"context_length": 16, "vocab_size": 1000, "hf_tokenizer_name": "nobody/nothing"}
 

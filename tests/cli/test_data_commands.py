@@ -8,8 +8,8 @@ from cli_helpers import Run, assert_one_line
 from PIL import Image
 
 import clouds
-from clouds.core.catalog import Catalog
-from clouds.core.images import write_png
+from clouds.core.contract.catalog import Catalog
+from clouds.core.system.images import write_png
 from clouds.synthesis.generated_set import open_generated
 
 

@@ -7,8 +7,8 @@ from folder_helpers import SIZE, Add, save
 from PIL import Image
 
 from clouds import ConfigError, DataError, LabelSpace
-from clouds.core.errors import LeftOutWarning
-from clouds.core.images import EXTENSIONS
+from clouds.core.system.errors import LeftOutWarning
+from clouds.core.system.images import EXTENSIONS
 from clouds.data.folder import dataset_images, open_dataset
 
 

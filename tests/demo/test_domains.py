@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clouds.core.errors import ConfigError, DataError
-from clouds.core.labels import CITYSCAPES
+from clouds.core.contract.labels import CITYSCAPES
+from clouds.core.system.errors import ConfigError, DataError
 from clouds.data.folder import open_dataset
 from clouds.demo import domains
 from clouds.demo.domains import SOURCE, UNSEEN, write_domain

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clouds.core.errors import ConfigError, WeightsError
-from clouds.core.labels import CITYSCAPES, LabelSpace
+from clouds.core.contract.labels import CITYSCAPES, LabelSpace
+from clouds.core.system.errors import ConfigError, WeightsError
 from clouds.generators.chat_models import ChatModel, LocalModel, Sampling
 from clouds.generators.llm import CoverageWarning, LlmPrompter
 from clouds.generators.llm_text import caption_key

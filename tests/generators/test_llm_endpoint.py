@@ -13,8 +13,8 @@ from urllib.error import HTTPError
 import pytest
 from attrs import define, field
 
-from clouds.core.errors import ConfigError
-from clouds.core.labels import LabelSpace
+from clouds.core.contract.labels import LabelSpace
+from clouds.core.system.errors import ConfigError
 from clouds.generators.chat_models import Endpoint
 from clouds.generators.presets import llm
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clouds.core.errors import ConfigError
-from clouds.core.labels import CITYSCAPES, LabelSpace
+from clouds.core.contract.labels import CITYSCAPES, LabelSpace
+from clouds.core.system.errors import ConfigError
 from clouds.generators.grammar import KINDS, MOODS, OBJECTS, PLACES, TIMES, WEATHERS
 from clouds.generators.presets import file, grammar
 from clouds.generators.prompt_words import read_prompt

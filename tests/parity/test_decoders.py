@@ -9,7 +9,7 @@ import torch
 from golden import assert_close, randn
 from torch import Tensor, nn
 
-from clouds.core.interfaces import TextClassifier
+from clouds.core.contract.interfaces import TextClassifier
 from clouds.heads.layers import Mlp
 from clouds.heads.masked_decoder import MaskedDecoder
 from clouds.heads.pixel_decoder import PixelFeatures

@@ -11,8 +11,8 @@ import pytest
 import torch
 from golden import assert_close, randn
 
-from clouds.core.component import FeatureSpec
-from clouds.core.interfaces import Features
+from clouds.core.contract.component import FeatureSpec
+from clouds.core.contract.records import Features
 from clouds.heads.deformable_encoder import DeformableAttention, reference_points
 from clouds.heads.layers import sine_position
 from clouds.heads.pixel_decoder import PixelDecoder

@@ -9,10 +9,11 @@ import torch
 from safetensors.torch import save_file
 from segment_anything import SamPredictor, sam_model_registry
 
-from clouds.core.composer import build_part
-from clouds.core.errors import PlanError, WeightsError
-from clouds.core.tensor_cache import TensorCache
-from clouds.core.weight_catalog import SAM
+from clouds.core.contract.plan import PlanError
+from clouds.core.pipeline.build import build_part
+from clouds.core.system.errors import WeightsError
+from clouds.core.weights.catalog import SAM
+from clouds.core.weights.tensor_cache import TensorCache
 from clouds.refiners.presets import sam as preset
 from clouds.refiners.prompted import PromptRefiner
 from clouds.refiners.sam import SamModel, SamSegmenter, build_sam

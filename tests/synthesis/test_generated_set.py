@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clouds.core.errors import DataError, LeftOutWarning
-from clouds.core.images import read_image, write_png
+from clouds.core.system.errors import DataError, LeftOutWarning
+from clouds.core.system.images import read_image, write_png
 from clouds.synthesis.generated_set import open_generated
 
 PIXELS = np.zeros((2, 3, 3), np.uint8)

@@ -25,11 +25,11 @@ from mutations import (
 from PIL import Image
 
 import clouds
-from clouds.core.images import read_image
-from clouds.core.labels import CITYSCAPES
-from clouds.core.plan import Plan
-from clouds.core.reference import from_reference_checkpoint
-from clouds.core.weights import read_safetensors
+from clouds.core.contract.labels import CITYSCAPES
+from clouds.core.contract.plan import Plan
+from clouds.core.published.checkpoint import from_reference_checkpoint
+from clouds.core.system.images import read_image
+from clouds.core.weights.loading import read_safetensors
 from clouds.data.config import read_dataset_config
 from clouds.data.encodings import label_encoding
 from clouds.data.folder import open_dataset

@@ -68,7 +68,7 @@ def fuzz(door, numbers: range, seed: int) -> Iterator[Failure]:
 def _read_all(door, numbers: range, seed: int, reached: mmap.mmap, found: int) -> None:
     from doors import require_one_line
 
-    from clouds.core.errors import CloudsError
+    from clouds.core.system.errors import CloudsError
 
     pages = int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
     resource.setrlimit(resource.RLIMIT_AS, (pages + BYTES, pages + BYTES))

@@ -9,7 +9,7 @@ import numpy as np
 from attrs import field, frozen
 from jaxtyping import Bool, Float32, UInt8
 
-from clouds.core.errors import ConfigError, did_you_mean
+from clouds.core.system.errors import ConfigError, did_you_mean
 from clouds.generators.street.camera import Camera
 from clouds.generators.street.noise import Noise
 

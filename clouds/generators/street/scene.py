@@ -8,7 +8,7 @@ from enum import IntEnum
 import numpy as np
 from attrs import define, field, frozen
 
-from clouds.core.labels import CITYSCAPES
+from clouds.core.contract.labels import CITYSCAPES
 from clouds.generators.street.camera import FAR, Camera
 from clouds.generators.street.records import Color, Palette
 
