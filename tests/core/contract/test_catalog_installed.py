@@ -176,7 +176,7 @@ def test_a_fresh_interpreter_finds_and_builds_an_installed_component(install: In
     install("one", good("first"))
     program = (
         "import sys, clouds; part = clouds.catalog().find('prompter', 'first'); assert 'torch' not in sys.modules;"
-        "from clouds.core.pipeline.composer import build_part;"
+        "from clouds.core.pipeline.build import build_part;"
         "print(*build_part('prompter', {'name': 'first', 'language': 'fr'}).prompts(2, seed=0))"
     )
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=os.environ)

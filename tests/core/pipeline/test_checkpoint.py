@@ -12,7 +12,7 @@ import clouds
 from clouds.core.contract.interfaces import Backbone
 from clouds.core.contract.plan import PlanError
 from clouds.core.contract.records import Features
-from clouds.core.pipeline.pipeline import checkpoint
+from clouds.core.pipeline import checkpoint
 from clouds.core.system.errors import ConfigError, DataError, NonFiniteError, TrustError, WeightsError
 
 TINY = {"name": "tiny", "dims": [8, 16, 24, 32], "depths": [1, 1, 1, 1]}

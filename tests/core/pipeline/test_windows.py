@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from clouds.core.pipeline.pipeline import windows
+from clouds.core.pipeline import windows
 from clouds.core.pipeline.windows import resampled, sliding_windows
 
 SIDES = st.integers(2, 40)

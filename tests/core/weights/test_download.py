@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from weight_helpers import FileServer, serving
 
 from clouds.core.system.errors import WeightsError
+from clouds.core.weights import download as module
 from clouds.core.weights.download import download
-from clouds.core.weights.loading import download as module
 
 CONTENT = bytes(range(256)) * 40
 HASH = sha256(CONTENT).hexdigest()

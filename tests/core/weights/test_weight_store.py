@@ -13,8 +13,8 @@ from attrs import evolve
 from weight_helpers import FileServer, serving
 
 from clouds.core.system.errors import WeightsError
+from clouds.core.weights import download as download_module
 from clouds.core.weights.catalog import SAM, WEIGHTS, FileWeights, HubWeights, PageWeights, Pinned
-from clouds.core.weights.loading import download as download_module
 from clouds.core.weights.store import (
     fetch,
     hub_file,
