@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
@@ -18,7 +19,8 @@ from clouds.core.system.errors import ConfigError, DataError
 from clouds.core.system.files import atomic_file
 from clouds.core.weights.loading import digest
 
-_OURS = re.compile(r".+\.cached(\.[0-9a-f]{8}\.tmp)?\.safetensors")  # and what killed processes left unfinished
+_OURS = re.compile(r".+\.cached(\.[0-9a-f]{8}\.tmp)?\.safetensors")  # and what is unfinished
+_UNFINISHED = 3600 * 10**9  # nanoseconds; a file that was not finished after an hour belongs to a process that was killed
 
 
 class CacheWarning(UserWarning):
@@ -105,7 +107,10 @@ class TensorCache:
         return self.folder / f"{key}.cached.safetensors"
 
     def _make_room(self) -> None:
-        """Remove the files that were not used for longest, among them what killed processes left unfinished."""
+        """Remove the files that were not used for longest, among them what killed processes left unfinished.
+
+        What another process is about to finish counts, and is never removed.
+        """
         files: list[tuple[int, int, str]] = []
         for entry in os.scandir(self.folder):
             if not _OURS.fullmatch(entry.name):
@@ -114,9 +119,11 @@ class TensorCache:
                 facts = entry.stat()
                 files.append((facts.st_mtime_ns, facts.st_size, entry.path))
         surplus = sum(size for _, size, _ in files) - self.max_bytes
-        for _, size, path in sorted(files):
+        for used, size, path in sorted(files):
             if surplus <= 0:
                 break
+            if path.endswith(".tmp.safetensors") and time.time_ns() - used < _UNFINISHED:
+                continue
             Path(path).unlink(missing_ok=True)
             surplus -= size
 

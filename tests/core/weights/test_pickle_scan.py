@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clouds.core.system.errors import WeightsError
-from clouds.core.weights.loading import pickle_scan, read_pickle
+from clouds.core.weights import pickle_scan
+from clouds.core.weights.loading import read_pickle
 from clouds.core.weights.pickle_scan import Refused, scan_pickle
 
 HEADER = b"\x80\x02"

@@ -78,6 +78,18 @@ def test_what_a_killed_process_left_unfinished_makes_room(tmp_path: Path) -> Non
     assert [path.name for path in folder.iterdir()] == ["b.cached.safetensors"]
 
 
+def test_what_another_process_is_about_to_finish_stays(tmp_path: Path) -> None:
+    """It is the oldest file, where its process was stopped for a moment before the last step."""
+    one = bytes_of_one(tmp_path)
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    (folder / ".a.cached.12345678.tmp.safetensors").write_bytes(b"0" * one)
+    cache = TensorCache(folder, max_bytes=2 * one)
+    for key in "bc":
+        cache.put(key, ENTRY)
+    assert {path.name for path in folder.iterdir()} == {".a.cached.12345678.tmp.safetensors", "c.cached.safetensors"}
+
+
 def test_other_files_in_the_folder_are_left_alone(tmp_path: Path) -> None:
     one = bytes_of_one(tmp_path)
     folder = tmp_path / "cache"
