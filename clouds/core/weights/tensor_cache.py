@@ -20,7 +20,7 @@ from clouds.core.system.files import atomic_file
 from clouds.core.weights.loading import digest
 
 _OURS = re.compile(r".+\.cached(\.[0-9a-f]{8}\.tmp)?\.safetensors")  # and what is unfinished
-_UNFINISHED = 3600 * 10**9  # nanoseconds; a file that was not finished after an hour belongs to a process that was killed
+_UNFINISHED = 3600 * 10**9  # nanoseconds; the process of a file that takes longer was killed
 
 
 class CacheWarning(UserWarning):
