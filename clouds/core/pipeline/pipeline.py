@@ -33,7 +33,7 @@ from clouds.core.pipeline.checkpoint import save_checkpoint
 from clouds.core.pipeline.cuda_graphs import CudaGraphs
 from clouds.core.pipeline.prediction import ImageLike, Picture, Prediction, require_finite, segment_windows
 from clouds.core.pipeline.published_weights import find_published
-from clouds.core.pipeline.segmenter import Network
+from clouds.core.pipeline.segmenter import Network, Segmenter
 from clouds.core.pipeline.segments import ImageMasks
 from clouds.core.pipeline.text import build_classifier
 from clouds.core.published.export import reference_state
@@ -63,8 +63,7 @@ class Pipeline:
     ) -> None:
         self.plan = plan
         self.device = device
-        self.backbone = backbone.to(device)
-        self.head = head.to(device)
+        self.segmenter = Segmenter(backbone, head).to(device)
         self.trained = self._warned = False
         self.kept: dict[str, Tensor] = {}
         self._graphs: CudaGraphs | None = None
@@ -72,6 +71,24 @@ class Pipeline:
         self._classifier = classifier
         self._deferred = dict(deferred or {})
         self._helpers: dict[Kind, Any] = {kind: _place(part, device) for kind, part in (helpers or {}).items()}
+
+    @property
+    def backbone(self) -> Backbone:
+        """Makes features of images."""
+        return self.segmenter.backbone
+
+    @backbone.setter
+    def backbone(self, module: Backbone) -> None:
+        self.segmenter = Segmenter(module, self.head)
+
+    @property
+    def head(self) -> Head:
+        """Makes masks and classes of features."""
+        return self.segmenter.head
+
+    @head.setter
+    def head(self, module: Head) -> None:
+        self.segmenter = Segmenter(self.backbone, module)
 
     @property
     def labels(self) -> LabelSpace:
@@ -123,11 +140,11 @@ class Pipeline:
         of the backbone's `size_divisor` of the largest. The outputs are at a quarter of that network size."""
         classifier = self.classifier
         with self.autocast():
-            return self.head(self.backbone(self.pad(images)), classifier)
+            return self.segmenter(self.pad(images), classifier)
 
     def as_module(self) -> Network:
         """What `forward` does to a padded batch, as one module in eval mode to compile or export: see `Network`."""
-        return Network(self.backbone, self.head, self.classifier)
+        return Network(self.segmenter, self.classifier)
 
     def use_cuda_graphs(self, limit: int = 8) -> None:
         """Let `predict` and `predict_many` replay recorded forward passes: one launch instead of one per kernel.
@@ -158,17 +175,7 @@ class Pipeline:
 
     def pad(self, images: Sequence[UInt8[Tensor, "3 _ _"]]) -> Float[Tensor, "b 3 h w"]:
         """One float batch (0..255), padded bottom and right with the backbone's mean, which normalises to 0."""
-        height, width = self._network_size([(image.shape[1], image.shape[2]) for image in images])
-        batch = self.backbone.mean.expand(len(images), 3, height, width).clone()
-        for slot, image in zip(batch, images, strict=True):
-            slot[:, : image.shape[1], : image.shape[2]] = image
-        return batch
-
-    def _network_size(self, sizes: Iterable[tuple[int, int]]) -> tuple[int, int]:
-        """(height, width) that images of these sizes are padded to together."""
-        divisor = self.backbone.size_divisor
-        height, width = (-(-max(sides) // divisor) * divisor for sides in zip(*sizes, strict=True))
-        return height, width
+        return self.segmenter.pad(images)
 
     def predict(
         self, image: ImageLike, *, short_side: int | None = None, window: int = 2048, max_pixels: int = MAX_PIXELS
@@ -224,7 +231,7 @@ class Pipeline:
         return answer_in_batches(
             pictures,
             lambda batch: self._predict(batch, window),
-            group_of=lambda one: None if one.exceeds(window) else self._network_size([one.valid_size]),
+            group_of=lambda one: None if one.exceeds(window) else self.segmenter.network_size([one.valid_size]),
             size=batch_size,
         )
 
