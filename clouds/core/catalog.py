@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 GROUP = "clouds"
 BUILT_IN = "clouds-dgss"
-_BUILT_IN_MODULES = ("backbones", "generators", "refiners", "heads", "training")
+_BUILT_IN_MODULES = ("backbones", "generators", "prompters", "refiners", "heads", "training")
 
 
 @frozen(kw_only=True)

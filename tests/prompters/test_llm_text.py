@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clouds.generators import llm_text
-from clouds.generators.llm_text import caption_key, parse_captions
+from clouds.prompters import llm_text
+from clouds.prompters.llm_text import caption_key, parse_captions
 
 ROAD, TRAM, FOG = "A photo of a busy road at night.", "A tram passes a church in the rain", "A snapshot of cars in fog."
 ALL = [ROAD, TRAM, FOG]

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from clouds.core.errors import ConfigError, WeightsError
 from clouds.core.labels import CITYSCAPES, LabelSpace
-from clouds.generators.chat_models import ChatModel, LocalModel, Sampling
-from clouds.generators.llm import CoverageWarning, LlmPrompter
-from clouds.generators.llm_text import caption_key
-from clouds.generators.presets import grammar, llm
-from clouds.generators.prompt_statistics import classes_named, describe_prompts
+from clouds.prompters.chat_models import ChatModel, LocalModel, Sampling
+from clouds.prompters.llm import CoverageWarning, LlmPrompter
+from clouds.prompters.llm_text import caption_key
+from clouds.prompters.presets import grammar, llm
+from clouds.prompters.prompt_statistics import classes_named, describe_prompts
 from clouds.testing.prompter import check_prompter
 
 FEW = LabelSpace.from_names(["road", "car", "train"])

@@ -11,10 +11,10 @@ from clouds.core.errors import ConfigError
 from clouds.core.interfaces import Prompter
 from clouds.core.labels import LabelSpace
 from clouds.core.progress import progress_bar
-from clouds.generators.chat_models import ChatModel
-from clouds.generators.grammar import TIMES, WEATHERS
-from clouds.generators.llm_text import caption_key, parse_captions
-from clouds.generators.prompt_statistics import classes_named
+from clouds.prompters.chat_models import ChatModel
+from clouds.prompters.grammar import TIMES, WEATHERS
+from clouds.prompters.llm_text import caption_key, parse_captions
+from clouds.prompters.prompt_statistics import classes_named
 
 _SHOWN = 10  # captions of earlier answers that a question shows
 _EXAMPLE = "A photo of a busy road in daylight with sunny weather."  # one of the published prompts

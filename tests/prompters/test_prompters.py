@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from clouds.core.errors import ConfigError
 from clouds.core.labels import CITYSCAPES, LabelSpace
-from clouds.generators.grammar import KINDS, MOODS, OBJECTS, PLACES, TIMES, WEATHERS
-from clouds.generators.presets import file, grammar
-from clouds.generators.prompt_words import read_prompt
+from clouds.generators.wish import read_prompt
+from clouds.prompters.grammar import KINDS, MOODS, OBJECTS, PLACES, TIMES, WEATHERS
+from clouds.prompters.presets import file, grammar
 
 TOTAL = len(KINDS) * len(MOODS) * len(PLACES) * len(OBJECTS) * len(TIMES) * len(WEATHERS)
 

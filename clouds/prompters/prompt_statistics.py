@@ -9,17 +9,9 @@ from functools import lru_cache
 from attrs import frozen
 
 from clouds.core.labels import LabelSpace
-from clouds.generators.prompt_words import LAYOUT_WORDS, LIGHT_WORDS, OBJECT_WORDS, WEATHER_WORDS
+from clouds.core.prompt_words import LAYOUT_WORDS, LIGHT_WORDS, OBJECT_WORDS, WEATHER_WORDS
 
 UNSAID = "not said"
-_TIMES = {"golden_dusk": "dusk or dawn", "moonlit_night": "night", "daylight": "day"}
-_WEATHERS = {
-    "exponential_fog": "fog",
-    "streak_rain": "rain",
-    "flake_snow": "snow",
-    "overcast": "overcast",
-    "clear_sky": "clear",
-}
 # Words for classes beside their synonyms and those of `prompt_words`.
 _MORE_WORDS = {
     "road": (
@@ -75,8 +67,8 @@ def describe_prompts(prompts: list[str], labels: LabelSpace) -> PromptStatistics
         prompts=len(prompts),
         distinct=len(set(prompts)),
         classes={name: sum(name in classes for classes in named) for name in labels.names},
-        weather=_count(prompts, WEATHER_WORDS, _WEATHERS),
-        time=_count(prompts, LIGHT_WORDS, _TIMES),
+        weather=_count(prompts, WEATHER_WORDS),
+        time=_count(prompts, LIGHT_WORDS),
     )
 
 
@@ -109,8 +101,8 @@ def _any_of(words: Iterable[str]) -> re.Pattern[str]:
     return re.compile(rf"(?<!\w)({forms})(?:e?s)?(?!\w)")
 
 
-def _count(prompts: list[str], words: Mapping[str, tuple[str, ...]], names: Mapping[str, str]) -> dict[str, int]:
-    patterns = {names[kind]: _any_of(forms) for kind, forms in words.items()}
+def _count(prompts: list[str], words: Mapping[str, tuple[str, ...]]) -> dict[str, int]:
+    patterns = {name: _any_of(forms) for name, forms in words.items()}
     counts = {
         name: sum(bool(pattern.search(prompt.casefold())) for prompt in prompts) for name, pattern in patterns.items()
     }

@@ -15,8 +15,8 @@ from attrs import define, field
 
 from clouds.core.errors import ConfigError
 from clouds.core.labels import LabelSpace
-from clouds.generators.chat_models import Endpoint
-from clouds.generators.presets import llm
+from clouds.prompters.chat_models import Endpoint
+from clouds.prompters.presets import llm
 
 KEY = "sk-very-secret"
 LABELS = LabelSpace.from_names(["road"])

@@ -7,40 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from attrs import field, frozen
 
-LIGHT_WORDS = {
-    "golden_dusk": ("dusk", "dawn", "sunset", "sunrise", "twilight", "evening", "golden"),
-    "moonlit_night": ("night", "nighttime", "midnight", "moonlight"),
-    "daylight": ("day", "daylight", "daytime", "noon", "midday", "morning", "afternoon"),
-}
-WEATHER_WORDS = {
-    "exponential_fog": ("fog", "foggy", "mist", "misty", "haze", "hazy"),
-    "streak_rain": ("rain", "rainy", "raining", "storm", "stormy", "wet", "drizzle", "shower"),
-    "flake_snow": ("snow", "snowy", "snowing", "winter", "wintry", "blizzard", "snowfall"),
-    "overcast": ("overcast", "cloudy", "clouds", "grey", "gray"),
-    "clear_sky": ("clear", "sunny", "sun", "sunshine"),
-}
-LAYOUT_WORDS = {
-    "highway": ("highway", "motorway", "freeway", "expressway"),
-    "suburb": ("suburb", "suburban", "residential", "neighborhood", "neighbourhood"),
-    "village": ("village", "hamlet"),
-    "country": ("country", "countryside", "rural", "farm", "forest", "mountain"),
-    "city": ("city", "downtown", "urban", "town", "avenue", "boulevard", "square", "intersection", "crossroads"),
-}
-# Words for one, and words for several.
-OBJECT_WORDS = {
-    "car": (("car", "vehicle", "taxi"), ("cars", "vehicles", "taxis", "traffic")),
-    "truck": (("truck", "lorry"), ("trucks", "lorries")),
-    "bus": (("bus", "coach"), ("buses", "coaches")),
-    "train": (("train", "tram", "streetcar"), ("trains", "trams", "streetcars")),
-    "motorcycle": (("motorcycle", "motorbike"), ("motorcycles", "motorbikes")),
-    "person": (("person", "pedestrian"), ("persons", "people", "pedestrians", "crowd")),
-    "rider": (("rider", "cyclist"), ("riders", "cyclists")),
-    "bicycle": (("bicycle", "bike"), ("bicycles", "bikes")),
-    "tree": (("tree", "bush"), ("trees", "bushes", "vegetation", "park")),
-    "pole": (("pole", "lamp", "streetlight"), ("poles", "lamps", "streetlights")),
-    "traffic light": (("traffic light",), ("traffic lights",)),
-    "traffic sign": (("traffic sign", "stop sign", "road sign"), ("traffic signs", "stop signs", "road signs")),
-}
+from clouds.core.prompt_words import LAYOUT_WORDS, LIGHT_WORDS, OBJECT_WORDS, WEATHER_WORDS
+
 EMPTY_WORDS = ("empty", "deserted", "quiet", "lonely")
 BUSY_WORDS = ("busy", "crowded", "bustling")
 NEGATIONS = ("no", "without")
@@ -52,7 +20,7 @@ class Wish:
     """What a prompt asks for.
 
     Attributes:
-        light, weather, layout: names of the kit, or None where the prompt leaves it open.
+        light, weather, layout: names of `prompt_words`, or None where the prompt leaves it open.
         objects: named objects and how many at least: 1 for "a car", 2 for "cars", 0 for "no cars".
         empty, busy: few or many vehicles and people.
     """
@@ -70,7 +38,7 @@ def read_prompt(prompt: str) -> Wish:
 
     >>> wish = read_prompt("A rainy highway at night with trucks and no cars")
     >>> wish.light, wish.weather, wish.layout, wish.objects
-    ('moonlit_night', 'streak_rain', 'highway', {'truck': 2, 'car': 0})
+    ('night', 'rain', 'highway', {'truck': 2, 'car': 0})
     """
     words = re.findall(r"[a-z]+", prompt.lower())
     return Wish(

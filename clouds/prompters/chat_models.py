@@ -23,7 +23,7 @@ from clouds.core.errors import ConfigError, WeightsError
 from clouds.core.files import printable, without_tilde
 from clouds.core.reach import hub_access
 from clouds.core.weight_store import hub_folder
-from clouds.generators.http import Refusal, fetch_once
+from clouds.prompters.http import Refusal, fetch_once
 
 _MOST_BYTES = 2 * 2**20  # of an answer of a server
 _SHOWN = 300
