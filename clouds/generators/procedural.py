@@ -10,11 +10,11 @@ import numpy as np
 from attrs import evolve
 
 from clouds.core.interfaces import GeneratedImage, GenerationRequest, Generator
-from clouds.generators.promptable.kit import KIT
-from clouds.generators.promptable.textures import CHOICES
-from clouds.generators.street.records import Layout, Style
-from clouds.generators.street.render import render
 from clouds.generators.wish import MOVING, Wish, read_prompt
+from clouds.streets.kits.promptable.kit import KIT
+from clouds.streets.kits.promptable.textures import CHOICES
+from clouds.streets.records import Layout, Style
+from clouds.streets.render import render
 
 # How the kit draws what prompts name; places have one name in both.
 LIGHTS = {"dusk or dawn": "golden_dusk", "night": "moonlit_night", "day": "daylight"}

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from clouds.core.prompt_words import LAYOUT_WORDS, LIGHT_WORDS, OBJECT_WORDS, WEATHER_WORDS
 from clouds.generators.procedural import LIGHTS, WEATHERS
-from clouds.generators.promptable.kit import KIT
-from clouds.generators.street.records import OBJECTS
 from clouds.generators.wish import Wish, read_prompt
+from clouds.streets.kits.promptable.kit import KIT
+from clouds.streets.records import OBJECTS
 
 
 def test_the_published_kind_of_prompt() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float32
 
-from clouds.generators.street.records import Patch
+from clouds.streets.records import Patch
 
 Values = Float32[np.ndarray, " n"]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from clouds.generators.street.camera import FAR
-from clouds.generators.street.ground import Street
-from clouds.generators.street.records import Layout
-from clouds.generators.street.scene import Scene, rectangle
+from clouds.streets.camera import FAR
+from clouds.streets.ground import Street
+from clouds.streets.records import Layout
+from clouds.streets.scene import Scene, rectangle
 
 _LAST_LOT = 160.0
 _SKYLINE = 0.9 * FAR

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from clouds.generators.promptable.layouts import LAYOUTS
-from clouds.generators.promptable.light import LIGHTS, SENSORS
-from clouds.generators.promptable.textures import FACADES, TEXTURES
-from clouds.generators.promptable.weather import WEATHERS
-from clouds.generators.street.records import Kit, Palette
+from clouds.streets.kits.promptable.layouts import LAYOUTS
+from clouds.streets.kits.promptable.light import LIGHTS, SENSORS
+from clouds.streets.kits.promptable.textures import FACADES, TEXTURES
+from clouds.streets.kits.promptable.weather import WEATHERS
+from clouds.streets.records import Kit, Palette
 
 # sRGB. Broad on purpose: pictures without labels are for teaching that colour is not the class.
 WIDE = Palette(

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float32, Int32
 
-from clouds.generators.street.camera import Camera
-from clouds.generators.street.noise import Noise
-from clouds.generators.street.raster import SUBPIXELS, Raster
-from clouds.generators.street.records import Frame, Image, Patch, Style
-from clouds.generators.street.scene import Facing
+from clouds.streets.camera import Camera
+from clouds.streets.noise import Noise
+from clouds.streets.raster import SUBPIXELS, Raster
+from clouds.streets.records import Frame, Image, Patch, Style
+from clouds.streets.scene import Facing
 
 _SHADOW = 0.45  # light that an object takes from the ground right under it
 

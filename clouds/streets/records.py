@@ -10,8 +10,8 @@ from attrs import field, frozen
 from jaxtyping import Bool, Float32, UInt8
 
 from clouds.core.errors import ConfigError, did_you_mean
-from clouds.generators.street.camera import Camera
-from clouds.generators.street.noise import Noise
+from clouds.streets.camera import Camera
+from clouds.streets.noise import Noise
 
 Interval = tuple[float, float]
 Color = tuple[int, int, int]

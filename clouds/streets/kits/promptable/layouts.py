@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from attrs import evolve
 
-from clouds.generators.street.records import Layout
+from clouds.streets.records import Layout
 
 CITY = Layout(
     camera_height=(1.25, 1.85),

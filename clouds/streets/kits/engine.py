@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float32
 
-from clouds.generators.street.records import Frame, Image, Kit, Layout, Palette, Patch, Style
+from clouds.streets.records import Frame, Image, Kit, Layout, Palette, Patch, Style
 
 Values = Float32[np.ndarray, " n"]
 Rng = np.random.Generator

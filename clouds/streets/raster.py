@@ -9,8 +9,8 @@ from attrs import frozen
 from jaxtyping import Bool, Float, Float32, Int32, UInt8
 from PIL import Image, ImageDraw
 
-from clouds.generators.street.camera import FAR, NEAR, Camera
-from clouds.generators.street.scene import TRAIN_ID, Facing, Scene, Surface
+from clouds.streets.camera import FAR, NEAR, Camera
+from clouds.streets.scene import TRAIN_ID, Facing, Scene, Surface
 
 SUBPIXELS = 3  # per axis, for smooth edges; odd, so that the middle one is the pixel's centre, which has the label
 _SHADING = {-1: 0.80, 1: 1.0}  # of faces on the dark and on the sunny side of the road

@@ -7,9 +7,9 @@ from itertools import pairwise
 import numpy as np
 from attrs import frozen
 
-from clouds.generators.street.camera import FAR, NEAR
-from clouds.generators.street.records import Layout
-from clouds.generators.street.scene import Outline, Scene, rectangle
+from clouds.streets.camera import FAR, NEAR
+from clouds.streets.records import Layout
+from clouds.streets.scene import Outline, Scene, rectangle
 
 _CROSSING_WIDTH = 8.0
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from clouds.generators.street.ground import Street
-from clouds.generators.street.scene import Scene, ellipse, moved, rectangle
+from clouds.streets.ground import Street
+from clouds.streets.scene import Scene, ellipse, moved, rectangle
 
 
 def add_persons(street: Street, scene: Scene, count: int) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from attrs import frozen
 
-from clouds.generators.street.ground import Street
-from clouds.generators.street.scene import Outline, Scene, ellipse, moved, rectangle
+from clouds.streets.ground import Street
+from clouds.streets.scene import Outline, Scene, ellipse, moved, rectangle
 
 Part = tuple[Outline, str]
 """An outline in unit coordinates and its material; "" is the vehicle's own paint."""

@@ -8,11 +8,15 @@ from enum import IntEnum
 import numpy as np
 from attrs import define, field, frozen
 
-from clouds.core.labels import CITYSCAPES
-from clouds.generators.street.camera import FAR, Camera
-from clouds.generators.street.records import Color, Palette
+from clouds.streets.camera import FAR, Camera
+from clouds.streets.records import Color, Palette
 
-TRAIN_ID = {name: index for index, name in enumerate(CITYSCAPES.names)}
+# The Cityscapes classes in the order of their train ids.
+CLASS_NAMES = (
+    *("road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation"),
+    *("terrain", "sky", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle"),
+)
+TRAIN_ID = {name: index for index, name in enumerate(CLASS_NAMES)}
 Outline = Sequence[tuple[float, float]]
 _SHARED = ("road", "mark", "sidewalk", "curb", "grass", "sky", "pole", "housing", "glass", "tyre", "trunk", "leaf")
 

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float32
 from scipy import ndimage
 
-from clouds.generators.street.records import Frame, Image
+from clouds.streets.records import Frame, Image
 
 Rng = np.random.Generator
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from clouds.generators.street.ground import Street
-from clouds.generators.street.records import Layout
-from clouds.generators.street.scene import Scene, brighter, ellipse, moved, rectangle
+from clouds.streets.ground import Street
+from clouds.streets.records import Layout
+from clouds.streets.scene import Scene, brighter, ellipse, moved, rectangle
 
 _BLOB = [(0.5 * np.cos(t), 0.5 + 0.5 * np.sin(t)) for t in np.linspace(0, 2 * np.pi, 14, endpoint=False)]
 # Signals and lamps have the colours of the regulations everywhere; no palette changes them.

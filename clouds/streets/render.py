@@ -8,16 +8,16 @@ import numpy as np
 from attrs import frozen
 from jaxtyping import UInt8
 
-from clouds.generators.street.buildings import add_lots, add_skyline
-from clouds.generators.street.camera import Camera
-from clouds.generators.street.furniture import add_lamp_posts, add_traffic_lights, add_traffic_signs, add_trees
-from clouds.generators.street.ground import add_ground, draw_street
-from clouds.generators.street.people import add_bicycles, add_motorcycles, add_persons, add_riders
-from clouds.generators.street.raster import rasterize
-from clouds.generators.street.records import OBJECTS, Layout, Palette, Style
-from clouds.generators.street.scene import Scene
-from clouds.generators.street.shade import shade
-from clouds.generators.street.vehicles import VEHICLES, add_vehicles
+from clouds.streets.buildings import add_lots, add_skyline
+from clouds.streets.camera import Camera
+from clouds.streets.furniture import add_lamp_posts, add_traffic_lights, add_traffic_signs, add_trees
+from clouds.streets.ground import add_ground, draw_street
+from clouds.streets.people import add_bicycles, add_motorcycles, add_persons, add_riders
+from clouds.streets.raster import rasterize
+from clouds.streets.records import OBJECTS, Layout, Palette, Style
+from clouds.streets.scene import Scene
+from clouds.streets.shade import shade
+from clouds.streets.vehicles import VEHICLES, add_vehicles
 
 
 @frozen(eq=False, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from clouds.generators.street.records import Frame, Image
+from clouds.streets.records import Frame, Image
 
 Rng = np.random.Generator
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from attrs import evolve
 
-from clouds.demo.unseen.models import LIGHTS, SENSORS, WEATHERS
-from clouds.demo.unseen.textures import FACADES, TEXTURES
-from clouds.generators.street.records import Kit, Layout, Palette, Style
+from clouds.streets.kits.unseen.models import LIGHTS, SENSORS, WEATHERS
+from clouds.streets.kits.unseen.textures import FACADES, TEXTURES
+from clouds.streets.records import Kit, Layout, Palette, Style
 
 # Seen from a van: higher, narrower lanes and a longer lens than any prompt or the source gives.
 VAN = Layout(

@@ -7,7 +7,7 @@ from jaxtyping import Float32
 from PIL import Image as Pillow
 from PIL import ImageDraw
 
-from clouds.generators.street.records import Frame, Image
+from clouds.streets.records import Frame, Image
 
 Rng = np.random.Generator
 
