@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from benchmarks.decoder import Sizes, head
 from benchmarks.rows import clock, row
+from clouds.bench.runner import reason
+from clouds.bench.timing import milliseconds
 from clouds.core.cuda_graphs import CudaGraphs
 from clouds.core.errors import ConfigError
 from clouds.core.interfaces import Features, Head
-from clouds.kernels.bench.runner import reason
-from clouds.kernels.bench.timing import milliseconds
 
 EAGER, GRAPH = "eager", "CUDA graph"
 

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from attrs import evolve, field, frozen
 
+from clouds.bench.ceilings import Ceilings
+from clouds.bench.problems import PROBLEMS, Problem, Size
+from clouds.bench.timing import milliseconds, peak_memory
 from clouds.kernels.backends import choose
-from clouds.kernels.bench.ceilings import Ceilings
-from clouds.kernels.bench.problems import PROBLEMS, Problem, Size
-from clouds.kernels.bench.timing import milliseconds, peak_memory
 from clouds.kernels.tuning import Choice, tune
 
 FORWARD, BOTH = "forward", "forward+backward"

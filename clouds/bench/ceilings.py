@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from attrs import frozen
 
-from clouds.kernels.bench.timing import milliseconds
+from clouds.bench.timing import milliseconds
 
 _COPIED = {"cuda": 1 << 30, "cpu": 1 << 27}  # bytes: many times the last cache
 _GATHERED = {"cuda": 1 << 18, "cpu": 1 << 14}  # rows, which fit in the last cache: 16 and 2 MB
@@ -48,7 +48,7 @@ def _product(dtype: torch.dtype, device: torch.device, repeats: int) -> float:
 
 def _gather(device: torch.device, repeats: int) -> float:
     if device.type == "cuda":
-        from clouds.kernels._triton.gather import forward, gathered_bytes
+        from clouds.bench.gather import forward, gathered_bytes
 
         table = torch.randn(_GATHERED["cuda"], _CHANNELS, dtype=torch.bfloat16, device=device)
         times = milliseconds({"gather": lambda: forward(table)}, device, repeats=repeats, flush=False)["gather"]

@@ -4,11 +4,10 @@ import pytest
 import torch
 from attrs import evolve
 
-from clouds.kernels._triton import gather
-from clouds.kernels.bench import ceilings, problems, runner, timing
-from clouds.kernels.bench.ceilings import Ceilings, measure_ceilings
-from clouds.kernels.bench.problems import PROBLEMS, Problem, Size
-from clouds.kernels.bench.runner import BOTH, FORWARD, measure
+from clouds.bench import ceilings, gather, problems, runner, timing
+from clouds.bench.ceilings import Ceilings, measure_ceilings
+from clouds.bench.problems import PROBLEMS, Problem, Size
+from clouds.bench.runner import BOTH, FORWARD, measure
 
 CPU = torch.device("cpu")
 SMALL = Size(image=(64, 96), queries=5, classes=3)
