@@ -48,7 +48,7 @@ def prompts(
     if n < 1:
         raise UsageError(f"--n {n}: expected at least 1")
     from clouds.core.system.files import write_text
-    from clouds.generators.prompt_statistics import describe_prompts
+    from clouds.prompters.prompt_statistics import describe_prompts
 
     texts = _write_prompts(override({"name": prompter}, assignments), n, seed, Catalog.from_environment())
     write_text(out, "".join(f"{text}\n" for text in texts))

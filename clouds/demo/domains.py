@@ -8,9 +8,9 @@ from pathlib import Path
 from clouds.core.system.errors import ConfigError, did_you_mean
 from clouds.core.system.files import atomic_folder, target_in, write_text
 from clouds.core.system.images import write_png
-from clouds.demo.engine import engine_style
-from clouds.demo.unseen.kit import unseen_styles
-from clouds.generators.street.render import render
+from clouds.streets.kits.engine import engine_style
+from clouds.streets.kits.unseen.kit import unseen_styles
+from clouds.streets.render import render
 
 SOURCE = "game-engine"
 UNSEEN = ("lamplit-night", "valley-mist", "wet-lens", "snow-drifts")

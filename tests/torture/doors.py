@@ -34,7 +34,7 @@ from clouds.data.config import read_dataset_config
 from clouds.data.encodings import label_encoding
 from clouds.data.folder import open_dataset
 from clouds.data.label_files import read_label_pixels
-from clouds.generators.llm_text import parse_captions
+from clouds.prompters.llm_text import parse_captions
 from clouds.synthesis.generated_set import open_generated
 from clouds.training.checkpoint import FILE_NAME as CHECKPOINT
 from clouds.training.checkpoint import Progress, read_checkpoint

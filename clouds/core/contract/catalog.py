@@ -18,7 +18,7 @@ from clouds.core.contract.plan import Plan, Problem
 from clouds.core.system.errors import DuplicateComponentError, PluginError, UnknownComponentError, did_you_mean
 
 GROUP = "clouds"
-_BUILT_IN_MODULES = ("backbones", "generators", "refiners", "heads", "training")
+_BUILT_IN_MODULES = ("backbones", "generators", "prompters", "refiners", "heads", "training")
 
 
 @frozen(kw_only=True)
