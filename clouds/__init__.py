@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from clouds.core.weights import load_weights
     from clouds.evaluation.evaluate import evaluate
     from clouds.evaluation.report import Report
+    from clouds.refiners.prompt_options import PromptOptions, prompt_preset
     from clouds.refiners.prompted import PromptedSegmenter, PromptRefiner
     from clouds.refiners.sam import SamSegmenter
     from clouds.synthesis.generate import generate
@@ -114,6 +115,7 @@ _HOMES = {
     "clouds.core.weights": ("load_weights",),
     "clouds.evaluation.evaluate": ("evaluate",),
     "clouds.evaluation.report": ("Report",),
+    "clouds.refiners.prompt_options": ("PromptOptions", "prompt_preset"),
     "clouds.refiners.prompted": ("PromptRefiner", "PromptedSegmenter"),
     "clouds.refiners.sam": ("SamSegmenter",),
     "clouds.synthesis.generate": ("generate",),

@@ -1,5 +1,6 @@
 """TinyViT is the published network, MobileSAM has the published keys, and recipes find it."""
 
+import inspect
 import json
 import os
 import re
@@ -92,6 +93,15 @@ def test_contract(refinement: bool) -> None:
 
 def test_declaration() -> None:
     check_component(clouds.catalog().find("refiner", "mobile-sam"))
+
+
+def test_options_are_its_own_and_those_of_sam() -> None:
+    ours = inspect.signature(mobile_sam).parameters
+    sam = inspect.signature(clouds.catalog().find("refiner", "sam-vit-h").load_factory()).parameters
+    shared = [parameter for name, parameter in sam.items() if name not in ("model", "pretrained")]
+    assert len(shared) == 12
+    assert list(ours) == ["pretrained", *(parameter.name for parameter in shared)]
+    assert [ours[parameter.name] for parameter in shared] == shared
 
 
 def test_keys_are_those_of_the_released_checkpoints() -> None:

@@ -1,5 +1,6 @@
 """A small SAM 2 of transformers' own classes, saved and loaded, answers as transformers' processor and model do."""
 
+import inspect
 import shutil
 from pathlib import Path
 
@@ -66,6 +67,15 @@ def test_contract(folder: Path, refinement: bool) -> None:
 
 def test_declaration() -> None:
     check_component(clouds.catalog().find("refiner", "sam2"))
+
+
+def test_options_are_its_own_and_those_of_sam() -> None:
+    ours = inspect.signature(sam2).parameters
+    sam = inspect.signature(clouds.catalog().find("refiner", "sam-vit-h").load_factory()).parameters
+    shared = [parameter for name, parameter in sam.items() if name not in ("model", "pretrained")]
+    assert len(shared) == 12
+    assert list(ours) == ["model", "pretrained", *(parameter.name for parameter in shared)]
+    assert [ours[parameter.name] for parameter in shared] == shared
 
 
 @pytest.mark.parametrize("size", [(48, 64), (100, 37)])
