@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from clouds.core.reference import from_reference_checkpoint
     from clouds.core.tensor_cache import TensorCache
     from clouds.core.weight_files import read_weights
+    from clouds.core.weight_records import FileWeights, HubWeights, PageWeights, Pinned
     from clouds.core.weight_store import hub_folder, weights_file
     from clouds.core.weights import load_weights
     from clouds.evaluation.evaluate import evaluate
@@ -111,6 +112,7 @@ _HOMES = {
     "clouds.core.reference": ("from_reference_checkpoint",),
     "clouds.core.tensor_cache": ("TensorCache",),
     "clouds.core.weight_files": ("read_weights",),
+    "clouds.core.weight_records": ("FileWeights", "HubWeights", "PageWeights", "Pinned"),
     "clouds.core.weight_store": ("hub_folder", "weights_file"),
     "clouds.core.weights": ("load_weights",),
     "clouds.evaluation.evaluate": ("evaluate",),

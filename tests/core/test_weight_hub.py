@@ -16,7 +16,7 @@ from attrs import define, field
 from huggingface_hub import constants
 
 from clouds.core.errors import WeightsError
-from clouds.core.weight_catalog import HubWeights
+from clouds.core.weight_records import HubWeights
 from clouds.core.weight_store import fetch, hub_file, hub_folder, judge, locate
 
 COMMIT = "c" * 40

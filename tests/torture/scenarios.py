@@ -23,7 +23,7 @@ from clouds.core.composer import build_part
 from clouds.core.images import write_png
 from clouds.core.labels import CITYSCAPES
 from clouds.core.plan import Part
-from clouds.core.weight_catalog import FileWeights
+from clouds.core.weight_records import FileWeights
 from clouds.core.weight_store import fetch
 from clouds.data.convert import convert_dataset
 from clouds.data.folder import open_dataset

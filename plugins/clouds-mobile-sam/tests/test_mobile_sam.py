@@ -131,3 +131,22 @@ def test_a_released_recipe_finds_it() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     plan = clouds.Plan.from_json(done.stdout)
     assert plan.parts[clouds.Kind.REFINER].name == "mobile-sam"
+
+
+def test_its_weights_are_listed_and_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of the published name, where offline weights lie: it is found, and refused for its content."""
+    command = [str(Path(sys.executable).with_name("clouds")), "weights"]
+    (tmp_path / "mobile_sam.pt").write_bytes(b"another network")
+    monkeypatch.setenv("CLOUDS_WEIGHTS", str(tmp_path))
+    done = subprocess.run([*command, "list", "--json"], capture_output=True, text=True, check=True)
+    listed = {entry["name"]: entry for entry in json.loads(done.stdout)}
+    assert listed["mobile-sam"]["licence"] == "Apache-2.0"
+    assert listed["mobile-sam"]["files"] == [str(tmp_path / "mobile_sam.pt")]
+    done = subprocess.run([*command, "verify", "mobile-sam"], capture_output=True, text=True, check=False)
+    assert (done.returncode, "DAMAGED" in done.stdout) == (1, True)
+    with pytest.raises(clouds.WeightsError, match=r"mobile_sam\.pt: sha256 is .*, expected 6dbb90523a35330f"):
+        mobile_sam()
+    monkeypatch.setenv("CLOUDS_PLUGINS", "")
+    done = subprocess.run([*command, "fetch", "mobile-sam"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "unknown weights 'mobile-sam'; they come with pip install plugins/clouds-mobile-sam" in done.stderr

@@ -1,7 +1,10 @@
 """A small SAM 2 of transformers' own classes, saved and loaded, answers as transformers' processor and model do."""
 
 import inspect
+import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import clouds
@@ -144,3 +147,14 @@ def test_a_model_with_missing_keys_is_refused(folder: Path, tmp_path: Path) -> N
     model.save_pretrained(tmp_path, state_dict=weights)
     with pytest.raises(clouds.WeightsError, match="not a whole SAM 2; missing keys: no_memory_embedding"):
         sam2(model=str(tmp_path))
+
+
+def test_its_weights_are_listed_and_found(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "facebook").mkdir()
+    (tmp_path / "facebook" / "sam2.1-hiera-large").symlink_to(folder)
+    monkeypatch.setenv("CLOUDS_WEIGHTS", str(tmp_path))
+    command = [str(Path(sys.executable).with_name("clouds")), "weights", "list", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    listed = {entry["name"]: entry for entry in json.loads(done.stdout)}
+    assert listed["sam2"]["source"] == "hub: facebook/sam2.1-hiera-large"
+    assert {Path(file).name for file in listed["sam2"]["files"]} >= {"config.json", "model.safetensors"}

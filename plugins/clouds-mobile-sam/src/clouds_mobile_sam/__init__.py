@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from clouds import Component, hookimpl, prompt_preset
+from clouds import Component, FileWeights, hookimpl, prompt_preset
 
 
 @hookimpl
@@ -20,6 +20,20 @@ def clouds_refiners() -> list[Component]:
                 "Benigmim et al., CLOUDS, CVPR 2024"
             ),
             licence="Apache-2.0",
+        )
+    ]
+
+
+@hookimpl
+def clouds_weights() -> list[FileWeights]:
+    commit = "f706ad9c4eb7f219c00d9050e46328518ffb65d2"
+    return [
+        FileWeights(
+            name="mobile-sam",
+            licence="Apache-2.0",
+            url=f"https://github.com/ChaoningZhang/MobileSAM/raw/{commit}/weights/mobile_sam.pt",
+            sha256="6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f",  # found by many projects
+            size=40_728_226,
         )
     ]
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from clouds import Component, hookimpl, prompt_preset
+from clouds import Component, HubWeights, hookimpl, prompt_preset
+
+_REPOSITORY = "facebook/sam2.1-hiera-large"
 
 
 @hookimpl
@@ -22,8 +24,15 @@ def clouds_refiners() -> list[Component]:
     ]
 
 
+@hookimpl
+def clouds_weights() -> list[HubWeights]:
+    return [
+        HubWeights(name="sam2", licence="Apache-2.0", repo=_REPOSITORY, files=("*config.json", "model.safetensors")),
+    ]
+
+
 @prompt_preset
-def sam2(*, model: str = "facebook/sam2.1-hiera-large", pretrained: bool = True):
+def sam2(*, model: str = _REPOSITORY, pretrained: bool = True):
     """SAM 2 answers point prompts drawn from the components of the label map, as `clouds.PromptRefiner` says.
 
     A cached embedding takes 8 MiB for each image.
