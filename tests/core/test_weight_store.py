@@ -10,6 +10,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 from attrs import evolve
+from huggingface_hub import constants
 from weight_helpers import FileServer, serving
 
 from clouds.core import download as download_module
@@ -38,7 +39,7 @@ COMMIT = "c" * 40
 def file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FileWeights]:
     """A published file of 700 bytes, and no weights on this machine."""
     monkeypatch.setenv("CLOUDS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.delenv("CLOUDS_WEIGHTS", raising=False)
     monkeypatch.setattr(download_module, "_PAUSE", 0.0)
     with serving(FileServer(CONTENT)) as server:
