@@ -53,12 +53,14 @@ if TYPE_CHECKING:
         WorkerError,
     )
     from clouds.core.system.reach import hub_access
+    from clouds.core.contract.weight_records import FileWeights, HubWeights, PageWeights, Pinned
     from clouds.core.weights.files import read_weights
     from clouds.core.weights.loading import load_weights
     from clouds.core.weights.store import hub_folder, weights_file
     from clouds.core.weights.tensor_cache import TensorCache
     from clouds.evaluation.evaluate import evaluate
     from clouds.evaluation.report import Report
+    from clouds.refiners.prompt_options import PromptOptions, prompt_preset
     from clouds.refiners.prompted import PromptedSegmenter, PromptRefiner
     from clouds.refiners.sam import SamSegmenter
     from clouds.synthesis.generate import generate
@@ -112,10 +114,12 @@ _HOMES = {
     "clouds.core.published.checkpoint": ("from_reference_checkpoint",),
     "clouds.core.weights.tensor_cache": ("TensorCache",),
     "clouds.core.weights.files": ("read_weights",),
+    "clouds.core.contract.weight_records": ("FileWeights", "HubWeights", "PageWeights", "Pinned"),
     "clouds.core.weights.store": ("hub_folder", "weights_file"),
     "clouds.core.weights.loading": ("load_weights",),
     "clouds.evaluation.evaluate": ("evaluate",),
     "clouds.evaluation.report": ("Report",),
+    "clouds.refiners.prompt_options": ("PromptOptions", "prompt_preset"),
     "clouds.refiners.prompted": ("PromptRefiner", "PromptedSegmenter"),
     "clouds.refiners.sam": ("SamSegmenter",),
     "clouds.synthesis.generate": ("generate",),

@@ -113,6 +113,8 @@ def _component(entry: Entry) -> dict[str, str | None]:
 
 def _call_other_hooks(catalog: Catalog) -> None:
     """Call the hooks that discovery does not, so that the catalog learns which plugins fail in them."""
+    catalog.trackers()
+    catalog.weights()
     with suppress(CloudsError):  # nobody has such a model
         catalog.find(Kind.BACKBONE, "doctor:no-such-model")
     with suppress(PlanError):  # a plugin may object to a plan; failing is another matter, and recorded

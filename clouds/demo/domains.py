@@ -5,6 +5,7 @@ from __future__ import annotations
 from hashlib import blake2b
 from pathlib import Path
 
+from clouds.core.system.config import to_toml
 from clouds.core.system.errors import ConfigError, did_you_mean
 from clouds.core.system.files import atomic_folder, target_in, write_text
 from clouds.core.system.images import write_png
@@ -44,4 +45,4 @@ def write_domain(name: str, out: Path, *, count: int, size: tuple[int, int], see
             picture = render(styles[name], size, (key, seed, index))
             write_png(target_in(folder, f"images/{split}/{index:04}.png"), picture.image)
             write_png(target_in(folder, f"labels/{split}/{index:04}.png"), picture.labels)
-        write_text(folder / _SETTINGS, '[labels]\nencoding = "trainIds"\n')
+        write_text(folder / _SETTINGS, to_toml({"labels": {"encoding": "trainIds"}}))

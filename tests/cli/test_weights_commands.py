@@ -8,7 +8,8 @@ import pytest
 from cli_helpers import Run, assert_one_line
 from huggingface_hub import constants
 
-from clouds.core.weights.catalog import WEIGHTS, FileWeights
+from clouds.core.weight_catalog import WEIGHTS
+from clouds.core.weight_records import FileWeights
 
 
 @pytest.fixture(autouse=True)

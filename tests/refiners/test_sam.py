@@ -145,7 +145,8 @@ def test_options_reach_the_refiner(tmp_path: Path) -> None:
     options = {"points": 7, "selection": "center", "erosion": 3, "overlaps": "any", "cache": str(tmp_path)}
     with torch.device("meta"):
         refiner: Any = build_part("refiner", {"name": "sam-vit-b", **options, "cache_bytes": 5}, pretrained=False)
-    assert (refiner.points, refiner.selection, refiner.erosion, refiner.overlaps) == (7, "center", 3, "any")
+    chosen = refiner.options
+    assert (chosen.points, chosen.selection, chosen.erosion, chosen.overlaps) == (7, "center", 3, "any")
     assert (refiner.cache.folder, refiner.cache.max_bytes) == (tmp_path, 5)
     with pytest.raises(PlanError, match="option selection='middle' is not of type"):
         build_part("refiner", {"name": "sam-vit-b", "selection": "middle"}, pretrained=False)

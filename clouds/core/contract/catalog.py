@@ -15,10 +15,15 @@ from packaging.utils import canonicalize_name
 from clouds.core.contract import hookspecs
 from clouds.core.contract.component import BUILT_IN, Component, Kind
 from clouds.core.contract.plan import Plan, Problem
+from clouds.core.contract.weight_records import Weights
 from clouds.core.system.errors import DuplicateComponentError, PluginError, UnknownComponentError, did_you_mean
 
 GROUP = "clouds"
-_BUILT_IN_MODULES = ("backbones", "generators", "prompters", "refiners", "heads", "training")
+_FAMILIES = ("backbones", "generators", "prompters", "refiners", "heads")
+_BUILT_IN_MODULES = {
+    **{name: f"clouds.{name}.components" for name in (*_FAMILIES, "training")},
+    "weights": "clouds.core.weights.catalog",
+}
 
 
 @frozen(kw_only=True)
@@ -103,7 +108,7 @@ class Catalog:
         """
         wanted = os.environ.get("CLOUDS_PLUGINS")
         return cls(
-            {f"{BUILT_IN}:{name}": import_module(f"clouds.{name}.components") for name in _BUILT_IN_MODULES},
+            {f"{BUILT_IN}:{name}": import_module(module) for name, module in _BUILT_IN_MODULES.items()},
             installed=tuple(entry_points(group=GROUP)),
             only=None if wanted is None else [part.strip() for part in wanted.split(",") if part.strip()],
             strict=os.environ.get("CLOUDS_STRICT_PLUGINS") == "1",
@@ -111,8 +116,13 @@ class Catalog:
 
     @property
     def broken(self) -> tuple[BrokenPlugin, ...]:
-        """Every plugin that could not be used, so far (`clouds_resolve` and `clouds_check_plan` run later)."""
+        """Every plugin that could not be used, so far (`clouds_resolve`, `clouds_check_plan` and others run later)."""
         return tuple(self._broken)
+
+    def broken_hint(self) -> str:
+        """The broken plugins, for the message about an unknown name; "" when there are none."""
+        listed = "; ".join(str(broken) for broken in self._broken)
+        return f" (broken plugins that may have had it: {listed})" if listed else ""
 
     def names(self, kind: Kind | str) -> list[str]:
         """Names of one kind, sorted. A name that two distributions offer is listed once for each, as `dist::name`."""
@@ -175,6 +185,19 @@ class Catalog:
                     case _:
                         text = f"clouds_trackers returned {offer!r}; expected a pair of a name and an import path"
                         self._fail(owner, PluginError(text))
+        return found
+
+    def weights(self) -> dict[str, Weights]:
+        """Published weights by `dist::name`, those of built-ins first."""
+        found: dict[str, Weights] = {}
+        for owner, offers in self._call("clouds_weights"):
+            for offer in offers:
+                if not isinstance(offer, Weights):
+                    text = f"clouds_weights returned {offer!r}; expected FileWeights, HubWeights or PageWeights"
+                    self._fail(owner, PluginError(text))
+                elif found.setdefault(f"{owner.distribution}::{offer.name}", offer) is not offer:
+                    text = f"its distribution offers weights {offer.name!r} twice; rename one"
+                    self._fail(owner, PluginError(text))
         return found
 
     # -- discovery ---------------------------------------------------------------------------------------------------
@@ -263,11 +286,7 @@ class Catalog:
         return entries
 
     def _unknown(self, kind: Kind, name: str) -> str:
-        text = f"unknown {kind} {name!r}{did_you_mean(name, self.names(kind))}"
-        if self._broken:
-            listed = "; ".join(str(broken) for broken in self._broken)
-            text += f" (broken plugins that may have had it: {listed})"
-        return text
+        return f"unknown {kind} {name!r}{did_you_mean(name, self.names(kind))}{self.broken_hint()}"
 
 
 def _answers(component: Component, name: str) -> bool:

@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
-    from clouds.core.contract.component import Component, Kind
-    from clouds.core.contract.plan import Plan, Problem
+    from clouds.core.component import Component, Kind
+    from clouds.core.plan import Plan, Problem
+    from clouds.core.weight_records import Weights
 
 PROJECT = "clouds"
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -105,6 +106,20 @@ def clouds_trackers() -> Iterable[tuple[str, str]]:  # pyright: ignore[reportRet
 
     >>> def clouds_trackers():
     ...     return [("my-tracker", "my_package.tracking:MyTracker")]
+    """
+
+
+@hookspec
+def clouds_weights() -> Iterable[Weights]:  # pyright: ignore[reportReturnType]
+    """Return the published weights of this plugin, for `clouds weights` and `clouds.weights_file`.
+
+    Each is a `clouds.FileWeights`, `clouds.HubWeights` or `clouds.PageWeights`. A component with one model shares its
+    name with its weights.
+
+    >>> def clouds_weights():
+    ...     return [clouds.FileWeights(
+    ...         name="my-refiner", licence="MIT", url="https://example.org/my_refiner.pth",
+    ...         sha256="9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08", size=4)]
     """
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attrs import Factory, field, frozen
 
 from clouds.core.system.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Color = tuple[int, int, int]
 IGNORE_ID = 255  # "not labelled", in every label map in memory; files may use another value
@@ -109,6 +112,14 @@ class LabelSpace:
         if name not in self.names:
             raise ConfigError(f"label space {self.name!r} has no class {name!r}{did_you_mean(name, self.names)}")
         return self.names.index(name)
+
+    def color_table(self, *, other: Color = (0, 0, 0)) -> np.ndarray:
+        """The RGB colour of each value of a label map, uint8 "256 3"; values that are no class have `other`."""
+        import numpy as np  # plans need no arrays
+
+        table = np.full((256, 3), other, np.uint8)
+        table[: len(self)] = self.palette
+        return table
 
     @classmethod
     def from_names(

@@ -129,14 +129,15 @@ def read_schema(component: Component) -> Schema:
 
 def _types(factory: Callable[..., Any], label: str) -> dict[str, Any]:
     """Evaluate the annotations of the parameters; the return annotation may name what is not imported."""
-    target = inspect.unwrap(factory.__init__ if inspect.isclass(factory) else factory)  # a decorator has other globals
+    target = factory.__init__ if inspect.isclass(factory) else factory
     holder = types.SimpleNamespace(
         __annotations__={
             k: v for k, v in getattr(target, "__annotations__", {}).items() if k not in ("return", "features")
         }
     )
+    written = inspect.unwrap(target)  # a decorator may add annotations, and has other globals
     try:
-        return typing.get_type_hints(holder, globalns=getattr(target, "__globals__", {}))
+        return typing.get_type_hints(holder, globalns=getattr(written, "__globals__", {}))
     except (NameError, TypeError) as error:
         raise ComponentError(
             f"{label} has a wrong signature: an annotation cannot be read: {error}; "

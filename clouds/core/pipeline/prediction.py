@@ -139,10 +139,16 @@ class Prediction:
 
     def overlay(self, *, opacity: float = 0.5) -> Image.Image:
         """The image with the palette's colours over it; `opacity` in 0..1."""
-        palette = np.zeros((256, 3), np.float32)
-        palette[: len(self.label_space)] = self.label_space.palette
-        blend = self.image * (1 - opacity) + palette[self.labels] * opacity
-        return Image.fromarray(np.clip(blend.round(), 0, 255).astype(np.uint8))
+        return Image.fromarray(overlaid(self.image, self.labels, self.label_space, opacity=opacity))
+
+
+def overlaid(
+    image: UInt8[np.ndarray, "h w 3"], label_map: UInt8[np.ndarray, "h w"], label_space: LabelSpace, *, opacity: float
+) -> UInt8[np.ndarray, "h w 3"]:
+    """The image with the palette's colours over it, `opacity` in 0..1; 255 is black."""
+    colors = label_space.color_table().astype(np.float32)
+    blend = image * (1 - opacity) + colors[label_map] * opacity
+    return np.clip(blend.round(), 0, 255).astype(np.uint8)
 
 
 def to_pixels(image: ImageLike, *, name: str = "image", max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarray, "h w 3"]:

@@ -41,6 +41,22 @@ def answer_rows(
     return _interpolate(valid_rows, valid_size[0], size, start, stop)
 
 
+def interpolate_axis(maps: Float[Tensor, "c h w"], axis: int, positions: Float[Tensor, " n"]) -> Float[Tensor, "c y x"]:
+    """Linear interpolation along one axis.
+
+    Args:
+        maps: values at pixel centres.
+        axis: 1 for rows, 2 for columns; it gets the length of `positions`.
+        positions: in pixels from the centre of the first; the axis keeps its end values beyond its ends.
+    """
+    last = maps.shape[axis] - 1
+    low = positions.floor().long().clamp(0, last)
+    high = (low + 1).clamp(max=last)
+    below, above = (maps.index_select(axis, index.to(maps.device)) for index in (low, high))
+    shares = (positions - low).to(maps).clamp(0, 1)
+    return torch.lerp(below, above, shares[:, None] if axis == 1 else shares)
+
+
 def strips(height: int, *, elements_per_row: int) -> Iterator[tuple[int, int]]:
     """Cut 0..height into (start, stop) of some rows each, so that a strip has a bounded number of elements.
 
@@ -57,11 +73,6 @@ def _interpolate(
     """Rows start..stop of the resize to `size` of a map of `height` rows, of which `rows` gives first..last."""
     wanted = torch.arange(start, stop, dtype=torch.float32)
     source = ((wanted + 0.5) * (height / size[0]) - 0.5).clamp(0, height - 1)
-    low = source.floor().long()
-    high = (low + 1).clamp(max=height - 1)
-    first = int(low[0])
-    known = rows(first, int(high[-1]) + 1)
-    below, above = (known[:, (index - first).to(known.device)] for index in (low, high))
-    weight = (source - low).to(known)[:, None]
-    strip = torch.lerp(below, above, weight)
+    first, last = int(source[0]), int(source[-1])
+    strip = interpolate_axis(rows(first, min(last + 2, height)), 1, source - first)
     return functional.interpolate(strip[None], size=(stop - start, size[1]), mode="bilinear", align_corners=False)[0]

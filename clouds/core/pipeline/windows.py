@@ -9,6 +9,8 @@ from attrs import frozen
 from jaxtyping import Float
 from torch import Tensor
 
+from clouds.core.resize import interpolate_axis
+
 _ROWS = 256  # of a resized window that are made at once
 
 
@@ -72,21 +74,13 @@ def resampled(
         for axis in (0, 1):
             centers = (torch.arange(place[axis].start, place[axis].stop, dtype=torch.float64) + 0.5) / size[axis]
             inside = (centers * whole[axis] - 0.5).clamp(0, whole[axis] - 1) - window.seen[axis].start
-            band = _interpolate(band, 1 + axis, inside)
+            band = interpolate_axis(band, 1 + axis, inside)
         yield place, band
 
 
 def _resized(edge: int, length: int, wanted: int) -> int:
     """The first pixel of the resized axis whose centre is not before an edge of the original."""
     return -((length - 2 * edge * wanted) // (2 * length))
-
-
-def _interpolate(scores: Tensor, axis: int, positions: Tensor) -> Tensor:
-    """Scores at positions along an axis, in pixels from the centre of the first."""
-    last = scores.shape[axis] - 1
-    low = positions.floor().long().clamp(0, last)
-    shares = (positions - low).float().clamp(0, 1).view([-1 if dimension == axis else 1 for dimension in range(3)])
-    return torch.lerp(scores.index_select(axis, low), scores.index_select(axis, (low + 1).clamp(max=last)), shares)
 
 
 def _spans(length: int, side: int, overlap: int) -> list[tuple[slice, slice]]:

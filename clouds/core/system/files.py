@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -99,12 +99,17 @@ def own_folder(path: str | os.PathLike[str], *, marker: str) -> Generator[Path]:
 
 
 def _require(folder: Path, marker: str) -> None:
-    if not folder.exists() or (folder / marker).is_file():
-        return
-    if not folder.is_dir():
+    if folder.exists() and not folder.is_dir():
         raise DataError(f"{folder} is not a folder; choose another one")
-    if any(path.name != _LOCK and not _is_unfinished(path) for path in folder.iterdir()):
+    if not _may_take(folder, marker, passing=lambda path: path.name == _LOCK or _is_unfinished(path)):
         raise DataError(f"{folder} is not empty and has no {marker}; choose another folder")
+
+
+def _may_take(folder: Path, marker: str, *, passing: Callable[[Path], bool] = lambda _: False) -> bool:
+    """Whether there is no such folder, or it holds `marker`, or it holds nothing but `passing` files."""
+    if not folder.exists():
+        return True
+    return folder.is_dir() and ((folder / marker).is_file() or all(map(passing, folder.iterdir())))
 
 
 def _is_unfinished(path: Path) -> bool:
@@ -134,7 +139,7 @@ def atomic_folder(path: str | os.PathLike[str], *, marker: str) -> Generator[Pat
         DataError: `path` exists and is something else.
     """
     target = Path(path)
-    if target.exists() and not (target.is_dir() and ((target / marker).is_file() or not any(target.iterdir()))):
+    if not _may_take(target, marker):
         raise DataError(f"{target} exists and has no {marker}; choose another folder, or remove it")
     target.parent.mkdir(parents=True, exist_ok=True)
     _settle_abandoned(target)
@@ -211,6 +216,14 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write a text file (UTF-8) in one piece. Bytes of a file name that are no text are written as in "\\udcff"."""
     with atomic_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def link_file(source: Path, target: Path) -> None:
+    """Make `target` a link to `source` unless there is a file; a link to what is no longer there is replaced."""
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
+        target.symlink_to(source.resolve())
 
 
 def printable(text: str) -> str:

@@ -1,90 +1,15 @@
-"""Where published weights are, under which terms, and how one knows that they are whole. The one place that says so."""
+"""The published weights of the built-in components, and finding those of built-ins and plugins by name."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import final
+from packaging.utils import canonicalize_name
 
-from attrs import Factory, frozen
-
-
-@final
-@frozen(kw_only=True)
-class FileWeights:
-    """One file at an address.
-
-    Attributes:
-        name: as in `clouds weights list`; for a component with one model, the component's name.
-        licence: of the weights.
-        url: ends with the file's name.
-        sha256: of the whole file, in hex.
-        size: in bytes.
-    """
-
-    name: str
-    licence: str
-    url: str
-    sha256: str
-    size: int
-
-    @property
-    def file(self) -> str:
-        """The file's name."""
-        return self.url.rpartition("/")[2]
-
-
-@final
-@frozen
-class Pinned:
-    """What is known of a file of the hub by other ways than the hub's own word: size in bytes, and sha256 in hex."""
-
-    size: int
-    sha256: str
-
-
-@final
-@frozen(kw_only=True)
-class HubWeights:
-    """Files of a repository of the Hugging Face hub, which publishes the hash of each beside it.
-
-    Attributes:
-        name, licence: as for `FileWeights`.
-        repo: "owner/name".
-        files: names or patterns of those that are needed; each stands for at least one file.
-        instead: names or patterns that do where some of `files` are not there.
-        revision: the commit that is fetched; "" takes the newest.
-        pinned: files whose content is known, by name.
-        note: what lists and messages add, such as that the repository was withdrawn; mostly nothing.
-    """
-
-    name: str
-    licence: str
-    repo: str
-    files: tuple[str, ...]
-    instead: tuple[str, ...] = ()
-    revision: str = ""
-    pinned: Mapping[str, Pinned] = Factory(dict[str, Pinned])
-    note: str = ""
-
-
-@final
-@frozen(kw_only=True)
-class PageWeights:
-    """Files that are published on a page for people, without hashes.
-
-    Attributes:
-        name, licence: as for `FileWeights`.
-        url: of the page.
-        remedy: what to do with a file that was downloaded there.
-    """
-
-    name: str
-    licence: str
-    url: str
-    remedy: str
-
-
-Weights = FileWeights | HubWeights | PageWeights
+from clouds.core.catalog import Catalog
+from clouds.core.component import Kind
+from clouds.core.errors import WeightsError, did_you_mean
+from clouds.core.hookspecs import hookimpl
+from clouds.core.known_plugins import install_command
+from clouds.core.weight_records import FileWeights, HubWeights, PageWeights, Pinned, Weights
 
 _TIMM = ("model.safetensors",)
 _DIFFUSION_FILES = (
@@ -128,14 +53,6 @@ SAM = {
     "vit_l": _sam("l", "0b3195", "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622", 1_249_524_607),
     "vit_h": _sam("h", "4b8939", "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e", 2_564_550_879),
 }
-
-MOBILE_SAM = FileWeights(
-    name="mobile-sam",
-    licence="Apache-2.0",
-    url="https://github.com/ChaoningZhang/MobileSAM/raw/f706ad9c4eb7f219c00d9050e46328518ffb65d2/weights/mobile_sam.pt",
-    sha256="6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f",  # found by many projects, too
-    size=40_728_226,
-)
 
 _RAIL = "CreativeML Open RAIL++-M"
 DIFFUSION = {
@@ -191,8 +108,6 @@ _ALL: tuple[Weights, ...] = (
     _hub("dinov2-large", "timm/vit_large_patch14_dinov2.lvd142m", "Apache-2.0", _TIMM),
     _hub("dinov3-large", "timm/vit_large_patch16_dinov3.lvd1689m", "DINOv3 License", _TIMM),
     *SAM.values(),
-    MOBILE_SAM,
-    _hub("sam2", "facebook/sam2.1-hiera-large", "Apache-2.0", ("*config.json", "model.safetensors")),
     *DIFFUSION.values(),
     PageWeights(
         name="clouds-released",
@@ -208,3 +123,49 @@ WEIGHTS: dict[str, Weights] = {weights.name: weights for weights in _ALL}
 def hub_note(repo: str) -> str:
     """The note on a repository of the hub; "" where there is none."""
     return next((weights.note for weights in _ALL if isinstance(weights, HubWeights) and weights.repo == repo), "")
+
+
+@hookimpl
+def clouds_weights() -> list[Weights]:
+    return list(WEIGHTS.values())
+
+
+def published_weights(catalog: Catalog | None = None) -> dict[str, Weights]:
+    """All published weights by name, those of built-ins first. A name that two distributions list is `dist::name`.
+
+    Args:
+        catalog: None takes built-ins and installed plugins.
+    """
+    offers = (catalog or Catalog.from_environment()).weights()
+    names = [weights.name for weights in offers.values()]
+    return {key if names.count(one.name) > 1 else one.name: one for key, one in offers.items()}
+
+
+def find_weights(name: str, catalog: Catalog | None = None) -> Weights:
+    """The published weights called `name` or `dist::name`.
+
+    Args:
+        name: as in `clouds weights list`.
+        catalog: None takes built-ins and installed plugins.
+
+    Raises:
+        WeightsError: none are called so, or those of two distributions are; the message says how to choose.
+    """
+    catalog = catalog or Catalog.from_environment()
+    offers = catalog.weights()
+    distribution, _, plain = name.rpartition("::")
+    found = [key for key, weights in offers.items() if weights.name == plain]
+    if distribution:
+        found = [key for key in found if _owner(key) == canonicalize_name(distribution)]
+    if len(found) > 1:
+        owners, choices = " and ".join(map(_owner, found)), " or ".join(map(repr, found))
+        raise WeightsError(f"weights {plain!r} are offered by {owners}; choose one: {choices}")
+    if not found:
+        command = next(filter(None, (install_command(kind, name) for kind in Kind)), "")
+        hint = f"; they come with {command}" if command else did_you_mean(name, published_weights(catalog))
+        raise WeightsError(f"unknown weights {name!r}{hint}{catalog.broken_hint()}")
+    return offers[found[0]]
+
+
+def _owner(key: str) -> str:
+    return canonicalize_name(key.rpartition("::")[0])

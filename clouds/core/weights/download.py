@@ -27,11 +27,12 @@ def sha256_of(path: Path) -> str:
         return file_digest(stream, "sha256").hexdigest()
 
 
-def require_sha256(path: Path, expected: str, *, remedy: str) -> None:
-    """Raises `WeightsError`, which names the file and both hashes, when it has another."""
+def require_sha256(path: Path, *expected: str, remedy: str) -> None:
+    """Raises `WeightsError`, which names the file and the hashes, when it has none of the expected ones."""
     found = sha256_of(path)
-    if found != expected:
-        raise WeightsError(f"{path}: sha256 is {found}, expected {expected}; the file is not used: {remedy}")
+    if found not in expected:
+        wanted = " or ".join(expected)
+        raise WeightsError(f"{path}: sha256 is {found}, expected {wanted}; the file is not used: {remedy}")
 
 
 def download(url: str, path: Path, *, sha256: str, size: int) -> Path:

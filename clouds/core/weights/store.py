@@ -19,11 +19,12 @@ from typing import Any, Literal
 
 from attrs import frozen
 
-from clouds.core.system.errors import WeightsError
-from clouds.core.system.files import cache_folder, without_tilde
-from clouds.core.system.reach import hub_access
-from clouds.core.weights.catalog import WEIGHTS, FileWeights, HubWeights, PageWeights, Weights
-from clouds.core.weights.download import download, require_sha256, sha256_of
+from clouds.core.download import download, require_sha256, sha256_of
+from clouds.core.errors import WeightsError
+from clouds.core.files import cache_folder, without_tilde
+from clouds.core.reach import hub_access
+from clouds.core.weight_catalog import find_weights, published_weights
+from clouds.core.weight_records import FileWeights, HubWeights, PageWeights, Weights
 
 VARIABLE = "CLOUDS_WEIGHTS"
 _REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
@@ -67,22 +68,22 @@ def obtain(weights: FileWeights) -> Path:
         WeightsError: it could not be had, or has another hash.
     """
     found = next(iter(locate(weights)), None)
-    return require_published(found or _download(weights, cache_folder("weights")))
+    return _require_hash(found or _download(weights, cache_folder("weights")), weights)
 
 
 def weights_file(name: str, pretrained: Literal[True] | Path) -> Path:
     """The verified file that a component's option `pretrained` asks for: the published one, or one of the user's.
 
     Args:
-        name: in `WEIGHTS`, of weights in one file.
+        name: of weights in one file, as in `clouds weights list`.
         pretrained: True, or a path.
 
     Raises:
-        WeightsError: no published file has the name, it could not be had, or it has another hash.
+        WeightsError: no published file has the name, or those of two plugins; it could not be had, or has another hash.
     """
     if isinstance(pretrained, Path):
         return require_published(pretrained)
-    weights = WEIGHTS.get(name)
+    weights = find_weights(name)
     if not isinstance(weights, FileWeights):
         raise WeightsError(f"no published weights in one file are named {name!r}; `clouds weights list` names all")
     return obtain(weights)
@@ -96,11 +97,8 @@ def require_published(path: Path) -> Path:
     """
     if not path.is_file():
         raise WeightsError(f"{path}: no such weight file")
-    for weights in WEIGHTS.values():
-        if isinstance(weights, FileWeights) and weights.file == path.name:
-            remedy = "it is damaged or not the published one: remove it and get it again, or rename one of your own"
-            require_sha256(path, weights.sha256, remedy=remedy)
-    return path
+    listed = [weights for weights in published_weights().values() if isinstance(weights, FileWeights)]
+    return _require_hash(path, *(weights for weights in listed if weights.file == path.name))
 
 
 def hub_folder(repo: str) -> Path | None:
@@ -110,9 +108,10 @@ def hub_folder(repo: str) -> Path | None:
         WeightsError: a file has another hash.
     """
     folder = _carried(repo)
+    weights = _of(repo) if folder else None
     for path in sorted(folder.rglob("*")) if folder else ():
         if path.is_file():
-            _require_sound(path, _of(repo))
+            _require_sound(path, weights)
     return folder
 
 
@@ -153,7 +152,7 @@ def fetch(weights: Weights, out: Path | None = None) -> list[Path]:
     """Get and verify what is not there yet; a broken download is resumed.
 
     Args:
-        weights: an entry of `WEIGHTS`.
+        weights: a record of published weights.
         out: a folder for later use as `CLOUDS_WEIGHTS`; None takes that folder, or else the caches.
 
     Raises:
@@ -163,7 +162,7 @@ def fetch(weights: Weights, out: Path | None = None) -> list[Path]:
     if isinstance(weights, PageWeights):
         raise WeightsError(f"{weights.name} is published on a page, without hashes: {weights.url}; {weights.remedy}")
     if isinstance(weights, FileWeights):
-        return [require_published(_download(weights, folder or cache_folder("weights")))]
+        return [_require_hash(_download(weights, folder or cache_folder("weights")), weights)]
     root = place = folder / weights.repo if folder else None
     for files in (weights.files, weights.instead):
         if files:
@@ -175,7 +174,8 @@ def fetch(weights: Weights, out: Path | None = None) -> list[Path]:
 
 def _of(repo: str) -> Weights | None:
     """The entry of a hub repository; None for one that is not listed."""
-    return next((one for one in WEIGHTS.values() if isinstance(one, HubWeights) and one.repo == repo), None)
+    listed = published_weights().values()
+    return next((one for one in listed if isinstance(one, HubWeights) and one.repo == repo), None)
 
 
 def _carried(repo: str) -> Path | None:
@@ -195,6 +195,14 @@ def _judge(path: Path, expected: str | None) -> Verdict:
     if expected is None:
         return Verdict(path, None, None)
     return Verdict(path, expected, sha256_of(path) if _SHA256.fullmatch(expected) else _git_sha1(path))
+
+
+def _require_hash(path: Path, *published: FileWeights) -> Path:
+    """A file with the hash of one of these; any file when there are none."""
+    if published:
+        remedy = "it is damaged or not the published one: remove it and get it again, or rename one of your own"
+        require_sha256(path, *(weights.sha256 for weights in published), remedy=remedy)
+    return path
 
 
 def _require_sound(path: Path, weights: Weights | None = None) -> Path:

@@ -12,12 +12,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import clouds
-from clouds import Component, Problem
-from clouds.core.contract.catalog import Catalog, Entry
-from clouds.core.contract.component import Kind
-from clouds.core.contract.labels import CITYSCAPES
-from clouds.core.contract.plan import Plan
-from clouds.core.system.errors import ComponentError, DuplicateComponentError, PluginError, UnknownComponentError
+from clouds import Component, FileWeights, Problem
+from clouds.core.catalog import Catalog, Entry
+from clouds.core.component import Kind
+from clouds.core.errors import (
+    ComponentError,
+    DuplicateComponentError,
+    PluginError,
+    UnknownComponentError,
+    WeightsError,
+)
+from clouds.core.labels import CITYSCAPES
+from clouds.core.plan import Plan
+from clouds.core.weight_catalog import WEIGHTS, find_weights, published_weights
 
 
 def prompter(name: str, **fields: Any) -> Component:
@@ -267,3 +274,66 @@ def test_built_ins_use_the_same_hooks() -> None:
 def test_listing_imports_no_torch() -> None:
     program = "import clouds, sys; [clouds.catalog().names(k) for k in clouds.Kind]; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+# -- published weights -------------------------------------------------------------------------------------------------
+
+
+def file_weights(name: str, sha256: str = "0" * 64) -> FileWeights:
+    return FileWeights(name=name, licence="MIT", url=f"https://example.org/{name}.pth", sha256=sha256, size=1)
+
+
+def listing(*weights: object) -> ModuleType:
+    return plugin(clouds_weights=lambda: weights)
+
+
+def test_weights_are_found_by_name_and_qualified_name() -> None:
+    ours = file_weights("net")
+    catalog = Catalog({"dist": listing(ours)})
+    assert catalog.weights() == {"dist::net": ours}
+    assert published_weights(catalog) == {"net": ours}
+    assert find_weights("net", catalog) is find_weights("dist::net", catalog) is ours
+
+
+def test_weights_of_one_name_are_an_error_only_when_asked_for() -> None:
+    first, second, own = file_weights("net", "1" * 64), file_weights("net", "2" * 64), file_weights("own")
+    catalog = Catalog({"a": listing(first, own), "b": listing(second)})
+    assert published_weights(catalog) == {"a::net": first, "own": own, "b::net": second}
+    assert find_weights("own", catalog) is own
+    assert find_weights("b::net", catalog) is second
+    match = "weights 'net' are offered by a and b; choose one: 'a::net' or 'b::net'"
+    with pytest.raises(WeightsError, match=match):
+        find_weights("net", catalog)
+
+
+@pytest.mark.parametrize(
+    ("hook", "reason"),
+    [
+        (fail, "PluginError: clouds_weights failed: RuntimeError: out of order"),
+        (lambda: ["net"], "clouds_weights returned 'net'; expected FileWeights, HubWeights or PageWeights"),
+        (lambda: [file_weights("two"), file_weights("two", "1" * 64)], "offers weights 'two' twice; rename one"),
+    ],
+)
+def test_a_broken_list_of_weights_hurts_no_other(hook: Callable[..., Any], reason: str) -> None:
+    ours, bad = file_weights("net"), plugin(clouds_weights=hook)
+    catalog = Catalog({"a-bad": bad, "good": listing(ours)})
+    assert find_weights("net", catalog) is ours
+    assert [broken.distribution for broken in catalog.broken] == ["a-bad"]
+    assert reason in catalog.broken[0].error
+    with pytest.raises(WeightsError, match=r"unknown weights 'mine'; .*broken plugins that may have had it: a-bad"):
+        find_weights("mine", catalog)
+    with pytest.raises(PluginError, match="broken plugin: a-bad"):
+        Catalog({"a-bad": bad}, strict=True).weights()
+
+
+def test_unknown_weights_are_answered_with_the_nearest_or_with_what_brings_them() -> None:
+    catalog = Catalog({"dist": listing(file_weights("net"))})
+    with pytest.raises(WeightsError, match=r"^unknown weights 'nets'; did you mean 'net'\?$"):
+        find_weights("nets", catalog)
+    with pytest.raises(WeightsError, match=r"^unknown weights 'sam2'; they come with pip install plugins/clouds-sam2$"):
+        find_weights("sam2", catalog)
+
+
+def test_weights_of_built_ins_come_first() -> None:
+    assert list(published_weights())[: len(WEIGHTS)] == list(WEIGHTS)
+    assert {"mobile-sam", "sam2"} & set(WEIGHTS) == set()

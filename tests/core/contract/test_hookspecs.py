@@ -23,7 +23,12 @@ def test_there_is_one_hook_per_kind() -> None:
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
     hooks = {name for name in vars(manager.hook) if not name.startswith("_")}
-    assert hooks == {kind.hook for kind in Kind} | {"clouds_resolve", "clouds_check_plan", "clouds_trackers"}
+    assert hooks == {kind.hook for kind in Kind} | {
+        "clouds_resolve",
+        "clouds_check_plan",
+        "clouds_trackers",
+        "clouds_weights",
+    }
     assert all(getattr(hookspecs, hook).__doc__.count(">>>") for hook in hooks)
 
 

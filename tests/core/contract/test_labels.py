@@ -84,3 +84,12 @@ def test_unknown_names_have_a_nearest() -> None:
         LabelSpace.named("cityscape")
     with pytest.raises(ConfigError, match=r"class names must be a list, not the string 'road'; write \['road'\]"):
         LabelSpace.from_names("road")
+
+
+def test_the_colour_table_has_a_colour_for_every_value() -> None:
+    space = LabelSpace.from_names(["one", "two"], palette=[(1, 2, 3), (4, 5, 6)])
+    table = space.color_table(other=(7, 8, 9))
+    assert (table.shape, table.dtype) == ((256, 3), "uint8")
+    assert table[:2].tolist() == [[1, 2, 3], [4, 5, 6]]
+    assert table[2:].tolist() == [[7, 8, 9]] * 254
+    assert space.color_table()[255].tolist() == [0, 0, 0]

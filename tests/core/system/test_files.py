@@ -17,6 +17,7 @@ from clouds.core.system.files import (
     atomic_file,
     atomic_folder,
     inside,
+    link_file,
     only_writer,
     own_folder,
     printable,
@@ -266,6 +267,18 @@ def test_nothing_is_written_behind_a_link_out(tmp_path: Path, name: str) -> None
     with pytest.raises(DataError, match=rf"{name} is, or lies behind, a link out of .*root; nothing is written there"):
         target_in(root, name)
     assert not (elsewhere / "new.txt").exists()
+
+
+def test_a_file_is_linked_once(tmp_path: Path) -> None:
+    source, other, target = tmp_path / "a.txt", tmp_path / "b.txt", tmp_path / "sub" / "link.txt"
+    source.write_text("a")
+    target.parent.mkdir()
+    target.symlink_to(tmp_path / "gone.txt")
+    link_file(source, target)
+    assert target.samefile(source)
+    other.write_text("b")
+    link_file(other, target)
+    assert target.samefile(source)
 
 
 def test_links_that_stay_inside_and_a_root_that_is_one_are_followed(tmp_path: Path) -> None:

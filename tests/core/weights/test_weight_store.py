@@ -10,12 +10,14 @@ from typing import Any
 import huggingface_hub
 import pytest
 from attrs import evolve
+from huggingface_hub import constants
 from weight_helpers import FileServer, serving
 
-from clouds.core.system.errors import WeightsError
-from clouds.core.weights import download as download_module
-from clouds.core.weights.catalog import SAM, WEIGHTS, FileWeights, HubWeights, PageWeights, Pinned
-from clouds.core.weights.store import (
+from clouds.core import download as download_module
+from clouds.core.errors import WeightsError
+from clouds.core.weight_catalog import SAM, WEIGHTS
+from clouds.core.weight_records import FileWeights, HubWeights, PageWeights, Pinned
+from clouds.core.weight_store import (
     fetch,
     hub_file,
     hub_folder,
@@ -37,7 +39,7 @@ COMMIT = "c" * 40
 def file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FileWeights]:
     """A published file of 700 bytes, and no weights on this machine."""
     monkeypatch.setenv("CLOUDS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.delenv("CLOUDS_WEIGHTS", raising=False)
     monkeypatch.setattr(download_module, "_PAUSE", 0.0)
     with serving(FileServer(CONTENT)) as server:
@@ -110,6 +112,22 @@ def test_a_file_of_a_published_name_must_be_the_published_one(file: FileWeights,
         require_published(renamed)
     with pytest.raises(WeightsError, match=r"none\.pth: no such weight file"):
         require_published(tmp_path / "none.pth")
+
+
+def test_a_file_name_that_two_publish_may_be_either(
+    file: FileWeights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does a wrong hash of one plugin keep another from its own file."""
+    other = evolve(file, name="other", sha256=hashlib.sha256(b"other").hexdigest())
+    monkeypatch.setitem(WEIGHTS, "other", other)
+    assert weights_file("one", True) == obtain(file)
+    path = tmp_path / file.file
+    for content in (CONTENT, b"other"):
+        path.write_bytes(content)
+        assert require_published(path) == path
+    path.write_bytes(b"neither")
+    with pytest.raises(WeightsError, match=rf"expected {file.sha256} or {other.sha256}; the file is not used"):
+        require_published(path)
 
 
 @pytest.mark.parametrize("notes", [True, False])
