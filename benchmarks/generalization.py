@@ -26,8 +26,8 @@ from typing import Any
 
 import clouds
 from benchmarks.rows import RESULTS, append, row
-from clouds.core.config import to_toml
-from clouds.core.files import write_text
+from clouds.core.system.config import to_toml
+from clouds.core.system.files import write_text
 from clouds.training.recipe import load_recipe
 
 NAME = "generalization"

@@ -15,8 +15,8 @@ from scipy import ndimage
 
 import clouds
 from benchmarks.rows import row, seconds
-from clouds.core.composer import build_part
-from clouds.core.tensors import image_tensor
+from clouds.core.contract.tensors import image_tensor
+from clouds.core.pipeline.build import build_part
 
 SIZE, SCENES, BAND = (192, 384), 24, 4
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         Prepared,
         Targets,
     )
+    from clouds.core.contract.weight_records import FileWeights, HubWeights, PageWeights, Pinned
     from clouds.core.pipeline.composer import compose, load
     from clouds.core.pipeline.pipeline import Pipeline
     from clouds.core.pipeline.prediction import Prediction
@@ -53,7 +54,6 @@ if TYPE_CHECKING:
         WorkerError,
     )
     from clouds.core.system.reach import hub_access
-    from clouds.core.contract.weight_records import FileWeights, HubWeights, PageWeights, Pinned
     from clouds.core.weights.files import read_weights
     from clouds.core.weights.loading import load_weights
     from clouds.core.weights.store import hub_folder, weights_file

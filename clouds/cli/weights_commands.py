@@ -11,10 +11,10 @@ from cyclopts import App
 
 from clouds.cli.options import AsJson, UsageError
 from clouds.cli.output import write, write_json, write_table
-from clouds.core.errors import WeightsError
-from clouds.core.weight_catalog import find_weights, published_weights
-from clouds.core.weight_records import FileWeights, HubWeights, Weights
-from clouds.core.weight_store import fetch, judge, locate
+from clouds.core.contract.weight_records import FileWeights, HubWeights, Weights
+from clouds.core.system.errors import WeightsError
+from clouds.core.weights.catalog import find_weights, published_weights
+from clouds.core.weights.store import fetch, judge, locate
 
 _MIB = 2**20
 

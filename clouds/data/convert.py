@@ -9,11 +9,11 @@ from typing import Literal
 
 from attrs import evolve, frozen
 
-from clouds.core.config import read_toml, structure, to_toml
-from clouds.core.errors import DataError
-from clouds.core.files import atomic_file, inside, link_file, own_folder, write_text
-from clouds.core.images import MAX_PIXELS, upright_size, write_png
-from clouds.core.labels import CITYSCAPES, IGNORE_ID, LabelSpace
+from clouds.core.contract.labels import CITYSCAPES, IGNORE_ID, LabelSpace
+from clouds.core.system.config import read_toml, structure, to_toml
+from clouds.core.system.errors import DataError
+from clouds.core.system.files import atomic_file, inside, link_file, own_folder, write_text
+from clouds.core.system.images import MAX_PIXELS, upright_size, write_png
 from clouds.data.config import FILE_NAME, DatasetConfig, LabelSettings
 from clouds.data.encodings import IGNORE
 from clouds.data.folder import Dataset, check_equal_sizes

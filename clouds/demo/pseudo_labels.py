@@ -7,9 +7,9 @@ import torch
 from attrs import frozen
 from jaxtyping import UInt8
 
-from clouds.core.images import read_image
-from clouds.core.pipeline import Pipeline
-from clouds.core.tensors import image_tensor
+from clouds.core.contract.tensors import image_tensor
+from clouds.core.pipeline.pipeline import Pipeline
+from clouds.core.system.images import read_image
 from clouds.data.encodings import label_encoding
 from clouds.data.label_files import read_label_pixels
 from clouds.evaluation.confusion import count_confusion, mean_iou

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from clouds.refiners.prompt_options import prompt_preset
 
 if TYPE_CHECKING:
-    from clouds.core.interfaces import Refiner
+    from clouds.core.contract.interfaces import Refiner
     from clouds.refiners.sam import SamSegmenter
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 from attrs import Attribute, asdict, field, fields, frozen
 
-from clouds.core.errors import ConfigError
+from clouds.core.system.errors import ConfigError
 
 if TYPE_CHECKING:
     from clouds.refiners.prompted import PromptRefiner
@@ -101,7 +101,7 @@ def prompt_preset(build: Callable[..., Any]) -> Callable[..., PromptRefiner]:
 
     @functools.wraps(build)
     def preset(**options: Any) -> PromptRefiner:
-        from clouds.core.tensor_cache import TensorCache
+        from clouds.core.weights.tensor_cache import TensorCache
         from clouds.refiners.prompted import PromptRefiner
 
         given = {name: options.pop(name) for name in own if name in options}

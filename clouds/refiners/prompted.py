@@ -18,10 +18,11 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
-from clouds.core.errors import DataError
-from clouds.core.interfaces import Prepared, Refiner, Targets
-from clouds.core.tensor_cache import CacheWarning, TensorCache
-from clouds.core.weights import digest
+from clouds.core.contract.interfaces import Refiner
+from clouds.core.contract.records import Prepared, Targets
+from clouds.core.system.errors import DataError
+from clouds.core.weights.loading import digest
+from clouds.core.weights.tensor_cache import CacheWarning, TensorCache
 from clouds.refiners.prompt_masks import best_of, merge_masks
 from clouds.refiners.prompt_options import PromptOptions
 from clouds.refiners.prompt_points import Region, Rng, draw_points, find_regions

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from attrs import frozen
 
-from clouds.core.errors import DataError
-from clouds.core.images import read_image
-from clouds.core.interfaces import Refiner
-from clouds.core.progress import progress_bar
-from clouds.core.tensor_cache import CacheWarning
-from clouds.core.tensors import image_tensor
+from clouds.core.contract.interfaces import Refiner
+from clouds.core.contract.tensors import image_tensor
+from clouds.core.system.errors import DataError
+from clouds.core.system.images import read_image
+from clouds.core.system.progress import progress_bar
+from clouds.core.weights.tensor_cache import CacheWarning
 
 
 @frozen(kw_only=True)

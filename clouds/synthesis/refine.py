@@ -13,17 +13,17 @@ import torch
 from attrs import frozen
 from jaxtyping import UInt8
 
-from clouds.core.component import Kind
-from clouds.core.composer import load
-from clouds.core.errors import ConfigError, DataError
-from clouds.core.files import link_file, own_folder, target_in, write_text
-from clouds.core.images import read_image, write_png
-from clouds.core.interfaces import Refiner
-from clouds.core.labels import CITYSCAPES, LabelSpace
-from clouds.core.pipeline import Pipeline
-from clouds.core.prediction import overlaid
-from clouds.core.progress import progress_bar
-from clouds.core.tensors import image_tensor
+from clouds.core.contract.component import Kind
+from clouds.core.contract.interfaces import Refiner
+from clouds.core.contract.labels import CITYSCAPES, LabelSpace
+from clouds.core.contract.tensors import image_tensor
+from clouds.core.pipeline.composer import load
+from clouds.core.pipeline.pipeline import Pipeline
+from clouds.core.pipeline.prediction import overlaid
+from clouds.core.system.errors import ConfigError, DataError
+from clouds.core.system.files import link_file, own_folder, target_in, write_text
+from clouds.core.system.images import read_image, write_png
+from clouds.core.system.progress import progress_bar
 from clouds.synthesis.engines import Here, Workers, build_component
 
 FILE_NAME = "refined.json"

@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import pytest
 
-from clouds.core.catalog import Catalog
-from clouds.core.component import Component, Kind
-from clouds.core.schema import read_schema
+from clouds.core.contract.catalog import Catalog
+from clouds.core.contract.component import Component, Kind
+from clouds.core.contract.schema import read_schema
 from clouds.refiners.prompt_options import PresetOptions, prompt_preset
 from clouds.refiners.prompted import PromptRefiner
 from clouds.refiners.sam import SamSegmenter
@@ -67,7 +67,7 @@ def test_names_defaults_and_types(name: str) -> None:
 
 def test_reading_them_imports_no_torch() -> None:
     program = (
-        "import sys, clouds; from clouds.core.schema import read_schema\n"
+        "import sys, clouds; from clouds.core.contract.schema import read_schema\n"
         "for entry in clouds.catalog().entries('refiner'): read_schema(entry.component)\n"
         "sys.exit('torch' in sys.modules)"
     )

@@ -18,13 +18,13 @@ import torch
 from drill import Scenario, tree
 
 import clouds
-from clouds.core.component import Kind
-from clouds.core.composer import build_part
-from clouds.core.images import write_png
-from clouds.core.labels import CITYSCAPES
-from clouds.core.plan import Part
-from clouds.core.weight_records import FileWeights
-from clouds.core.weight_store import fetch
+from clouds.core.contract.component import Kind
+from clouds.core.contract.labels import CITYSCAPES
+from clouds.core.contract.plan import Part
+from clouds.core.contract.weight_records import FileWeights
+from clouds.core.pipeline.build import build_part
+from clouds.core.system.images import write_png
+from clouds.core.weights.store import fetch
 from clouds.data.convert import convert_dataset
 from clouds.data.folder import open_dataset
 from clouds.synthesis.filters import BlankFilter, DuplicateFilter

@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
-    from clouds.core.component import Component, Kind
-    from clouds.core.plan import Plan, Problem
-    from clouds.core.weight_records import Weights
+    from clouds.core.contract.component import Component, Kind
+    from clouds.core.contract.plan import Plan, Problem
+    from clouds.core.contract.weight_records import Weights
 
 PROJECT = "clouds"
 hookspec = pluggy.HookspecMarker(PROJECT)

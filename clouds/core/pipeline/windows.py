@@ -9,7 +9,7 @@ from attrs import frozen
 from jaxtyping import Float
 from torch import Tensor
 
-from clouds.core.resize import interpolate_axis
+from clouds.core.pipeline.resampling import interpolate_axis
 
 _ROWS = 256  # of a resized window that are made at once
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from packaging.utils import canonicalize_name
 
-from clouds.core.catalog import Catalog
-from clouds.core.component import Kind
-from clouds.core.errors import WeightsError, did_you_mean
-from clouds.core.hookspecs import hookimpl
-from clouds.core.known_plugins import install_command
-from clouds.core.weight_records import FileWeights, HubWeights, PageWeights, Pinned, Weights
+from clouds.core.contract.catalog import Catalog
+from clouds.core.contract.component import Kind
+from clouds.core.contract.hookspecs import hookimpl
+from clouds.core.contract.known_plugins import install_command
+from clouds.core.contract.weight_records import FileWeights, HubWeights, PageWeights, Pinned, Weights
+from clouds.core.system.errors import WeightsError, did_you_mean
 
 _TIMM = ("model.safetensors",)
 _DIFFUSION_FILES = (

@@ -19,12 +19,12 @@ from typing import Any, Literal
 
 from attrs import frozen
 
-from clouds.core.download import download, require_sha256, sha256_of
-from clouds.core.errors import WeightsError
-from clouds.core.files import cache_folder, without_tilde
-from clouds.core.reach import hub_access
-from clouds.core.weight_catalog import find_weights, published_weights
-from clouds.core.weight_records import FileWeights, HubWeights, PageWeights, Weights
+from clouds.core.contract.weight_records import FileWeights, HubWeights, PageWeights, Weights
+from clouds.core.system.errors import WeightsError
+from clouds.core.system.files import cache_folder, without_tilde
+from clouds.core.system.reach import hub_access
+from clouds.core.weights.catalog import find_weights, published_weights
+from clouds.core.weights.download import download, require_sha256, sha256_of
 
 VARIABLE = "CLOUDS_WEIGHTS"
 _REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")

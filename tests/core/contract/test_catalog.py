@@ -13,18 +13,18 @@ from hypothesis import strategies as st
 
 import clouds
 from clouds import Component, FileWeights, Problem
-from clouds.core.catalog import Catalog, Entry
-from clouds.core.component import Kind
-from clouds.core.errors import (
+from clouds.core.contract.catalog import Catalog, Entry
+from clouds.core.contract.component import Kind
+from clouds.core.contract.labels import CITYSCAPES
+from clouds.core.contract.plan import Plan
+from clouds.core.system.errors import (
     ComponentError,
     DuplicateComponentError,
     PluginError,
     UnknownComponentError,
     WeightsError,
 )
-from clouds.core.labels import CITYSCAPES
-from clouds.core.plan import Plan
-from clouds.core.weight_catalog import WEIGHTS, find_weights, published_weights
+from clouds.core.weights.catalog import WEIGHTS, find_weights, published_weights
 
 
 def prompter(name: str, **fields: Any) -> Component:

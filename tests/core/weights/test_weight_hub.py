@@ -15,9 +15,9 @@ import pytest
 from attrs import define, field
 from huggingface_hub import constants
 
-from clouds.core.errors import WeightsError
-from clouds.core.weight_records import HubWeights
-from clouds.core.weight_store import fetch, hub_file, hub_folder, judge, locate
+from clouds.core.contract.weight_records import HubWeights
+from clouds.core.system.errors import WeightsError
+from clouds.core.weights.store import fetch, hub_file, hub_folder, judge, locate
 
 COMMIT = "c" * 40
 WEIGHTS = HubWeights(name="two", licence="MIT", repo="owner/name", files=("model.safetensors", "sub/*.json"))

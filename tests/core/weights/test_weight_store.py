@@ -13,11 +13,11 @@ from attrs import evolve
 from huggingface_hub import constants
 from weight_helpers import FileServer, serving
 
-from clouds.core import download as download_module
-from clouds.core.errors import WeightsError
-from clouds.core.weight_catalog import SAM, WEIGHTS
-from clouds.core.weight_records import FileWeights, HubWeights, PageWeights, Pinned
-from clouds.core.weight_store import (
+from clouds.core.contract.weight_records import FileWeights, HubWeights, PageWeights, Pinned
+from clouds.core.system.errors import WeightsError
+from clouds.core.weights import download as download_module
+from clouds.core.weights.catalog import SAM, WEIGHTS
+from clouds.core.weights.store import (
     fetch,
     hub_file,
     hub_folder,

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from clouds.core.tensors import image_tensor
+from clouds.core.contract.tensors import image_tensor
 
 
 @pytest.mark.parametrize("size", [(4, 5), (1, 5), (4, 1), (1, 1)])
