@@ -90,6 +90,8 @@ class Component:
         needs_with: capabilities that a head needs on top when an option is set.
         options: arguments of the factory that this component fixes, and users cannot set.
         without_weights: option values that take the place of the defaults when no published weights are loaded.
+        without_consent: option values that take the place of the defaults in a saved pipeline, until the caller
+            consents: those that reach nothing, where a default asks a server for files that are not here.
         reaches: what the component reaches besides the weights of a saved pipeline, whatever its options: "a server",
             say, or "" for nothing. `clouds.load` builds it with the caller's consent alone. Options that take free text
             or paths need no declaration: they count as reaching out (`clouds.core.pipeline.trust`).
@@ -114,6 +116,7 @@ class Component:
     needs_with: dict[str, frozenset[str]] = field(factory=dict[str, frozenset[str]], converter=_to_capabilities)
     options: dict[str, Any] = field(factory=_empty)
     without_weights: dict[str, Any] = field(factory=_empty)
+    without_consent: dict[str, Any] = field(factory=_empty)
     reaches: str = ""
     credentials: frozenset[str] = field(default=frozenset(), converter=_to_frozenset)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from attrs import Factory, field, frozen
 
@@ -13,21 +13,29 @@ from clouds.core.system.errors import ConfigError, did_you_mean
 if TYPE_CHECKING:
     import numpy as np
 
+T = TypeVar("T")
 Color = tuple[int, int, int]
 IGNORE_ID = 255  # "not labelled", in every label map in memory; files may use another value
 _MAX_CLASSES = 255  # label maps are uint8 and one value means "ignore"
 
 
-def _to_names(value: Iterable[str]) -> tuple[str, ...]:
+def _listed(value: Iterable[T], what: str) -> tuple[T, ...]:
+    """A string is a sequence, too, but never the list that was meant: it would be read letter by letter."""
+    if isinstance(value, str):
+        raise ConfigError(f"{what} must be a list, not the string {value!r}; write [{value!r}]")
     return tuple(value)
 
 
+def _to_names(value: Iterable[str]) -> tuple[str, ...]:
+    return _listed(value, "class names")
+
+
 def _to_synonyms(value: Iterable[Iterable[str]]) -> tuple[tuple[str, ...], ...]:
-    return tuple(tuple(group) for group in value)
+    return tuple(_listed(group, "synonyms of a class") for group in _listed(value, "synonyms"))
 
 
 def _to_palette(value: Iterable[Sequence[int]]) -> tuple[Color, ...]:
-    colors = [tuple(color) for color in value]
+    colors = [_listed(color, "a colour of the palette") for color in _listed(value, "palette")]
     wrong = [color for color in colors if len(color) != 3]
     if wrong:
         raise ConfigError(f"palette: {wrong[0]} is not a colour; expected (red, green, blue)")
@@ -35,11 +43,11 @@ def _to_palette(value: Iterable[Sequence[int]]) -> tuple[Color, ...]:
 
 
 def _to_ids(value: Iterable[int]) -> tuple[int, ...]:
-    return tuple(int(i) for i in value)
+    return tuple(int(i) for i in _listed(value, "ids"))
 
 
 def _to_flags(value: Iterable[bool]) -> tuple[bool, ...]:
-    return tuple(bool(flag) for flag in value)
+    return tuple(bool(flag) for flag in _listed(value, "things"))
 
 
 def _no_things(space: LabelSpace) -> tuple[bool, ...]:
@@ -140,9 +148,7 @@ class LabelSpace:
         >>> LabelSpace.from_names(["road", "sky"]).ids
         (0, 1)
         """
-        if isinstance(names, str):
-            raise ConfigError(f"class names must be a list, not the string {names!r}; write [{names!r}]")
-        classes, counted = tuple(names), set(things)
+        classes, counted = _to_names(names), set(_listed(things, "things"))
         unknown = sorted(counted - set(classes))
         if unknown:
             hint = did_you_mean(unknown[0], classes)

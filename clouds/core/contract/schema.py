@@ -112,8 +112,9 @@ def read_schema(component: Component) -> Schema:
                 f"{label} has a wrong signature: no parameter {name!r}, which the composer passes to every "
                 f"{component.kind}; found ({', '.join(parameters)})"
             )
-    conditions = (*component.provides_with, *component.needs_with, *component.without_weights)
-    for name in (*component.options, *conditions, *sorted(component.credentials)):
+    conditions = (*component.provides_with, *component.needs_with)
+    changed = (*component.without_weights, *component.without_consent)
+    for name in (*component.options, *conditions, *changed, *sorted(component.credentials)):
         if name not in parameters:
             raise ComponentError(f"{label} has a wrong signature: no parameter {name!r}, which the component names")
     given = tuple(name for name in GIVEN[component.kind] if name in parameters)

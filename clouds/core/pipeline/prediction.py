@@ -232,10 +232,5 @@ def _resize_short_side(pixels: np.ndarray, short_side: int | None, name: str, ma
     height, width = pixels.shape[:2]
     if short_side is None or min(height, width) == short_side:
         return pixels
-    rows, columns = short_side_size(height, width, short_side)
-    if rows * columns > max_pixels:
-        raise DataError(
-            f"{name}: {height} x {width} pixels with short_side={short_side} become {rows} x {columns}, more than "
-            f"max_pixels={max_pixels}; choose a smaller short_side, or allow for it"
-        )
+    rows, columns = short_side_size(height, width, short_side, name=name, max_pixels=max_pixels)
     return np.asarray(Image.fromarray(pixels).resize((columns, rows), Image.Resampling.BILINEAR))

@@ -61,10 +61,12 @@ class Consent:
         options = schema.complete(given, pretrained=part.kind not in NETWORKS)
         if part.kind in NETWORKS and "pretrained" in schema.options:
             options["pretrained"] = self.pretrained if part.kind == Kind.BACKBONE else False
-        reached = _reached(schema, options)
-        if reached and part.kind not in self.trusted | self.own:
+        if part.kind in self.trusted | self.own:
+            return options
+        if reached := _reached(schema, options):
             raise TrustError(part.kind.value, f"{self._plan}: {part.kind} {part.name!r} {reached}", str(self.folder))
-        return options
+        replaced = schema.component.without_consent.items()
+        return options | {name: value for name, value in replaced if _is_default(schema.options[name], options[name])}
 
     @property
     def _plan(self) -> Path:

@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, time
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, get_origin
 
 import cattrs
 from attrs import Attribute
@@ -216,9 +216,30 @@ def _converter() -> cattrs.Converter:
 
     def strict(value: Any, kind: Any) -> Any:
         if not accepts(kind, value):
-            raise TypeError(f"{value!r} is not of type {getattr(kind, '__name__', kind)}")
+            raise TypeError(_unfit(value, kind))
         return kind(value)
+
+    inner = set[Any]()  # kinds of lists whose ordinary hook is wanted
+
+    def listed(kind: Any) -> Callable[[Any, Any], Any]:
+        inner.add(kind)
+        convert = converter.get_structure_hook(kind, cache_result=False)
+        inner.remove(kind)
+
+        def check(value: Any, kind: Any) -> Any:
+            if not isinstance(value, (list, tuple)):  # a string would be taken letter by letter, a table key by key
+                raise TypeError(_unfit(value, kind))
+            return convert(value, kind)
+
+        return check
 
     for kind in (int, float, str, bool):
         converter.register_structure_hook(kind, strict)
+    converter.register_structure_hook_factory(
+        lambda kind: get_origin(kind) in (tuple, list) and kind not in inner, listed
+    )
     return converter
+
+
+def _unfit(value: Any, kind: Any) -> str:
+    return f"{value!r} is not of type {kind.__name__ if isinstance(kind, type) else kind}"

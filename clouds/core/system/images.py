@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import warnings
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from glob import glob, has_magic
@@ -14,14 +15,15 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import ExifTags, Image, ImageOps
 
-from clouds.core.system.errors import CloudsError, DataError
-from clouds.core.system.files import atomic_file
+from clouds.core.errors import CloudsError, DataError, LeftOutWarning
+from clouds.core.files import atomic_file
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")  # Pillow's names; its other decoders never see a file
 MAX_PIXELS = 2**27  # 134 million: 10,000 x 10,000 and a 108-megapixel camera are below it
 _OPENED_AS = (*FORMATS, "MPO", None)  # MPO: a JPEG with further pictures behind it; None: made in memory
 _DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
+_SHOWN = 5  # names of files that are not read
 _STRIP = 2**22  # pixels that are converted at a time, so that a large picture exists once in each form
 
 
@@ -95,20 +97,33 @@ def read_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
     return to_rgb(open_image(path, max_pixels=max_pixels), name=str(path), max_pixels=max_pixels)
 
 
-def short_side_size(height: int, width: int, side: int) -> tuple[int, int]:
+def short_side_size(
+    height: int, width: int, side: int, *, name: str = "image", max_pixels: int = MAX_PIXELS
+) -> tuple[int, int]:
     """(height, width) with the short side at `side` and the same aspect, rounded as published: half goes up.
 
     >>> short_side_size(1052, 1914, 1024)
     (1024, 1863)
+
+    Raises:
+        DataError: that is more than `max_pixels`, as of a long and narrow image; it names file or image.
     """
     scale = side / min(height, width)
-    return (side, int(width * scale + 0.5)) if height < width else (int(height * scale + 0.5), side)
+    size = (side, int(width * scale + 0.5)) if height < width else (int(height * scale + 0.5), side)
+    if size[0] * size[1] > max_pixels:
+        raise DataError(
+            f"{name}: {height} x {width} pixels (height x width) with a short side of {side} become {size[0]} x "
+            f"{size[1]}, more than {max_pixels}; choose a smaller short side, or protocol native, or allow for it: "
+            f"max_pixels={size[0] * size[1]} (predict, dataset.toml), --max-pixels"
+        )
+    return size
 
 
 def find_pictures(place: str | os.PathLike[str]) -> list[Path]:
     """The pictures of a folder (not of folders in it) or of a glob pattern, sorted by path; or the one file itself.
 
-    In a pattern `**` stands for any folders. Hidden files, whose names begin with a dot, are left out.
+    In a pattern `**` stands for any folders. Hidden files, whose names begin with a dot, are left out; other files that
+    are no pictures are said in a `LeftOutWarning`.
 
     Raises:
         DataError: there is nothing of this name, or it holds no picture.
@@ -125,7 +140,24 @@ def find_pictures(place: str | os.PathLike[str]) -> list[Path]:
     pictures = sorted(one for one in found if one.suffix.lower() in EXTENSIONS and one.is_file())
     if not pictures:
         raise DataError(f"{place}: holds no picture; expected files that end in {', '.join(EXTENSIONS)}")
+    if others := sorted(one for one in {*found} - {*pictures} if not one.is_dir()):
+        warnings.warn(left_out(place, others), LeftOutWarning, stacklevel=2)
     return pictures
+
+
+def left_out(place: object, others: Sequence[Path], endings: Sequence[str] = EXTENSIONS) -> str:
+    """What to say of files that lie beside pictures and are not read: how many there are, and the names of some."""
+    return f"{place}: {counted(others)}: not read; pictures are files that end in {', '.join(endings)}"
+
+
+def counted(paths: Sequence[Path]) -> str:
+    """How many files, and the names of some.
+
+    >>> counted([Path("docs/notes.txt")])
+    '1 file (notes.txt)'
+    """
+    names = ", ".join(path.name for path in paths[:_SHOWN])
+    return f"{len(paths)} file{'' if len(paths) == 1 else 's'} ({names}{', ...' if len(paths) > _SHOWN else ''})"
 
 
 def write_png(path: str | os.PathLike[str], pixels: UInt8[np.ndarray, "h w *c"]) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from clouds.core.files import printable
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
@@ -14,8 +16,16 @@ if TYPE_CHECKING:
 def progress_bar(*, shown: bool = True) -> Generator[Progress]:
     """Yield rich's progress display; nothing is drawn unless `shown` and standard error is a terminal."""
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import Progress, Task, TextColumn
+    from rich.text import Text
+
+    class Description(TextColumn):
+        """Names of files and data sets as they are: neither markup nor control characters."""
+
+        def render(self, task: Task) -> Text:
+            return Text(printable(task.description), style="progress.description")
 
     console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not (shown and console.is_terminal)) as bar:
+    columns = (Description(""), *Progress.get_default_columns()[1:])
+    with Progress(*columns, console=console, transient=True, disable=not (shown and console.is_terminal)) as bar:
         yield bar

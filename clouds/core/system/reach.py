@@ -36,11 +36,14 @@ def unreachable(url: str) -> str | None:
 
 
 @contextmanager
-def hub_access() -> Generator[bool]:
-    """For the block, clients of the hub take what its cache has where the hub cannot be reached.
+def hub_access(refused: str = "") -> Generator[bool]:
+    """For the block, clients of the hub take what its cache has where the hub cannot be reached, or must not be.
 
     Its offline mode is the one switch that all of them heed: huggingface_hub, open_clip, timm, transformers, diffusers.
     The block gets whether the cache is all there is, for a client that says more than one line about it.
+
+    Args:
+        refused: why the hub must not be asked; "" lets it.
 
     Raises:
         ConnectionError: the block wanted a file that the cache does not have; the message names the host.
@@ -48,7 +51,8 @@ def hub_access() -> Generator[bool]:
     from huggingface_hub import constants
     from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
-    reason = "offline mode is on (HF_HUB_OFFLINE)" if constants.HF_HUB_OFFLINE else unreachable(constants.ENDPOINT)
+    offline = "offline mode is on (HF_HUB_OFFLINE)" if constants.HF_HUB_OFFLINE else ""
+    reason = refused or offline or unreachable(constants.ENDPOINT)
     if reason is None:
         yield False
         return

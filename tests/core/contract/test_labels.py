@@ -53,6 +53,9 @@ def test_cityscapes_has_its_published_numbers() -> None:
         ({"ids": [1, 2, 3]}, r"3 ids for 2 classes"),
         ({"ids": [7, 7]}, r"ids are not distinct: \[7, 7\]"),
         ({"things": ["a", "bb"]}, r"label space 'mine': things has 'bb', which is no class; did you mean 'b'\?"),
+        ({"things": "ab"}, r"things must be a list, not the string 'ab'; write \['ab'\]"),
+        ({"synonyms": "ab"}, r"synonyms must be a list, not the string 'ab'"),
+        ({"synonyms": ["a", "b"]}, r"synonyms of a class must be a list, not the string 'a'; write \['a'\]"),
         ({"ignore": 1}, r"ignore=1 must lie in 2..255"),
         ({"ignore": 256}, r"ignore=256 must lie in 2..255"),
     ],
@@ -60,6 +63,20 @@ def test_cityscapes_has_its_published_numbers() -> None:
 def test_faults_are_named(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         LabelSpace.from_names(**{"names": ["a", "b"], "name": "mine", **changes})
+
+
+@pytest.mark.usefixtures("unchecked_types")
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"palette": "ab"}, r"palette must be a list, not the string 'ab'"),
+        ({"palette": ["red", "sky"]}, r"a colour of the palette must be a list, not the string 'red'"),
+        ({"ids": "12"}, r"ids must be a list, not the string '12'"),
+    ],
+)
+def test_strings_are_no_lists_of_numbers(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        LabelSpace.from_names(["a", "b"], **changes)
 
 
 def test_things_are_flags_per_class() -> None:
@@ -84,6 +101,10 @@ def test_unknown_names_have_a_nearest() -> None:
         LabelSpace.named("cityscape")
     with pytest.raises(ConfigError, match=r"class names must be a list, not the string 'road'; write \['road'\]"):
         LabelSpace.from_names("road")
+    with pytest.raises(ConfigError, match=r"class names must be a list, not the string 'abc'"):
+        LabelSpace(**{**LabelSpace.from_names(["a", "b", "c"]).to_dict(), "names": "abc"})
+
+
 
 
 def test_the_colour_table_has_a_colour_for_every_value() -> None:

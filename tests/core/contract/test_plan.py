@@ -293,6 +293,34 @@ def test_what_is_not_a_plan_is_refused(text: str, message: str) -> None:
         Plan.from_json(text)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "wanted"),
+    [
+        ("names", "abc", r"tuple\[str, \.\.\.\] @ \$\.labels\.names"),
+        ("names", {"a": 1}, r"tuple\[str, \.\.\.\] @ \$\.labels\.names"),
+        ("synonyms", "abc", r"tuple\[tuple\[str, \.\.\.\], \.\.\.\] @ \$\.labels\.synonyms"),
+        ("synonyms", [["a"], "b", ["c"]], r"tuple\[str, \.\.\.\] @ \$\.labels\.synonyms\[1\]"),
+        ("palette", ["abc"] * 3, r"tuple\[int, int, int\] @ \$\.labels\.palette\[2\]"),
+        ("ids", "012", r"tuple\[int, \.\.\.\] @ \$\.labels\.ids"),
+        ("things", "abc", r"tuple\[bool, \.\.\.\] @ \$\.labels\.things"),
+    ],
+)
+@pytest.mark.parametrize("space", ["labels", "trained_labels"])
+def test_a_list_of_a_plan_that_is_none_is_named(space: str, key: str, value: object, wanted: str) -> None:
+    document = json.loads(make_plan(backbone="tiny", head="linear", labels=["a", "b", "c"]).to_json())
+    document[space] = {**document["labels"], key: value}
+    with pytest.raises(WeightsError, match=f"is not of type {wanted.replace('labels', space)}"):
+        Plan.from_json(json.dumps(document))
+
+
+@pytest.mark.parametrize("key", ["provides", "needs"])
+def test_capabilities_of_a_part_are_a_list(key: str) -> None:
+    document = json.loads(make_plan(backbone="tiny", head="linear").to_json())
+    document["parts"][0][key] = "res2"
+    with pytest.raises(WeightsError, match=rf"'res2' is not of type tuple\[str, \.\.\.\] @ \$\.parts\[0\]\.{key}"):
+        Plan.from_json(json.dumps(document))
+
+
 def test_a_plan_of_the_first_format_is_read() -> None:
     plan = make_plan(**GOOD)
     document = json.loads(plan.to_json())

@@ -82,10 +82,10 @@ def test_sizes_are_whole_numbers(unchecked_types: None, name: str, value: Any) -
 
 def test_a_short_side_that_makes_a_picture_too_large_is_refused() -> None:
     line = np.zeros((1, 5000, 3), np.uint8)
-    with pytest.raises(DataError, match=r"image: 1 x 5000 pixels with short_side=200 become 200 x 1000000, more than"):
+    with pytest.raises(DataError, match=r"image: 1 x 5000 pixels .* side of 200 become 200 x 1000000, more than"):
         Picture.read(line, short_side=200)
     assert Picture.read(line, short_side=2).resized.shape == (2, 10000, 3)
-    with pytest.raises(DataError, match="max_pixels=19999; choose a smaller short_side, or allow for it"):
+    with pytest.raises(DataError, match=r"more than 19999; choose .*: max_pixels=20000 \(predict, "):
         Picture.read(line, short_side=2, max_pixels=19999)
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import clouds
-from clouds.core.system.errors import DataError, UntrainedHeadWarning
+from clouds.core.errors import DataError, LeftOutWarning, UntrainedHeadWarning
 
 TINY = {"name": "tiny", "dims": [8, 16, 24, 32], "depths": [1, 1, 1, 1]}
 SMALL_MASK2FORMER = {"name": "mask2former", "queries": 20, "width": 64, "layers": 3, "encoder_layers": 1}
@@ -163,11 +163,18 @@ def test_an_endless_iterator_is_answered_as_it_comes(linear: clouds.Pipeline) ->
 def folder(tmp_path: Path) -> Path:
     for number, name in enumerate(["b.png", "a.JPG", "c.jpeg"]):
         Image.fromarray(random_image(20, 30 + number)).save(tmp_path / name)
-    (tmp_path / "notes.txt").write_text("no picture")
     (tmp_path / ".d.png").write_text("unfinished")
     (tmp_path / "deeper").mkdir()
     Image.fromarray(random_image(20, 33)).save(tmp_path / "deeper" / "e.png")
     return tmp_path
+
+
+def test_what_is_no_picture_of_a_folder_is_said(linear: clouds.Pipeline, folder: Path) -> None:
+    for number in range(6):
+        (folder / f"{number}.txt").write_text("no picture")
+    with pytest.warns(LeftOutWarning, match=r": 6 files \(0\.txt, .*, 4\.txt, \.\.\.\): not read; pictures are "):
+        predictions = list(linear.predict_many(folder))
+    assert len(predictions) == 3
 
 
 @pytest.mark.parametrize(

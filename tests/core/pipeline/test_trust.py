@@ -255,6 +255,13 @@ def test_credentials_of_plugins_are_the_callers_too(plugin: Callable[..., Any]) 
         plugin("token", token_variable="HOME")
 
 
+def test_what_takes_the_place_of_defaults_must_be_options() -> None:
+    changed = {"style": "plain"}
+    component = Component(name="x", kind="prompter", factory="test_trust:online", summary="x", without_consent=changed)
+    with pytest.raises(ComponentError, match="no parameter 'style', which the component names"):
+        read_schema(component)
+
+
 def test_credentials_must_be_options() -> None:
     component = Component(name="x", kind="prompter", factory="test_trust:online", summary="x", credentials="key")
     with pytest.raises(ComponentError, match="no parameter 'key', which the component names"):

@@ -123,6 +123,16 @@ def test_a_user_who_is_offline_is_not_connected(
     assert places == []
 
 
+def test_a_hub_that_must_not_be_asked_is_not(connect: Connect, tmp_path: Path) -> None:
+    places = connect(Open)
+    with (
+        pytest.raises(ConnectionError, match="not today, and the hub's cache does not have it"),
+        hub_access("not today"),
+    ):
+        wanted(str(tmp_path))
+    assert places == []
+
+
 def test_other_errors_are_what_they_were(connect: Connect) -> None:
     connect(refuse)
     with pytest.raises(KeyError, match="mine"), hub_access():
