@@ -13,9 +13,9 @@ import numpy as np
 from attrs import evolve, field, frozen
 from jaxtyping import UInt8
 
-from clouds.core.errors import DataError, LeftOutWarning, did_you_mean
-from clouds.core.images import MAX_PIXELS, counted, left_out, opened, read_image, upright_size
-from clouds.core.labels import LabelSpace
+from clouds.core.contract.labels import LabelSpace
+from clouds.core.system.errors import DataError, LeftOutWarning, did_you_mean
+from clouds.core.system.images import MAX_PIXELS, counted, left_out, opened, read_image, upright_size
 from clouds.data.config import FILE_NAME, read_dataset_config
 from clouds.data.encodings import LabelEncoding
 from clouds.data.label_files import read_label_pixels

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from attrs import frozen
 
-from clouds.core.errors import DataError, LeftOutWarning
-from clouds.core.images import EXTENSIONS, left_out
+from clouds.core.system.errors import DataError, LeftOutWarning
+from clouds.core.system.images import EXTENSIONS, left_out
 from clouds.synthesis.manifest import FILE_NAME, Files, Row, read_rows
 
 _PUBLISHED_LABEL = "_labelTrainIds.png"

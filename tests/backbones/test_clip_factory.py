@@ -20,9 +20,10 @@ from clouds.backbones import presets
 from clouds.backbones.clip_convnext import ClipConvNeXt
 from clouds.backbones.clip_resnet import ClipResNet
 from clouds.backbones.clip_vit import ClipVit
-from clouds.core.component import Kind
-from clouds.core.composer import build_part
-from clouds.core.errors import ConfigError, PlanError, TrustError, WeightsError
+from clouds.core.contract.component import Kind
+from clouds.core.contract.plan import PlanError
+from clouds.core.pipeline.build import build_part
+from clouds.core.system.errors import ConfigError, TrustError, WeightsError
 from clouds.testing import check_by_name
 
 __all__ = ["published"]  # the fixture

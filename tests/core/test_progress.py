@@ -2,7 +2,7 @@
 
 import pytest
 
-from clouds.core.progress import progress_bar
+from clouds.core.system.progress import progress_bar
 
 
 def test_names_in_a_bar_are_neither_markup_nor_orders_to_a_terminal(

@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import ExifTags, Image, ImageOps
 
-from clouds.core.errors import CloudsError, DataError, LeftOutWarning
-from clouds.core.files import atomic_file
+from clouds.core.system.errors import CloudsError, DataError, LeftOutWarning
+from clouds.core.system.files import atomic_file
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")  # Pillow's names; its other decoders never see a file

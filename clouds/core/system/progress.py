@@ -6,7 +6,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from clouds.core.files import printable
+from clouds.core.system.files import printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress

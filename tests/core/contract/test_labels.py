@@ -105,8 +105,6 @@ def test_unknown_names_have_a_nearest() -> None:
         LabelSpace(**{**LabelSpace.from_names(["a", "b", "c"]).to_dict(), "names": "abc"})
 
 
-
-
 def test_the_colour_table_has_a_colour_for_every_value() -> None:
     space = LabelSpace.from_names(["one", "two"], palette=[(1, 2, 3), (4, 5, 6)])
     table = space.color_table(other=(7, 8, 9))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import clouds
-from clouds.core.errors import DataError, LeftOutWarning, UntrainedHeadWarning
+from clouds.core.system.errors import DataError, LeftOutWarning, UntrainedHeadWarning
 
 TINY = {"name": "tiny", "dims": [8, 16, 24, 32], "depths": [1, 1, 1, 1]}
 SMALL_MASK2FORMER = {"name": "mask2former", "queries": 20, "width": 64, "layers": 3, "encoder_layers": 1}
