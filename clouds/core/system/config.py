@@ -199,6 +199,8 @@ def _map_strings(value: Any, change: Callable[[str], str]) -> Any:
 
 
 def _describe(error: BaseException, kind: Any) -> str:
+    if isinstance(error, cattrs.ForbiddenExtraKeysError):  # keys of a pickle need not be strings
+        return f"extra fields found ({', '.join(sorted(map(str, error.extra_fields)))})"
     plain = isinstance(error, (TypeError, CloudsError, ArithmeticError)) or type(error) is Exception  # of a literal
     return str(error) if plain else cattrs.v.format_exception(error, kind)
 

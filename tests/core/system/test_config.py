@@ -31,6 +31,7 @@ def test_structure_builds_typed_records() -> None:
 @pytest.mark.parametrize(
     ("document", "message"),
     [
+        ({"inner": {"number": 5, 7: 1}}, r"file: extra fields found \(7\) @ \$\.inner"),
         ({"inner": {"number": "5"}}, r"file: '5' is not of type int @ \$\.inner\.number"),
         ({"inner": {"numbr": 5}}, r"file: extra fields found \(numbr\) @ \$\.inner"),
         ({"inner": {"number": True}}, r"True is not of type int"),
