@@ -24,12 +24,12 @@ test-all: test
 
 # The kernels under the oldest versions that are promised, in an environment of their own: Triton's language changes.
 test-oldest: .venv-oldest/installed
-	.venv-oldest/bin/python -m pytest $(TWO) tests/kernels
+	.venv-oldest/bin/python -m pytest $(TWO) tests/kernels tests/bench
 
-# What `make test-all` tries briefly: N fuzzed inputs (`make torture N=1000 SEED=7 START=500` goes on from there), and
-# kills that are followed by a second one.
+# What `make test-all` tries briefly: N fuzzed inputs (`make torture N=1000 SEED=7 START=500` goes on from there;
+# `ROW=benchmarks/results/torture.jsonl` appends what came of it), and kills that are followed by a second one.
 torture: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python tests/torture/fuzz.py $(or $(N),100000) $(SEED:%=--seed %) $(START:%=--start %)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/torture/fuzz.py $(or $(N),100000) $(SEED:%=--seed %) $(START:%=--start %) $(ROW:%=--row %)
 	$(BIN)/python tests/torture/kill.py --twice
 
 lint: $(INSTALLED)

@@ -23,7 +23,7 @@ import torch
 from benchmarks.compile_only import compile_only
 from benchmarks.compiled_forms import FORMS
 from benchmarks.rows import row
-from clouds.kernels.bench.problems import Problem
+from clouds.bench.problems import Problem
 
 CAPABILITIES = (80, 89, 90)
 _UNITS = {"registers": "registers", "spilled": "B", "shared memory": "B"}

@@ -1,6 +1,6 @@
 """The forms of each operation whose kernels differ: what `benchmarks.compiled` launches.
 
-Inputs are those of `clouds.kernels.bench.problems`, with other dtypes, widths and orders of work in their place. The
+Inputs are those of `clouds.bench.problems`, with other dtypes, widths and orders of work in their place. The
 first form of an operation is that of a released head in bfloat16.
 """
 
@@ -14,8 +14,8 @@ import torch
 from attrs import evolve
 from torch import Tensor
 
-from clouds.kernels._triton.gather import forward as gather_forward
-from clouds.kernels.bench.problems import PROBLEMS, Problem, Size
+from clouds.bench.gather import forward as gather_forward
+from clouds.bench.problems import PROBLEMS, Problem, Size
 from clouds.kernels.deformable_attention import deformable_sampling
 
 # All scores of this answer fit into one band, also of 150 classes.

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import clouds
 from benchmarks.rows import row
-from clouds.core.composer import build_part
+from clouds.core.pipeline.build import build_part
 
 THREADS = 2
 LEVELS = ("res2", "res3", "res4", "res5")

@@ -19,8 +19,8 @@ import clouds
 from benchmarks import reference_head
 from benchmarks.decoder import Sizes, head
 from benchmarks.rows import row
-from clouds.core.interfaces import Features, HeadOutput, Targets
-from clouds.kernels.bench.runner import measure_all
+from clouds.bench.runner import measure_all
+from clouds.core.contract.records import Features, HeadOutput, Targets
 
 OURS, REFERENCE = "clouds", "reference order"
 _CLASSES, _TARGETS = 19, 10

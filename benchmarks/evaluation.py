@@ -20,8 +20,8 @@ from attrs import frozen
 
 import clouds
 from benchmarks.rows import row
-from clouds.core.images import write_png
-from clouds.core.interfaces import GenerationRequest
+from clouds.core.contract.records import GenerationRequest
+from clouds.core.system.images import write_png
 from clouds.data.folder import Dataset, open_dataset
 from clouds.evaluation.boundary import count_boundaries
 from clouds.evaluation.confusion import count_confusion

@@ -26,7 +26,8 @@ from typing import Any
 
 import clouds
 from benchmarks.rows import RESULTS, append, row
-from clouds.core.files import write_text
+from clouds.core.system.config import to_toml
+from clouds.core.system.files import write_text
 from clouds.training.recipe import load_recipe
 
 NAME = "generalization"
@@ -39,13 +40,7 @@ MODEL = "torchvision:squeezenet1_0"
 NORMALISATION = {"mean": [123, 117, 104], "std": [1, 1, 1], "unit_rms": True}  # what these weights were trained with
 SCRATCH = "source, tiny from scratch"
 IMAGES, SIZE = 600, (192, 320)
-FOLD = """[fold]
-rider = "bicycle"
-truck = "car"
-bus = "car"
-"traffic light" = "traffic sign"
-terrain = "ignore"
-"""
+FOLD = {"rider": "bicycle", "truck": "car", "bus": "car", "traffic light": "traffic sign", "terrain": "ignore"}
 RECIPE = (
     "data.scale=[1.5, 3.0]",
     "data.source_factors=[1.0, 34.0]",
@@ -62,7 +57,7 @@ def run(data: Path, weights: Path, out: Path, seeds: list[int]) -> None:
     frozen = {"name": MODEL, "pretrained": str(weights), **NORMALISATION}
     painter = clouds.compose(backbone="tiny", head="linear", generator="procedural", prompter="grammar")
     clouds.generate(painter, n=IMAGES, out=generated, size=SIZE)
-    write_text(out / "camvid.toml", FOLD)
+    write_text(out / "camvid.toml", to_toml({"fold": FOLD}))
     source = (f"folder:{data / 'carla_town07'}:train", f"folder:{data / 'carla_mix'}:train")
     for seed in seeds:
         recipe = (*RECIPE, f"seed={seed}", f"data.source={json.dumps(source)}")

@@ -18,11 +18,12 @@ from torch import Tensor, nn
 
 from benchmarks.decoder import Sizes, head
 from benchmarks.rows import clock, row
-from clouds.core.cuda_graphs import CudaGraphs
-from clouds.core.errors import ConfigError
-from clouds.core.interfaces import Features, Head
-from clouds.kernels.bench.runner import reason
-from clouds.kernels.bench.timing import milliseconds
+from clouds.bench.runner import reason
+from clouds.bench.timing import milliseconds
+from clouds.core.contract.interfaces import Head
+from clouds.core.contract.records import Features
+from clouds.core.pipeline.cuda_graphs import CudaGraphs
+from clouds.core.system.errors import ConfigError
 
 EAGER, GRAPH = "eager", "CUDA graph"
 

@@ -23,7 +23,7 @@ from benchmarks import reference_head
 from benchmarks.decoder import THREADS, Sizes, compare, head, peer_config, thread_count
 from benchmarks.dense import DenseLayers
 from benchmarks.rows import clock, row
-from clouds.core.interfaces import Features
+from clouds.core.contract.records import Features
 
 OURS, REFERENCE, DENSE = "clouds", "reference order", "dense layers"
 _CLASSES = 19

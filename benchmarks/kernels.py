@@ -21,9 +21,9 @@ from attrs import asdict
 from torch import Tensor
 
 from benchmarks.rows import row
-from clouds.kernels.bench.ceilings import Ceilings, measure_ceilings
-from clouds.kernels.bench.problems import PROBLEMS, Problem, Size
-from clouds.kernels.bench.runner import Measurement, measure
+from clouds.bench.ceilings import Ceilings, measure_ceilings
+from clouds.bench.problems import PROBLEMS, Problem, Size
+from clouds.bench.runner import Measurement, measure
 
 IMAGE = (512, 1024)
 LARGE = (1024, 2048)  # where the reference of semantic inference takes most: also on a CPU
@@ -60,7 +60,7 @@ def rows(
     Args:
         op, size, dtype, device, ceilings: what is measured; without ceilings there are no shares of them.
         others: whether other projects are measured, too.
-        options: further ones of `clouds.kernels.bench.runner.measure`.
+        options: further ones of `clouds.bench.runner.measure`.
     """
     given = {"others": others, "peers": peers if others else None, **options}
     return [_row(one, ceilings) for one in measure(op, size, dtype, device, ceilings=ceilings, **given)]

@@ -24,8 +24,8 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from benchmarks.rows import row
-from clouds.core.images import write_png
-from clouds.core.labels import CITYSCAPES
+from clouds.core.contract.labels import CITYSCAPES
+from clouds.core.system.images import write_png
 from clouds.data.folder import open_dataset
 from clouds.training.recipe import load_recipe
 from clouds.training.samples import SampleReader, batches

@@ -21,8 +21,8 @@ from attrs import asdict, evolve
 import clouds
 from benchmarks.memory import ROOT, resident
 from benchmarks.rows import row
-from clouds.core.component import Kind
-from clouds.core.plan import Part
+from clouds.core.contract.component import Kind
+from clouds.core.contract.plan import Part
 from clouds.synthesis.generate import generate_set
 from clouds.synthesis.manifest import FILE_NAME
 

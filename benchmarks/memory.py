@@ -15,7 +15,7 @@ import torch
 
 import clouds
 from benchmarks.rows import row
-from clouds.core.memory import peak_memory
+from clouds.core.system.memory import peak_memory
 
 ROOT = Path(__file__).parents[1]
 OURS, PEER = "clouds", "transformers"

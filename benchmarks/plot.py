@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.rows import RESULTS
 from benchmarks.table import Row, latest, read_rows
-from clouds.core.files import write_text
+from clouds.core.system.files import write_text
 
 _HIDDEN = ("device", "dtype", "batch", "queries")
 

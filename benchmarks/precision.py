@@ -19,7 +19,7 @@ import torch
 
 import clouds
 from benchmarks.rows import row
-from clouds.core.composer import pick_device
+from clouds.core.pipeline.build import pick_device
 from clouds.generators.diffusion import DiffusionGenerator
 from clouds.generators.diffusion_source import TinySource
 

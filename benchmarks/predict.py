@@ -19,7 +19,7 @@ from PIL import Image
 
 import clouds
 from benchmarks.rows import clock, row, seconds
-from clouds.kernels.bench.timing import peak_memory
+from clouds.bench.timing import peak_memory
 
 SIZES = ((256, 512), (512, 1024))
 HEADS = ("linear", "mask2former")

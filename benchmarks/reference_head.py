@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from clouds.core.interfaces import Features, HeadOutput
+from clouds.core.contract.records import Features, HeadOutput
 from clouds.heads.deformable_encoder import reference_points
 from clouds.heads.layers import sine_position
 from clouds.kernels.deformable_attention import Shapes, deformable_sampling

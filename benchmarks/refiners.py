@@ -15,7 +15,8 @@ from scipy import ndimage
 
 import clouds
 from benchmarks.rows import row, seconds
-from clouds.core.composer import build_part
+from clouds.core.contract.tensors import image_tensor
+from clouds.core.pipeline.build import build_part
 
 SIZE, SCENES, BAND = (192, 384), 24, 4
 
@@ -48,7 +49,7 @@ def band_accuracy(labels: np.ndarray, truth: np.ndarray, band: int) -> float:
 def run() -> list[dict[str, Any]]:
     """Rows for every built-in refiner: accuracy near boundaries for two coarsenesses, and time per image."""
     made = scenes(SCENES, SIZE)
-    images = [torch.from_numpy(image.transpose(2, 0, 1).copy()) for image, _ in made]
+    images = [image_tensor(image) for image, _ in made]
     rngs = [np.random.default_rng(0) for _ in images]
     rows: list[dict[str, Any]] = []
     for name in ("identity", "regions"):

@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from attrs import evolve
 from segment_anything import SamPredictor
 from segment_anything.modeling import Sam
 
 from benchmarks.dense import DenseLayers
 from benchmarks.rows import clock, row, seconds
-from clouds.core.composer import pick_device
-from clouds.core.tensor_cache import TensorCache
+from clouds.core.pipeline.build import pick_device
+from clouds.core.weights.tensor_cache import TensorCache
 from clouds.refiners.prompt_points import draw_points, find_regions
 from clouds.refiners.prompted import PromptRefiner
 from clouds.refiners.sam import SamSegmenter, build_sam
@@ -48,8 +49,8 @@ def measure(segmenter: SamSegmenter, *, size: int, repeats: int) -> list[dict[st
             segmenter, size_threshold=0, points=POINTS, cache=TensorCache(folder, max_bytes=2**30), overlaps="keep"
         )
 
-        def refine(prepared: list[Any] | None = None, batch_size: int = refiner.batch_size) -> None:
-            refiner.batch_size = batch_size
+        def refine(prepared: list[Any] | None = None, batch_size: int = refiner.options.batch_size) -> None:
+            refiner.options = evolve(refiner.options, batch_size=batch_size)
             rngs = [np.random.default_rng(number) for number in range(IMAGES)]
             refiner.refine(images, label_maps, rngs=rngs, prepared=prepared)
 

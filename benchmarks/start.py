@@ -19,7 +19,7 @@ import numpy as np
 from attrs import frozen
 
 from benchmarks.rows import row
-from clouds.core.images import write_png
+from clouds.core.system.images import write_png
 
 TORCH = "import torch"
 _COMPOSE = "import clouds; clouds.compose(backbone='tiny', head='mask2former', device='cpu')"

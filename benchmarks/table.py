@@ -1,4 +1,4 @@
-"""Tables in `benchmarks/README.md`, made of the rows in `benchmarks/results/`; prose has no figures of its own.
+"""Tables in `benchmarks/README.md` and `SECURITY.md`, made of the rows in `benchmarks/results/`; prose has no figures.
 
     python -m benchmarks.table            # writes them
     python -m benchmarks.table --check    # exit code 1 where they are not those of the rows
@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.rows import RESULTS
-from clouds.core.files import write_text
+from clouds.core.system.files import write_text
 
-README = Path(__file__).parent / "README.md"
+DOCUMENTS = (Path(__file__).parent / "README.md", Path(__file__).parents[1] / "SECURITY.md")
 _BETWEEN = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-_MEASURED = ("p20", "p50", "p80", "repeats", "commit", "torch", "triton", "python", "driver", "threads")
+_MEASURED = ("p20", "p50", "p80", "repeats", "commit", "torch", "triton", "python", "driver", "threads", "seconds")
 _RESULTS = ("rate", "rate_unit", "share", "ceiling", "ceilings", "peak_memory_mb", "error")
 Row = dict[str, Any]
 
@@ -144,6 +144,20 @@ def _before_and_after(made: dict[str, list[Row]], metric: str, capabilities: Seq
     return after if before == after else f"{before} → {after}"
 
 
+def torture_table(rows: Iterable[Row]) -> str:
+    """Fuzzed inputs of each door, and all of them together."""
+    found = latest(rows)
+    cells = [_fuzzed(f"`{one['door']}`", str(one["seed"]), [one]) for one in found]
+    return _table(
+        ("door", "seed", "inputs", "failures", "seconds"), [*cells, _fuzzed("all", "", found)] if found else []
+    )
+
+
+def _fuzzed(what: str, seed: str, rows: Sequence[Row]) -> tuple[str, ...]:
+    sums = (sum(one[key] for one in rows) for key in ("inputs", "p50", "seconds"))
+    return (what, seed, *(f"{number:,.0f}" for number in sums))
+
+
 TABLES: dict[str, Callable[[Iterable[Row]], str]] = {
     "head": head_table,
     "kernels": kernels_table,
@@ -152,6 +166,7 @@ TABLES: dict[str, Callable[[Iterable[Row]], str]] = {
     "start": start_table,
     "graphs": graphs_table,
     "compiled": compiled_table,
+    "torture": torture_table,
 }
 
 
@@ -172,11 +187,12 @@ def filled(text: str, folder: Path = RESULTS) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Write the tables, or only compare."""
-    before = README.read_text(encoding="utf-8")
-    after = filled(before)
+    texts = {path: path.read_text(encoding="utf-8") for path in DOCUMENTS}
+    changed = {path: after for path, before in texts.items() if (after := filled(before)) != before}
     if "--check" in arguments:
-        return int(before != after)
-    write_text(README, after)
+        return int(bool(changed))
+    for path, after in changed.items():
+        write_text(path, after)
     return 0
 
 

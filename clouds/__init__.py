@@ -9,17 +9,42 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from clouds.core.catalog import BrokenPlugin, Catalog
-    from clouds.core.component import Component, FeatureSpec, Kind
-    from clouds.core.composer import compose, load
-    from clouds.core.errors import (
+    from clouds.core.contract.catalog import BrokenPlugin, Catalog
+    from clouds.core.contract.component import Component, FeatureSpec, Kind
+    from clouds.core.contract.hookspecs import hookimpl
+    from clouds.core.contract.interfaces import (
+        Backbone,
+        Generator,
+        Head,
+        MaskPooler,
+        Prompter,
+        Refiner,
+        TextClassifier,
+        TextEncoder,
+    )
+    from clouds.core.contract.labels import LabelSpace
+    from clouds.core.contract.plan import Part, Plan, PlanError, Problem
+    from clouds.core.contract.planner import make_plan as plan
+    from clouds.core.contract.records import (
+        Features,
+        GeneratedImage,
+        GenerationRequest,
+        HeadOutput,
+        Prepared,
+        Targets,
+    )
+    from clouds.core.contract.weight_records import FileWeights, HubWeights, PageWeights, Pinned
+    from clouds.core.pipeline.composer import compose, load
+    from clouds.core.pipeline.pipeline import Pipeline
+    from clouds.core.pipeline.prediction import Prediction
+    from clouds.core.published.checkpoint import from_reference_checkpoint
+    from clouds.core.system.errors import (
         CloudsError,
         ComponentError,
         ConfigError,
         DataError,
         DuplicateComponentError,
         NonFiniteError,
-        PlanError,
         PluginError,
         SlowDtypeWarning,
         TrustError,
@@ -28,36 +53,14 @@ if TYPE_CHECKING:
         WeightsError,
         WorkerError,
     )
-    from clouds.core.hookspecs import hookimpl
-    from clouds.core.interfaces import (
-        Backbone,
-        Features,
-        GeneratedImage,
-        GenerationRequest,
-        Generator,
-        Head,
-        HeadOutput,
-        MaskPooler,
-        Prepared,
-        Prompter,
-        Refiner,
-        Targets,
-        TextClassifier,
-        TextEncoder,
-    )
-    from clouds.core.labels import LabelSpace
-    from clouds.core.pipeline import Pipeline
-    from clouds.core.plan import Part, Plan, Problem
-    from clouds.core.plan import make_plan as plan
-    from clouds.core.prediction import Prediction
-    from clouds.core.reach import hub_access
-    from clouds.core.reference import from_reference_checkpoint
-    from clouds.core.tensor_cache import TensorCache
-    from clouds.core.weight_files import read_weights
-    from clouds.core.weight_store import hub_folder, weights_file
-    from clouds.core.weights import load_weights
+    from clouds.core.system.reach import hub_access
+    from clouds.core.weights.files import read_weights
+    from clouds.core.weights.loading import load_weights
+    from clouds.core.weights.store import hub_folder, weights_file
+    from clouds.core.weights.tensor_cache import TensorCache
     from clouds.evaluation.evaluate import evaluate
     from clouds.evaluation.report import Report
+    from clouds.refiners.prompt_options import PromptOptions, prompt_preset
     from clouds.refiners.prompted import PromptedSegmenter, PromptRefiner
     from clouds.refiners.sam import SamSegmenter
     from clouds.synthesis.generate import generate
@@ -66,17 +69,16 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "clouds.core.catalog": ("BrokenPlugin", "Catalog"),
-    "clouds.core.component": ("Component", "FeatureSpec", "Kind"),
-    "clouds.core.composer": ("compose", "load"),
-    "clouds.core.errors": (
+    "clouds.core.contract.catalog": ("BrokenPlugin", "Catalog"),
+    "clouds.core.contract.component": ("Component", "FeatureSpec", "Kind"),
+    "clouds.core.pipeline.composer": ("compose", "load"),
+    "clouds.core.system.errors": (
         "CloudsError",
         "ComponentError",
         "ConfigError",
         "DataError",
         "DuplicateComponentError",
         "NonFiniteError",
-        "PlanError",
         "PluginError",
         "SlowDtypeWarning",
         "TrustError",
@@ -85,35 +87,39 @@ _HOMES = {
         "WeightsError",
         "WorkerError",
     ),
-    "clouds.core.hookspecs": ("hookimpl",),
-    "clouds.core.interfaces": (
+    "clouds.core.contract.hookspecs": ("hookimpl",),
+    "clouds.core.contract.interfaces": (
         "Backbone",
-        "Features",
-        "GeneratedImage",
-        "GenerationRequest",
         "Generator",
         "Head",
-        "HeadOutput",
         "MaskPooler",
-        "Prepared",
         "Prompter",
         "Refiner",
-        "Targets",
         "TextClassifier",
         "TextEncoder",
     ),
-    "clouds.core.labels": ("LabelSpace",),
-    "clouds.core.pipeline": ("Pipeline",),
-    "clouds.core.plan": ("Part", "Plan", "Problem"),
-    "clouds.core.prediction": ("Prediction",),
-    "clouds.core.reach": ("hub_access",),
-    "clouds.core.reference": ("from_reference_checkpoint",),
-    "clouds.core.tensor_cache": ("TensorCache",),
-    "clouds.core.weight_files": ("read_weights",),
-    "clouds.core.weight_store": ("hub_folder", "weights_file"),
-    "clouds.core.weights": ("load_weights",),
+    "clouds.core.contract.records": (
+        "Features",
+        "GeneratedImage",
+        "GenerationRequest",
+        "HeadOutput",
+        "Prepared",
+        "Targets",
+    ),
+    "clouds.core.contract.labels": ("LabelSpace",),
+    "clouds.core.pipeline.pipeline": ("Pipeline",),
+    "clouds.core.contract.plan": ("Part", "Plan", "PlanError", "Problem"),
+    "clouds.core.pipeline.prediction": ("Prediction",),
+    "clouds.core.system.reach": ("hub_access",),
+    "clouds.core.published.checkpoint": ("from_reference_checkpoint",),
+    "clouds.core.weights.tensor_cache": ("TensorCache",),
+    "clouds.core.weights.files": ("read_weights",),
+    "clouds.core.contract.weight_records": ("FileWeights", "HubWeights", "PageWeights", "Pinned"),
+    "clouds.core.weights.store": ("hub_folder", "weights_file"),
+    "clouds.core.weights.loading": ("load_weights",),
     "clouds.evaluation.evaluate": ("evaluate",),
     "clouds.evaluation.report": ("Report",),
+    "clouds.refiners.prompt_options": ("PromptOptions", "prompt_preset"),
     "clouds.refiners.prompted": ("PromptRefiner", "PromptedSegmenter"),
     "clouds.refiners.sam": ("SamSegmenter",),
     "clouds.synthesis.generate": ("generate",),
@@ -126,14 +132,14 @@ __all__ = ["__version__", "catalog", "plan", *_HOME_OF]  # pyright: ignore[repor
 
 def catalog() -> Catalog:
     """Built-ins and every installed plugin. See `Catalog.from_environment`."""
-    from clouds.core.catalog import Catalog
+    from clouds.core.contract.catalog import Catalog
 
     return Catalog.from_environment()
 
 
 def __getattr__(name: str) -> Any:
     if name == "plan":
-        return import_module("clouds.core.plan").make_plan
+        return import_module("clouds.core.contract.planner").make_plan
     if name not in _HOME_OF:
         raise AttributeError(f"module 'clouds' has no attribute {name!r}")
     return getattr(import_module(_HOME_OF[name]), name)

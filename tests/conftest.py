@@ -6,6 +6,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -40,8 +41,13 @@ def _checked() -> list[str]:
     (root,) = map(
         Path, (find_spec("clouds") or pytest.exit("clouds is not installed")).submodule_search_locations or []
     )
-    parts = [f"clouds.{path.stem}" for path in root.iterdir() if path.stem != "kernels"]
-    return parts + [f"clouds.kernels.{path.stem}" for path in (root / "kernels").iterdir() if path.stem != "_triton"]
+    parts = [f"clouds.{path.stem}" for path in root.iterdir() if path.stem not in ("kernels", "bench")]
+    return parts + [
+        f"clouds.{room}.{path.stem}"
+        for room in ("kernels", "bench")
+        for path in (root / room).iterdir()
+        if path.stem not in ("_triton", "gather")
+    ]
 
 
 # The hook wants a type checker that it can import by name. An int may stand for a float, as PEP 484 says; `Self` is
@@ -96,6 +102,28 @@ def _unsynced() -> Iterator[None]:
     """Files of tests need not survive a power failure, and a busy disk is slow to wait for."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _loops_in_the_interpreter() -> Iterator[None]:
+    """Loops over `range(0, count, BLOCK)`, under Triton 3.6 with NumPy 2.4: only its interpreter cannot run them.
+
+    It keeps a number as an array with one axis, which this NumPy refuses to turn into an int. Triton 3.9 is mended.
+    """
+    if find_spec("triton") is None or not import_module("triton").__version__.startswith("3.6."):
+        yield
+        return
+    from triton.runtime import interpreter
+
+    original = interpreter._patch_lang_tensor
+
+    def patched(tensor: Any, scope: Any) -> None:
+        original(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(interpreter, "_patch_lang_tensor", patched)
         yield
 
 

@@ -56,8 +56,8 @@ def measure_here(tree: str, device: str, forms: str) -> None:
     import torch
 
     import clouds
-    from clouds.kernels.bench.problems import PROBLEMS, Size
-    from clouds.kernels.bench.timing import milliseconds
+    from clouds.bench.problems import PROBLEMS, Size
+    from clouds.bench.timing import milliseconds
 
     if Path(tree) not in Path(clouds.__file__).parents:
         raise RuntimeError(f"clouds is that of {clouds.__file__}, not of {tree}")

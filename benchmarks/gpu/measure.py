@@ -19,9 +19,9 @@ import torch
 from benchmarks import end_to_end, graphs, head, kernels, predict
 from benchmarks.decoder import Sizes
 from benchmarks.rows import append
-from clouds.kernels.bench.ceilings import Ceilings, measure_ceilings
-from clouds.kernels.bench.problems import Size
-from clouds.kernels.bench.runner import reason
+from clouds.bench.ceilings import Ceilings, measure_ceilings
+from clouds.bench.problems import Size
+from clouds.bench.runner import reason
 
 Rows: TypeAlias = Iterable[dict[str, Any]]
 Step: TypeAlias = tuple[str, Callable[[], Rows]]

@@ -11,7 +11,7 @@ from torch import nn
 from clouds.backbones.clip_text import ClipTextEncoder
 from clouds.backbones.levels import specs_of
 from clouds.backbones.tokenizers import Tokenizer
-from clouds.core.interfaces import Backbone, MaskPooler
+from clouds.core.contract.interfaces import Backbone, MaskPooler
 
 MEAN = tuple(255 * value for value in OPENAI_DATASET_MEAN)  # the published PIXEL_MEAN and PIXEL_STD
 STD = tuple(255 * value for value in OPENAI_DATASET_STD)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from clouds.backbones.clip_backbone import MEAN, STD, ClipBackbone
 from clouds.backbones.levels import sized
 from clouds.backbones.tokenizers import Tokenizer
-from clouds.core.interfaces import Features
+from clouds.core.contract.records import Features
 from clouds.kernels.mask_pool import mask_pool
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import open_clip
 from attrs import frozen
@@ -21,13 +21,13 @@ from clouds.backbones.clip_convnext import ClipConvNeXt
 from clouds.backbones.clip_resnet import ClipResNet
 from clouds.backbones.clip_text import ClipText
 from clouds.backbones.clip_vit import ClipVit
-from clouds.backbones.tokenizers import tokenizer_for
+from clouds.backbones.tokenizers import Choice, tokenizer_for
 from clouds.backbones.vit import PLAIN_VITS
-from clouds.core.errors import ConfigError, WeightsError, did_you_mean
-from clouds.core.reach import hub_access
-from clouds.core.weight_files import read_weights
-from clouds.core.weight_store import open_clip_file
-from clouds.core.weights import load_weights
+from clouds.core.system.errors import ConfigError, WeightsError, did_you_mean
+from clouds.core.system.reach import hub_access
+from clouds.core.weights.files import read_weights
+from clouds.core.weights.loading import load_weights
+from clouds.core.weights.store import open_clip_file
 
 
 @frozen
@@ -99,9 +99,7 @@ class Published:
             ) from error
 
 
-def build_clip(
-    model: str, weights: str, *, pretrained: bool | Path, tokenizer: Literal["hub", "bytes"] | Path
-) -> ClipBackbone:
+def build_clip(model: str, weights: str, *, pretrained: bool | Path, tokenizer: Choice) -> ClipBackbone:
     """Build the backbone class that fits the model's image tower. Raises what `Published` raises."""
     published = Published.named(model, weights)
     clip_model = published.build()

@@ -13,7 +13,7 @@ from clouds.backbones.clip_backbone import MEAN, STD, ClipBackbone
 from clouds.backbones.levels import sized
 from clouds.backbones.pooling import masked_attention
 from clouds.backbones.tokenizers import Tokenizer
-from clouds.core.interfaces import Features
+from clouds.core.contract.records import Features
 from clouds.kernels.mask_pool import inside_of
 
 

@@ -11,7 +11,7 @@ from open_clip.model import CLIP
 from torch import Tensor, nn
 
 from clouds.backbones.tokenizers import Tokenizer
-from clouds.core.interfaces import TextEncoder
+from clouds.core.contract.interfaces import TextEncoder
 
 _CHUNK = 128  # texts that go through the tower together: bounds the memory, changes nothing else
 _PROBE = "A photo of a road."  # its tokens tell tokenizers apart

@@ -19,9 +19,9 @@ from clouds.backbones.levels import sized
 from clouds.backbones.pooling import masked_attention
 from clouds.backbones.tokenizers import Tokenizer
 from clouds.backbones.vit import patch_map, pyramid, to_patch_16
-from clouds.core.errors import ConfigError
-from clouds.core.interfaces import Features
-from clouds.core.weights import load_weights
+from clouds.core.contract.records import Features
+from clouds.core.system.errors import ConfigError
+from clouds.core.weights.loading import load_weights
 from clouds.kernels.mask_pool import inside_of, mask_pool
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import get_args
 
 from clouds.backbones.published import CLIP_MODELS, TIMM_MODELS, ClipName
-from clouds.core.component import Component, Kind
-from clouds.core.hookspecs import hookimpl
-from clouds.core.weight_catalog import WEIGHTS
+from clouds.core.contract.component import Component, Kind
+from clouds.core.contract.hookspecs import hookimpl
+from clouds.core.weights.catalog import WEIGHTS
 
 _PYRAMID = ("res2", "res3", "res4", "res5")
 _CLIP = "clouds.backbones.presets:clip"
 _TIMM = "clouds.backbones.presets:timm"
 _EVERYTHING = (*_PYRAMID, "text-encoder", "mask-pooler")
+_STORED = {"tokenizer": "stored"}  # a plan's file makes nobody ask the hub
 _WITH_TEXT = {"text": ("text-encoder",)}
 
 
@@ -48,6 +49,7 @@ def _clip(name: str) -> Component:
             **({"tokenizer": "hub"} if own_tokenizer else {}),
         },
         without_weights={} if own_tokenizer else {"tokenizer": "bytes"},
+        without_consent={} if own_tokenizer else _STORED,
     )
 
 
@@ -95,5 +97,6 @@ def clouds_resolve(kind: Kind, name: str) -> Component | None:
             provides=_EVERYTHING,
             options={"model": architecture, "weights": weights},
             without_weights={"tokenizer": "bytes"},  # some models' own would come from the hub
+            without_consent=_STORED,
         )
     return None

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from jaxtyping import Float
 from torch import Tensor
 
-from clouds.core.component import FeatureSpec
-from clouds.core.errors import DataError
-from clouds.core.interfaces import LEVELS, SIZE_DIVISOR
+from clouds.core.contract.component import FeatureSpec
+from clouds.core.contract.interfaces import LEVELS, SIZE_DIVISOR
+from clouds.core.system.errors import DataError
 
 STRIDES = (4, 8, 16, 32)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from clouds.backbones.published import CLIP_MODELS, ClipName
 
 if TYPE_CHECKING:
-    from clouds.core.interfaces import Backbone
+    from clouds.core.contract.interfaces import Backbone
 
 
 def clip(
@@ -20,7 +20,7 @@ def clip(
     weights: str,
     pretrained: bool | Path = True,
     trainable: bool = False,
-    tokenizer: Literal["hub", "bytes"] | Path = "hub",
+    tokenizer: Literal["hub", "stored", "bytes"] | Path = "hub",
 ) -> Backbone:
     """A CLIP model of open_clip: ConvNeXt, ModifiedResNet or plain ViT (CLIP, EVA02-CLIP, SigLIP).
 
@@ -30,8 +30,9 @@ def clip(
         pretrained: load the published weights; False initialises randomly; a path reads a local file of open_clip's
             (.safetensors, .bin, .pt, .pth).
         trainable: train the image trunk, too; the text tower and the pooling of masks never are.
-        tokenizer: "hub": the model's own, whose files come from the hub when open_clip does not bring them; "bytes":
-            one without files, for random weights; a path is a folder with the files.
+        tokenizer: "hub": the model's own, whose files come from the hub when open_clip does not bring them; "stored":
+            the same, but the hub is not asked for files that are not on this machine; "bytes": one without files, for
+            random weights; a path is a folder with the files.
     """
     from clouds.backbones.clip_factory import build_clip
 

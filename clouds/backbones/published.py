@@ -1,4 +1,4 @@
-"""The published models behind the built-in names; where their weights are, `clouds.core.weight_catalog` says.
+"""The published models behind the built-in names; where their weights are, `clouds.core.weights.catalog` says.
 
 Imports nothing heavy.
 """

@@ -19,13 +19,14 @@ from torch import Tensor, nn
 
 from clouds.backbones.levels import STRIDES, sized, specs_of
 from clouds.backbones.vit import PLAIN_VITS, VitPyramid, to_patch_16
-from clouds.core.component import FeatureSpec
-from clouds.core.errors import ConfigError, WeightsError, did_you_mean
-from clouds.core.interfaces import Backbone, Features
-from clouds.core.reach import hub_access
-from clouds.core.weight_files import read_weights
-from clouds.core.weight_store import hub_file
-from clouds.core.weights import load_weights
+from clouds.core.contract.component import FeatureSpec
+from clouds.core.contract.interfaces import Backbone
+from clouds.core.contract.records import Features
+from clouds.core.system.errors import ConfigError, WeightsError, did_you_mean
+from clouds.core.system.reach import hub_access
+from clouds.core.weights.files import read_weights
+from clouds.core.weights.loading import load_weights
+from clouds.core.weights.store import hub_file
 
 _REGISTERS = ("reg_token", "register_tokens", "storage_tokens")  # timm, DINOv2, DINOv3
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from clouds.backbones.convnext import ConvNeXt
 from clouds.backbones.levels import sized, specs_of
 from clouds.backbones.text_transformer import TextTransformer
-from clouds.core.interfaces import Backbone, Features, MaskPooler, TextEncoder
+from clouds.core.contract.interfaces import Backbone, MaskPooler, TextEncoder
+from clouds.core.contract.records import Features
 from clouds.kernels.mask_pool import mask_pool
 
 # CLIP's published mean and deviation, in 0..255, so that pictures padded for one backbone look alike to all.

@@ -14,11 +14,16 @@ from open_clip.model import CLIPTextCfg
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from torch import Tensor
 
-from clouds.core.errors import WeightsError
-from clouds.core.reach import hub_access
-from clouds.core.weight_store import hub_folder
+from clouds.core.system.errors import WeightsError
+from clouds.core.system.reach import hub_access
+from clouds.core.weights.store import hub_folder
 
 Tokenizer = Callable[[list[str]], Tensor]
+Choice = Literal["hub", "stored", "bytes"] | Path
+_STORED = (
+    "tokenizer='stored' asks no server, as a saved pipeline does not without consent: "
+    "clouds.load(..., trust=('backbone',)), --trust backbone"
+)
 
 
 @final
@@ -48,10 +53,14 @@ class FileTokenizer:
         source: a local folder with the tokenizer's files, or the name of a repository of the hub.
         context_length: tokens per text; shorter ones are padded.
         options: further arguments of `open_clip.tokenizer.HFTokenizer`.
+        download: ask the hub for files that are not on this machine.
     """
 
-    def __init__(self, source: str | Path, context_length: int, options: Mapping[str, Any]) -> None:
+    def __init__(
+        self, source: str | Path, context_length: int, options: Mapping[str, Any], *, download: bool = True
+    ) -> None:
         self.source = source
+        self.download = download
         self.context_length = context_length
         self.options = dict(options)
         self._loaded: HFTokenizer | None = None
@@ -72,7 +81,8 @@ class FileTokenizer:
             raise WeightsError(f"tokenizer {self.source}: no such folder; {remedy}")
         stored = hub_folder(self.source) if isinstance(self.source, str) else None
         try:
-            with hub_access() if isinstance(self.source, str) and stored is None else nullcontext():
+            asked = isinstance(self.source, str) and stored is None
+            with hub_access("" if self.download else _STORED) if asked else nullcontext():
                 return HFTokenizer(str(stored or self.source), context_length=self.context_length, **self.options)
         except (OSError, ValueError, ImportError, KeyError) as error:
             reason = " ".join(str(error).split())[:300]
@@ -100,13 +110,14 @@ def clip_tokenizer(context_length: int, **options: Any) -> SimpleTokenizer:
     return _ClipTokenizer(context_length=context_length, **options)
 
 
-def tokenizer_for(text_config: Mapping[str, Any], choice: Literal["hub", "bytes"] | Path) -> Tokenizer:
+def tokenizer_for(text_config: Mapping[str, Any], choice: Choice) -> Tokenizer:
     """The tokenizer of an open_clip model.
 
     Args:
         text_config: `text_cfg` of the model's configuration.
         choice: "hub": the model's own, which open_clip brings along for most models and the hub has for the others;
-            "bytes": a `ByteTokenizer`; or a folder with the files.
+            "stored": the same, but the hub is not asked for files that are not on this machine; "bytes": a
+            `ByteTokenizer`; or a folder with the files.
     """
     text = CLIPTextCfg(**text_config)
     options = text.tokenizer_kwargs or {}
@@ -115,5 +126,5 @@ def tokenizer_for(text_config: Mapping[str, Any], choice: Literal["hub", "bytes"
     if isinstance(choice, Path):
         return FileTokenizer(choice, text.context_length, options)
     if text.hf_tokenizer_name:
-        return FileTokenizer(text.hf_tokenizer_name, text.context_length, options)
+        return FileTokenizer(text.hf_tokenizer_name, text.context_length, options, download=choice == "hub")
     return clip_tokenizer(text.context_length, **options)

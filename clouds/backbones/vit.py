@@ -11,7 +11,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from clouds.core.errors import ConfigError
+from clouds.core.system.errors import ConfigError
 
 PATCH = 16
 PLAIN_VITS = (VisionTransformer, Eva)

@@ -9,7 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from clouds.backbones.clip_text import ClipText
-from clouds.core.interfaces import Backbone, Features, TextEncoder
+from clouds.core.contract.interfaces import Backbone, TextEncoder
+from clouds.core.contract.records import Features
 
 
 @final

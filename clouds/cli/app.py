@@ -27,8 +27,8 @@ from clouds.cli import (
 )
 from clouds.cli.options import UsageError
 from clouds.cli.output import write_notes
-from clouds.core.errors import CloudsError, LeftOutWarning, TrustError
-from clouds.core.files import printable
+from clouds.core.system.errors import CloudsError, LeftOutWarning, TrustError
+from clouds.core.system.files import printable
 
 _HELP = """Domain-generalized semantic segmentation by collaborating foundation models.
 
@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         tokens = list(sys.argv[1:] if arguments is None else arguments)
         command, bound, _ = build_app().parse_args(tokens, exit_on_error=False, print_error=False)
-        with _noting_what_is_left_out():
+        with _showing_warnings():
             return command(*bound.args, **bound.kwargs) or 0
     except (CycloptsError, UsageError) as error:
         return _fail(error, code=2)
@@ -99,15 +99,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 @contextmanager
-def _noting_what_is_left_out() -> Generator[None]:
-    """Write each `LeftOutWarning` of the block once and in one line, whatever filters there are."""
+def _showing_warnings() -> Generator[None]:
+    """Show warnings of the block with control characters of names escaped, and each `LeftOutWarning` once and in one
+    line, whatever filters there are."""
     noted = set[str]()
     with warnings.catch_warnings():
         show = warnings.showwarning
 
         def note(message: Warning | str, category: type[Warning], *place: Any) -> None:
             if not issubclass(category, LeftOutWarning):
-                show(message, category, *place)
+                show(printable(str(message)), category, *place)
             elif str(message) not in noted:
                 noted.add(str(message))
                 write_notes([str(message)])

@@ -12,11 +12,11 @@ from cyclopts import Parameter
 
 from clouds.cli.options import AsJson, UsageError
 from clouds.cli.output import write, write_json, write_table
-from clouds.core.errors import ConfigError
+from clouds.core.system.errors import ConfigError
 
 if TYPE_CHECKING:
-    from clouds.kernels.bench.ceilings import Ceilings
-    from clouds.kernels.bench.runner import Measurement
+    from clouds.bench.ceilings import Ceilings
+    from clouds.bench.runner import Measurement
 
 _MIB = 2**20
 _STRIDE = 32
@@ -52,10 +52,10 @@ def bench(
     os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # torch's profiler, which counts memory, otherwise talks
     import torch
 
-    from clouds.core.composer import pick_device
-    from clouds.kernels.bench.ceilings import measure_ceilings
-    from clouds.kernels.bench.problems import PROBLEMS, Size
-    from clouds.kernels.bench.runner import measure
+    from clouds.bench.ceilings import measure_ceilings
+    from clouds.bench.problems import PROBLEMS, Size
+    from clouds.bench.runner import measure
+    from clouds.core.pipeline.build import pick_device
 
     if op is not None and op not in PROBLEMS:
         raise UsageError(f"no operation {op!r}; expected one of {', '.join(PROBLEMS)}")
@@ -78,8 +78,8 @@ def bench(
 
 def _tune(names: list[str], size: Any, dtype: Any, device: Any, repeats: int) -> None:
     """Write the launches that are faster than the shipped ones beside those that were found before, and use them."""
-    from clouds.core.files import cache_folder, write_text
-    from clouds.kernels.bench.runner import fastest_launches
+    from clouds.bench.runner import fastest_launches
+    from clouds.core.system.files import cache_folder, write_text
     from clouds.kernels.tuning import VARIABLE, read
 
     if device.type != "cuda":

@@ -9,10 +9,10 @@ from attrs import asdict
 
 from clouds.cli.options import AnyKind, AsJson
 from clouds.cli.output import write, write_json, write_table
-from clouds.core.catalog import Catalog, Entry
-from clouds.core.component import Kind
-from clouds.core.errors import DuplicateComponentError, UnknownComponentError, did_you_mean
-from clouds.core.schema import Schema, read_schema
+from clouds.core.contract.catalog import Catalog, Entry
+from clouds.core.contract.component import Kind
+from clouds.core.contract.schema import Schema, read_schema
+from clouds.core.system.errors import DuplicateComponentError, UnknownComponentError, did_you_mean
 
 
 def list_components(kind: AnyKind | None = None, /, *, as_json: AsJson = False) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from clouds.cli.options import AsJson
 from clouds.cli.output import write, write_json
-from clouds.core.component import Kind
+from clouds.core.contract.component import Kind
 
 
 def convert(reference: Path, out: Path, /, *, geometric_ensemble: bool = False, as_json: AsJson = False) -> None:
@@ -18,7 +18,7 @@ def convert(reference: Path, out: Path, /, *, geometric_ensemble: bool = False, 
         out: folder for the saved pipeline.
         geometric_ensemble: combine the head's classes with those of CLIP.
     """
-    from clouds.core.reference import from_reference_checkpoint
+    from clouds.core.published.checkpoint import from_reference_checkpoint
 
     pipeline = from_reference_checkpoint(reference, geometric_ensemble, device="cpu")
     pipeline.save(out)

@@ -13,11 +13,11 @@ from cyclopts.validators import MutuallyExclusive
 
 from clouds.cli.options import AsJson, Assignments, DatasetConfig, Device, Engine, Labels, UsageError, WorkerCount
 from clouds.cli.output import write, write_json, write_notes, write_table
-from clouds.core.catalog import Catalog
-from clouds.core.component import Kind
-from clouds.core.config import override, parse_assignment
-from clouds.core.errors import DataError, did_you_mean
-from clouds.core.labels import CITYSCAPES, LabelSpace
+from clouds.core.contract.catalog import Catalog
+from clouds.core.contract.component import Kind
+from clouds.core.contract.labels import CITYSCAPES, LabelSpace
+from clouds.core.system.config import override, parse_assignment
+from clouds.core.system.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
     from clouds.synthesis.filters import Filter
@@ -47,8 +47,8 @@ def prompts(
     """
     if n < 1:
         raise UsageError(f"--n {n}: expected at least 1")
-    from clouds.core.files import write_text
-    from clouds.generators.prompt_statistics import describe_prompts
+    from clouds.core.system.files import write_text
+    from clouds.prompters.prompt_statistics import describe_prompts
 
     texts = _write_prompts(override({"name": prompter}, assignments), n, seed, Catalog.from_environment())
     write_text(out, "".join(f"{text}\n" for text in texts))
@@ -199,7 +199,7 @@ def convert(
 
 def _label_space(asked: str, spec: str, dataset_config: Path | None) -> LabelSpace:
     """The classes that are asked for. When none are, those of Cityscapes, but where a mapping knows only others."""
-    from clouds.core.label_table import read_labels
+    from clouds.core.contract.label_table import read_labels
     from clouds.data.config import FILE_NAME, mapped_classes
     from clouds.data.spec import parse_spec
 
@@ -215,7 +215,7 @@ def _label_space(asked: str, spec: str, dataset_config: Path | None) -> LabelSpa
 
 def _build_filters(asked: tuple[str, ...], clip: str, device: str) -> list[Filter]:
     """The filters of `--filter NAME[=LEAST]`."""
-    from clouds.core.composer import pick_device
+    from clouds.core.pipeline.build import pick_device
     from clouds.synthesis.clip_filter import ClipFilter
     from clouds.synthesis.filters import BlankFilter, DuplicateFilter
 
@@ -241,7 +241,7 @@ def _build_filters(asked: tuple[str, ...], clip: str, device: str) -> list[Filte
 
 
 def _write_prompts(prompter: str | dict[str, Any], n: int, seed: int, catalog: Catalog) -> list[str]:
-    from clouds.core.composer import build_part
+    from clouds.core.pipeline.build import build_part
 
     return build_part(Kind.PROMPTER, prompter, catalog=catalog).prompts(n, seed=seed)
 

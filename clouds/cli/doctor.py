@@ -17,11 +17,12 @@ from attrs import asdict
 from clouds import __version__
 from clouds.cli.options import AsJson
 from clouds.cli.output import write, write_json, write_table
-from clouds.core.catalog import BUILT_IN, Catalog, Entry
-from clouds.core.component import Kind
-from clouds.core.errors import CloudsError, ComponentError, PlanError
-from clouds.core.plan import make_plan
-from clouds.core.schema import read_schema
+from clouds.core.contract.catalog import Catalog, Entry
+from clouds.core.contract.component import BUILT_IN, Kind
+from clouds.core.contract.plan import PlanError
+from clouds.core.contract.planner import make_plan
+from clouds.core.contract.schema import read_schema
+from clouds.core.system.errors import CloudsError, ComponentError
 
 _NEEDED = ("torch", "torchvision")
 _REMEDIES = {
@@ -112,6 +113,8 @@ def _component(entry: Entry) -> dict[str, str | None]:
 
 def _call_other_hooks(catalog: Catalog) -> None:
     """Call the hooks that discovery does not, so that the catalog learns which plugins fail in them."""
+    catalog.trackers()
+    catalog.weights()
     with suppress(CloudsError):  # nobody has such a model
         catalog.find(Kind.BACKBONE, "doctor:no-such-model")
     with suppress(PlanError):  # a plugin may object to a plan; failing is another matter, and recorded

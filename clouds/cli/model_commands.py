@@ -24,10 +24,10 @@ from clouds.cli.options import (
     UsageError,
 )
 from clouds.cli.output import write, write_json, write_table
-from clouds.core.component import Kind
-from clouds.core.errors import ConfigError, DataError, did_you_mean
-from clouds.core.plan import make_plan
-from clouds.core.progress import progress_bar
+from clouds.core.contract.component import Kind
+from clouds.core.contract.planner import make_plan
+from clouds.core.system.errors import ConfigError, DataError, did_you_mean
+from clouds.core.system.progress import progress_bar
 from clouds.training.recipe import MODEL_KEYS, Phase, Recipe, changed, load_recipe
 
 _UNUSED: dict[Phase, tuple[str, ...]] = {  # generated images are on disk when training begins
@@ -38,7 +38,7 @@ _UNUSED: dict[Phase, tuple[str, ...]] = {  # generated images are on disk when t
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from clouds.core.pipeline import Pipeline
+    from clouds.core.pipeline.pipeline import Pipeline
     from clouds.evaluation.report import Report
     from clouds.training.train import TrainingRun
 
@@ -101,7 +101,7 @@ def train(
         resume: folder of a run that was interrupted, to go on with exactly; it takes the place of everything else but
             --set of settings that do not affect steps already made, such as data.on_error=skip.
     """
-    from clouds.core.processes import join
+    from clouds.core.system.processes import join
     from clouds.training.train import read_recipe
     from clouds.training.train import train as run_training
 
@@ -156,8 +156,8 @@ def evaluate(
         as_json: file for all figures.
         report: folder for report.html and report.json.
     """
-    from clouds.core.composer import load
-    from clouds.core.processes import join
+    from clouds.core.pipeline.composer import load
+    from clouds.core.system.processes import join
     from clouds.evaluation.evaluate import evaluate as run_evaluation
 
     processes = join(device)
@@ -178,7 +178,7 @@ def evaluate(
 
 def _write_report(result: Report, as_json: Path | None, folder: Path | None) -> None:
     """Write all that was found. Raises `DataError` when a dataset had nothing to measure."""
-    from clouds.core.files import write_text
+    from clouds.core.system.files import write_text
 
     write(result.to_text())
     if as_json:
@@ -216,8 +216,8 @@ def predict(
     """
     import numpy as np
 
-    from clouds.core.composer import load
-    from clouds.core.images import MAX_PIXELS, write_png
+    from clouds.core.pipeline.composer import load
+    from clouds.core.system.images import MAX_PIXELS, write_png
 
     places = _places(_pictures(images), out)
     pipeline = load(checkpoint, device=device, trust=trust)
@@ -299,7 +299,7 @@ def _place(asked: Path | None, recipe: str) -> Path:
 
 def _go_on(folder: Path, device: str, trust: tuple[Kind, ...]) -> Pipeline:
     """What an interrupted run began with. Whoever resumes a run runs its recipe, which names the refiner."""
-    from clouds.core.composer import load
+    from clouds.core.pipeline.composer import load
     from clouds.training.train import START
 
     return load(folder / START, device=device, trust=(Kind.REFINER, *trust))
@@ -310,7 +310,8 @@ def _start(recipe: Recipe, source: str, phase: Phase | None, init: Path | None, 
     recipe's refiner, which a warm-up has none of."""
     import torch
 
-    from clouds.core.composer import build_part, compose, load
+    from clouds.core.pipeline.build import build_part
+    from clouds.core.pipeline.composer import compose, load
 
     model = _model(recipe, source, phase or "joint")
     if init is None:
@@ -345,7 +346,7 @@ def _model(recipe: Recipe, source: str, phase: Phase | None) -> dict[str, Any]:
 
 def _pictures(images: Sequence[str]) -> list[Path]:
     """Files in the order in which they are named."""
-    from clouds.core.images import find_pictures
+    from clouds.core.system.images import find_pictures
     from clouds.data.folder import dataset_images
     from clouds.data.spec import is_spec
 

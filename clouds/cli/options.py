@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter, Token
 from cyclopts.validators import Number
 
-from clouds.core.component import Kind
-from clouds.core.config import parse_assignment
-from clouds.core.errors import ConfigError
+from clouds.core.contract.component import Kind
+from clouds.core.system.config import parse_assignment
+from clouds.core.system.errors import ConfigError
 
 
 class UsageError(ConfigError):

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from clouds.core.config import to_json
-from clouds.core.files import printable
+from clouds.core.system.config import to_json
+from clouds.core.system.files import printable
 
 _UNPRINTABLE = re.compile(r"[\x7f-\x9f\ud800-\udfff\u200e\u200f\u202a-\u202e\u2066-\u2069]")  # JSON has these plain
 _UNLIMITED = 10_000  # columns; a table that goes into a file or a pipe is not folded

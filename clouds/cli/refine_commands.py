@@ -11,16 +11,16 @@ from cyclopts import App, Parameter
 
 from clouds.cli.options import AsJson, Assignments, Device, Engine, Trust, WorkerCount
 from clouds.cli.output import write, write_json
-from clouds.core.catalog import Catalog
-from clouds.core.component import Kind
-from clouds.core.config import override
-from clouds.core.errors import DataError
+from clouds.core.contract.catalog import Catalog
+from clouds.core.contract.component import Kind
+from clouds.core.system.config import override
+from clouds.core.system.errors import DataError
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from clouds.core.interfaces import Refiner
-    from clouds.core.plan import Part
+    from clouds.core.contract.interfaces import Refiner
+    from clouds.core.contract.plan import Part
     from clouds.synthesis.generated_set import GeneratedSet
 
 
@@ -125,7 +125,7 @@ def prepare(
 
 def _made_with(part: Part, folder: Path, checkpoint: Path | None) -> dict[str, Any]:
     """What refined labels are of; a checkpoint by the content of its files, as one trained further is another."""
-    from clouds.core.download import sha256_of
+    from clouds.core.weights.download import sha256_of
 
     files = sorted(path for path in checkpoint.iterdir() if path.is_file()) if checkpoint else []
     hashes = {path.name: sha256_of(path) for path in files}
@@ -139,7 +139,7 @@ def _made_with(part: Part, folder: Path, checkpoint: Path | None) -> dict[str, A
 
 def _own_labels(dataset: GeneratedSet) -> Callable[[Path], np.ndarray]:
     """What gives the label map that an image has already."""
-    from clouds.core.labels import CITYSCAPES
+    from clouds.core.contract.labels import CITYSCAPES
     from clouds.data.encodings import label_encoding
     from clouds.data.label_files import read_label_pixels
 

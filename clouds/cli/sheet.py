@@ -32,8 +32,8 @@ def sheet(folder: Path, /, *, out: Path | None = None, n: int = 60) -> None:
 
 def write_sheet(dataset: GeneratedSet, out: Path, *, n: int = 60) -> None:
     """Write the page. Raises `ConfigError` when n is less than 1."""
-    from clouds.core.errors import ConfigError
-    from clouds.core.files import write_text
+    from clouds.core.system.errors import ConfigError
+    from clouds.core.system.files import write_text
     from clouds.evaluation import html
 
     if n < 1:
@@ -56,7 +56,7 @@ def _picture(dataset: GeneratedSet, index: int) -> Any:
     import numpy as np
     from PIL import Image
 
-    from clouds.core.images import read_image
+    from clouds.core.system.images import read_image
     from clouds.evaluation.html import Picture
 
     picture = Image.fromarray(read_image(dataset.images[index]))

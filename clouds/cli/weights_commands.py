@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ from cyclopts import App
 
 from clouds.cli.options import AsJson, UsageError
 from clouds.cli.output import write, write_json, write_table
-from clouds.core.errors import did_you_mean
-from clouds.core.weight_catalog import WEIGHTS, FileWeights, HubWeights, Weights
-from clouds.core.weight_store import fetch, judge, locate
+from clouds.core.contract.weight_records import FileWeights, HubWeights, Weights
+from clouds.core.system.errors import WeightsError
+from clouds.core.weights.catalog import find_weights, published_weights
+from clouds.core.weights.store import fetch, judge, locate
 
 _MIB = 2**20
 
@@ -28,7 +30,7 @@ def weights_app() -> App:
 
 def list_weights(*, as_json: AsJson = False) -> None:
     """Published weights, their licence, and where they are on this machine (CLOUDS_WEIGHTS, or the caches)."""
-    documents = [_describe(weights) for weights in WEIGHTS.values()]
+    documents = [_describe(name, weights) for name, weights in published_weights().items()]
     if as_json:
         write_json(documents)
         return
@@ -47,8 +49,8 @@ def fetch_weights(*names: str, out: Path | None = None, as_json: AsJson = False)
         out: a folder to carry to a machine without a network, and to name there: CLOUDS_WEIGHTS=FOLDER.
     """
     if not names:
-        raise UsageError(f"no weights are named; names are {', '.join(WEIGHTS)}")
-    fetched = {weights.name: fetch(weights, out) for weights in [_find(name) for name in names]}
+        raise UsageError(f"no weights are named; names are {', '.join(published_weights())}")
+    fetched = {name: fetch(weights, out) for name, weights in _find(names).items()}
     if as_json:
         write_json(fetched)
         return
@@ -63,13 +65,14 @@ def verify_weights(*names: str, as_json: AsJson = False) -> int:
     Args:
         names: names of `clouds weights list`; all that are there when left out.
     """
-    asked = {weights.name: locate(weights) for weights in [_find(name) for name in names or WEIGHTS]}
-    missing = [name for name, paths in asked.items() if names and not paths]
-    verdicts = [(name, judge(WEIGHTS[name], path)) for name, paths in asked.items() for path in paths]
+    asked = _find(names) if names else published_weights()
+    files = {name: locate(weights) for name, weights in asked.items()}
+    missing = [name for name, paths in files.items() if names and not paths]
+    verdicts = [(name, judge(asked[name], path)) for name, paths in files.items() for path in paths]
     failed = any(verdict.damaged for _, verdict in verdicts) or bool(missing)
     if as_json:
-        files = [{"name": name, **asdict(verdict), "damaged": verdict.damaged} for name, verdict in verdicts]
-        write_json({"files": files, "missing": missing})
+        judged = [{"name": name, **asdict(verdict), "damaged": verdict.damaged} for name, verdict in verdicts]
+        write_json({"files": judged, "missing": missing})
         return int(failed)
     for name, verdict in verdicts:
         state = "whole" if verdict.expected else "no published hash is known here"
@@ -83,19 +86,20 @@ def verify_weights(*names: str, as_json: AsJson = False) -> int:
     return int(failed)
 
 
-def _find(name: str) -> Weights:
-    if name not in WEIGHTS:
-        raise UsageError(f"unknown weights {name!r}{did_you_mean(name, WEIGHTS)}")
-    return WEIGHTS[name]
+def _find(names: Sequence[str]) -> dict[str, Weights]:
+    try:
+        return {name: find_weights(name) for name in names}
+    except WeightsError as error:
+        raise UsageError(str(error)) from None
 
 
-def _describe(weights: Weights) -> dict[str, Any]:
+def _describe(name: str, weights: Weights) -> dict[str, Any]:
     paths = locate(weights)
     published = weights.size if isinstance(weights, FileWeights) else None
     if isinstance(weights, HubWeights):
         published = sum(pinned.size for pinned in weights.pinned.values()) or None
     return {
-        "name": weights.name,
+        "name": name,
         "licence": weights.licence,
         "source": f"hub: {weights.repo}" if isinstance(weights, HubWeights) else weights.url,
         "size": sum(path.stat().st_size for path in paths) or published,

@@ -1,1 +1,1 @@
-"""The contracts that every other part stands on. Modules here import nothing else of `clouds`."""
+"""The core: rooms that stand on each other, from `system` up to `published`."""

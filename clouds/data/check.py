@@ -11,8 +11,8 @@ from typing import Literal, TypeVar
 import numpy as np
 from attrs import asdict, evolve, frozen
 
-from clouds.core.errors import DataError
-from clouds.core.labels import IGNORE_ID
+from clouds.core.contract.labels import IGNORE_ID
+from clouds.core.system.errors import DataError
 from clouds.data.encodings import IGNORE
 from clouds.data.folder import Dataset, check_sizes
 from clouds.data.label_files import read_label_pixels

@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 from attrs import field, frozen
 
-from clouds.core.config import read_toml, structure
-from clouds.core.errors import ConfigError
-from clouds.core.images import MAX_PIXELS
-from clouds.core.labels import LabelSpace
+from clouds.core.contract.labels import LabelSpace
+from clouds.core.system.config import read_toml, structure
+from clouds.core.system.errors import ConfigError
+from clouds.core.system.images import MAX_PIXELS
 from clouds.data.encodings import IGNORE, LabelEncoding, fold_table, label_encoding
 
 FILE_NAME = "dataset.toml"

@@ -9,11 +9,11 @@ from typing import Literal
 
 from attrs import evolve, frozen
 
-from clouds.core.config import read_toml, structure, to_toml
-from clouds.core.errors import DataError
-from clouds.core.files import atomic_file, inside, own_folder, write_text
-from clouds.core.images import MAX_PIXELS, upright_size, write_png
-from clouds.core.labels import CITYSCAPES, IGNORE_ID, LabelSpace
+from clouds.core.contract.labels import CITYSCAPES, IGNORE_ID, LabelSpace
+from clouds.core.system.config import read_toml, structure, to_toml
+from clouds.core.system.errors import DataError
+from clouds.core.system.files import atomic_file, inside, link_file, own_folder, write_text
+from clouds.core.system.images import MAX_PIXELS, upright_size, write_png
 from clouds.data.config import FILE_NAME, DatasetConfig, LabelSettings
 from clouds.data.encodings import IGNORE
 from clouds.data.folder import Dataset, check_equal_sizes
@@ -128,11 +128,8 @@ def _to_toml(config: DatasetConfig) -> str:
 
 
 def _place(source: Path, target: Path, images: Literal["link", "copy"]) -> None:
-    if target.exists():
-        return
-    if images == "copy":
+    if images == "link":
+        link_file(source, target)
+    elif not target.exists():
         with atomic_file(target) as temporary:
             shutil.copyfile(source, temporary)
-        return
-    target.unlink(missing_ok=True)  # a link to what is no longer there
-    target.symlink_to(source.resolve())

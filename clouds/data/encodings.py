@@ -10,8 +10,8 @@ import numpy as np
 from attrs import frozen
 from jaxtyping import UInt8
 
-from clouds.core.errors import ConfigError, DataError, did_you_mean
-from clouds.core.labels import IGNORE_ID, LabelSpace
+from clouds.core.contract.labels import IGNORE_ID, LabelSpace
+from clouds.core.system.errors import ConfigError, DataError, did_you_mean
 from clouds.data.id_tables import ID_TABLES, IGNORE
 
 ENCODINGS = ("trainIds", "ids", "color", *ID_TABLES)

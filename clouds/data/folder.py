@@ -6,23 +6,21 @@ import os
 import unicodedata
 import warnings
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 from attrs import evolve, field, frozen
 from jaxtyping import UInt8
 
-from clouds.core.errors import DataError, LeftOutWarning, did_you_mean
-from clouds.core.images import MAX_PIXELS, opened, read_image, upright_size
-from clouds.core.labels import LabelSpace
+from clouds.core.contract.labels import LabelSpace
+from clouds.core.system.errors import DataError, LeftOutWarning, did_you_mean
+from clouds.core.system.images import MAX_PIXELS, counted, left_out, opened, read_image, upright_size
 from clouds.data.config import FILE_NAME, read_dataset_config
 from clouds.data.encodings import LabelEncoding
 from clouds.data.label_files import read_label_pixels
 from clouds.data.layouts import LAYOUTS, Files, Layout
 from clouds.data.spec import Spec, parse_spec
-
-_SHOWN = 5  # names of files that are not used
 
 
 @frozen
@@ -75,11 +73,11 @@ class Dataset:
     def notes(self) -> tuple[str, ...]:
         """What lies there and is not used, one line for each reason."""
         reasons = (
-            (self.left_out, f"not read; pictures are files that end in {', '.join(self._endings)}"),
             (self.unpaired, "label files without an image of their name"),
             (self.misfits, "left out, as image and label are known to differ in size"),
         )
-        return tuple(f"{self.spec}: {_counted(paths)}: {reason}" for paths, reason in reasons if paths)
+        others = [left_out(self.spec, self.left_out, self._endings)] if self.left_out else []
+        return (*others, *(f"{self.spec}: {counted(paths)}: {reason}" for paths, reason in reasons if paths))
 
     @property
     def _endings(self) -> tuple[str, ...]:
@@ -142,7 +140,7 @@ def open_dataset(
     parsed = parse_spec(spec)
     layout = LAYOUTS[parsed.kind]
     split, folder, images, truths = _locate(parsed, layout, default_split)
-    pictures, left_out = _find_images(parsed, layout, folder, images)
+    pictures, beside = _find_images(parsed, layout, folder, images)
     label_of, others = _find(parsed.path, folder, truths)
     lacking = _Lacking(layout, truths, truths.path(parsed.path, folder), others)
     items = [lacking.item(name, path, label_of.get(name)) for name, path in pictures.items()]
@@ -160,7 +158,7 @@ def open_dataset(
         encoding=encoding,
         fold=fold,
         unpaired=[path for name, path in label_of.items() if name not in pictures],
-        left_out=left_out,
+        left_out=beside,
         misfits=[item.image for item in misfits],
         max_pixels=max_pixels,
     )
@@ -170,7 +168,8 @@ def open_dataset(
 
 
 def dataset_images(spec: str, *, default_split: str = "val") -> list[Path]:
-    """The images of a dataset, sorted by name, whatever its labels; for `Pipeline.predict_many`.
+    """The images of a dataset, sorted by name, whatever its labels; for `Pipeline.predict_many`. What lies beside them
+    and is not read is said in a `LeftOutWarning`.
 
     Args:
         spec: `KIND:PATH[:SPLIT]`, as in `open_dataset`.
@@ -183,7 +182,10 @@ def dataset_images(spec: str, *, default_split: str = "val") -> list[Path]:
     parsed = parse_spec(spec)
     layout = LAYOUTS[parsed.kind]
     _, folder, images, _ = _locate(parsed, layout, default_split)
-    return list(_find_images(parsed, layout, folder, images)[0].values())
+    pictures, others = _find_images(parsed, layout, folder, images)
+    if others:
+        warnings.warn(left_out(parsed, others, images.endings), LeftOutWarning, stacklevel=2)
+    return list(pictures.values())
 
 
 def check_sizes(item: Item, image: UInt8[np.ndarray, "h w 3"], label: UInt8[np.ndarray, "hl wl *rgb"]) -> None:
@@ -229,7 +231,7 @@ def _find_images(spec: Spec, layout: Layout, folder: str, images: Files) -> tupl
     """Images by NAME, and what else lies there."""
     found, others = _find(spec.path, folder, images)
     if not found:
-        named = f" but {_counted(others)}" if others else ""
+        named = f" but {counted(others)}" if others else ""
         raise _not_there(spec, layout, f"{images.path(spec.path, folder)} holds no image{named}")
     return found, others
 
@@ -337,8 +339,3 @@ def _visible(folder: Path, *, nested: bool) -> Iterator[Path]:
             yield from _visible(Path(entry.path), nested=False)
         else:
             yield Path(entry.path)
-
-
-def _counted(paths: Sequence[Path]) -> str:
-    names = ", ".join(path.name for path in paths[:_SHOWN])
-    return f"{len(paths)} file{'' if len(paths) == 1 else 's'} ({names}{', ...' if len(paths) > _SHOWN else ''})"

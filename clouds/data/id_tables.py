@@ -7,7 +7,7 @@ Mapillary Vistas the assignment to the Cityscapes classes that domain generaliza
 
 from __future__ import annotations
 
-from clouds.core.labels import CITYSCAPES
+from clouds.core.contract.labels import CITYSCAPES
 
 IGNORE = "ignore"
 

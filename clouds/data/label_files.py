@@ -21,8 +21,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from clouds.core.errors import DataError
-from clouds.core.images import MAX_PIXELS, opened, to_rgb, upright
+from clouds.core.system.errors import DataError
+from clouds.core.system.images import MAX_PIXELS, opened, to_rgb, upright
 from clouds.data.encodings import LabelEncoding
 
 _INDEX_MODES = ("L", "P", "1")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from attrs import frozen
 
-from clouds.core.images import EXTENSIONS
+from clouds.core.system.images import EXTENSIONS
 
 
 @frozen(kw_only=True)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from clouds.core.errors import ConfigError
+from clouds.core.system.errors import ConfigError
 
 _FEWEST = 0.01  # samples per epoch on average: with fewer, one sample takes the coins of hundreds of epochs
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from attrs import frozen
 
-from clouds.core.errors import ConfigError, did_you_mean
-from clouds.core.files import without_tilde
+from clouds.core.system.errors import ConfigError, did_you_mean
+from clouds.core.system.files import without_tilde
 from clouds.data.layouts import LAYOUTS
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from clouds.core.progress import progress_bar
+from clouds.core.system.progress import progress_bar
 
 T = TypeVar("T")
 

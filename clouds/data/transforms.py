@@ -14,8 +14,8 @@ from attrs import field, frozen
 from jaxtyping import UInt8
 from PIL import Image
 
-from clouds.core.errors import ConfigError
-from clouds.core.labels import IGNORE_ID
+from clouds.core.contract.labels import IGNORE_ID
+from clouds.core.system.errors import ConfigError
 from clouds.data.randomize import randomize_colors
 
 _BRIGHTNESS = 32.0  # added, of 255

@@ -5,12 +5,13 @@ from __future__ import annotations
 from hashlib import blake2b
 from pathlib import Path
 
-from clouds.core.errors import ConfigError, did_you_mean
-from clouds.core.files import atomic_folder, target_in, write_text
-from clouds.core.images import write_png
-from clouds.demo.engine import engine_style
-from clouds.demo.unseen.kit import unseen_styles
-from clouds.generators.street.render import render
+from clouds.core.system.config import to_toml
+from clouds.core.system.errors import ConfigError, did_you_mean
+from clouds.core.system.files import atomic_folder, target_in, write_text
+from clouds.core.system.images import write_png
+from clouds.streets.kits.engine import engine_style
+from clouds.streets.kits.unseen.kit import unseen_styles
+from clouds.streets.render import render
 
 SOURCE = "game-engine"
 UNSEEN = ("lamplit-night", "valley-mist", "wet-lens", "snow-drifts")
@@ -44,4 +45,4 @@ def write_domain(name: str, out: Path, *, count: int, size: tuple[int, int], see
             picture = render(styles[name], size, (key, seed, index))
             write_png(target_in(folder, f"images/{split}/{index:04}.png"), picture.image)
             write_png(target_in(folder, f"labels/{split}/{index:04}.png"), picture.labels)
-        write_text(folder / _SETTINGS, '[labels]\nencoding = "trainIds"\n')
+        write_text(folder / _SETTINGS, to_toml({"labels": {"encoding": "trainIds"}}))

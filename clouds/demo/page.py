@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from clouds.core.images import read_image
-from clouds.core.pipeline import Pipeline
+from clouds.core.pipeline.pipeline import Pipeline
+from clouds.core.system.images import read_image
 from clouds.data.encodings import label_encoding
 from clouds.data.folder import Dataset
 from clouds.data.label_files import read_label_pixels

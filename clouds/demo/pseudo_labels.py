@@ -7,8 +7,9 @@ import torch
 from attrs import frozen
 from jaxtyping import UInt8
 
-from clouds.core.images import read_image
-from clouds.core.pipeline import Pipeline
+from clouds.core.contract.tensors import image_tensor
+from clouds.core.pipeline.pipeline import Pipeline
+from clouds.core.system.images import read_image
 from clouds.data.encodings import label_encoding
 from clouds.data.label_files import read_label_pixels
 from clouds.evaluation.confusion import count_confusion, mean_iou
@@ -57,7 +58,6 @@ def pseudo_labels(
     before = teacher.predict(image).labels
     if teacher.refiner is None:
         return before, before
-    tensor = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
     rngs = [np.random.default_rng([0, index])]
-    (targets,) = teacher.refiner.refine([tensor], [torch.from_numpy(before)], rngs=rngs)
+    (targets,) = teacher.refiner.refine([image_tensor(image)], [torch.from_numpy(before)], rngs=rngs)
     return before, targets.to_label_map().numpy()

@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 from attrs import asdict, evolve, frozen
 
-from clouds.core.composer import compose, load
-from clouds.core.files import write_text
-from clouds.core.pipeline import Pipeline
+from clouds.core.pipeline.composer import compose, load
+from clouds.core.pipeline.pipeline import Pipeline
+from clouds.core.system.files import write_text
 from clouds.data.folder import Dataset, open_dataset
 from clouds.demo.domains import SOURCE, UNSEEN, write_domain
 from clouds.demo.page import demo_page

@@ -21,7 +21,7 @@ import math
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
-from clouds.core.labels import IGNORE_ID
+from clouds.core.contract.labels import IGNORE_ID
 from clouds.evaluation.confusion import count_pairs, intersection_over_union
 
 _SHARE_OF_DIAGONAL = 0.02

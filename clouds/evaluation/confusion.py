@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from clouds.core.errors import DataError
-from clouds.core.labels import IGNORE_ID
+from clouds.core.contract.labels import IGNORE_ID
+from clouds.core.system.errors import DataError
 
 
 def count_pairs(rows: UInt8[np.ndarray, "h w"], columns: UInt8[np.ndarray, "h w"]) -> Int[np.ndarray, "256 256"]:

@@ -11,10 +11,10 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from clouds.core.errors import ConfigError, DataError, did_you_mean
-from clouds.core.images import short_side_size
-from clouds.core.labels import LabelSpace
-from clouds.core.progress import progress_bar
+from clouds.core.contract.labels import LabelSpace
+from clouds.core.system.errors import ConfigError, DataError, did_you_mean
+from clouds.core.system.images import short_side_size
+from clouds.core.system.progress import progress_bar
 from clouds.data.folder import Dataset, open_dataset
 from clouds.evaluation.boundary import count_boundaries
 from clouds.evaluation.confusion import count_confusion
@@ -48,7 +48,8 @@ def evaluate(
         pipeline: a composed or loaded pipeline.
         specs: dataset specs such as "folder:PATH:val" (without a split: the only one, or "val"), or open datasets.
         protocol: "native" (each image at its own size, scored at the size of its label) or "published" (image and
-            label resized to a short side of 1024, without a limit on the long side, scored at that size).
+            label resized to a short side of 1024, scored at that size; the long side is limited by `max_pixels` of
+            `dataset.toml` alone).
         scales: test-time augmentation: average the scores of the image at these sizes, relative to the protocol's.
         flip: test-time augmentation: average with the scores of the mirror images, too.
         window: images of more than window x window pixels are segmented in overlapping windows of that side.
@@ -58,11 +59,11 @@ def evaluate(
 
     Raises:
         ConfigError: the protocol, a scale, the batch size, a spec or a configuration is wrong, or two datasets are one.
-        DataError: a file cannot be used; the message names it.
+        DataError: a file cannot be used, or is too large when it is resized; the message names it.
     """
     import torch
 
-    from clouds.core.processes import Processes
+    from clouds.core.system.processes import Processes
 
     check_protocol(protocol)
     if batch_size < 1:
@@ -149,7 +150,8 @@ def _read(dataset: Dataset, protocol: str, index: int) -> Pair:
     image, truth = dataset.read(index)
     if protocol == "native":
         return image, truth
-    size = short_side_size(truth.shape[0], truth.shape[1], _PUBLISHED_SIDE)
+    name, most = str(dataset.items[index].image), dataset.max_pixels
+    size = short_side_size(truth.shape[0], truth.shape[1], _PUBLISHED_SIDE, name=name, max_pixels=most)
     return _resize(image, size, Image.Resampling.BILINEAR), _resize(truth, size, Image.Resampling.NEAREST)
 
 

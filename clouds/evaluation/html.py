@@ -15,7 +15,7 @@ from attrs import field, frozen
 from jaxtyping import UInt8
 from PIL import Image
 
-from clouds.core.labels import IGNORE_ID, LabelSpace
+from clouds.core.contract.labels import IGNORE_ID, LabelSpace
 
 Cell = str | int | float | None
 _UNLABELLED = (24, 24, 27)
@@ -161,9 +161,7 @@ def legend(labels: LabelSpace, present: Iterable[int] | None = None) -> Fragment
 
 def colorize(label_map: UInt8[np.ndarray, "h w"], labels: LabelSpace, *, caption: str = "") -> Picture:
     """A label map in the palette's colours; 255 is nearly black."""
-    palette = np.full((256, 3), _UNLABELLED, np.uint8)
-    palette[: len(labels)] = labels.palette
-    return Picture(palette[label_map], caption, lossless=True)
+    return Picture(labels.color_table(other=_UNLABELLED)[label_map], caption, lossless=True)
 
 
 def number(value: Cell) -> str:

@@ -10,8 +10,8 @@ import numpy as np
 from attrs import asdict, field, frozen
 from jaxtyping import Int
 
-from clouds.core.config import structure
-from clouds.core.errors import ConfigError, did_you_mean
+from clouds.core.system.config import structure
+from clouds.core.system.errors import ConfigError, did_you_mean
 from clouds.evaluation import html
 from clouds.evaluation.boundary import boundary_iou
 from clouds.evaluation.confusion import (

@@ -10,9 +10,9 @@ import numpy as np
 from attrs import field, frozen
 from jaxtyping import UInt8
 
-from clouds.core.batches import read_ahead
-from clouds.core.errors import ConfigError
-from clouds.core.labels import LabelSpace
+from clouds.core.contract.labels import LabelSpace
+from clouds.core.system.batches import read_ahead
+from clouds.core.system.errors import ConfigError
 
 
 @runtime_checkable

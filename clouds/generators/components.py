@@ -1,10 +1,10 @@
-"""The built-in generators and prompters, as the catalog sees them."""
+"""The built-in generators, as the catalog sees them."""
 
 from __future__ import annotations
 
-from clouds.core.component import Component, Kind
-from clouds.core.hookspecs import hookimpl
-from clouds.core.weight_catalog import DIFFUSION
+from clouds.core.contract.component import Component, Kind
+from clouds.core.contract.hookspecs import hookimpl
+from clouds.core.weights.catalog import DIFFUSION
 
 
 @hookimpl
@@ -39,34 +39,3 @@ def _diffusion(name: str, title: str, paper: str) -> Component:
         licence=weights.licence,
         options={"family": name},
     )
-
-
-@hookimpl
-def clouds_prompters() -> list[Component]:
-    return [
-        Component(
-            name="grammar",
-            kind=Kind.PROMPTER,
-            factory="clouds.generators.presets:grammar",
-            summary="street-scene sentences from a small grammar: place, objects, time of day, weather",
-            source="clouds; the sentence form follows CLOUDS (CVPR 2024), section 3.1",
-        ),
-        Component(
-            name="file",
-            kind=Kind.PROMPTER,
-            factory="clouds.generators.presets:file",
-            summary="one prompt per line of a text file",
-            source="clouds",
-            reaches="a text file",
-        ),
-        Component(
-            name="llm",
-            kind=Kind.PROMPTER,
-            factory="clouds.generators.presets:llm",
-            summary="captions of street scenes by a language model: model= (transformers), or a server with url=",
-            source="Benigmim et al., CLOUDS, CVPR 2024, section 3.1",
-            licence="the model's",
-            reaches="a language model or its server",
-            credentials="key_variable",
-        ),
-    ]

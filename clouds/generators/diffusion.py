@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from clouds.core.errors import ConfigError
-from clouds.core.interfaces import GeneratedImage, GenerationRequest, Generator
+from clouds.core.contract.interfaces import Generator
+from clouds.core.contract.records import GeneratedImage, GenerationRequest
+from clouds.core.system.errors import ConfigError
 from clouds.generators.diffusion_source import FolderSource, TinySource
 
 SCHEDULERS = {

@@ -14,11 +14,11 @@ from typing import Any, final
 import torch
 from diffusers import AutoPipelineForText2Image, DiffusionPipeline
 
-from clouds.core.errors import ConfigError, WeightsError
-from clouds.core.files import without_tilde
-from clouds.core.reach import hub_access
-from clouds.core.weight_catalog import hub_note
-from clouds.core.weight_store import hub_folder
+from clouds.core.system.errors import ConfigError, WeightsError
+from clouds.core.system.files import without_tilde
+from clouds.core.system.reach import hub_access
+from clouds.core.weights.catalog import hub_note
+from clouds.core.weights.store import hub_folder
 from clouds.generators.tiny_diffusion import tiny_pipeline
 
 _INDEX = "model_index.json"

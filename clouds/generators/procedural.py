@@ -9,12 +9,23 @@ from typing import final
 import numpy as np
 from attrs import evolve
 
-from clouds.core.interfaces import GeneratedImage, GenerationRequest, Generator
-from clouds.generators.prompt_words import MOVING, Wish, read_prompt
-from clouds.generators.promptable.kit import KIT
-from clouds.generators.promptable.textures import CHOICES
-from clouds.generators.street.records import Layout, Style
-from clouds.generators.street.render import render
+from clouds.core.contract.interfaces import Generator
+from clouds.core.contract.records import GeneratedImage, GenerationRequest
+from clouds.generators.wish import MOVING, Wish, read_prompt
+from clouds.streets.kits.promptable.kit import KIT
+from clouds.streets.kits.promptable.textures import CHOICES
+from clouds.streets.records import Layout, Style
+from clouds.streets.render import render
+
+# How the kit draws what prompts name; places have one name in both.
+LIGHTS = {"dusk or dawn": "golden_dusk", "night": "moonlit_night", "day": "daylight"}
+WEATHERS = {
+    "fog": "exponential_fog",
+    "rain": "streak_rain",
+    "snow": "flake_snow",
+    "overcast": "overcast",
+    "clear": "clear_sky",
+}
 
 
 @final
@@ -37,8 +48,8 @@ def choose_style(wish: Wish, rng: np.random.Generator) -> Style:
     light, weather, layout, sensor = (
         asked or rng.choice(names)
         for asked, names in (
-            (wish.light, sorted(KIT.lights)),
-            (wish.weather, sorted(KIT.weathers)),
+            (wish.light and LIGHTS[wish.light], sorted(KIT.lights)),
+            (wish.weather and WEATHERS[wish.weather], sorted(KIT.weathers)),
             (wish.layout, sorted(KIT.layouts)),
             (None, sorted(KIT.sensors)),
         )

@@ -8,8 +8,8 @@ from typing import Literal
 from attrs import frozen
 from torch import nn
 
-from clouds.core.component import FeatureSpec
-from clouds.core.errors import ConfigError
+from clouds.core.contract.component import FeatureSpec
+from clouds.core.system.errors import ConfigError
 from clouds.heads.criterion import Criterion, Weights
 from clouds.heads.ensemble import Ensemble
 from clouds.heads.layers import Mlp

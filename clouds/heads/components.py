@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from clouds.core.component import Component, Kind
-from clouds.core.hookspecs import hookimpl
+from clouds.core.contract.component import Component, Kind
+from clouds.core.contract.hookspecs import hookimpl
 
 _PYRAMID = ("res2", "res3", "res4", "res5")
 

@@ -11,8 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from clouds.core.errors import NonFiniteError
-from clouds.core.interfaces import HeadOutput, Targets
+from clouds.core.contract.records import HeadOutput, Targets
+from clouds.core.system.errors import NonFiniteError
 from clouds.heads.matcher import Joined, Pairs, join, match
 from clouds.heads.points import FixedPoints, PointSource, RandomPoints
 from clouds.kernels.point_sample import point_sample

@@ -7,8 +7,9 @@ import torch
 from attrs import frozen
 from torch.nn import functional
 
-from clouds.core.errors import ConfigError
-from clouds.core.interfaces import Features, HeadOutput, TextClassifier
+from clouds.core.contract.interfaces import TextClassifier
+from clouds.core.contract.records import Features, HeadOutput
+from clouds.core.system.errors import ConfigError
 from clouds.heads.text_logits import text_logits
 
 _EPSILON = 1e-8  # added to probabilities before the logarithm, as published

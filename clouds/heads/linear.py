@@ -10,9 +10,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from clouds.core.component import FeatureSpec
-from clouds.core.errors import NonFiniteError
-from clouds.core.interfaces import Features, Head, HeadOutput, Targets, TextClassifier
+from clouds.core.contract.component import FeatureSpec
+from clouds.core.contract.interfaces import Head, TextClassifier
+from clouds.core.contract.records import Features, HeadOutput, Targets
+from clouds.core.system.errors import NonFiniteError
 from clouds.heads.layers import ChannelNorm
 from clouds.kernels.semantic_inference import semantic_inference
 

@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from clouds.core.interfaces import Features, Head, HeadOutput, Targets, TextClassifier
+from clouds.core.contract.interfaces import Head, TextClassifier
+from clouds.core.contract.records import Features, HeadOutput, Targets
 from clouds.heads.criterion import Criterion
 from clouds.heads.ensemble import Ensemble
 from clouds.heads.masked_decoder import MaskedDecoder

@@ -11,8 +11,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from clouds.core.errors import ConfigError
-from clouds.core.interfaces import HeadOutput, TextClassifier
+from clouds.core.contract.interfaces import TextClassifier
+from clouds.core.contract.records import HeadOutput
+from clouds.core.system.errors import ConfigError
 from clouds.heads.layers import Attention, Mlp, PointwiseConv, sine_position
 from clouds.heads.mask_products import mask_products
 from clouds.heads.pixel_decoder import PixelFeatures

@@ -10,8 +10,8 @@ from attrs import frozen
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from clouds.core.errors import NonFiniteError
-from clouds.core.interfaces import HeadOutput, Targets
+from clouds.core.contract.records import HeadOutput, Targets
+from clouds.core.system.errors import NonFiniteError
 from clouds.heads.points import PointSource
 from clouds.kernels.matching_cost import matching_cost
 from clouds.kernels.point_sample import point_sample

@@ -10,9 +10,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from clouds.core.component import FeatureSpec
-from clouds.core.errors import ConfigError
-from clouds.core.interfaces import Features
+from clouds.core.contract.component import FeatureSpec
+from clouds.core.contract.records import Features
+from clouds.core.system.errors import ConfigError
 from clouds.heads.deformable_encoder import DeformableEncoder
 from clouds.heads.layers import NormConv, PointwiseConv
 

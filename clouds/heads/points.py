@@ -10,7 +10,7 @@ from attrs import frozen
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from clouds.core.interfaces import ImageGenerators
+from clouds.core.contract.interfaces import ImageGenerators
 from clouds.kernels.point_sample import point_sample
 
 OVERSAMPLE = 3.0  # candidates per point

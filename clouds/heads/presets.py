@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
-from clouds.core.component import FeatureSpec
-from clouds.core.labels import LabelSpace
+from clouds.core.contract.component import FeatureSpec
+from clouds.core.contract.labels import LabelSpace
 
 if TYPE_CHECKING:
-    from clouds.core.interfaces import Head
+    from clouds.core.contract.interfaces import Head
 
 
 def linear(features: Mapping[str, FeatureSpec], labels: LabelSpace, *, width: int = 128) -> Head:

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from clouds.core.interfaces import TextClassifier
+from clouds.core.contract.interfaces import TextClassifier
 
 
 def text_logits(

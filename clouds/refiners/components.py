@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from clouds.core.component import Component, Kind
-from clouds.core.hookspecs import hookimpl
+from clouds.core.contract.component import Component, Kind
+from clouds.core.contract.hookspecs import hookimpl
 
 
 @hookimpl

@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import UInt8
 from torch import Tensor
 
-from clouds.core.interfaces import Prepared, Refiner, Targets
+from clouds.core.contract.interfaces import Refiner
+from clouds.core.contract.records import Prepared, Targets
 
 
 @final

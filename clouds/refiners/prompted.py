@@ -11,19 +11,21 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import chain
-from typing import Literal, Self, final
+from typing import Any, Self, final
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
-from clouds.core.errors import ConfigError, DataError
-from clouds.core.interfaces import Prepared, Refiner, Targets
-from clouds.core.tensor_cache import CacheWarning, TensorCache
-from clouds.core.weights import digest
-from clouds.refiners.prompt_masks import Overlaps, best_of, merge_masks
-from clouds.refiners.prompt_points import Region, Rng, Selection, draw_points, find_regions
+from clouds.core.contract.interfaces import Refiner
+from clouds.core.contract.records import Prepared, Targets
+from clouds.core.system.errors import DataError
+from clouds.core.weights.loading import digest
+from clouds.core.weights.tensor_cache import CacheWarning, TensorCache
+from clouds.refiners.prompt_masks import best_of, merge_masks
+from clouds.refiners.prompt_options import PromptOptions
+from clouds.refiners.prompt_points import Region, Rng, draw_points, find_regions
 
 
 class PromptedSegmenter(nn.Module, ABC):
@@ -66,53 +68,18 @@ class PromptRefiner(nn.Module, Refiner):
 
     Args:
         segmenter: what answers the prompts. It stays in eval mode for ever, without gradients.
-        size_threshold: components of more than so many pixels are prompts.
-        points: number of points in each prompt.
-        selection: "random": anywhere in the component; "center": within 10 pixels of its centroid;
-            "largest_component": anywhere in the largest part that the erosion leaves.
-        erosion: side of the square that erodes components before points are drawn, in pixels; 0 does not.
-        refinement: answer each prompt a second time, with the first mask as a part of the prompt.
-        small_components: "keep": components that are no prompt take part as they are; "drop": they vanish as soon as
-            the image has a prompt (as published).
-        overlaps: pixels claimed twice are cleared "between_classes", between "any" two prompts (as published, also of
-            one class), or kept in both ("keep").
-        empty: "drop" classes that lose all of their pixels, or "keep" them with an empty mask (as published).
-        batch_size: prompts that the network answers together.
-        dtype: autocast type of the network, such as "bfloat16"; None is float32.
         cache: embeddings are read from it and added to it, as float16; None computes each time.
+        options: those of `PromptOptions`, as keywords.
 
     Raises:
         ConfigError: a number is out of range.
     """
 
-    def __init__(
-        self,
-        segmenter: PromptedSegmenter,
-        *,
-        size_threshold: int = 5000,
-        points: int = 5,
-        selection: Selection = "random",
-        erosion: int = 0,
-        refinement: bool = False,
-        small_components: Literal["keep", "drop"] = "keep",
-        overlaps: Overlaps = "between_classes",
-        empty: Literal["drop", "keep"] = "drop",
-        batch_size: int = 8,
-        dtype: Literal["bfloat16", "float16"] | None = None,
-        cache: TensorCache | None = None,
-    ) -> None:
+    def __init__(self, segmenter: PromptedSegmenter, *, cache: TensorCache | None = None, **options: Any) -> None:
         super().__init__()
-        least = {"size_threshold": (size_threshold, 0), "points": (points, 1), "erosion": (erosion, 0)}
-        for name, (value, bound) in {**least, "batch_size": (batch_size, 1)}.items():
-            if value < bound:
-                raise ConfigError(f"refiner option {name}={value}; expected at least {bound}")
+        self.options = PromptOptions(**options)
         self.segmenter = segmenter.requires_grad_(False)
-        self.size_threshold = size_threshold
-        self.points, self.selection, self.erosion = points, selection, erosion
-        self.refinement, self.batch_size = refinement, batch_size
-        self.small_components, self.empty = small_components, empty
-        self.overlaps: Overlaps = overlaps
-        self.dtype: torch.dtype | None = getattr(torch, dtype) if dtype else None
+        self.dtype: torch.dtype | None = getattr(torch, self.options.dtype) if self.options.dtype else None
         self.cache = cache
         self.eval()
 
@@ -153,12 +120,12 @@ class PromptRefiner(nn.Module, Refiner):
         embedding = self._embed(image) if prepared is None else prepared.tensors
         labels = torch.tensor([region.label for region in regions], device=label_map.device)
         masks = (chunk.to(label_map.device) for chunk in self._segment(embedding, torch.from_numpy(points), size))
-        batches = zip(masks, labels.split(self.batch_size), strict=True)
-        if self.small_components == "keep":
+        batches = zip(masks, labels.split(self.options.batch_size), strict=True)
+        if self.options.small_components == "keep":
             rest = Targets.from_label_map(_without(label_map, regions))
             batches = chain(batches, [(rest.masks, rest.labels)])
-        classes, united = merge_masks(batches, overlaps=self.overlaps)
-        if self.empty == "drop":
+        classes, united = merge_masks(batches, overlaps=self.options.overlaps)
+        if self.options.empty == "drop":
             left = united.flatten(1).any(1)
             classes, united = classes[left], united[left]
         if not len(classes):
@@ -167,8 +134,9 @@ class PromptRefiner(nn.Module, Refiner):
 
     def _draw(self, label_map: np.ndarray, rng: Rng) -> tuple[list[Region], np.ndarray]:
         """The components that are prompts, and their points."""
-        regions = find_regions(label_map, size_threshold=self.size_threshold)
-        choice = {"points": self.points, "selection": self.selection, "erosion": self.erosion}
+        options = self.options
+        regions = find_regions(label_map, size_threshold=options.size_threshold)
+        choice = {"points": options.points, "selection": options.selection, "erosion": options.erosion}
         drawn = [(region, draw_points(region, rng, **choice)) for region in regions]
         kept = [(region, points) for region, points in drawn if points is not None]
         return [region for region, _ in kept], np.array([points for _, points in kept], np.float32)
@@ -179,10 +147,10 @@ class PromptRefiner(nn.Module, Refiner):
         """The best mask of each prompt, batch by batch: those of thousands of prompts would fill the memory."""
         device = self._device
         embedding = {name: value.to(device) for name, value in embedding.items()}
-        for chunk in points.to(device).split(self.batch_size):
+        for chunk in points.to(device).split(self.options.batch_size):
             with self._autocast():
                 best = best_of(*self.segmenter.decode(embedding, chunk, size))
-                if self.refinement:
+                if self.options.refinement:
                     best = best_of(*self.segmenter.decode(embedding, chunk, size, best))
             # one by one, so that what is upscaled stays in a CPU's cache
             yield torch.cat([self.segmenter.upscale(one, size)[:, 0] > 0 for one in best.float().split(1)])

@@ -15,7 +15,8 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from clouds.core.interfaces import Prepared, Refiner, Targets
+from clouds.core.contract.interfaces import Refiner
+from clouds.core.contract.records import Prepared, Targets
 
 _IGNORE = 255
 

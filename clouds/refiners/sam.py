@@ -14,10 +14,10 @@ from segment_anything import sam_model_registry
 from segment_anything.modeling import Sam
 from torch import Tensor
 
-from clouds.core.weight_catalog import SAM
-from clouds.core.weight_files import read_weights
-from clouds.core.weight_store import obtain, require_published
-from clouds.core.weights import load_weights
+from clouds.core.weights.catalog import SAM
+from clouds.core.weights.files import read_weights
+from clouds.core.weights.loading import load_weights
+from clouds.core.weights.store import obtain, require_published
 from clouds.refiners.prompted import PromptedSegmenter
 from clouds.refiners.sam_decoder import predict_masks
 

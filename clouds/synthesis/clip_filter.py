@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from clouds.core.errors import ConfigError, WeightsError, did_you_mean
-from clouds.core.interfaces import GeneratedImage
-from clouds.core.reach import hub_access
-from clouds.core.weight_files import read_weights
-from clouds.core.weight_store import open_clip_file
-from clouds.core.weights import load_weights
+from clouds.core.contract.records import GeneratedImage
+from clouds.core.system.errors import ConfigError, WeightsError, did_you_mean
+from clouds.core.system.reach import hub_access
+from clouds.core.weights.files import read_weights
+from clouds.core.weights.loading import load_weights
+from clouds.core.weights.store import open_clip_file
 from clouds.synthesis.filters import Filter
 
 

@@ -6,15 +6,14 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import torch
 from attrs import frozen
 
-from clouds.core.errors import DataError
-from clouds.core.images import read_image
-from clouds.core.interfaces import Refiner
-from clouds.core.progress import progress_bar
-from clouds.core.tensor_cache import CacheWarning
+from clouds.core.contract.interfaces import Refiner
+from clouds.core.contract.tensors import image_tensor
+from clouds.core.system.errors import DataError
+from clouds.core.system.images import read_image
+from clouds.core.system.progress import progress_bar
+from clouds.core.weights.tensor_cache import CacheWarning
 
 
 @frozen(kw_only=True)
@@ -46,7 +45,7 @@ def prepare_embeddings(
     with progress_bar(shown=progress) as bar, warnings.catch_warnings():
         warnings.simplefilter("error", CacheWarning)
         for number, path in enumerate(bar.track(images, description="prepare"), start=1):
-            pixels = torch.from_numpy(np.ascontiguousarray(read_image(path).transpose(2, 0, 1)))
+            pixels = image_tensor(read_image(path))
             try:
                 prepared = refiner.prepare([pixels, pixels.flip(-1)] if mirrored else [pixels])
             except CacheWarning as error:

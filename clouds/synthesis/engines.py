@@ -3,55 +3,18 @@
 from __future__ import annotations
 
 import json
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import Any, Generic, TypeVar, final
+from typing import Any
 
-from clouds.core.catalog import Catalog
-from clouds.core.component import Kind
-from clouds.core.errors import ConfigError, PlanError, did_you_mean
-from clouds.core.plan import Part, plan_part
+from clouds.core.contract.catalog import Catalog
+from clouds.core.contract.component import Kind
+from clouds.core.contract.plan import Part, PlanError
+from clouds.core.contract.planner import plan_part
+from clouds.core.system.errors import ConfigError, did_you_mean
+from clouds.synthesis.workers import Here, Model, Workers
 
 ENGINES = ("local", "ray")
-
-Model = TypeVar("Model")
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
-
-class Workers(ABC, Generic[Model]):
-    """One or many workers, each with a model of its own, which apply functions to that model.
-
-    Functions, items and results of workers elsewhere travel as copies: functions belong to modules, and give the same
-    result for the same item whenever they are called, since a worker that dies has its item done again by another.
-    """
-
-    @abstractmethod
-    def ask(self, function: Callable[[Model], Result]) -> Result:
-        """What the function gives for the model of one worker."""
-
-    @abstractmethod
-    def map(self, function: Callable[[Model, Item], Result], items: Iterable[Item]) -> Iterator[tuple[Item, Result]]:
-        """Apply the function to every item: each once, in order. Items are taken as workers become free.
-
-        Raises:
-            WorkerError: workers died over and over on one item.
-        """
-
-
-@final
-class Here(Workers[Model]):
-    """A model in this process, which does one item after the other."""
-
-    def __init__(self, model: Model) -> None:
-        self._model = model
-
-    def ask(self, function: Callable[[Model], Result]) -> Result:
-        return function(self._model)
-
-    def map(self, function: Callable[[Model, Item], Result], items: Iterable[Item]) -> Iterator[tuple[Item, Result]]:
-        return ((item, function(self._model, item)) for item in items)
 
 
 @contextmanager
@@ -113,7 +76,7 @@ def build_component(kind: str, document: str, device: str) -> Any:
     """
     from torch import nn
 
-    from clouds.core.composer import build_part, pick_device
+    from clouds.core.pipeline.build import build_part, pick_device
 
     built = build_part(Kind(kind), json.loads(document))
     if isinstance(built, nn.Module):

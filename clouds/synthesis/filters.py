@@ -11,8 +11,8 @@ from jaxtyping import UInt8
 from PIL import Image
 from scipy.fft import dctn
 
-from clouds.core.errors import ConfigError
-from clouds.core.interfaces import GeneratedImage
+from clouds.core.contract.records import GeneratedImage
+from clouds.core.system.errors import ConfigError
 
 BITS = 64
 _SIDE = 32

@@ -12,19 +12,20 @@ from typing import Any
 
 from attrs import evolve, frozen
 
-from clouds.core.component import Kind
-from clouds.core.errors import ComponentError, ConfigError, DataError
-from clouds.core.files import inside, own_folder, target_in
-from clouds.core.images import write_png
-from clouds.core.interfaces import GeneratedImage, GenerationRequest, Generator
-from clouds.core.pipeline import Pipeline
-from clouds.core.plan import Part
-from clouds.core.progress import progress_bar
-from clouds.synthesis.engines import Here, Workers
+from clouds.core.contract.component import Kind
+from clouds.core.contract.interfaces import Generator
+from clouds.core.contract.plan import Part
+from clouds.core.contract.records import GeneratedImage, GenerationRequest
+from clouds.core.pipeline.pipeline import Pipeline
+from clouds.core.system.errors import ComponentError, ConfigError, DataError
+from clouds.core.system.files import inside, own_folder, target_in
+from clouds.core.system.images import write_png
+from clouds.core.system.progress import progress_bar
 from clouds.synthesis.filters import Filter, fingerprint, judge
 from clouds.synthesis.generated_set import GeneratedSet, collect, open_generated
 from clouds.synthesis.manifest import FILE_NAME, Files, MadeBy, Row, StoredFile, appending, read_rows
 from clouds.synthesis.rejections import Rejection, add_rejection, read_rejections
+from clouds.synthesis.workers import Here, Workers
 
 PROMPTS = 100  # Benigmim et al., CVPR 2024: 100 prompts for 5000 images
 ATTEMPT = 2**32  # between the seeds of an image's attempts, so that no other image has them

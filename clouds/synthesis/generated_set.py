@@ -9,8 +9,8 @@ from pathlib import Path
 
 from attrs import frozen
 
-from clouds.core.errors import DataError, LeftOutWarning
-from clouds.core.images import EXTENSIONS
+from clouds.core.system.errors import DataError, LeftOutWarning
+from clouds.core.system.images import EXTENSIONS, left_out
 from clouds.synthesis.manifest import FILE_NAME, Files, Row, read_rows
 
 _PUBLISHED_LABEL = "_labelTrainIds.png"
@@ -72,15 +72,12 @@ def collect(rows: tuple[Row, ...], files: Files, folder: Path, *, verify: bool =
 
 def _open_published(folder: Path) -> GeneratedSet:
     base = folder.resolve()
-    files = [path for path in (base / "images").rglob("*") if not path.name.startswith(".") and path.is_file()]
-    images = sorted((path for path in files if path.suffix.lower() in EXTENSIONS), key=_order)
+    files = [path for path in (base / "images").rglob("*") if not (path.name.startswith(".") or path.is_dir())]
+    images = sorted((path for path in files if path.suffix.lower() in EXTENSIONS and path.is_file()), key=_order)
     if not images:
         raise DataError(f"{folder}: has no {FILE_NAME}, and images/ holds no picture ({', '.join(EXTENSIONS)})")
-    if others := sorted(path.name for path in files if path.suffix.lower() not in EXTENSIONS):
-        named = f"{len(others)} in images/ ({others[0]}{', ...' if others[1:] else ''})"
-        warnings.warn(
-            f"{folder}: {named} not read; pictures end in {', '.join(EXTENSIONS)}", LeftOutWarning, stacklevel=3
-        )
+    if others := sorted({*files} - {*images}):
+        warnings.warn(left_out(folder / "images", others), LeftOutWarning, stacklevel=3)
     labels = [base / "labels" / f"{path.stem}{_PUBLISHED_LABEL}" for path in images]
     kept = tuple(labels) if all(path.is_file() for path in labels) else None
     return GeneratedSet(folder=folder, rows=(), images=tuple(images), labels=kept)

@@ -17,10 +17,10 @@ from typing import Any, BinaryIO
 
 from attrs import asdict, field, fields, frozen
 
-from clouds.core.config import structure, to_json
-from clouds.core.errors import ConfigError, DataError
-from clouds.core.files import inside, naming, only_writer
-from clouds.core.plan import Part
+from clouds.core.contract.plan import Part
+from clouds.core.system.config import structure, to_json
+from clouds.core.system.errors import ConfigError, DataError
+from clouds.core.system.files import inside, naming, only_writer
 
 FILE_NAME = "manifest.jsonl"
 _ROW_START = b'{"index": '

@@ -21,8 +21,8 @@ from typing import Any, Generic, final
 
 from attrs import frozen
 
-from clouds.core.errors import CloudsError, ConfigError, WorkerError
-from clouds.synthesis.engines import Item, Model, Result, Workers
+from clouds.core.system.errors import CloudsError, ConfigError, WorkerError
+from clouds.synthesis.workers import Item, Model, Result, Workers
 
 RETRIES = 3  # a batch that kills more workers than this is to blame itself
 _QUEUE = 2  # batches that a worker has: one that it works on, and the next

@@ -13,15 +13,17 @@ import torch
 from attrs import frozen
 from jaxtyping import UInt8
 
-from clouds.core.component import Kind
-from clouds.core.composer import load
-from clouds.core.errors import ConfigError, DataError
-from clouds.core.files import own_folder, target_in, write_text
-from clouds.core.images import read_image, write_png
-from clouds.core.interfaces import Refiner
-from clouds.core.labels import CITYSCAPES, LabelSpace
-from clouds.core.pipeline import Pipeline
-from clouds.core.progress import progress_bar
+from clouds.core.contract.component import Kind
+from clouds.core.contract.interfaces import Refiner
+from clouds.core.contract.labels import CITYSCAPES, LabelSpace
+from clouds.core.contract.tensors import image_tensor
+from clouds.core.pipeline.composer import load
+from clouds.core.pipeline.pipeline import Pipeline
+from clouds.core.pipeline.prediction import overlaid
+from clouds.core.system.errors import ConfigError, DataError
+from clouds.core.system.files import link_file, own_folder, target_in, write_text
+from clouds.core.system.images import read_image, write_png
+from clouds.core.system.progress import progress_bar
 from clouds.synthesis.engines import Here, Workers, build_component
 
 FILE_NAME = "refined.json"
@@ -135,10 +137,8 @@ def before_and_after(
     labels: LabelSpace,
 ) -> UInt8[np.ndarray, "h w3 3"]:
     """The image, and it under the colours of both label maps, side by side; 255 shows black."""
-    palette = np.zeros((256, 3), np.float32)
-    palette[: len(labels)] = labels.palette
-    shown = [image * (1 - _OPACITY) + palette[label_map] * _OPACITY for label_map in (before, after)]
-    return np.concatenate([image, *(picture.round().astype(np.uint8) for picture in shown)], axis=1)
+    shown = [overlaid(image, label_map, labels, opacity=_OPACITY) for label_map in (before, after)]
+    return np.concatenate([image, *shown], axis=1)
 
 
 @frozen(kw_only=True, eq=False)
@@ -161,7 +161,7 @@ class _Job:
 
 def _refine(worker: LabelRefiner, job: _Job) -> tuple[np.ndarray, np.ndarray]:
     """The label map before and after."""
-    pixels, before = torch.from_numpy(job.image.transpose(2, 0, 1).copy()), job.before
+    pixels, before = image_tensor(job.image), job.before
     if before is None:
         if worker.pipeline is None:
             raise ConfigError("no label maps are given, and no pipeline that predicts them; give one of them")
@@ -199,9 +199,6 @@ def _label_file(folder: Path, name: str) -> Path:
 
 
 def _link(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if not target.exists():
-        target.unlink(missing_ok=True)  # a link to what is no longer there
-        target.symlink_to(source.resolve())
-    elif not target.samefile(source):
+    link_file(source, target)
+    if not target.samefile(source):
         raise DataError(f"{target} is {target.resolve()}, not {source}; choose another folder")

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from attrs import asdict, frozen
 
-from clouds.core.config import structure
-from clouds.core.errors import ConfigError, DataError
-from clouds.core.files import target_in
+from clouds.core.system.config import structure
+from clouds.core.system.errors import ConfigError, DataError
+from clouds.core.system.files import target_in
 from clouds.synthesis.manifest import append_line
 
 FILE_NAME = "rejected.jsonl"

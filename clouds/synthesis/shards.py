@@ -10,10 +10,10 @@ from typing import Any
 
 from attrs import asdict
 
-from clouds.core.config import to_json
-from clouds.core.errors import ConfigError
-from clouds.core.files import atomic_file, inside, target_in
-from clouds.core.progress import progress_bar
+from clouds.core.system.config import to_json
+from clouds.core.system.errors import ConfigError
+from clouds.core.system.files import atomic_file, inside, target_in
+from clouds.core.system.progress import progress_bar
 from clouds.synthesis.generated_set import GeneratedSet
 from clouds.synthesis.manifest import Row
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clouds.core.interfaces import Backbone, Features, MaskPooler, TextEncoder
+from clouds.core.contract.interfaces import Backbone, MaskPooler, TextEncoder
+from clouds.core.contract.records import Features
 from clouds.testing.contract import (
     BATCH_TOLERANCE,
     check_module,

@@ -10,12 +10,12 @@ import torch
 from packaging.utils import canonicalize_name
 from torch import Tensor, nn
 
-from clouds.core.catalog import GROUP, Catalog, Entry
-from clouds.core.component import FeatureSpec, Kind
-from clouds.core.composer import build_part
-from clouds.core.interfaces import LEVELS, Backbone, Head, TextClassifier, capabilities
-from clouds.core.labels import CITYSCAPES
-from clouds.core.weights import load_weights
+from clouds.core.contract.catalog import GROUP, Catalog, Entry
+from clouds.core.contract.component import FeatureSpec, Kind
+from clouds.core.contract.interfaces import LEVELS, Backbone, Head, TextClassifier, capabilities
+from clouds.core.contract.labels import CITYSCAPES
+from clouds.core.pipeline.build import build_part
+from clouds.core.weights.loading import load_weights
 from clouds.testing.backbone import check_backbone
 from clouds.testing.component import check_component
 from clouds.testing.contract import in_evaluation, require

@@ -7,9 +7,10 @@ import subprocess
 import sys
 from inspect import Parameter
 
-from clouds.core.component import Component, Kind
-from clouds.core.errors import ComponentError
-from clouds.core.schema import Schema, accepts, read_schema, to_json_value
+from clouds.core.contract.component import Component, Kind
+from clouds.core.contract.schema import Schema, read_schema
+from clouds.core.system.errors import ComponentError
+from clouds.core.system.values import accepts, to_json_value
 from clouds.testing.contract import ContractError, require, violation
 
 _PYRAMID = {"res2", "res3", "res4", "res5"}

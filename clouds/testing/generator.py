@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from clouds.core.interfaces import GeneratedImage, GenerationRequest, Generator
+from clouds.core.contract.interfaces import Generator
+from clouds.core.contract.records import GeneratedImage, GenerationRequest
 from clouds.testing.contract import require, require_instance, violation
 
 _REQUESTS = (

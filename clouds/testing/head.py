@@ -10,9 +10,10 @@ from attrs import evolve
 from torch import Tensor
 from torch.nn import functional
 
-from clouds.core.component import FeatureSpec
-from clouds.core.interfaces import Features, Head, HeadOutput, MaskPooler, TextClassifier
-from clouds.core.labels import CITYSCAPES, LabelSpace
+from clouds.core.contract.component import FeatureSpec
+from clouds.core.contract.interfaces import Head, MaskPooler, TextClassifier
+from clouds.core.contract.labels import CITYSCAPES, LabelSpace
+from clouds.core.contract.records import Features, HeadOutput
 from clouds.testing.contract import (
     BATCH_TOLERANCE,
     check_module,

@@ -9,7 +9,8 @@ import torch
 from attrs import evolve
 from torch import Tensor
 
-from clouds.core.interfaces import Head, HeadOutput, Targets
+from clouds.core.contract.interfaces import Head
+from clouds.core.contract.records import HeadOutput, Targets
 from clouds.testing.contract import require, require_tensor, violation
 
 _GUARD = 16  # pixels; a mask compared at a quarter of its size, or at interpolated points, reaches less far

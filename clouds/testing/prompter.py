@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from clouds.core.interfaces import Prompter
+from clouds.core.contract.interfaces import Prompter
 from clouds.testing.contract import require, require_instance
 
 _SEED = 3

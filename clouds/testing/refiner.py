@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clouds.core.interfaces import Prepared, Refiner, Targets
+from clouds.core.contract.interfaces import Refiner
+from clouds.core.contract.records import Prepared, Targets
 from clouds.testing.contract import require, require_instance, violation
 
 _CLASSES = (0, 2, 10, 18)

@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from attrs import asdict, field, frozen
 
-from clouds.core.config import structure, within
-from clouds.core.errors import ConfigError, DataError, NonFiniteError, WeightsError
-from clouds.core.files import atomic_file
-from clouds.core.weights import check_finite, load_weights, read_pickle
+from clouds.core.system.config import structure, within
+from clouds.core.system.errors import ConfigError, DataError, NonFiniteError, WeightsError
+from clouds.core.system.files import atomic_file
+from clouds.core.weights.loading import check_finite, load_weights, read_pickle
 from clouds.training.recipe import MANY, Phase
 from clouds.training.steps import State
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from clouds.core.hookspecs import hookimpl
+from clouds.core.contract.hookspecs import hookimpl
 
 
 @hookimpl

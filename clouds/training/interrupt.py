@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Self
 
-from clouds.core.errors import CloudsError
+from clouds.core.system.errors import CloudsError
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 

@@ -9,9 +9,10 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor, nn
 
-from clouds.core.interfaces import ImageGenerators, Targets
-from clouds.core.pipeline import Pipeline
-from clouds.core.processes import Processes
+from clouds.core.contract.interfaces import ImageGenerators
+from clouds.core.contract.records import Targets
+from clouds.core.pipeline.pipeline import Pipeline
+from clouds.core.system.processes import Processes
 
 
 @final
@@ -25,7 +26,7 @@ class Learner(nn.Module):
 
     def __init__(self, pipeline: Pipeline, *, channels_last: bool = False) -> None:
         super().__init__()
-        self.backbone, self.head = pipeline.backbone, pipeline.head
+        self.segmenter = pipeline.segmenter
         self._forward = pipeline.forward
         if channels_last:
             self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -34,7 +35,7 @@ class Learner(nn.Module):
         self, images: Sequence[UInt8[Tensor, "3 _ _"]], targets: Sequence[Targets], generator: ImageGenerators
     ) -> dict[str, Tensor]:
         """The head's loss terms for a batch."""
-        return self.head.loss(self._forward(images), targets, generator=generator)
+        return self.segmenter.head.loss(self._forward(images), targets, generator=generator)
 
 
 def distribute(learner: Learner, processes: Processes) -> nn.Module:

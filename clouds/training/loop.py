@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 from attrs import define, field, frozen
 
-from clouds.core.errors import CloudsError, DataError, NonFiniteError, TrainingError
-from clouds.core.memory import peak_memory
-from clouds.core.pipeline import Pipeline
-from clouds.core.processes import Processes
+from clouds.core.pipeline.pipeline import Pipeline
+from clouds.core.system.errors import CloudsError, DataError, NonFiniteError, TrainingError
+from clouds.core.system.memory import peak_memory
+from clouds.core.system.processes import Processes
 from clouds.data.folder import Dataset
 from clouds.evaluation.evaluate import evaluate
 from clouds.training.checkpoint import Checkpoint, Progress, restore_state, save_checkpoint

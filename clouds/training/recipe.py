@@ -11,11 +11,11 @@ from typing import Any, Literal
 
 from attrs import asdict, evolve, field, fields, frozen
 
-from clouds.core.config import merge, parse_assignment, read_toml, set_values, structure, to_toml, within
-from clouds.core.errors import ConfigError, did_you_mean
-from clouds.core.files import without_tilde
-from clouds.core.label_table import label_document
-from clouds.core.plan import make_plan
+from clouds.core.contract.label_table import label_document
+from clouds.core.contract.planner import make_plan
+from clouds.core.system.config import merge, parse_assignment, read_toml, set_values, structure, to_toml, within
+from clouds.core.system.errors import ConfigError, did_you_mean
+from clouds.core.system.files import without_tilde
 from clouds.data.spec import parse_spec
 from clouds.data.transforms import Augmentation
 

@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
-from clouds.core.errors import DataError, TrainingError
-from clouds.core.images import read_image
-from clouds.core.processes import Processes
+from clouds.core.system.errors import DataError, TrainingError
+from clouds.core.system.images import read_image
+from clouds.core.system.processes import Processes
 from clouds.data.folder import Dataset
 from clouds.data.mixing import endless
 from clouds.data.transforms import Augmentation, augment, generated_views

@@ -23,10 +23,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
 
-from clouds.core.errors import NonFiniteError
-from clouds.core.interfaces import ImageGenerators, Targets
-from clouds.core.pipeline import Pipeline
-from clouds.core.processes import Processes
+from clouds.core.contract.interfaces import ImageGenerators
+from clouds.core.contract.records import Targets
+from clouds.core.pipeline.pipeline import Pipeline
+from clouds.core.system.errors import NonFiniteError
+from clouds.core.system.processes import Processes
 from clouds.training.learner import Learner
 from clouds.training.recipe import OptimizerConfig, TeacherConfig
 from clouds.training.samples import Sample

@@ -11,9 +11,11 @@ from jaxtyping import UInt8
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from clouds.core.interfaces import HeadOutput, MaskPooler
-from clouds.core.labels import IGNORE_ID
-from clouds.core.pipeline import Pipeline
+from clouds.core.contract.interfaces import Backbone, Head, MaskPooler
+from clouds.core.contract.labels import IGNORE_ID
+from clouds.core.contract.records import HeadOutput
+from clouds.core.pipeline.pipeline import Pipeline
+from clouds.core.pipeline.segmenter import Segmenter
 
 _Module = TypeVar("_Module", bound=nn.Module)
 
@@ -34,8 +36,16 @@ class Teacher:
         self.confidence = confidence
         self._student = student
         trained = any(parameter.requires_grad for parameter in student.backbone.parameters())
-        self.backbone = _frozen_copy(student.backbone) if trained else student.backbone
-        self.head = _frozen_copy(student.head)
+        backbone = _frozen_copy(student.backbone) if trained else student.backbone
+        self.segmenter = Segmenter(backbone, _frozen_copy(student.head))
+
+    @property
+    def backbone(self) -> Backbone:
+        return self.segmenter.backbone
+
+    @property
+    def head(self) -> Head:
+        return self.segmenter.head
 
     @torch.no_grad()
     def update(self) -> None:
@@ -56,7 +66,7 @@ class Teacher:
         if classifier is not None and isinstance(self.backbone, MaskPooler):
             classifier = evolve(classifier, pooler=self.backbone)
         with self._student.autocast():
-            output = self.head(self.backbone(self._student.pad(images)), classifier)
+            output = self.segmenter(self.segmenter.pad(images), classifier)
         sizes = [(image.shape[1], image.shape[2]) for image in images]
         return [self._label_map(output.image(index), size) for index, size in enumerate(sizes)]
 

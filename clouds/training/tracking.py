@@ -11,9 +11,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol, final, runtime_checkable
 
-from clouds.core.catalog import Catalog
-from clouds.core.errors import ConfigError, DataError, did_you_mean
-from clouds.core.files import target_in
+from clouds.core.contract.catalog import Catalog
+from clouds.core.system.errors import ConfigError, DataError, did_you_mean
+from clouds.core.system.files import target_in
 
 Numbers = Mapping[str, float]
 

@@ -11,12 +11,12 @@ from pathlib import Path
 import torch
 from attrs import evolve, frozen
 
-from clouds.core.config import structure
-from clouds.core.errors import CloudsError, ConfigError, DataError, WeightsError
-from clouds.core.files import own_folder, write_text
-from clouds.core.labels import LabelSpace
-from clouds.core.pipeline import Pipeline
-from clouds.core.processes import Processes, join
+from clouds.core.contract.labels import LabelSpace
+from clouds.core.pipeline.pipeline import Pipeline
+from clouds.core.system.config import structure
+from clouds.core.system.errors import CloudsError, ConfigError, DataError, WeightsError
+from clouds.core.system.files import own_folder, write_text
+from clouds.core.system.processes import Processes, join
 from clouds.data.check import check_labelled
 from clouds.data.folder import open_dataset
 from clouds.data.spec import Spec

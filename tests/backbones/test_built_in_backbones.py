@@ -11,8 +11,8 @@ from open_clip.transformer import QuickGELU
 
 import clouds
 from clouds.backbones.published import CLIP_MODELS, TIMM_MODELS, ClipName
-from clouds.core.composer import build_part
-from clouds.core.interfaces import capabilities
+from clouds.core.contract.interfaces import capabilities
+from clouds.core.pipeline.build import build_part
 from clouds.testing import check_component
 
 EMBEDDINGS = {

@@ -11,7 +11,7 @@ import torch
 from backbone_helpers import clip_model, published
 from safetensors.torch import save_file
 
-from clouds.core.composer import build_part
+from clouds.core.pipeline.build import build_part
 
 __all__ = ["published"]  # the fixture
 

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from clouds.backbones.clip_text import ClipText
 from clouds.backbones.levels import sized
 from clouds.backbones.tokenizers import ByteTokenizer
-from clouds.core.errors import DataError
+from clouds.core.system.errors import DataError
 
 every_family = pytest.mark.parametrize("family", CONFIGS)
 

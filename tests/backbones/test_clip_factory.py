@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import open_clip
 import pytest
 import torch
@@ -19,8 +20,10 @@ from clouds.backbones import presets
 from clouds.backbones.clip_convnext import ClipConvNeXt
 from clouds.backbones.clip_resnet import ClipResNet
 from clouds.backbones.clip_vit import ClipVit
-from clouds.core.composer import build_part
-from clouds.core.errors import ConfigError, PlanError, WeightsError
+from clouds.core.contract.component import Kind
+from clouds.core.contract.plan import PlanError
+from clouds.core.pipeline.build import build_part
+from clouds.core.system.errors import ConfigError, TrustError, WeightsError
 from clouds.testing import check_by_name
 
 __all__ = ["published"]  # the fixture
@@ -126,7 +129,7 @@ def test_weights_behind_a_network_that_is_down_are_given_up_at_once(monkeypatch:
         raise OSError("name not known")
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("clouds.core.reach.socket.create_connection", fail)
+    monkeypatch.setattr("clouds.core.system.reach.socket.create_connection", fail)
     monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail(f"waits {seconds} s"))
     match = r"weights 'none' of open_clip .*huggingface\.co cannot be reached: name not known.*`clouds weights fetch"
     with pytest.raises(WeightsError, match=match) as caught:
@@ -167,3 +170,64 @@ def test_random_weights_need_no_tokenizer_from_the_hub() -> None:
     assert part.options["tokenizer"] == "bytes"
     part = clouds.plan(backbone="clip:ViT-B-16-SigLIP2/webli", head="linear").parts["backbone"]
     assert part.options["tokenizer"] == "hub"
+
+
+@pytest.fixture
+def connections(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[object]:
+    """The places that something tried to connect to, in vain; the hub's cache has nothing."""
+    places: list[object] = []
+
+    def connect(socket: object, place: object) -> None:
+        places.append(place)
+        raise ConnectionRefusedError(111, "refused")
+
+    monkeypatch.setattr("socket.socket.connect", connect)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("transformers.utils.hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    return places
+
+
+def test_a_saved_plan_makes_nobody_ask_the_hub_for_a_tokenizer(
+    tmp_path: Path, connections: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """New labels need tokens: those of files that are here, or, with consent, of the hub."""
+    config: Any = open_clip.get_model_config("test-siglip")
+    config["text_cfg"]["hf_tokenizer_name"] = "nobody/nothing"
+    monkeypatch.setattr(open_clip, "get_model_config", lambda name: config)
+    backbone = {"name": "clip:test-siglip/none", "pretrained": False, "tokenizer": "bytes"}
+    pipeline = clouds.compose(backbone=backbone, head="mask2former-text", device="cpu")
+    pipeline.trained = True
+    pipeline.save(tmp_path / "out")
+    (tmp_path / "out" / "classifier.safetensors").unlink()  # the embeddings, for which no tokens are needed
+    plan = tmp_path / "out" / "plan.json"
+    plan.write_text(plan.read_text().replace('"tokenizer": "bytes"', '"tokenizer": "hub"'))
+    labels = clouds.LabelSpace.from_names(["road", "sky"])
+
+    loaded = clouds.load(tmp_path / "out", device="cpu")
+    for one in (loaded, loaded.with_labels(labels)):
+        with pytest.raises(
+            WeightsError, match=r"asks no server, .* consent: clouds\.load\(\.\.\., trust=\('backbone',\)\)"
+        ):
+            one.predict(np.zeros((32, 32, 3), np.uint8))
+    assert connections == []
+    assert loaded.plan.parts[Kind.BACKBONE].options["tokenizer"] == "hub"
+
+    trusted = clouds.load(tmp_path / "out", device="cpu", trust=("backbone",))
+    with pytest.raises(WeightsError, match=r"127\.0\.0\.1 cannot be reached: .*refused"):
+        trusted.with_labels(labels).predict(np.zeros((32, 32, 3), np.uint8))
+    assert connections == [("127.0.0.1", 1)]
+
+
+def test_a_tokenizer_that_a_plan_names_itself_needs_consent(tmp_path: Path, connections: list[object]) -> None:
+    clouds.compose(backbone="clip:test-siglip/none", head="linear", pretrained=False, device="cpu").save(
+        tmp_path / "out"
+    )
+    path = tmp_path / "out" / "plan.json"
+    path.write_text(path.read_text().replace('"tokenizer": "bytes"', '"tokenizer": "owner/name"'))
+    with pytest.raises(
+        TrustError, match=r"reaches out of this folder \(tokenizer='owner/name'\); if you trust whoever"
+    ):
+        clouds.load(path.parent, device="cpu")
+    assert connections == []

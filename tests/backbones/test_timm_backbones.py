@@ -17,9 +17,10 @@ from clouds.backbones import presets
 from clouds.backbones.clip_text import ClipText
 from clouds.backbones.timm_pyramid import build_timm
 from clouds.backbones.with_text import WithText
-from clouds.core.composer import build_part
-from clouds.core.errors import ConfigError, DataError, PlanError, WeightsError
-from clouds.core.interfaces import capabilities
+from clouds.core.contract.interfaces import capabilities
+from clouds.core.contract.plan import PlanError
+from clouds.core.pipeline.build import build_part
+from clouds.core.system.errors import ConfigError, DataError, WeightsError
 from clouds.testing import check_backbone, check_by_name
 
 PYRAMID = {"res2", "res3", "res4", "res5"}

@@ -9,8 +9,8 @@ from torch import nn
 import clouds
 from clouds.backbones.convnext import ConvNeXt
 from clouds.backbones.text_transformer import TextTransformer
-from clouds.core.composer import build_part
-from clouds.core.errors import ConfigError, DataError
+from clouds.core.pipeline.build import build_part
+from clouds.core.system.errors import ConfigError, DataError
 
 SMALL = {"name": "tiny", "dims": [8, 16, 24, 32], "depths": [1, 1, 1, 1]}
 
@@ -62,7 +62,7 @@ def test_other_sizes_are_refused() -> None:
 
 
 def test_strides_are_part_of_the_contract() -> None:
-    from clouds.core.interfaces import Backbone
+    from clouds.core.contract.interfaces import Backbone
 
     class Wrong(Backbone):
         def forward(self, images: torch.Tensor) -> clouds.Features: ...

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from open_clip.tokenizer import SimpleTokenizer
 
 from clouds.backbones.tokenizers import ByteTokenizer, FileTokenizer, tokenizer_for
-from clouds.core.errors import WeightsError
+from clouds.core.system.errors import WeightsError
 
 TEXT = {"context_length": 16, "vocab_size": 1000, "hf_tokenizer_name": "nobody/nothing"}
 
@@ -71,6 +71,18 @@ def test_without_a_connection_the_remedy_is_a_folder(monkeypatch: pytest.MonkeyP
     match = r"tokenizer nobody/nothing could not be loaded \(OSError: no route to host\); pass tokenizer=FOLDER"
     with pytest.raises(WeightsError, match=match):
         tokenizer_for(TEXT, "hub")(["road"])
+
+
+def test_stored_takes_what_is_here_and_asks_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("something tried to connect"))
+    with pytest.raises(
+        WeightsError, match=r"tokenizer nobody/nothing .*tokenizer='stored' asks no server, .*the hub's"
+    ):
+        tokenizer_for(TEXT, "stored")(["road"])
+    monkeypatch.setenv("CLOUDS_WEIGHTS", str(tmp_path))
+    write_tokenizer(tmp_path / "nobody" / "nothing")
+    assert tokenizer_for(TEXT, "stored")(["road sky"]).tolist() == [[2, 3] + [0] * 14]
+    assert isinstance(tokenizer_for({"context_length": 32}, "stored"), SimpleTokenizer)
 
 
 def write_tokenizer(folder: Path) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from clouds.backbones.vit import patch_map, pyramid, to_patch_16
-from clouds.core.errors import ConfigError
+from clouds.core.system.errors import ConfigError
 
 UNCHANGED = {"mean": (0, 0, 0), "std": (1, 1, 1)}
 

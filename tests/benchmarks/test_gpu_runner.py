@@ -15,7 +15,7 @@ from benchmarks.gpu import __main__ as gpu
 from benchmarks.gpu import beside, environment, measure, parts, schedule
 from benchmarks.gpu.parts import Part
 from benchmarks.rows import row
-from clouds.kernels.bench import problems
+from clouds.bench import problems
 
 ROOT = Path(__file__).parents[2]
 FOREVER = "import time; time.sleep(600)"

@@ -5,7 +5,7 @@ import torch
 
 from benchmarks import decoder, head, reference_head
 from benchmarks.dense import DenseLayers
-from clouds.core.interfaces import Features
+from clouds.core.contract.records import Features
 
 SMALL = decoder.Sizes(
     image=(64, 96),

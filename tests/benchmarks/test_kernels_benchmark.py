@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from benchmarks import decoder, end_to_end, graphs, kernels, plot, rows, table
-from clouds.kernels.bench import problems
-from clouds.kernels.bench.ceilings import Ceilings
-from clouds.kernels.bench.problems import Size
+from clouds.bench import problems
+from clouds.bench.ceilings import Ceilings
+from clouds.bench.problems import Size
 
 CPU = torch.device("cpu")
 UNIT = Ceilings(copied=1e9, gathered=1e9, multiplied=1e12)

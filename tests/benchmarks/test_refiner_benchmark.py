@@ -6,7 +6,7 @@ import torch
 
 from benchmarks.refiners import band_accuracy, coarse, scenes
 from benchmarks.rows import row
-from clouds.core.composer import build_part
+from clouds.core.pipeline.build import build_part
 
 
 @pytest.mark.parametrize("block", [4, 8])

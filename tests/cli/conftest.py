@@ -5,7 +5,7 @@ import pytest
 from cli_helpers import Outcome, Run
 
 from clouds.cli.app import main
-from clouds.core.images import write_png
+from clouds.core.system.images import write_png
 
 
 @pytest.fixture

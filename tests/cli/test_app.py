@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,21 @@ def test_the_installed_program_returns_the_exit_code(arguments: list[str], code:
     done = subprocess.run([sys.executable, "-c", call, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == code
     assert ("Traceback" in done.stderr) is False
+
+
+@pytest.mark.filterwarnings("default")
+def test_names_in_warnings_cannot_steer_a_terminal(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Warnings of any category, as they are shown and as a program above records them."""
+
+    def warn(*_: object, **__: object) -> None:
+        warnings.warn("left out: evil\x1b[2J\udcff.png", UserWarning, stacklevel=1)
+
+    monkeypatch.setattr(catalog_commands, "write_table", warn)
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, category, *_: sys.stderr.write(f"{category.__name__}: {message}\n")
+        assert run("list").err == "UserWarning: left out: evil\\x1b[2J\\xff.png\n"
+    with pytest.warns(UserWarning, match=r"left out: evil\\x1b\[2J\\xff\.png"):
+        run("list")
 
 
 def test_names_cannot_steer_a_terminal(run: Run, tmp_path: Path) -> None:

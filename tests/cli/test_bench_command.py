@@ -5,7 +5,7 @@ import json
 import pytest
 from cli_helpers import Run, assert_one_line
 
-from clouds.kernels.bench import ceilings, problems, runner
+from clouds.bench import ceilings, problems, runner
 
 SMALL = ["--size", "64", "96", "--queries", "5", "--repeats", "1", "--device", "cpu"]
 

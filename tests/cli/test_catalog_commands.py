@@ -4,7 +4,7 @@ import pytest
 from cli_helpers import Run, assert_one_line
 
 import clouds
-from clouds.core.catalog import Catalog
+from clouds.core.contract.catalog import Catalog
 
 
 class Extra:
@@ -15,7 +15,7 @@ class Extra:
         component = clouds.Component(
             name="linear",
             kind="refiner",
-            factory="clouds.core.errors:did_you_mean",
+            factory="clouds.core.system.errors:did_you_mean",
             summary="a refiner called like a head",
             aliases="straight",
             requires=["no-such-distribution>=2"],

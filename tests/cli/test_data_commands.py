@@ -8,8 +8,8 @@ from cli_helpers import Run, assert_one_line
 from PIL import Image
 
 import clouds
-from clouds.core.catalog import Catalog
-from clouds.core.images import write_png
+from clouds.core.contract.catalog import Catalog
+from clouds.core.system.images import write_png
 from clouds.synthesis.generated_set import open_generated
 
 
@@ -126,9 +126,11 @@ class TestGenerate:
         assert_one_line(run(*call, "--filter", text), f"--filter {text}: {words}", code=2)
 
     def test_modules_go_to_the_device(self, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        from clouds.generators import components
+        from clouds.generators import components as generators
+        from clouds.prompters import components as prompters
 
-        catalog = Catalog({"clouds-dgss:generators": components, "placed": Placed})
+        built_in = {"clouds-dgss:generators": generators, "clouds-dgss:prompters": prompters}
+        catalog = Catalog({**built_in, "placed": Placed})
         monkeypatch.setattr(Catalog, "from_environment", lambda: catalog)
         outcome = run("generate", "--generator", "placed", "--n", 1, "--out", tmp_path / "set", "--device", "cuda:99")
         assert_one_line(outcome, "device 'cuda:99' asked for, but torch sees")

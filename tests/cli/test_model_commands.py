@@ -11,7 +11,7 @@ from cli_helpers import SMALL_RECIPE, Outcome, Run, assert_one_line
 from PIL import Image
 
 import clouds
-from clouds.core.labels import CITYSCAPES
+from clouds.core.contract.labels import CITYSCAPES
 from clouds.training.recipe import load_recipe
 from clouds.training.steps import train_step
 

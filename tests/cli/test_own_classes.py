@@ -11,7 +11,7 @@ from PIL import Image
 
 import clouds
 from clouds import ConfigError
-from clouds.core.images import write_png
+from clouds.core.system.images import write_png
 from clouds.training.recipe import load_recipe
 
 TOML = 'names = ["background", "lesion"]\nthings = ["lesion"]\n'

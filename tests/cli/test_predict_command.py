@@ -1,6 +1,7 @@
 """`clouds predict`."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +96,25 @@ def test_folders_patterns_and_datasets_stand_for_their_pictures(
         assert [Path(one["image"]).name for one in json.loads(outcome.out)] == ["a.png", "b.png", "c.png"]
     outcome = run("predict", checkpoint, "folder:nowhere", "--out", tmp_path / "out")
     assert_one_line(outcome, "folder:nowhere", "no folder nowhere/images")
+
+
+@pytest.mark.parametrize("place", ["{}/images/val", "{}/images/val/*", "folder:{}:val"])
+def test_files_that_are_no_pictures_are_counted_and_named(
+    run: Run, checkpoint: Path, photos: Path, tmp_path: Path, place: str
+) -> None:
+    (photos / "images" / "val" / "c.gif").write_bytes(b"GIF89a")
+    (photos / "images" / "val" / "d.png").symlink_to("nowhere.png")
+    if place.startswith("folder:"):  # where links are followed, and one that leads nowhere is an error when it is read
+        (photos / "images" / "val" / "d.png").rename(photos / "images" / "val" / "d.raw")
+    outcome = run("predict", checkpoint, place.format(photos), "--out", tmp_path / "out")
+    assert outcome.code == 0, outcome.err
+    assert outcome.out == f"2 label maps and overlays in {tmp_path / 'out'}\n"
+    assert re.fullmatch(
+        r"note: .*val: 2 files \(c\.gif, d\.(png|raw)\): not read; pictures are files that end in \.jpg, .*\n"
+        if not place.endswith("*")
+        else r"note: .*/\*: 2 files \(c\.gif, d\.png\): not read; pictures are files that end in .*\n",
+        outcome.err,
+    )
 
 
 def test_batches_write_the_same_files(run: Run, checkpoint: Path, photos: Path, tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from attrs import evolve
 from cli_helpers import Run, assert_one_line
 from segment_anything import sam_model_registry
 
-from clouds.core.images import read_image, write_png
-from clouds.core.plan import Part
+from clouds.core.contract.plan import Part
+from clouds.core.system.images import read_image, write_png
 from clouds.synthesis import engines
 from clouds.testing.tiny_sam import tiny_sam
 

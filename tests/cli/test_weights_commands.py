@@ -8,7 +8,8 @@ import pytest
 from cli_helpers import Run, assert_one_line
 from huggingface_hub import constants
 
-from clouds.core.weight_catalog import WEIGHTS, FileWeights
+from clouds.core.contract.weight_records import FileWeights
+from clouds.core.weights.catalog import WEIGHTS
 
 
 @pytest.fixture(autouse=True)

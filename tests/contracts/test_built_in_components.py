@@ -8,7 +8,7 @@ from clouds.testing import component_tests
 PROMPTS = Path(__file__).with_name("prompts.txt")
 
 # Large models: their classes are checked with shrunk sizes, and each name at full size on the meta device, in
-# tests/backbones and tests/refiners; the prompter with a model that has words, in tests/generators.
+# tests/backbones and tests/refiners; the prompter with a model that has words, in tests/prompters.
 LARGE = {f"backbone:{name}" for name in (*CLIP_MODELS, *TIMM_MODELS)} | {f"refiner:sam-vit-{size}" for size in "blh"}
 LARGE |= {"prompter:llm"}
 

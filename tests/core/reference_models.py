@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import clouds
-from clouds.core.reference_keys import BACKBONES
+from clouds.core.published.keys import BACKBONES
 
 Shapes = dict[str, tuple[int, ...]]
 VISUAL, PREDICTOR = "clip_model.visual.", "predictor."

@@ -25,6 +25,7 @@ def loaded_by(statements: str) -> set[str]:
         "import clouds; clouds.catalog().names('backbone')",
         "import clouds; clouds.plan(backbone='tiny', head='linear')",
         "import clouds; clouds.LabelSpace.from_names(['a']); clouds.Component; clouds.hookimpl; dir(clouds)",
+        "import clouds.kernels; dir(clouds.kernels)",
     ],
 )
 def test_the_package_is_light(statements: str) -> None:
@@ -35,7 +36,7 @@ def test_presets_are_light() -> None:
     folder = Path(clouds.__file__).parent
     modules = [f"clouds.{path.parent.name}.{path.stem}" for path in folder.glob("*/presets.py")]
     modules += [f"clouds.{path.parent.name}.{path.stem}" for path in folder.glob("*/components.py")]
-    assert len(modules) == 9
+    assert len(modules) == 11
     assert loaded_by("\n".join(f"import {module}" for module in modules)) == set()
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from clouds import ConfigError, LabelSpace
-from clouds.core.images import MAX_PIXELS
+from clouds.core.system.images import MAX_PIXELS
 from clouds.data.config import read_dataset_config
 
 

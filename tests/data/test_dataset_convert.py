@@ -12,9 +12,9 @@ from layout_helpers import TREES, Tree
 from PIL import Image
 
 from clouds import DataError, LabelSpace
-from clouds.core.files import only_writer
-from clouds.core.images import write_png
-from clouds.core.labels import CITYSCAPES
+from clouds.core.contract.labels import CITYSCAPES
+from clouds.core.system.files import only_writer
+from clouds.core.system.images import write_png
 from clouds.data import convert
 from clouds.data.convert import convert_dataset
 from clouds.data.folder import Dataset, open_dataset
@@ -88,7 +88,7 @@ def test_a_killed_run_leaves_whole_files_alone(town: Path, add: Add, tmp_path: P
         )
     out = tmp_path / "out"
     code = (
-        "from clouds.core.labels import CITYSCAPES; from clouds.data.convert import convert_dataset; "
+        "from clouds.core.contract.labels import CITYSCAPES; from clouds.data.convert import convert_dataset; "
         f"from clouds.data.folder import open_dataset; "
         f"convert_dataset(open_dataset({f'folder:{town}'!r}, CITYSCAPES), {str(out)!r})"
     )

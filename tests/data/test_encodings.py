@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from clouds import ConfigError, DataError, LabelSpace
-from clouds.core.labels import CITYSCAPES
+from clouds.core.contract.labels import CITYSCAPES
 from clouds.data.encodings import ENCODINGS, LabelEncoding, fold_table, label_encoding
 
 _maps = arrays(np.uint8, st.tuples(st.integers(0, 9), st.integers(0, 9)), elements=st.sampled_from([*range(19), 255]))

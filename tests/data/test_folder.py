@@ -7,8 +7,8 @@ from folder_helpers import SIZE, Add, save
 from PIL import Image
 
 from clouds import ConfigError, DataError, LabelSpace
-from clouds.core.errors import LeftOutWarning
-from clouds.core.images import EXTENSIONS
+from clouds.core.system.errors import LeftOutWarning
+from clouds.core.system.images import EXTENSIONS
 from clouds.data.folder import dataset_images, open_dataset
 
 
@@ -250,6 +250,13 @@ def test_images_are_listed_whether_they_have_labels_or_not(town: Path, add: Add)
         dataset_images(f"folder:{town}:night")
     with pytest.raises(ConfigError, match="unknown kind 'foldr'"):
         dataset_images(f"foldr:{town}")
+
+
+def test_what_is_no_image_is_named_where_images_are_listed(town: Path, add: Add) -> None:
+    add("a")
+    (town / "images" / "train" / "b.gif").write_bytes(b"GIF89a")
+    with pytest.warns(LeftOutWarning, match=r"town:train: 1 file \(b\.gif\): not read; pictures are files that end "):
+        assert [path.name for path in dataset_images(f"folder:{town}:train")] == ["a.png"]
 
 
 def test_a_folder_without_an_image_lists_none(town: Path) -> None:

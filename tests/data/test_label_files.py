@@ -11,7 +11,7 @@ from PIL import Image
 from png_writer import GREY, PALETTE, write_samples
 
 from clouds import DataError
-from clouds.core.labels import CITYSCAPES
+from clouds.core.contract.labels import CITYSCAPES
 from clouds.data.encodings import label_encoding
 from clouds.data.label_files import read_label_pixels
 

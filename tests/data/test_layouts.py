@@ -6,8 +6,8 @@ from folder_helpers import save
 from layout_helpers import TREES, Tree
 
 from clouds import ConfigError, DataError, LabelSpace
-from clouds.core.errors import LeftOutWarning
-from clouds.core.labels import CITYSCAPES
+from clouds.core.contract.labels import CITYSCAPES
+from clouds.core.system.errors import LeftOutWarning
 from clouds.data.check import check_dataset
 from clouds.data.convert import convert_dataset
 from clouds.data.folder import Dataset, open_dataset

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clouds import ConfigError, DataError
-from clouds.core.labels import CITYSCAPES
+from clouds.core.contract.labels import CITYSCAPES
 from clouds.data.folder import open_dataset
 from clouds.data.spec import Spec, is_spec, parse_spec
 

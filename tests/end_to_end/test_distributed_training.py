@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import clouds
-from clouds.core.images import write_png
+from clouds.core.system.images import write_png
 from clouds.training.checkpoint import read_checkpoint
 from clouds.training.recipe import load_recipe
 from clouds.training.train import train
@@ -114,7 +114,7 @@ import sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 import clouds
-from clouds.core.processes import join
+from clouds.core.system.processes import join
 processes = join("cpu")
 assert processes.world == 2 and join("cpu") == processes  # as a script does that trains twice
 report = clouds.evaluate(clouds.load(sys.argv[4], device="cpu"), [sys.argv[3]])
@@ -149,7 +149,7 @@ def test_shares_that_are_not_joined_would_be_noticed(tmp_path: Path, data: tuple
 
 FAULT = """
 import clouds
-from clouds.core.errors import NonFiniteError
+from clouds.core.system.errors import NonFiniteError
 from clouds.heads.mask2former import Mask2Former
 plain, calls = Mask2Former.loss, []
 def loss(self, *arguments, **options):

@@ -11,7 +11,7 @@ from PIL import Image
 PROGRAM = """
 import sys
 import clouds
-from clouds.core.memory import peak_memory
+from clouds.core.system.memory import peak_memory
 
 pipeline = clouds.compose(backbone="tiny", head="linear", device="cpu")
 pipeline.trained = True

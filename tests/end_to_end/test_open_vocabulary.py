@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import clouds
-from clouds.core.errors import ConfigError
-from clouds.core.interfaces import Targets
+from clouds.core.contract.records import Targets
+from clouds.core.system.errors import ConfigError
 
 TINY = {"name": "tiny", "dims": [8, 16, 24, 32], "depths": [1, 1, 1, 1]}
 SMALL = {"queries": 20, "width": 64, "layers": 2, "encoder_layers": 1, "points": 60}

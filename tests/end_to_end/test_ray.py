@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 
 import clouds
-from clouds.core.errors import DataError, WorkerError
-from clouds.synthesis.engines import Workers, open_workers
+from clouds.core.system.errors import DataError, WorkerError
+from clouds.synthesis.engines import open_workers
 from clouds.synthesis.manifest import FILE_NAME, read_rows
+from clouds.synthesis.workers import Workers
 
 pytestmark = pytest.mark.slow  # a cluster takes ten seconds to start, and a busy machine more
 N, BATCH, DEADLINE = 40, 2, 300

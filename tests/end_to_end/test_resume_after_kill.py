@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import clouds
-from clouds.core.images import write_png
+from clouds.core.system.images import write_png
 from clouds.training.checkpoint import FILE_NAME, read_checkpoint
 from clouds.training.recipe import load_recipe
 from clouds.training.train import train

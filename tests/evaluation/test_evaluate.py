@@ -117,6 +117,28 @@ def test_short_side_size(size: tuple[int, int], expected: tuple[int, int]) -> No
     assert short_side_size(*size, 1024) == expected
 
 
+@pytest.mark.parametrize("shape", [(1, 100_000), (100_000, 1)])
+def test_a_published_size_that_is_too_large_is_refused_before_it_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int]
+) -> None:
+    """A line of 100,000 pixels would become 105 thousand million, of 0.3 TB."""
+    spec = _dataset(tmp_path / "day", [(np.zeros(shape), np.zeros(shape))])
+    monkeypatch.setattr(Image.Image, "resize", None)
+    message = rf"0\.png: {shape[0]} x {shape[1]} pixels .* a short side of 1024 become .*102400000.*or protocol native"
+    with pytest.raises(DataError, match=message):
+        evaluate(RedChannel(), [spec], protocol="published")
+    assert evaluate(RedChannel(), [spec], protocol="native").miou == 100
+
+
+def test_the_limit_of_a_dataset_holds_for_published_sizes(tmp_path: Path) -> None:
+    line, pixels = np.zeros((1, 4)), 1024 * 4096
+    spec = _dataset(tmp_path / "day", [(line, line)], config=f"max_pixels = {pixels}")
+    assert evaluate(RedChannel(), [spec], protocol="published").miou == 100
+    (tmp_path / "day" / "dataset.toml").write_text(f"max_pixels = {pixels - 1}")
+    with pytest.raises(DataError, match=rf"more than {pixels - 1}; .* allow for it: max_pixels={pixels} \("):
+        evaluate(RedChannel(), [spec], protocol="published")
+
+
 def test_open_datasets_and_empty_ones(tmp_path: Path) -> None:
     dataset = open_dataset(_dataset(tmp_path / "day", [(_map(0), _map(0))]), LABELS)
     empty = evolve(dataset, name="empty", items=[])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from clouds.core.labels import CITYSCAPES
+from clouds.core.contract.labels import CITYSCAPES
 from clouds.evaluation.boundary import boundary_distance, count_boundaries
 from clouds.evaluation.confusion import count_confusion
 from clouds.evaluation.evaluate import short_side_size

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 import clouds
-from clouds.core.composer import build_part
-from clouds.core.errors import ConfigError, PlanError, WeightsError
+from clouds.core.contract.plan import PlanError
+from clouds.core.pipeline.build import build_part
+from clouds.core.system.errors import ConfigError, WeightsError
 from clouds.generators.diffusion import DiffusionGenerator, cut_words
 from clouds.generators.diffusion_source import FolderSource, TinySource, find_source
 from clouds.generators.tiny_diffusion import tiny_pipeline

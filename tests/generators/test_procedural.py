@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clouds.core.interfaces import GeneratedImage, GenerationRequest
-from clouds.core.labels import CITYSCAPES
+from clouds.core.contract.labels import CITYSCAPES
+from clouds.core.contract.records import GeneratedImage, GenerationRequest
 from clouds.generators.presets import procedural
 
 SIZE = (48, 96)

@@ -2,9 +2,9 @@ import pytest
 import torch
 
 import clouds
-from clouds.core.composer import build_part
-from clouds.core.errors import NonFiniteError
-from clouds.core.interfaces import Features, HeadOutput, Targets
+from clouds.core.contract.records import Features, HeadOutput, Targets
+from clouds.core.pipeline.build import build_part
+from clouds.core.system.errors import NonFiniteError
 
 SPECS = {f"res{i + 2}": clouds.FeatureSpec(channels=4, stride=4 * 2**i) for i in range(4)}
 

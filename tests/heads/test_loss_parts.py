@@ -4,8 +4,9 @@ import pytest
 import torch
 
 import clouds
-from clouds.core.composer import build_part
-from clouds.core.interfaces import Head, HeadOutput, ImageGenerators, Targets
+from clouds.core.contract.interfaces import Head, ImageGenerators
+from clouds.core.contract.records import HeadOutput, Targets
+from clouds.core.pipeline.build import build_part
 from clouds.testing.head import random_features
 
 FEATURES = {f"res{i + 2}": clouds.FeatureSpec(channels=8 << i, stride=4 << i) for i in range(4)}

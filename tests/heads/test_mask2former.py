@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 import clouds
-from clouds.core.composer import build_part
-from clouds.core.errors import NonFiniteError
-from clouds.core.interfaces import Features, HeadOutput, ImageGenerators, Targets
+from clouds.core.contract.interfaces import ImageGenerators
+from clouds.core.contract.records import Features, HeadOutput, Targets
+from clouds.core.pipeline.build import build_part
+from clouds.core.system.errors import NonFiniteError
 from clouds.heads.criterion import Criterion, Weights
 from clouds.heads.mask_products import mask_products
 from clouds.heads.matcher import assign

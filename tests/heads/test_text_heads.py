@@ -6,9 +6,10 @@ from attrs import evolve
 from torch.nn import functional
 
 import clouds
-from clouds.core.composer import build_part
-from clouds.core.errors import ConfigError
-from clouds.core.interfaces import Features, HeadOutput, MaskPooler, TextClassifier
+from clouds.core.contract.interfaces import MaskPooler, TextClassifier
+from clouds.core.contract.records import Features, HeadOutput
+from clouds.core.pipeline.build import build_part
+from clouds.core.system.errors import ConfigError
 from clouds.heads.ensemble import Ensemble
 from clouds.heads.text_logits import text_logits, with_void
 from clouds.testing.head import random_classifier, random_features

@@ -4,6 +4,7 @@ Mask embeddings and features are small whole numbers: their products are exact i
 is on the other side of 0 for rounding, and many are 0.
 """
 
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -12,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from clouds.kernels import masked_attention as module
 from clouds.kernels.masked_attention import attention_bias, attention_mask, masked_attention, reference
+
+module = import_module("clouds.kernels.masked_attention")
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 # Of the largest number. Float32: products of up to 128 channels and sums over some hundred keys, each rounded to 6e-8,

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from clouds.bench import problems
+from clouds.bench.problems import PROBLEMS, Size
+from clouds.bench.runner import fastest_launches
 from clouds.kernels import tuning
 from clouds.kernels._triton.launch import Launch
-from clouds.kernels.bench import problems
-from clouds.kernels.bench.problems import PROBLEMS, Size
-from clouds.kernels.bench.runner import fastest_launches
 from clouds.kernels.tuning import TuningWarning, launch_arguments, tune
 
 SHIPPED = Launch(blocks={"BLOCK": 64}, num_warps=4, num_stages=2)
@@ -115,7 +115,7 @@ def test_every_kernel_of_an_operation_can_be_tuned(op: str, monkeypatch: pytest.
         monkeypatch.setattr(problems, name, value)
     monkeypatch.setattr(tuning, "_WARPS", (4,))
     monkeypatch.setattr(tuning, "_STAGES", (4,))
-    monkeypatch.setattr("clouds.kernels.bench.runner.milliseconds", lambda runs, *_, **__: {op: [1.0] for op in runs})
+    monkeypatch.setattr("clouds.bench.runner.milliseconds", lambda runs, *_, **__: {op: [1.0] for op in runs})
     asked: set[str] = set()
     key = tuning._key
 

@@ -21,9 +21,9 @@ from clouds.backbones.clip_backbone import MEAN, STD, ClipBackbone
 from clouds.backbones.clip_convnext import ClipConvNeXt
 from clouds.backbones.clip_factory import Published
 from clouds.backbones.clip_resnet import ClipResNet
-from clouds.core.composer import build_part
-from clouds.core.labels import LabelSpace
-from clouds.core.text import embed_labels
+from clouds.core.contract.labels import LabelSpace
+from clouds.core.pipeline.build import build_part
+from clouds.core.pipeline.text import embed_labels
 from clouds.kernels.mask_pool import mask_pool
 
 NO_FLOOR = 1e-5  # times 10

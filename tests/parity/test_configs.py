@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from golden import read_json
 
-from clouds.core.component import Kind
-from clouds.core.plan import make_plan
+from clouds.core.contract.component import Kind
+from clouds.core.contract.planner import make_plan
 from clouds.training.recipe import PhaseConfig, Recipe, load_recipe
 
 FOLDERS = {"gta": "gta", "cityscapes": "city", "synthia": "syn"}

@@ -13,7 +13,7 @@ from attrs import evolve
 from golden import assert_close, randn
 from torch import Tensor
 
-from clouds.core.interfaces import HeadOutput, Targets
+from clouds.core.contract.records import HeadOutput, Targets
 from clouds.heads.criterion import Criterion, Weights
 from clouds.heads.matcher import join, match
 from clouds.heads.points import least_certain

@@ -4,7 +4,7 @@ import golden
 import numpy as np
 import pytest
 
-from clouds.core.labels import CITYSCAPES, IGNORE_ID
+from clouds.core.contract.labels import CITYSCAPES, IGNORE_ID
 from clouds.data.encodings import label_encoding
 
 

@@ -13,8 +13,9 @@ from golden import assert_close
 from torch import Tensor
 
 import clouds
-from clouds.core.interfaces import Features, HeadOutput, MaskPooler, TextClassifier
-from clouds.core.text import TEMPLATES, prompts, seen_classes
+from clouds.core.contract.interfaces import MaskPooler, TextClassifier
+from clouds.core.contract.records import Features, HeadOutput
+from clouds.core.pipeline.text import TEMPLATES, prompts, seen_classes
 from clouds.heads.ensemble import Ensemble
 from clouds.heads.text_logits import text_logits
 from clouds.kernels.mask_pool import mask_pool

@@ -11,8 +11,8 @@ from attrs import evolve, frozen
 from golden import load, read_json
 from published_draws import LARGEST, MEAN, assert_same_colours, same_draws, to_distortion
 
-from clouds.core.images import write_png
-from clouds.core.labels import CITYSCAPES, LabelSpace
+from clouds.core.contract.labels import CITYSCAPES, LabelSpace
+from clouds.core.system.images import write_png
 from clouds.data import transforms
 from clouds.data.transforms import Augmentation, augment, generated_views
 from clouds.evaluation.evaluate import evaluate

@@ -16,7 +16,7 @@ from golden import assert_close
 from torch import Tensor
 
 import clouds
-from clouds.core.interfaces import HeadOutput, Targets
+from clouds.core.contract.records import HeadOutput, Targets
 from clouds.heads.criterion import Criterion
 from clouds.training.optimizer import build_optimizer
 from clouds.training.recipe import OptimizerConfig

@@ -3,8 +3,8 @@
 import golden
 import torch
 
-from clouds.core.component import FeatureSpec
-from clouds.core.composer import build_part
+from clouds.core.contract.component import FeatureSpec
+from clouds.core.pipeline.build import build_part
 from clouds.training.optimizer import build_optimizer
 from clouds.training.recipe import OptimizerConfig
 

@@ -11,12 +11,12 @@ import pytest
 import torch
 from golden import assert_close, randn
 
-from clouds.core.component import FeatureSpec
-from clouds.core.interfaces import Features
+from clouds.core.contract.component import FeatureSpec
+from clouds.core.contract.records import Features
 from clouds.heads.deformable_encoder import DeformableAttention, reference_points
 from clouds.heads.layers import sine_position
 from clouds.heads.pixel_decoder import PixelDecoder
-from clouds.kernels import deformable_attention
+from clouds.kernels.deformable_attention import deformable_sampling, reference
 
 ORDER = 1e-6
 SET_4 = 1.4e-6
@@ -24,7 +24,7 @@ SIZES = {"even": [(56, 40), (28, 20), (14, 10), (7, 5)], "odd": [(37, 51), (19, 
 CHANNELS = (24, 40, 56, 72)
 
 
-@pytest.mark.parametrize("function", [deformable_attention.deformable_sampling, deformable_attention.reference])
+@pytest.mark.parametrize("function", [deformable_sampling, reference])
 def test_deformable_sampling(function: object) -> None:
     data = {key: torch.from_numpy(value) for key, value in golden.load("02_ms_deform_attn").items()}
     inputs = [data[name].requires_grad_() for name in ("value", "sampling_locations", "attention_weights")]

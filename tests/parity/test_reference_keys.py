@@ -14,8 +14,8 @@ from torch import Tensor
 
 import clouds
 from clouds.cli.app import main
-from clouds.core.errors import WeightsError
-from clouds.core.reference_keys import HEAD, find_backbone, find_classes, find_head
+from clouds.core.published.keys import HEAD, find_backbone, find_classes, find_head
+from clouds.core.system.errors import WeightsError
 
 Table = dict[str, tuple[list[int], str]]
 PREDICTOR = "sem_seg_head.predictor."

@@ -14,7 +14,7 @@ from golden import apply_recipe, assert_close, load, read_json
 from torch import Tensor
 from torch.nn import functional
 
-from clouds.core.interfaces import Prepared, Targets
+from clouds.core.contract.records import Prepared, Targets
 from clouds.refiners.prompted import PromptRefiner
 from clouds.refiners.sam import SamSegmenter
 from clouds.testing.tiny_sam import tiny_sam

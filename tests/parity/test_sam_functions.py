@@ -9,7 +9,7 @@ import torch
 from golden import load, read_json
 from torch import Tensor
 
-from clouds.core.interfaces import Targets
+from clouds.core.contract.records import Targets
 from clouds.refiners.prompt_masks import best_of, clear_overlaps, merge_masks, unite_classes
 from clouds.refiners.prompt_points import Region, draw_points, find_regions
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from golden import read_json
 
-from clouds.core.processes import Processes
+from clouds.core.system.processes import Processes
 from clouds.data.mixing import mixed_order, repeated
 
 LENGTHS = (5, 3)  # labelled, generated

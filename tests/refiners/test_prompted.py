@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from clouds.core.errors import ConfigError, DataError
-from clouds.core.interfaces import Targets
-from clouds.core.tensor_cache import CacheWarning, TensorCache
+from clouds.core.contract.records import Targets
+from clouds.core.system.errors import ConfigError, DataError
+from clouds.core.weights.tensor_cache import CacheWarning, TensorCache
 from clouds.refiners import prompted
 from clouds.refiners.prompt_masks import merge_masks
 from clouds.refiners.prompted import PromptedSegmenter, PromptRefiner, image_key

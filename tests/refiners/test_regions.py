@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clouds.core.composer import build_part
+from clouds.core.pipeline.build import build_part
 from clouds.refiners.regions import superpixels, vote
 
 

@@ -9,10 +9,11 @@ import torch
 from safetensors.torch import save_file
 from segment_anything import SamPredictor, sam_model_registry
 
-from clouds.core.composer import build_part
-from clouds.core.errors import PlanError, WeightsError
-from clouds.core.tensor_cache import TensorCache
-from clouds.core.weight_catalog import SAM
+from clouds.core.contract.plan import PlanError
+from clouds.core.pipeline.build import build_part
+from clouds.core.system.errors import WeightsError
+from clouds.core.weights.catalog import SAM
+from clouds.core.weights.tensor_cache import TensorCache
 from clouds.refiners.presets import sam as preset
 from clouds.refiners.prompted import PromptRefiner
 from clouds.refiners.sam import SamModel, SamSegmenter, build_sam
@@ -144,7 +145,8 @@ def test_options_reach_the_refiner(tmp_path: Path) -> None:
     options = {"points": 7, "selection": "center", "erosion": 3, "overlaps": "any", "cache": str(tmp_path)}
     with torch.device("meta"):
         refiner: Any = build_part("refiner", {"name": "sam-vit-b", **options, "cache_bytes": 5}, pretrained=False)
-    assert (refiner.points, refiner.selection, refiner.erosion, refiner.overlaps) == (7, "center", 3, "any")
+    chosen = refiner.options
+    assert (chosen.points, chosen.selection, chosen.erosion, chosen.overlaps) == (7, "center", 3, "any")
     assert (refiner.cache.folder, refiner.cache.max_bytes) == (tmp_path, 5)
     with pytest.raises(PlanError, match="option selection='middle' is not of type"):
         build_part("refiner", {"name": "sam-vit-b", "selection": "middle"}, pretrained=False)

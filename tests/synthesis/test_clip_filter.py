@@ -9,9 +9,9 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import clouds
-from clouds.core.component import Kind
-from clouds.core.errors import ConfigError, WeightsError
-from clouds.core.plan import Part
+from clouds.core.contract.component import Kind
+from clouds.core.contract.plan import Part
+from clouds.core.system.errors import ConfigError, WeightsError
 from clouds.synthesis.clip_filter import ClipFilter
 from clouds.synthesis.filters import judge
 from clouds.synthesis.generate import generate_set

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from clouds.core.errors import DataError
-from clouds.core.images import read_image, write_png
-from clouds.core.tensor_cache import TensorCache
+from clouds.core.system.errors import DataError
+from clouds.core.system.images import read_image, write_png
+from clouds.core.weights.tensor_cache import TensorCache
 from clouds.refiners.prompted import PromptRefiner
 from clouds.refiners.sam import SamSegmenter
 from clouds.synthesis.embeddings import prepare_embeddings

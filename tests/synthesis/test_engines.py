@@ -12,17 +12,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clouds.core.catalog import Catalog
-from clouds.core.component import Kind
-from clouds.core.errors import ConfigError, DataError, PlanError, WorkerError
-from clouds.core.images import write_png
-from clouds.core.labels import CITYSCAPES
-from clouds.core.plan import Problem
-from clouds.core.tensor_cache import CacheWarning
+from clouds.core.contract.catalog import Catalog
+from clouds.core.contract.component import Kind
+from clouds.core.contract.labels import CITYSCAPES
+from clouds.core.contract.plan import PlanError, Problem
+from clouds.core.system.errors import ConfigError, DataError, WorkerError
+from clouds.core.system.images import write_png
+from clouds.core.weights.tensor_cache import CacheWarning
 from clouds.synthesis import ray_engine
-from clouds.synthesis.engines import Here, build_component, open_workers, plan_component, to_document
+from clouds.synthesis.engines import build_component, open_workers, plan_component, to_document
 from clouds.synthesis.ray_engine import BusyClusterWarning, RayWorkers, _Worker
 from clouds.synthesis.refine import refine_set
+from clouds.synthesis.workers import Here
 
 
 class RayError(Exception):

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import clouds
-from clouds.core.errors import ConfigError, DataError
-from clouds.core.plan import Part
+from clouds.core.contract.plan import Part
+from clouds.core.system.errors import ConfigError, DataError
 from clouds.synthesis.filters import BITS, BlankFilter, DuplicateFilter, Filter, fingerprint, judge
 from clouds.synthesis.generate import ATTEMPT, generate_set
 from clouds.synthesis.generated_set import GeneratedSet, open_generated

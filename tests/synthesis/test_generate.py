@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import clouds
-from clouds.core.composer import build_part
-from clouds.core.errors import ComponentError, ConfigError, DataError
-from clouds.core.plan import Part
+from clouds.core.contract.plan import Part
+from clouds.core.pipeline.build import build_part
+from clouds.core.system.errors import ComponentError, ConfigError, DataError
 from clouds.synthesis.generate import generate_set
 from clouds.synthesis.generated_set import open_generated
 from clouds.synthesis.manifest import FILE_NAME, appending, read_rows

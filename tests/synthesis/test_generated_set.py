@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clouds.core.errors import DataError, LeftOutWarning
-from clouds.core.images import read_image, write_png
+from clouds.core.system.errors import DataError, LeftOutWarning
+from clouds.core.system.images import read_image, write_png
 from clouds.synthesis.generated_set import open_generated
 
 PIXELS = np.zeros((2, 3, 3), np.uint8)
@@ -49,7 +49,8 @@ def test_links_may_lead_elsewhere(published: Path, tmp_path_factory: pytest.Temp
 def test_pictures_of_all_formats_are_read_and_other_files_are_named(published: Path) -> None:
     Image.fromarray(PIXELS).save(published / "images" / "im_1_p1.webp")
     (published / "images" / "im_2_p2.gif").write_bytes(b"GIF89a")
-    with pytest.warns(LeftOutWarning, match=r"1 in images/ \(im_2_p2\.gif\) not read; pictures end in \.jpg, "):
+    (published / "images" / "im_3_p3.png").symlink_to("nowhere.png")
+    with pytest.warns(LeftOutWarning, match=r"images: 2 files \(im_2_p2\.gif, im_3_p3\.png\): not read; pictures "):
         images = open_generated(published).images
     assert images[0].name == "im_1_p1.webp"
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from clouds.core.component import Kind
-from clouds.core.images import read_image
-from clouds.core.plan import Part
+from clouds.core.contract.component import Kind
+from clouds.core.contract.plan import Part
+from clouds.core.system.images import read_image
 from clouds.synthesis.generate import generate_set
 from clouds.synthesis.generated_set import open_generated
 from clouds.synthesis.manifest import FILE_NAME, Files, read_rows
@@ -22,9 +22,9 @@ PART = Part(kind="generator", name="procedural", distribution="clouds-dgss", ver
 # The same call as `finish` below, slowed down so that it is killed in the middle.
 SCRIPT = f"""
 import sys, time
-from clouds.core.composer import build_part
-from clouds.core.interfaces import Generator
-from clouds.core.plan import Part
+from clouds.core.pipeline.composer import build_part
+from clouds.core.contract.interfaces import Generator
+from clouds.core.contract.plan import Part
 from clouds.synthesis.generate import generate_set
 
 class Slow(Generator):
@@ -39,7 +39,7 @@ generate_set(Slow(), part, {PROMPTS!r}, n={N}, out=sys.argv[1], size={SIZE}, bat
 
 
 def finish(folder: Path) -> None:
-    from clouds.core.composer import build_part
+    from clouds.core.pipeline.build import build_part
 
     generator = build_part(Kind.GENERATOR, "procedural")
     generate_set(generator, PART, PROMPTS, n=N, out=folder, size=SIZE, batch_size=1, keep_labels=True)

@@ -7,8 +7,8 @@ from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clouds.core.errors import DataError
-from clouds.core.images import write_png
+from clouds.core.system.errors import DataError
+from clouds.core.system.images import write_png
 from clouds.synthesis.generated_set import open_generated
 from clouds.synthesis.manifest import FILE_NAME, MadeBy, Row, StoredFile, appending, read_rows
 from clouds.synthesis.shards import write_shards

@@ -16,11 +16,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from clouds.core.errors import ConfigError, DataError
-from clouds.core.files import only_writer
-from clouds.core.images import open_image, read_image, write_png
-from clouds.core.interfaces import Prepared, Refiner, Targets
-from clouds.core.labels import CITYSCAPES
+from clouds.core.contract.interfaces import Refiner
+from clouds.core.contract.labels import CITYSCAPES
+from clouds.core.contract.records import Prepared, Targets
+from clouds.core.system.errors import ConfigError, DataError
+from clouds.core.system.files import only_writer
+from clouds.core.system.images import open_image, read_image, write_png
 from clouds.data.folder import open_dataset
 from clouds.synthesis.refine import FILE_NAME, RefinedSet, before_and_after, refine_set
 

@@ -8,9 +8,9 @@ import pytest
 from attrs import evolve
 from PIL import Image
 
-from clouds.core.composer import build_part
-from clouds.core.errors import ConfigError, DataError
-from clouds.core.plan import Part
+from clouds.core.contract.plan import Part
+from clouds.core.pipeline.build import build_part
+from clouds.core.system.errors import ConfigError, DataError
 from clouds.synthesis.generate import generate_set
 from clouds.synthesis.generated_set import GeneratedSet
 from clouds.synthesis.shards import write_shards

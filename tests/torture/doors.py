@@ -25,16 +25,16 @@ from mutations import (
 from PIL import Image
 
 import clouds
-from clouds.core.images import read_image
-from clouds.core.labels import CITYSCAPES
-from clouds.core.plan import Plan
-from clouds.core.reference import from_reference_checkpoint
-from clouds.core.weights import read_safetensors
+from clouds.core.contract.labels import CITYSCAPES
+from clouds.core.contract.plan import Plan
+from clouds.core.published.checkpoint import from_reference_checkpoint
+from clouds.core.system.images import read_image
+from clouds.core.weights.loading import read_safetensors
 from clouds.data.config import read_dataset_config
 from clouds.data.encodings import label_encoding
 from clouds.data.folder import open_dataset
 from clouds.data.label_files import read_label_pixels
-from clouds.generators.llm_text import parse_captions
+from clouds.prompters.llm_text import parse_captions
 from clouds.synthesis.generated_set import open_generated
 from clouds.training.checkpoint import FILE_NAME as CHECKPOINT
 from clouds.training.checkpoint import Progress, read_checkpoint

@@ -1,4 +1,4 @@
-"""Fuzzes all doors: `python tests/torture/fuzz.py N [--seed S] [--start NUMBER] [--door NAME] [--out FOLDER]`.
+"""Fuzzes all doors: `python tests/torture/fuzz.py N [--seed S] [--start NUMBER] [--door NAME] [--out DIR] [--row F]`.
 
 An input is known by seed, door and number. It is read in a fork with a bound on memory and an alarm,
 so that hangs and crashes are found, too; the fork after them goes on with the next number.
@@ -20,6 +20,7 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from attrs import frozen
 
@@ -68,7 +69,7 @@ def fuzz(door, numbers: range, seed: int) -> Iterator[Failure]:
 def _read_all(door, numbers: range, seed: int, reached: mmap.mmap, found: int) -> None:
     from doors import require_one_line
 
-    from clouds.core.errors import CloudsError
+    from clouds.core.system.errors import CloudsError
 
     pages = int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
     resource.setrlimit(resource.RLIMIT_AS, (pages + BYTES, pages + BYTES))
@@ -90,10 +91,13 @@ def _read_all(door, numbers: range, seed: int, reached: mmap.mmap, found: int) -
             signal.alarm(0)
 
 
-def run(n: int, *, seed: int, start: int, names: list[str], out: Path) -> list[Failure]:
-    """Fuzz the doors with n inputs in all, from number `start` of each; print tried and failed, keep what failed."""
+def run(n: int, *, seed: int, start: int, names: list[str], out: Path, rows: Path | None) -> list[Failure]:
+    """Fuzz the doors with n inputs in all, from number `start` of each; print tried and failed, keep what failed, and
+    append a row for each door to a file."""
     import torch
     from doors import open_doors
+
+    from benchmarks.rows import append
 
     torch.set_num_threads(1)  # a fork has none of its parent's threads
     failures: list[Failure] = []
@@ -107,7 +111,17 @@ def run(n: int, *, seed: int, start: int, names: list[str], out: Path) -> list[F
             took = time.monotonic() - before
             say(f"{door.name:15} {count:9} inputs  {len(found):6} failures  {took:7.1f} s")
             _keep(found, door, seed, out)
+            if rows:
+                append(rows.stem, [door_row(door.name, count, len(found), took, seed=seed, start=start)], rows.parent)
     return failures
+
+
+def door_row(door: str, inputs: int, failures: int, seconds: float, *, seed: int, start: int = 0) -> dict[str, Any]:
+    """What came of a door, as a row of `benchmarks/results/torture.jsonl`."""
+    from benchmarks.rows import row
+
+    facts = {"door": door, "inputs": inputs, "seconds": round(seconds, 1), "seed": seed, "start": start}
+    return row("torture", "clouds", "inputs that led to neither a value nor one line", "inputs", [failures], **facts)
 
 
 def _keep(found: list[Failure], door, seed: int, out: Path) -> None:
@@ -132,9 +146,10 @@ def main() -> int:
     parser.add_argument("--start", type=int, default=0, help="number of the first input of each door")
     parser.add_argument("--door", action="append", default=[], help="only these")
     parser.add_argument("--out", type=Path, default=Path("torture"), help="folder for inputs that fail")
+    parser.add_argument("--row", type=Path, help="file NAME.jsonl to append a row for each door to")
     given = parser.parse_args()
     say(f"seed {given.seed}, from number {given.start}")
-    failures = run(given.n, seed=given.seed, start=given.start, names=given.door, out=given.out)
+    failures = run(given.n, seed=given.seed, start=given.start, names=given.door, out=given.out, rows=given.row)
     say(f"{len(failures)} failures")
     return 1 if failures else 0
 

@@ -18,13 +18,13 @@ import torch
 from drill import Scenario, tree
 
 import clouds
-from clouds.core.component import Kind
-from clouds.core.composer import build_part
-from clouds.core.images import write_png
-from clouds.core.labels import CITYSCAPES
-from clouds.core.plan import Part
-from clouds.core.weight_catalog import FileWeights
-from clouds.core.weight_store import fetch
+from clouds.core.contract.component import Kind
+from clouds.core.contract.labels import CITYSCAPES
+from clouds.core.contract.plan import Part
+from clouds.core.contract.weight_records import FileWeights
+from clouds.core.pipeline.build import build_part
+from clouds.core.system.images import write_png
+from clouds.core.weights.store import fetch
 from clouds.data.convert import convert_dataset
 from clouds.data.folder import open_dataset
 from clouds.synthesis.filters import BlankFilter, DuplicateFilter
@@ -195,7 +195,7 @@ def save(given: Path) -> Iterator[Scenario]:
 @contextmanager
 def convert_reference(given: Path) -> Iterator[Scenario]:
     """`clouds convert` to a new folder. The checkpoint is read once, before the kills: that writes nothing."""
-    import clouds.core.reference as reference
+    import clouds.core.published.checkpoint as reference
     from clouds.cli.app import main
 
     read, reference.from_reference_checkpoint = reference.from_reference_checkpoint, lambda *_, **__: pipeline()

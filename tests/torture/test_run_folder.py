@@ -17,8 +17,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from scenarios import labelled, pipeline
 
 import clouds
-from clouds.core.errors import CloudsError, ConfigError, DataError
-from clouds.core.files import only_writer
+from clouds.core.system.errors import CloudsError, ConfigError, DataError
+from clouds.core.system.files import only_writer
 from clouds.training.checkpoint import FILE_NAME, read_checkpoint
 from clouds.training.recipe import load_recipe
 from clouds.training.train import train, unfinished

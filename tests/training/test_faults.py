@@ -14,8 +14,8 @@ import torch
 from training_helpers import assert_same, compose, recipe, weights
 
 import clouds
-from clouds.core.errors import ConfigError, DataError, NonFiniteError, TrainingError, WeightsError
-from clouds.core.files import only_writer
+from clouds.core.system.errors import ConfigError, DataError, NonFiniteError, TrainingError, WeightsError
+from clouds.core.system.files import only_writer
 from clouds.training import loop
 from clouds.training import train as training
 from clouds.training.checkpoint import FILE_NAME, read_checkpoint

@@ -10,10 +10,10 @@ import torch
 from training_helpers import TINY, assert_same, compose, recipe, weights
 
 import clouds
-from clouds.core.errors import ConfigError, DataError, NonFiniteError
-from clouds.core.images import write_png
-from clouds.core.interfaces import ImageGenerators
-from clouds.core.processes import Processes
+from clouds.core.contract.interfaces import ImageGenerators
+from clouds.core.system.errors import ConfigError, DataError, NonFiniteError
+from clouds.core.system.images import write_png
+from clouds.core.system.processes import Processes
 from clouds.training.checkpoint import read_checkpoint
 from clouds.training.interrupt import TrainingInterrupted
 from clouds.training.recipe import LoopConfig

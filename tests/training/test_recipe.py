@@ -6,8 +6,8 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clouds.core.config import structure
-from clouds.core.errors import ConfigError
+from clouds.core.system.config import structure
+from clouds.core.system.errors import ConfigError
 from clouds.data.transforms import Augmentation
 from clouds.training.recipe import DataConfig, PhaseConfig, Recipe, TeacherConfig, load_recipe, recipe_names
 

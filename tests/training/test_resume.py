@@ -15,7 +15,7 @@ import torch
 from training_helpers import assert_same, compose, recipe, weights
 
 import clouds
-from clouds.core.errors import ConfigError, DataError, WeightsError
+from clouds.core.system.errors import ConfigError, DataError, WeightsError
 from clouds.training.checkpoint import FILE_NAME, global_random_state, read_checkpoint, set_global_random_state
 from clouds.training.interrupt import StopSignal, TrainingInterrupted
 from clouds.training.train import train, unfinished

@@ -6,9 +6,9 @@ import torch
 from attrs import evolve
 
 import clouds
-from clouds.core.errors import NonFiniteError
-from clouds.core.interfaces import Targets
-from clouds.core.processes import Processes
+from clouds.core.contract.records import Targets
+from clouds.core.system.errors import NonFiniteError
+from clouds.core.system.processes import Processes
 from clouds.training.optimizer import build_optimizer, build_schedule
 from clouds.training.recipe import OptimizerConfig, TeacherConfig
 from clouds.training.samples import Sample

@@ -8,7 +8,7 @@ import pytest
 from training_helpers import compose, recipe
 
 import clouds
-from clouds.core.errors import ConfigError, DataError
+from clouds.core.system.errors import ConfigError, DataError
 from clouds.training.tracking import JsonLines, Tracker, open_trackers
 from clouds.training.train import train
 

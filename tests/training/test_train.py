@@ -9,8 +9,8 @@ from attrs import evolve
 from training_helpers import TINY, compose, weights
 
 import clouds
-from clouds.core.errors import ConfigError, DataError
-from clouds.core.images import write_png
+from clouds.core.system.errors import ConfigError, DataError
+from clouds.core.system.images import write_png
 from clouds.data.folder import open_dataset
 from clouds.data.transforms import Augmentation
 from clouds.training.recipe import LoopConfig, load_recipe

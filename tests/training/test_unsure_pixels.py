@@ -8,7 +8,7 @@ import torch
 from training_helpers import compose, recipe, write_generated
 
 import clouds
-from clouds.core.images import write_png
+from clouds.core.system.images import write_png
 from clouds.training.teacher import Teacher
 from clouds.training.train import train
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 import clouds
-from clouds.core.images import write_png
+from clouds.core.system.images import write_png
 from clouds.training.recipe import Recipe, load_recipe
 
 TINY = {"name": "tiny", "dims": [8, 16, 24, 32], "depths": [1, 1, 1, 1], "trainable": True}

@@ -1,5 +1,6 @@
 """TinyViT is the published network, MobileSAM has the published keys, and recipes find it."""
 
+import inspect
 import json
 import os
 import re
@@ -94,6 +95,15 @@ def test_declaration() -> None:
     check_component(clouds.catalog().find("refiner", "mobile-sam"))
 
 
+def test_options_are_its_own_and_those_of_sam() -> None:
+    ours = inspect.signature(mobile_sam).parameters
+    sam = inspect.signature(clouds.catalog().find("refiner", "sam-vit-h").load_factory()).parameters
+    shared = [parameter for name, parameter in sam.items() if name not in ("model", "pretrained")]
+    assert len(shared) == 12
+    assert list(ours) == ["pretrained", *(parameter.name for parameter in shared)]
+    assert [ours[parameter.name] for parameter in shared] == shared
+
+
 def test_keys_are_those_of_the_released_checkpoints() -> None:
     folder = os.environ.get("CLOUDS_GOLDEN")
     if not folder:
@@ -121,3 +131,22 @@ def test_a_released_recipe_finds_it() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     plan = clouds.Plan.from_json(done.stdout)
     assert plan.parts[clouds.Kind.REFINER].name == "mobile-sam"
+
+
+def test_its_weights_are_listed_and_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of the published name, where offline weights lie: it is found, and refused for its content."""
+    command = [str(Path(sys.executable).with_name("clouds")), "weights"]
+    (tmp_path / "mobile_sam.pt").write_bytes(b"another network")
+    monkeypatch.setenv("CLOUDS_WEIGHTS", str(tmp_path))
+    done = subprocess.run([*command, "list", "--json"], capture_output=True, text=True, check=True)
+    listed = {entry["name"]: entry for entry in json.loads(done.stdout)}
+    assert listed["mobile-sam"]["licence"] == "Apache-2.0"
+    assert listed["mobile-sam"]["files"] == [str(tmp_path / "mobile_sam.pt")]
+    done = subprocess.run([*command, "verify", "mobile-sam"], capture_output=True, text=True, check=False)
+    assert (done.returncode, "DAMAGED" in done.stdout) == (1, True)
+    with pytest.raises(clouds.WeightsError, match=r"mobile_sam\.pt: sha256 is .*, expected 6dbb90523a35330f"):
+        mobile_sam()
+    monkeypatch.setenv("CLOUDS_PLUGINS", "")
+    done = subprocess.run([*command, "fetch", "mobile-sam"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "unknown weights 'mobile-sam'; they come with pip install plugins/clouds-mobile-sam" in done.stderr

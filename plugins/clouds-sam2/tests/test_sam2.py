@@ -1,6 +1,10 @@
 """A small SAM 2 of transformers' own classes, saved and loaded, answers as transformers' processor and model do."""
 
+import inspect
+import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import clouds
@@ -66,6 +70,15 @@ def test_contract(folder: Path, refinement: bool) -> None:
 
 def test_declaration() -> None:
     check_component(clouds.catalog().find("refiner", "sam2"))
+
+
+def test_options_are_its_own_and_those_of_sam() -> None:
+    ours = inspect.signature(sam2).parameters
+    sam = inspect.signature(clouds.catalog().find("refiner", "sam-vit-h").load_factory()).parameters
+    shared = [parameter for name, parameter in sam.items() if name not in ("model", "pretrained")]
+    assert len(shared) == 12
+    assert list(ours) == ["model", "pretrained", *(parameter.name for parameter in shared)]
+    assert [ours[parameter.name] for parameter in shared] == shared
 
 
 @pytest.mark.parametrize("size", [(48, 64), (100, 37)])
@@ -134,3 +147,14 @@ def test_a_model_with_missing_keys_is_refused(folder: Path, tmp_path: Path) -> N
     model.save_pretrained(tmp_path, state_dict=weights)
     with pytest.raises(clouds.WeightsError, match="not a whole SAM 2; missing keys: no_memory_embedding"):
         sam2(model=str(tmp_path))
+
+
+def test_its_weights_are_listed_and_found(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "facebook").mkdir()
+    (tmp_path / "facebook" / "sam2.1-hiera-large").symlink_to(folder)
+    monkeypatch.setenv("CLOUDS_WEIGHTS", str(tmp_path))
+    command = [str(Path(sys.executable).with_name("clouds")), "weights", "list", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    listed = {entry["name"]: entry for entry in json.loads(done.stdout)}
+    assert listed["sam2"]["source"] == "hub: facebook/sam2.1-hiera-large"
+    assert {Path(file).name for file in listed["sam2"]["files"]} >= {"config.json", "model.safetensors"}

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
-from clouds import Component, hookimpl
+from clouds import Component, FileWeights, hookimpl, prompt_preset
 
 
 @hookimpl
@@ -25,57 +24,30 @@ def clouds_refiners() -> list[Component]:
     ]
 
 
-def mobile_sam(
-    *,
-    pretrained: bool | Path = True,
-    size_threshold: int = 5000,
-    points: int = 5,
-    selection: Literal["random", "center", "largest_component"] = "random",
-    erosion: int = 0,
-    refinement: bool = False,
-    small_components: Literal["keep", "drop"] = "keep",
-    overlaps: Literal["between_classes", "any", "keep"] = "between_classes",
-    empty: Literal["drop", "keep"] = "drop",
-    batch_size: int = 8,
-    dtype: Literal["bfloat16", "float16"] | None = None,
-    cache: Path | None = None,
-    cache_bytes: int = 32 * 2**30,
-):
+@hookimpl
+def clouds_weights() -> list[FileWeights]:
+    commit = "f706ad9c4eb7f219c00d9050e46328518ffb65d2"
+    return [
+        FileWeights(
+            name="mobile-sam",
+            licence="Apache-2.0",
+            url=f"https://github.com/ChaoningZhang/MobileSAM/raw/{commit}/weights/mobile_sam.pt",
+            sha256="6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f",  # found by many projects
+            size=40_728_226,
+        )
+    ]
+
+
+@prompt_preset
+def mobile_sam(*, pretrained: bool | Path = True):
     """MobileSAM answers point prompts drawn from the components of the label map, as `clouds.PromptRefiner` says.
+
+    A cached embedding takes 2 MiB for each image.
 
     Args:
         pretrained: load the published weights; False initialises randomly; a path reads a local file (.pt, .pth,
             .safetensors).
-        size_threshold: components of more than so many pixels are prompts.
-        points: points of each prompt.
-        selection: "random": anywhere in the component; "center": near its centroid; "largest_component": in the
-            largest part that the erosion leaves.
-        erosion: side of the square that erodes components before points are drawn, in pixels; 0 does not.
-        refinement: answer each prompt a second time, with the first mask as a part of the prompt.
-        small_components: components that are no prompt "keep" their labels, or "drop" out.
-        overlaps: pixels claimed twice are cleared "between_classes", between "any" two prompts, or kept in both
-            ("keep").
-        empty: "drop" classes that lose all of their pixels, or "keep" them with an empty mask.
-        batch_size: prompts that the network answers together.
-        dtype: autocast type of the network; None is float32.
-        cache: folder for image embeddings (2 MiB for each image), so that the encoder runs once for each.
-        cache_bytes: bound on the size of that folder; embeddings not used for longest make room.
     """
-    from clouds import PromptRefiner, TensorCache  # torch is imported when something is built, not before
+    from clouds_mobile_sam.build import build_segmenter  # torch is imported when something is built, not before
 
-    from clouds_mobile_sam.build import build_segmenter
-
-    return PromptRefiner(
-        build_segmenter(pretrained),
-        size_threshold=size_threshold,
-        points=points,
-        selection=selection,
-        erosion=erosion,
-        refinement=refinement,
-        small_components=small_components,
-        overlaps=overlaps,
-        empty=empty,
-        batch_size=batch_size,
-        dtype=dtype,
-        cache=None if cache is None else TensorCache(cache, max_bytes=cache_bytes),
-    )
+    return build_segmenter(pretrained)

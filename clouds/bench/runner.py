@@ -1,0 +1,198 @@
+"""Every form of an operation side by side in one run: time, memory, and the share of what the device can do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from attrs import evolve, field, frozen
+
+from clouds.bench.ceilings import Ceilings
+from clouds.bench.problems import PROBLEMS, Problem, Size
+from clouds.bench.timing import milliseconds, peak_memory
+from clouds.kernels.backends import choose
+from clouds.kernels.tuning import Choice, tune
+
+FORWARD, BOTH = "forward", "forward+backward"
+OURS, COMPILED = "clouds", "reference, compiled"
+
+
+@frozen(kw_only=True)
+class Measurement:
+    """One form of an operation in one pass.
+
+    Attributes:
+        op: the operation.
+        provider: "clouds" is what runs by default, "clouds torch" its other form in plain torch, "reference" the
+            shortest form; others have their own names.
+        direction: "forward", without gradients, or "forward+backward".
+        dtype: of the inputs.
+        image, batch, queries: sizes.
+        milliseconds: of each run; empty when it could not run.
+        peak_memory: bytes of tensors beyond the inputs, at most.
+        rate: of the work that takes longest at the device's ceiling, per second: bytes or operations; None where the
+            ceilings were not measured, and with a backward pass, whose least work is not defined.
+        ceiling: which one that is: "copied", "gathered" or "multiplied".
+        share: the least time that the ceilings allow, of the median time; 0..1.
+        error: why it could not run.
+    """
+
+    op: str
+    provider: str
+    direction: str
+    dtype: str
+    image: tuple[int, int]
+    batch: int
+    queries: int
+    milliseconds: tuple[float, ...] = field(factory=tuple, converter=tuple)
+    peak_memory: int | None = None
+    rate: float | None = None
+    ceiling: str | None = None
+    share: float | None = None
+    error: str | None = None
+
+    def percentile(self, share: float) -> float:
+        """Milliseconds within which `share` (0..1) of the runs ended."""
+        return torch.tensor(self.milliseconds, dtype=torch.float64).quantile(share).item()
+
+
+def measure(
+    op: str,
+    size: Size,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    compiled: bool = False,
+    others: bool = True,
+    repeats: int = 20,
+    ceilings: Ceilings | None = None,
+    peers: Callable[[Problem], Mapping[str, Callable[[], Any]]] | None = None,
+) -> list[Measurement]:
+    """Every form of an operation that this device has, forward and, where it has one, with its backward pass.
+
+    Args:
+        op: a name of `PROBLEMS`.
+        size: how much is computed.
+        dtype: of the inputs.
+        device: where.
+        compiled: whether `torch.compile` of the reference is measured, too; it takes its time.
+        others: whether other libraries that the operation can run on, such as xformers, are measured, too.
+        repeats: runs of each.
+        ceilings: of the device, for the shares.
+        peers: further forms, by their names, on the same inputs.
+
+    Raises:
+        ValueError: there is no such operation.
+    """
+    if op not in PROBLEMS:
+        raise ValueError(f"no benchmark of {op!r}; expected one of {', '.join(PROBLEMS)}")
+    problem = PROBLEMS[op](size, dtype, device)
+    forms = _forms(op, problem, device, compiled=compiled, others=others) | dict(peers(problem) if peers else {})
+    facts = {"op": op, "dtype": str(dtype).removeprefix("torch."), "image": size.image, "batch": size.batch}
+    facts |= {"queries": size.queries}
+    work = _binding(problem, ceilings) if ceilings else {}
+    made = measure_all({name: _without_gradients(form) for name, form in forms.items()}, device, repeats)
+    found = [_measurement(name, FORWARD, one, facts, work) for name, one in made.items()]
+    if problem.differentiable:
+        made = measure_all({name: _with_gradients(form, problem) for name, form in forms.items()}, device, repeats)
+        found += [_measurement(name, BOTH, one, facts, {}) for name, one in made.items()]
+    return found
+
+
+def fastest_launches(
+    op: str, size: Size, dtype: torch.dtype, device: torch.device, *, repeats: int = 20
+) -> dict[str, Choice]:
+    """Launches of an operation's Triton kernels that are faster than the shipped ones, as `tuning` keeps them."""
+    problem = PROBLEMS[op](size, dtype, device)
+
+    def run() -> Any:
+        return problem.run("triton")
+
+    def measure(run: Callable[[], object]) -> float:
+        return torch.tensor(milliseconds({op: run}, device, repeats=repeats)[op]).median().item()
+
+    found = tune(_without_gradients(run), measure)
+    return found | tune(_with_gradients(run, problem), measure) if problem.differentiable else found
+
+
+def _forms(
+    op: str, problem: Problem, device: torch.device, *, compiled: bool, others: bool
+) -> dict[str, Callable[[], Any]]:
+    default = choose(op, "auto", device)
+    named = {OURS: "auto", "clouds torch": "torch", "reference": "reference"}
+    named |= {one: one for one in problem.backends if others}
+    if default != "triton":
+        del named["clouds torch"]
+    forms = {name: (lambda backend=backend: problem.run(backend)) for name, backend in named.items()}
+    if compiled:
+        torch._dynamo.reset()  # forms of another operation count towards a limit of forms
+        forms[COMPILED] = torch.compile(forms["reference"], dynamic=False)
+    return forms
+
+
+def _without_gradients(form: Callable[[], Any]) -> Callable[[], Any]:
+    return torch.no_grad()(form)
+
+
+def _with_gradients(form: Callable[[], Any], problem: Problem) -> Callable[[], Any]:
+    leaves = problem.leaves()
+
+    def run() -> Any:
+        for leaf in leaves:
+            leaf.requires_grad_()
+        try:
+            outputs = form()
+            return torch.autograd.grad(outputs, leaves, [torch.ones_like(output) for output in outputs])
+        finally:
+            for leaf in leaves:
+                leaf.requires_grad_(False)
+
+    return run
+
+
+def measure_all(
+    runs: Mapping[str, Callable[[], Any]], device: torch.device, repeats: int
+) -> dict[str, tuple[list[float], int] | str]:
+    """Milliseconds and peak memory of each form, or why it cannot run; the others run all the same."""
+    made: dict[str, tuple[list[float], int] | str] = {}
+    memory: dict[str, int] = {}
+    for name, run in runs.items():
+        try:
+            run()
+            memory[name] = peak_memory(run, device)
+        except Exception as error:  # noqa: BLE001 - out of memory, a library that is missing, or that raises anything
+            made[name] = reason(error)
+    times = milliseconds({name: runs[name] for name in memory}, device, repeats=repeats)
+    return {name: made.get(name) or (times[name], memory[name]) for name in runs}
+
+
+def reason(error: Exception) -> str:
+    """An error in one line."""
+    return ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
+
+
+def _measurement(
+    provider: str,
+    direction: str,
+    made: tuple[list[float], int] | str,
+    facts: Mapping[str, Any],
+    work: Mapping[str, Any],
+) -> Measurement:
+    if isinstance(made, str):
+        return Measurement(provider=provider, direction=direction, error=made, **facts)
+    times, memory = made
+    one = Measurement(provider=provider, direction=direction, milliseconds=times, peak_memory=memory, **facts)
+    if not work:
+        return one
+    seconds = one.percentile(0.5) / 1000
+    share = work["seconds"] / seconds
+    return evolve(one, rate=work["amount"] / seconds, share=share, ceiling=work["ceiling"])
+
+
+def _binding(problem: Problem, ceilings: Ceilings) -> dict[str, Any]:
+    """The work that takes longest at the device's ceiling."""
+    names: Sequence[str] = ("copied", "gathered", "multiplied")
+    seconds = {name: getattr(problem, name) / getattr(ceilings, name) for name in names}
+    name = max(seconds, key=lambda name: seconds[name])
+    return {"ceiling": name, "amount": getattr(problem, name), "seconds": seconds[name]}

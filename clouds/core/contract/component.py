@@ -1,0 +1,163 @@
+"""What a plugin declares: one frozen record per component. Importing this module never imports torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+from importlib import import_module
+from typing import Any, cast
+
+from attrs import field, frozen
+from packaging.requirements import InvalidRequirement, Requirement
+
+from clouds.core.system.errors import ComponentError
+
+BUILT_IN = "clouds-dgss"  # the distribution of the built-in components
+_KEBAB = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+_PATTERNED = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*:(?!\S*::)[^\s:]\S*")  # "::" is between distribution and name
+_FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+
+CAPABILITIES = frozenset({"text-encoder", "mask-pooler", "res2", "res3", "res4", "res5"})
+
+
+class Kind(StrEnum):
+    """The five kinds of component. The value is the keyword of `compose`; the folder and the hook add an "s"."""
+
+    BACKBONE = "backbone"
+    GENERATOR = "generator"
+    REFINER = "refiner"
+    HEAD = "head"
+    PROMPTER = "prompter"
+
+    @classmethod
+    def _missing_(cls, value: object) -> Kind:
+        raise ComponentError(f"unknown kind {value!r}; expected one of {', '.join(cls)}")
+
+    @property
+    def hook(self) -> str:
+        """Name of the hook that returns components of this kind, e.g. `clouds_backbones`."""
+        return f"clouds_{self.value}s"
+
+
+@frozen
+class FeatureSpec:
+    """Channels and stride (input pixels per feature pixel) of one feature level."""
+
+    channels: int
+    stride: int
+
+
+def _to_requirements(value: str | Mapping[str, str] | Iterable[str]) -> dict[str, str]:
+    """Accept one requirement string, several, or a mapping from requirement to the command that brings it."""
+    if isinstance(value, Mapping):
+        return dict(cast("Mapping[str, str]", value))
+    return {requirement: f"pip install '{requirement}'" for requirement in _to_tuple(value)}
+
+
+def _to_tuple(value: str | Iterable[str]) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+def _to_frozenset(value: str | Iterable[str]) -> frozenset[str]:
+    return frozenset(_to_tuple(value))
+
+
+def _to_capabilities(value: Mapping[str, str | Iterable[str]]) -> dict[str, frozenset[str]]:
+    return {option: _to_frozenset(capabilities) for option, capabilities in value.items()}
+
+
+def _empty() -> dict[str, Any]:
+    return {}
+
+
+@frozen(kw_only=True)
+class Component:
+    """One entry of the catalog.
+
+    Attributes:
+        name: kebab-case (`clip-rn50`), or patterned (`timm:convnext_atto`) when it comes from `clouds_resolve`.
+        kind: a `Kind` or its string.
+        factory: `"package.module:attribute"`. Its module must import without torch; its signature is the option schema.
+        summary: one line for `clouds list`.
+        source: the paper or model card.
+        licence: licence of the weights.
+        aliases: other names that find this component.
+        requires: distributions that it needs: requirement strings, or a mapping from requirement to pip command.
+        provides: capabilities (`text-encoder`, `mask-pooler`, `res2`..`res5`) that a backbone offers.
+        needs: capabilities that a head needs from the backbone.
+        provides_with: capabilities that a backbone offers on top when an option is set: `{"text": "text-encoder"}`.
+        needs_with: capabilities that a head needs on top when an option is set.
+        options: arguments of the factory that this component fixes, and users cannot set.
+        without_weights: option values that take the place of the defaults when no published weights are loaded.
+        without_consent: option values that take the place of the defaults in a saved pipeline, until the caller
+            consents: those that reach nothing, where a default asks a server for files that are not here.
+        reaches: what the component reaches besides the weights of a saved pipeline, whatever its options: "a server",
+            say, or "" for nothing. `clouds.load` builds it with the caller's consent alone. Options that take free text
+            or paths need no declaration: they count as reaching out (`clouds.core.pipeline.trust`).
+        credentials: options that tell where a secret is. They are the caller's alone: never saved, never read from a
+            plan.
+
+    Raises:
+        ComponentError: when a field has the wrong form.
+    """
+
+    name: str = field()
+    kind: Kind = field(converter=Kind)
+    factory: str = field()
+    summary: str
+    source: str = ""
+    licence: str = ""
+    aliases: tuple[str, ...] = field(default=(), converter=_to_tuple)
+    requires: dict[str, str] = field(factory=dict[str, str], converter=_to_requirements)
+    provides: frozenset[str] = field(default=frozenset(), converter=_to_frozenset)
+    needs: frozenset[str] = field(default=frozenset(), converter=_to_frozenset)
+    provides_with: dict[str, frozenset[str]] = field(factory=dict[str, frozenset[str]], converter=_to_capabilities)
+    needs_with: dict[str, frozenset[str]] = field(factory=dict[str, frozenset[str]], converter=_to_capabilities)
+    options: dict[str, Any] = field(factory=_empty)
+    without_weights: dict[str, Any] = field(factory=_empty)
+    without_consent: dict[str, Any] = field(factory=_empty)
+    reaches: str = ""
+    credentials: frozenset[str] = field(default=frozenset(), converter=_to_frozenset)
+
+    def __attrs_post_init__(self) -> None:
+        for name in (self.name, *self.aliases):
+            if not (_KEBAB.fullmatch(name) or _PATTERNED.fullmatch(name)):
+                raise ComponentError(
+                    f"component name {name!r} is not kebab-case (like 'clip-rn50') nor patterned (like 'timm:NAME')"
+                )
+        if not _FACTORY.fullmatch(self.factory):
+            raise ComponentError(
+                f"{self.kind} {self.name!r}: factory {self.factory!r} is not of the form 'package.module:attribute'"
+            )
+        conditional = frozenset[str]().union(*self.provides_with.values(), *self.needs_with.values())
+        unknown = sorted((self.provides | self.needs | conditional) - CAPABILITIES)
+        if unknown:
+            raise ComponentError(
+                f"{self.kind} {self.name!r}: unknown capabilities {unknown}; expected some of {sorted(CAPABILITIES)}"
+            )
+        for requirement in self.requires:
+            try:
+                Requirement(requirement)
+            except InvalidRequirement as error:
+                raise ComponentError(f"{self.kind} {self.name!r}: bad requirement {requirement!r}: {error}") from None
+
+    def load_factory(self) -> Any:
+        """Import the factory's module and return the factory.
+
+        Raises:
+            ComponentError: when the module cannot be imported or has no such attribute.
+        """
+        module_name, _, attribute = self.factory.partition(":")
+        try:
+            module = import_module(module_name)
+        except Exception as error:  # a plugin's module may raise anything; the cause is kept
+            raise ComponentError(
+                f"{self.kind} {self.name!r}: importing {module_name!r} failed: {type(error).__name__}: {error}"
+            ) from error
+        try:
+            return getattr(module, attribute)
+        except AttributeError:
+            raise ComponentError(
+                f"{self.kind} {self.name!r}: module {module_name!r} has no attribute {attribute!r}"
+            ) from None

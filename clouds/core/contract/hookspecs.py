@@ -1,0 +1,136 @@
+"""The hooks of `clouds`. Their docstrings are the contract.
+
+A plugin is a module with functions named like the hooks below and decorated with `@clouds.hookimpl`; its distribution
+declares the module under `[project.entry-points.clouds]`. Hooks RETURN components. They must not import torch, build
+anything or read files: only names and import paths are collected here.
+
+>>> import clouds
+>>> class MyPlugin:
+...     @clouds.hookimpl
+...     def clouds_backbones(self):
+...         return [clouds.Component(
+...             name="my-backbone", kind="backbone", factory="my_package.presets:my_backbone",
+...             summary="what it is", provides=["res2", "res3", "res4", "res5"])]
+>>> clouds.Catalog(plugins={"my-plugin": MyPlugin()}).names("backbone")
+['my-backbone']
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import pluggy
+
+if TYPE_CHECKING:
+    from clouds.core.contract.component import Component, Kind
+    from clouds.core.contract.plan import Plan, Problem
+    from clouds.core.contract.weight_records import Weights
+
+PROJECT = "clouds"
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@hookspec
+def clouds_backbones() -> Iterable[Component]:  # pyright: ignore[reportReturnType]
+    """Return the backbones of this plugin.
+
+    Their factories take keyword options only and return a `clouds.Backbone`. When the factory has a parameter
+    `pretrained`, `compose(pretrained=...)` fills it unless the user sets it.
+
+    >>> def my_backbone(*, pretrained: bool = True, width: int = 64): ...
+    """
+
+
+@hookspec
+def clouds_generators() -> Iterable[Component]:  # pyright: ignore[reportReturnType]
+    """Return the generators of this plugin: their factories return a `clouds.Generator`.
+
+    >>> def my_generator(*, steps: int = 50): ...
+    """
+
+
+@hookspec
+def clouds_refiners() -> Iterable[Component]:  # pyright: ignore[reportReturnType]
+    """Return the refiners of this plugin: their factories return a `clouds.Refiner`.
+
+    >>> def my_refiner(*, min_area: int = 64): ...
+    """
+
+
+@hookspec
+def clouds_heads() -> Iterable[Component]:  # pyright: ignore[reportReturnType]
+    """Return the heads of this plugin.
+
+    Their factories must take `features` (a mapping from level name to `clouds.FeatureSpec`) and `labels` (the
+    `clouds.LabelSpace` to predict), which the composer passes, then options; they return a `clouds.Head`.
+
+    >>> def my_head(features, labels, *, hidden: int = 128): ...
+    """
+
+
+@hookspec
+def clouds_prompters() -> Iterable[Component]:  # pyright: ignore[reportReturnType]
+    """Return the prompters of this plugin: their factories return a `clouds.Prompter`.
+
+    When the factory has a parameter `labels`, the composer passes the `clouds.LabelSpace` of the pipeline.
+
+    >>> def my_prompter(labels, *, language: str = "en"): ...
+    """
+
+
+@hookspec
+def clouds_resolve(kind: Kind, name: str) -> Component | None:
+    """Return a component for a patterned name (`"timm:convnext_atto"`), or None when the pattern is not yours.
+
+    It is called only for names that no listed component has. Two answers from different plugins are a duplicate.
+    The answer's `name` must be the name that was asked for; `options` binds what the pattern says.
+
+    >>> def clouds_resolve(kind, name):
+    ...     family, _, model = name.partition(":")
+    ...     if kind != "backbone" or family != "mine":
+    ...         return None
+    ...     return clouds.Component(
+    ...         name=name, kind="backbone", factory="my_package.presets:by_model",
+    ...         summary=f"my model {model}", options={"model": model})
+    """
+
+
+@hookspec
+def clouds_trackers() -> Iterable[tuple[str, str]]:  # pyright: ignore[reportReturnType]
+    """Return the trackers of this plugin: pairs of a name for `loop.trackers` and the import path of a factory.
+
+    The factory is called with the run's folder (a `Path`) and its recipe (plain values), in a run's first process; what
+    it returns has `log(phase, step, numbers)` and `close()`.
+
+    >>> def clouds_trackers():
+    ...     return [("my-tracker", "my_package.tracking:MyTracker")]
+    """
+
+
+@hookspec
+def clouds_weights() -> Iterable[Weights]:  # pyright: ignore[reportReturnType]
+    """Return the published weights of this plugin, for `clouds weights` and `clouds.weights_file`.
+
+    Each is a `clouds.FileWeights`, `clouds.HubWeights` or `clouds.PageWeights`. A component with one model shares its
+    name with its weights.
+
+    >>> def clouds_weights():
+    ...     return [clouds.FileWeights(
+    ...         name="my-refiner", licence="MIT", url="https://example.org/my_refiner.pth",
+    ...         sha256="9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08", size=4)]
+    """
+
+
+@hookspec
+def clouds_check_plan(plan: Plan) -> Iterable[Problem]:  # pyright: ignore[reportReturnType]
+    """Return the problems that this plugin sees in a plan, before anything is built.
+
+    Look only at parts that are yours, and at how the others fit them. Do not import torch.
+
+    >>> def clouds_check_plan(plan):
+    ...     part = plan.parts.get("head")
+    ...     if part is not None and part.name == "my-head" and len(plan.labels) > 32:
+    ...         yield clouds.Problem(part="head", message="my-head serves at most 32 classes")
+    """

@@ -1,0 +1,70 @@
+"""Label spaces as users write them: a name, a list of class names, a table, or a TOML file that holds a table.
+
+names = ["background", "lesion"]             # the only obligatory key
+name = "skin"                                # what plans and reports call it
+synonyms = [["skin"], ["lesion", "ulcer"]]   # for heads that classify by text
+palette = [[0, 0, 0], [220, 20, 60]]
+ids = [0, 255]                               # values in label files with encoding "ids"
+ignore = 254                                 # "not labelled" in label files of train ids
+things = ["lesion"]                          # classes whose instances can be counted
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from attrs import asdict, frozen
+
+from clouds.core.contract.labels import LabelSpace
+from clouds.core.system.config import read_toml, structure
+from clouds.core.system.errors import ConfigError
+
+LabelsLike = LabelSpace | str | os.PathLike[str] | Sequence[str] | Mapping[str, Any]
+
+
+@frozen(kw_only=True)
+class LabelTable:
+    """Arguments of `LabelSpace.from_names`, with the types that a table in TOML has."""
+
+    names: tuple[str, ...]
+    name: str = "custom"
+    synonyms: tuple[tuple[str, ...], ...] | None = None
+    palette: tuple[tuple[int, int, int], ...] | None = None
+    ids: tuple[int, ...] | None = None
+    ignore: int = 255
+    things: tuple[str, ...] = ()
+
+
+def read_labels(value: object) -> LabelSpace:
+    """The label space that a recipe, a call or a command line means.
+
+    Args:
+        value: a `LabelSpace`, the name of a built-in one, class names, a table, or the path of a TOML file.
+
+    >>> read_labels(["background", "lesion"]).names
+    ('background', 'lesion')
+
+    Raises:
+        ConfigError: something else, or a wrong key or value; the message names it.
+    """
+    if isinstance(value, LabelSpace):
+        return value
+    value = label_document(value)
+    if isinstance(value, str):
+        return LabelSpace.named(value)
+    if not isinstance(value, (list, tuple, Mapping)):
+        raise ConfigError(
+            f"expected a label space's name, class names, a table or a TOML file, got {type(value).__name__}"
+        )
+    table = cast("Mapping[str, Any]", value) if isinstance(value, Mapping) else {"names": cast("list[Any]", value)}
+    return LabelSpace.from_names(**asdict(structure(table, LabelTable, source="labels"), recurse=False))
+
+
+def label_document(value: object) -> object:
+    """`value`, or the table in the file that it names, so that whoever keeps the answer needs no file."""
+    if not isinstance(value, (str, Path)) or Path(value).suffix != ".toml":
+        return value
+    return {"name": Path(value).stem, **read_toml(value)}

@@ -1,0 +1,43 @@
+"""The format of plans in files: its number, and what turns plans of earlier formats into the current one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any, cast
+
+from clouds.core.system.config import parse_json
+from clouds.core.system.errors import WeightsError
+
+FORMAT = 2
+
+
+def current_plan(text: str) -> dict[str, Any]:
+    """The document of a plan in the current format, whichever known format the text has.
+
+    Raises:
+        WeightsError: the text is no JSON object with a format number, or the format is unknown.
+    """
+    try:
+        document = parse_json(text)
+    except ValueError as error:
+        raise WeightsError(f"this is not a plan: {error}") from error
+    if not isinstance(document, dict) or type(cast("dict[str, Any]", document).get("format")) is not int:
+        raise WeightsError("this is not a plan: expected a JSON object with a whole number as 'format'")
+    plan = cast("dict[str, Any]", document)
+    while plan["format"] in _MIGRATIONS:
+        plan = _MIGRATIONS[plan["format"]](plan)
+    if plan["format"] != FORMAT:
+        raise WeightsError(
+            f"the plan has format {plan['format']!r} of clouds {plan.get('clouds') or '(unknown version)'}; "
+            f"clouds {version('clouds-dgss')} reads formats {min(_MIGRATIONS)} to {FORMAT}: install the newer version"
+        )
+    return plan
+
+
+def _from_1(plan: dict[str, Any]) -> dict[str, Any]:
+    """Format 1 did not say which version of clouds wrote it."""
+    return {"clouds": "", **plan, "format": 2}
+
+
+_MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1}  # each leads to the next format

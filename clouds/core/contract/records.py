@@ -1,0 +1,157 @@
+"""The records that components exchange.
+
+Axis letters: b images, h and w pixels of the padded network input, q queries (mask predictions), k classes, n items.
+Images are RGB; uint8 outside models, float 0..255 at a backbone's door. Label maps hold train ids, 255 is "ignore".
+
+Records are never changed once made. Those that are made within a network are not frozen by attrs, because
+`torch.compile` cannot trace the constructor of a frozen attrs class.
+"""
+
+# pyright: reportUnknownMemberType=false
+# (torch is typed in parts only)
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import numpy as np
+import torch
+from attrs import define, field, frozen
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
+
+from clouds.core.system.errors import ConfigError
+
+
+@define(eq=False)
+class Features:
+    """What a backbone sees in a batch: a pyramid at strides 4, 8, 16, 32 and a map for mask pooling.
+
+    Attributes:
+        res2, res3, res4, res5: "b c h/s w/s", s = 4, 8, 16, 32.
+        dense: "b d h' w'" for `MaskPooler.pool`, or None when the backbone pools nothing.
+    """
+
+    res2: Float[Tensor, "b c2 h2 w2"]
+    res3: Float[Tensor, "b c3 h3 w3"]
+    res4: Float[Tensor, "b c4 h4 w4"]
+    res5: Float[Tensor, "b c5 h5 w5"]
+    dense: Float[Tensor, "b d hd wd"] | None = None
+
+    def levels(self) -> dict[str, Tensor]:
+        """The pyramid by name, finest first."""
+        return {"res2": self.res2, "res3": self.res3, "res4": self.res4, "res5": self.res5}
+
+
+@define(eq=False)
+class HeadOutput:
+    """Mask classification of a batch: q masks, each with one class (or none).
+
+    Attributes:
+        class_logits: last class is "no object".
+        mask_logits: at a quarter of the network size; the sigmoid is P(pixel in mask).
+        auxiliary: predictions of earlier layers, for deep supervision.
+    """
+
+    class_logits: Float[Tensor, "b q k+1"]
+    mask_logits: Float[Tensor, "b q h/4 w/4"]
+    auxiliary: tuple[HeadOutput, ...] = ()
+
+    def image(self, index: int) -> HeadOutput:
+        """The final prediction of one image, as a batch of one without auxiliaries."""
+        one = slice(index, index + 1)
+        return HeadOutput(class_logits=self.class_logits[one], mask_logits=self.mask_logits[one])
+
+
+@frozen(eq=False)
+class Targets:
+    """What one image should be segmented into. Masks may overlap.
+
+    Attributes:
+        labels: the class of each mask.
+        masks: where each mask is, at network size.
+        valid: pixels that count; ignored and padded ones do not.
+    """
+
+    labels: Int[Tensor, " n"]
+    masks: Bool[Tensor, "n h w"]
+    valid: Bool[Tensor, "h w"]
+
+    @classmethod
+    def from_label_map(cls, label_map: UInt8[Tensor, "h w"], *, ignore: int = 255) -> Targets:
+        """One mask per class that occurs; `ignore` pixels are not valid.
+
+        >>> Targets.from_label_map(torch.tensor([[0, 3], [255, 3]], dtype=torch.uint8)).labels
+        tensor([0, 3])
+        """
+        found = cast("Tensor", torch.unique(label_map))
+        labels = found[found != ignore].long()
+        return cls(labels=labels, masks=label_map[None].long() == labels[:, None, None], valid=label_map != ignore)
+
+    def to_label_map(self, *, ignore: int = 255) -> UInt8[Tensor, "h w"]:
+        """One class per pixel; pixels of no mask, of masks of two classes, or not valid are `ignore`."""
+        classes = cast("list[int]", torch.unique(self.labels).tolist())
+        shape = self.valid.shape
+        label_map = torch.full(shape, ignore, dtype=torch.uint8, device=self.valid.device)
+        claims = torch.zeros(shape, dtype=torch.int32, device=self.valid.device)
+        for value in classes:
+            inside = self.masks[self.labels == value].any(0)
+            label_map[inside] = value
+            claims += inside
+        label_map[(claims != 1) | ~self.valid] = ignore
+        return label_map
+
+    def to(self, device: torch.device | str) -> Targets:
+        """The same targets on another device."""
+        return Targets(labels=self.labels.to(device), masks=self.masks.to(device), valid=self.valid.to(device))
+
+
+def _to_size(value: Sequence[int]) -> tuple[int, int]:
+    height, width = value
+    return int(height), int(width)
+
+
+@frozen
+class GenerationRequest:
+    """One picture to make. The initial noise depends on `seed` alone, never on the batch.
+
+    Attributes:
+        prompt: what to show.
+        seed: 0 or more.
+        size: (height, width) in pixels.
+        steps: sampling steps; None leaves it to the generator.
+        guidance: weight of the prompt; None leaves it to the generator.
+    """
+
+    prompt: str
+    seed: int
+    size: tuple[int, int] = field(default=(768, 768), converter=_to_size)
+    steps: int | None = None
+    guidance: float | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if self.seed < 0 or min(self.size) < 1:
+            raise ConfigError(f"generation request: seed={self.seed} must be >= 0 and size={self.size} at least 1x1")
+
+
+@frozen(eq=False)
+class GeneratedImage:
+    """A generated picture.
+
+    Attributes:
+        request: what was asked for.
+        image: uint8 "h w 3", RGB.
+        labels: exact train ids, uint8 "h w", when the generator knows them; else None.
+    """
+
+    request: GenerationRequest
+    image: UInt8[np.ndarray, "h w 3"]
+    labels: UInt8[np.ndarray, "h w"] | None = None
+
+
+@frozen(eq=False)
+class Prepared:
+    """What a refiner computed from one image alone, as named tensors, so that it can be cached."""
+
+    tensors: dict[str, Tensor] = field(factory=dict[str, Tensor])

@@ -1,0 +1,1 @@
+"""From a plan to a pipeline, and from an image to a prediction."""

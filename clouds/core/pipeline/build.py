@@ -1,0 +1,94 @@
+"""Building single components, and choosing the device that they go to."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from clouds.core.contract.catalog import Catalog
+from clouds.core.contract.component import FeatureSpec, Kind
+from clouds.core.contract.interfaces import INTERFACES
+from clouds.core.contract.labels import CITYSCAPES, LabelSpace
+from clouds.core.contract.plan import Part, PlanError, Problem
+from clouds.core.contract.planner import plan_part
+from clouds.core.contract.schema import read_schema
+from clouds.core.pipeline.trust import Consent
+from clouds.core.system.errors import CloudsError, ComponentError, ConfigError
+
+_SHOWN = 300  # characters of options and of an error of another library
+
+
+def build_part(
+    kind: Kind | str,
+    value: object,
+    *,
+    features: Mapping[str, FeatureSpec] | None = None,
+    text_width: int | None = None,
+    labels: LabelSpace = CITYSCAPES,
+    pretrained: bool = True,
+    catalog: Catalog | None = None,
+) -> Any:
+    """Build one component on its own: a generator without a pipeline, or a head for given feature specs.
+
+    `features`, `text_width` and `labels` are what a pipeline would tell its head.
+
+    Raises:
+        PlanError: with every fault of the name and its options.
+    """
+    kind, catalog = Kind(kind), catalog or Catalog.from_environment()
+    part, problems = plan_part(kind, value, pretrained=pretrained, catalog=catalog)
+    if problems or part is None:
+        raise PlanError(problems)
+    given = {"features": features, "text_width": text_width, "labels": labels}
+    return value if part.ready else instantiate(part, given, catalog)
+
+
+def pick_device(device: str) -> torch.device:
+    """Turn `"auto"` into the best device there is. Raises `ConfigError` when a named one cannot be used."""
+    if device == "auto":
+        own = f"cuda:{os.environ['LOCAL_RANK']}" if "LOCAL_RANK" in os.environ else "cuda"  # torchrun numbers them
+        device = own if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise ConfigError(f"unknown device {device!r}; expected auto, cpu, cuda, cuda:N or mps") from None
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"device {device!r} asked for, but torch sees {torch.cuda.device_count()} CUDA devices")
+    if chosen.type == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError("device 'mps' asked for, but torch does not see one")
+    return chosen
+
+
+def instantiate(
+    part: Part, given: Mapping[str, Any], catalog: Catalog, consent: Consent | None = None
+) -> nn.Module | object:
+    """Build a part that was planned here, or, with `consent`, one of a plan that was read from a file."""
+    try:
+        entry = catalog.entry(part.kind, part.qualified_name)
+    except CloudsError as error:
+        raise PlanError([Problem(part.kind, str(error))]) from error
+    component, schema = entry.component, read_schema(entry.component)
+    told = {name: given[name] for name in schema.given}
+    options = {**part.options, **part.credentials}
+    if consent is not None:
+        options = consent.options(part, schema, version=entry.version)
+    try:
+        module = schema.factory(**told, **component.options, **schema.arguments(options))
+    except CloudsError:
+        raise
+    except Exception as error:  # numbers of a file may make torch raise anything; the cause is kept
+        if consent is None:
+            raise
+        asked, reason = str(part.options)[:_SHOWN], f"{type(error).__name__}: {error}"[:_SHOWN]
+        raise PlanError([Problem(part.kind, f"{part.name} cannot be built with {asked} ({reason})")]) from error
+    interface = INTERFACES[part.kind]
+    if not isinstance(module, interface):
+        raise ComponentError(
+            f"{part.kind} {part.name!r}: factory {component.factory!r} returned {type(module).__name__}; "
+            f"expected a clouds.{interface.__name__}"
+        )
+    return module

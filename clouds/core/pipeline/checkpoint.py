@@ -1,0 +1,216 @@
+"""Saved pipelines: a folder with the plan as JSON and one safetensors file per module. No pickle."""
+
+# pyright: reportUnknownVariableType=false
+# (torch and safetensors are typed in parts only)
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from attrs import asdict, field, frozen
+from attrs.validators import instance_of
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from clouds.core.contract.interfaces import MaskPooler, TextClassifier
+from clouds.core.contract.plan import Plan
+from clouds.core.system.config import parse_json
+from clouds.core.system.errors import DataError, WeightsError
+from clouds.core.system.files import atomic_folder
+from clouds.core.weights.loading import check_finite, digest, load_weights, read_safetensors, safetensors_sizes
+from clouds.core.weights.size_limit import built_for
+
+MARKER = "plan.json"
+BACKBONE, HEAD, PUBLISHED = "backbone.safetensors", "head.safetensors", "backbone.json"
+KEPT, CLASSIFIER = "kept.safetensors", "classifier.safetensors"
+_CLASSIFIER_TENSORS = ("embeddings", "class_of", "seen")
+
+
+@frozen(kw_only=True)
+class Published:
+    """Weights of a frozen backbone that a checkpoint does not hold.
+
+    Attributes:
+        pretrained: the backbone's option that brings them: True, or a file.
+        sha256: their digest (`clouds.core.weights.loading.digest`).
+    """
+
+    pretrained: bool | str = field(validator=instance_of((bool, str)))
+    sha256: str = field(validator=instance_of(str))
+
+
+@frozen(kw_only=True)
+class Checkpoint:
+    """A saved pipeline that was found to be readable.
+
+    Attributes:
+        folder: where it lies.
+        plan: what to build.
+        trained: whether the head was trained.
+        published: which weights the backbone is to be built with; None when the folder holds them.
+    """
+
+    folder: Path
+    plan: Plan
+    trained: bool
+    published: Published | None = None
+
+    def restore(self, backbone: nn.Module, head: nn.Module) -> None:
+        """Load the saved weights, and check those of a backbone that brings its own.
+
+        Raises:
+            WeightsError: they do not fit, or the backbone's are not those that were left out.
+            NonFiniteError: one of them is NaN or infinite.
+        """
+        if self.published is None:
+            self._fill(backbone, BACKBONE)
+        elif digest(backbone.state_dict()) != self.published.sha256:
+            raise WeightsError(
+                f"{self.folder / PUBLISHED}: weights of pretrained={self.published.pretrained!r} are not those that "
+                "the pipeline was saved with (their sha256 differs); bring back the earlier ones"
+            )
+        self._fill(head, HEAD)
+
+    @contextmanager
+    def size_limit(self) -> Generator[None]:
+        """Bound the networks that are built within the block by the weights that lie here."""
+        if self.published is not None:  # weights of unknown size come from elsewhere, with the caller's consent
+            yield
+            return
+        sizes = [size for name in (BACKBONE, HEAD) for size in safetensors_sizes(_file(self.folder, name))]
+        with built_for(elements=sum(sizes), tensors=len(sizes), source=str(self.folder / MARKER)):
+            yield
+
+    def read_kept(self) -> dict[str, Tensor]:
+        """Tensors of a published checkpoint that no module uses, in its order."""
+        path = _file(self.folder, KEPT)
+        if not path.is_file():
+            return {}
+        tensors, metadata = read_safetensors(path)
+        with _written_here(path):
+            return {key: tensors[key] for key in json.loads(metadata["order"])}
+
+    def read_classifier(self, backbone: nn.Module, device: torch.device) -> TextClassifier | None:
+        """The label space as text embeddings, so that neither tokenizer nor text tower is needed; None if not saved."""
+        path = _file(self.folder, CLASSIFIER)
+        if not path.is_file():
+            return None
+        tensors, metadata = read_safetensors(path)
+        with _written_here(path):
+            return TextClassifier(
+                **{name: tensors[name].to(device) for name in _CLASSIFIER_TENSORS},
+                logit_scale=float(metadata["logit_scale"]),
+                pooler=backbone if isinstance(backbone, MaskPooler) else None,
+            )
+
+    def _fill(self, module: nn.Module, name: str) -> None:
+        path = _file(self.folder, name)
+        load_weights(module, read_safetensors(path)[0], source=str(path))
+        check_finite(module, source=str(path))
+
+
+def save_checkpoint(
+    folder: str | Path,
+    *,
+    plan: Plan,
+    backbone: nn.Module,
+    head: nn.Module,
+    trained: bool,
+    kept: Mapping[str, Tensor],
+    classifier: TextClassifier | None,
+    published: Published | None,
+) -> None:
+    """Write a checkpoint in one piece; an earlier checkpoint at the same place is replaced.
+
+    Args:
+        folder: where.
+        plan, backbone, head, trained, kept, classifier: of the pipeline.
+        published: leave out the backbone's weights, which these are; None writes them.
+
+    Raises:
+        DataError: the folder exists and is something else, or cannot be written.
+        NonFiniteError: weights are NaN or infinite.
+    """
+    for name, module in ((BACKBONE, backbone), (HEAD, head)):
+        check_finite(module, source=f"{folder}/{name}")
+    with _named_faults(folder), atomic_folder(folder, marker=MARKER) as temporary:
+        if published is None:
+            _write(temporary / BACKBONE, backbone.state_dict(), {})
+        else:
+            (temporary / PUBLISHED).write_text(json.dumps(asdict(published)), encoding="utf-8")
+        _write(temporary / HEAD, head.state_dict(), {"trained": str(trained)})
+        if kept:
+            _write(temporary / KEPT, kept, {"order": json.dumps(list(kept))})  # safetensors sorts its tensors
+        if classifier is not None:
+            tensors = {name: getattr(classifier, name) for name in _CLASSIFIER_TENSORS}
+            _write(temporary / CLASSIFIER, tensors, {"logit_scale": repr(classifier.logit_scale)})
+        (temporary / MARKER).write_text(plan.to_json(), encoding="utf-8")
+
+
+def read_checkpoint(folder: str | Path) -> Checkpoint:
+    """Read what a checkpoint says about itself, without its weights.
+
+    Raises:
+        WeightsError: the folder has no plan, or the plan is damaged.
+    """
+    folder = Path(folder)
+    marker = _file(folder, MARKER)
+    if not marker.is_file():
+        below = sorted(str(path.parent) for path in folder.glob(f"*/{MARKER}"))
+        hint = f"; saved pipelines lie in {', '.join(below)}" if below else ""
+        raise WeightsError(f"{folder}: no saved pipeline here ({MARKER} is missing){hint}")
+    try:
+        plan = Plan.from_json(marker.read_text(encoding="utf-8"))
+    except (WeightsError, UnicodeDecodeError) as error:
+        raise WeightsError(f"{marker}: {error}") from error
+    _, metadata = read_safetensors(_file(folder, HEAD))
+    trained = metadata.get("trained") == "True"
+    return Checkpoint(folder=folder, plan=plan, trained=trained, published=_read_published(_file(folder, PUBLISHED)))
+
+
+def _file(folder: Path, name: str) -> Path:
+    """A file of a checkpoint. The hub's cache has links in `snapshots/REVISION` to `blobs` beside it.
+
+    Raises:
+        WeightsError: it is a link to elsewhere.
+    """
+    root = folder.resolve()
+    root = root.parents[1] if root.parent.name == "snapshots" and (root.parents[1] / "blobs").is_dir() else root
+    path = folder / name
+    if not path.resolve().is_relative_to(root):
+        raise WeightsError(f"{path} is a link out of the folder; put a copy of the file in its place")
+    return path
+
+
+def _read_published(path: Path) -> Published | None:
+    if not path.is_file():
+        return None
+    with _written_here(path):
+        return Published(**parse_json(path.read_text(encoding="utf-8")))
+
+
+@contextmanager
+def _written_here(path: Path) -> Generator[None]:
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise WeightsError(f"{path}: not as Pipeline.save writes it ({type(error).__name__}: {error})") from error
+
+
+@contextmanager
+def _named_faults(folder: str | Path) -> Generator[None]:
+    try:
+        yield
+    except (OSError, SafetensorError) as error:  # safetensors has no other error for a full disk
+        raise DataError(
+            f"{folder}: the pipeline cannot be written: {error}; one that was there is as it was"
+        ) from error
+
+
+def _write(path: Path, state: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    save_file({key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}, path, metadata=metadata)

@@ -1,0 +1,173 @@
+"""From a plan to a pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from attrs import evolve
+
+from clouds.core.contract.catalog import Catalog
+from clouds.core.contract.component import Kind
+from clouds.core.contract.interfaces import Backbone, TextEncoder
+from clouds.core.contract.label_table import LabelsLike
+from clouds.core.contract.labels import LabelSpace
+from clouds.core.contract.plan import Plan, PlanError, Problem
+from clouds.core.contract.planner import make_plan, plan_part
+from clouds.core.pipeline.build import instantiate, pick_device
+from clouds.core.pipeline.checkpoint import MARKER, read_checkpoint
+from clouds.core.pipeline.pipeline import Pipeline
+from clouds.core.pipeline.trust import NETWORKS, Consent
+from clouds.core.system.cpu import warn_of_slow_dtype
+from clouds.core.system.errors import ConfigError
+
+_TRAINING_ONLY = (Kind.GENERATOR, Kind.REFINER, Kind.PROMPTER)
+_SHOWN = 300  # characters of options and of an error of another library
+
+
+def compose(
+    *,
+    backbone: object,
+    head: object,
+    generator: object = None,
+    refiner: object = None,
+    prompter: object = None,
+    labels: LabelsLike = "cityscapes",
+    pretrained: bool = True,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype | None = None,
+    catalog: Catalog | None = None,
+) -> Pipeline:
+    """Assemble a pipeline from components.
+
+    Args:
+        backbone, head, generator, refiner, prompter: a name of the catalog, `{"name": ..., **options}`, or a ready
+            module. Generator, refiner and prompter are optional.
+        labels: a built-in label space or any `LabelSpace`; also class names, a table, or a TOML file that holds one,
+            see `clouds.core.contract.label_table`.
+        pretrained: load published weights; False gives random ones and downloads nothing.
+        device: `"auto"` takes CUDA, then Apple's GPU, then the CPU.
+        dtype: autocast type of the forward pass, or None for float32.
+        catalog: where names are looked up; None takes built-ins and installed plugins.
+
+    Raises:
+        PlanError: with every fault at once, before anything heavy is imported or built.
+
+    Warns:
+        SlowDtypeWarning: the CPU has no instructions for `dtype`.
+    """
+    catalog = catalog or Catalog.from_environment()
+    asked = {"backbone": backbone, "generator": generator, "refiner": refiner, "head": head, "prompter": prompter}
+    plan = make_plan(**asked, labels=labels, pretrained=pretrained, device=device, dtype=dtype, catalog=catalog)
+    place = pick_device(plan.device)
+    warn_of_slow_dtype(plan.dtype, place, remedy="leave dtype out, or at None")
+    ready = {kind: asked[kind.value] for kind, part in plan.parts.items() if part.ready}
+    parts = _build(plan, list(plan.parts), ready, catalog)
+    return Pipeline(
+        plan=plan,
+        backbone=parts[Kind.BACKBONE],
+        head=parts[Kind.HEAD],
+        device=place,
+        helpers={kind: parts[kind] for kind in _TRAINING_ONLY if kind in parts},
+    )
+
+
+def load(
+    path: str | Path,
+    *,
+    device: str | torch.device = "auto",
+    catalog: Catalog | None = None,
+    ready: Mapping[str, object] | None = None,
+    trust: Iterable[str] = (),
+) -> Pipeline:
+    """Load a pipeline that `Pipeline.save` wrote.
+
+    The plan of the folder may be a stranger's: by itself it builds networks from the weights beside it, and nothing
+    else. A part that reaches out of the folder (a server, a file, published weights) needs consent. Generator, refiner
+    and prompter, which only make training data, are built when they are first asked for.
+
+    Args:
+        path: the folder.
+        device: see `compose`.
+        catalog: see `compose`.
+        ready: parts by kind that take the place of the plan's: what `compose` takes, or modules, for those that were
+            ready modules when the pipeline was composed.
+        trust: kinds of parts that may do what the plan says, such as `("prompter",)`.
+
+    Raises:
+        WeightsError: a file is missing, damaged, or does not fit the plan.
+        PlanError: a component of the plan is not installed, or has not the plan's options.
+        TrustError: a part reaches out of the folder, and is not in `trust`.
+    """
+    found = catalog or Catalog.from_environment()
+    checkpoint = read_checkpoint(path)
+    plan, modules = _replace(checkpoint.plan, ready or {}, found)
+    elsewhere = checkpoint.published.pretrained if checkpoint.published else False
+    consent = Consent(folder=Path(path), trusted=trust, own=ready or (), pretrained=elsewhere)
+    with checkpoint.size_limit():
+        parts = _build(plan, list(NETWORKS), modules, found, consent)
+    checkpoint.restore(parts[Kind.BACKBONE], parts[Kind.HEAD])
+    place = pick_device(str(device))
+    warn_of_slow_dtype(plan.dtype, place, remedy=f'write "dtype": null in {Path(path) / MARKER}')
+    pipeline = Pipeline(
+        plan=plan,
+        backbone=parts[Kind.BACKBONE],
+        head=parts[Kind.HEAD],
+        device=place,
+        classifier=checkpoint.read_classifier(parts[Kind.BACKBONE], place),
+        helpers={kind: modules[kind] for kind in _TRAINING_ONLY if kind in modules},
+        deferred={
+            kind: lambda kind=kind: _build(plan, [kind], modules, found, consent)[kind]
+            for kind in _TRAINING_ONLY
+            if kind in plan.parts and kind not in modules
+        },
+    )
+    pipeline.trained, pipeline.kept = checkpoint.trained, checkpoint.read_kept()
+    return pipeline
+
+
+def _replace(plan: Plan, ready: Mapping[str, object], catalog: Catalog) -> tuple[Plan, dict[Kind, object]]:
+    """The plan with the parts that the caller passes anew, and those of them that are modules."""
+    modules: dict[Kind, object] = {}
+    parts = dict(plan.parts)
+    for kind, value in ((Kind(kind), value) for kind, value in ready.items()):
+        if not isinstance(value, (str, Mapping)):
+            modules[kind] = value
+            continue
+        part, problems = plan_part(kind, cast("object", value), pretrained=True, catalog=catalog)
+        if part is None or problems:
+            raise PlanError(problems)
+        parts[kind] = part
+    return evolve(plan, parts=parts), modules
+
+
+def _build(
+    plan: Plan, kinds: list[Kind], ready: Mapping[Kind, object], catalog: Catalog, consent: Consent | None = None
+) -> dict[Kind, Any]:
+    """Build parts of a plan; the head comes last because it is made for the backbone's features."""
+    lacking = [kind for kind in kinds if kind not in plan.parts]
+    if lacking:
+        raise PlanError(
+            [Problem(kind, "the plan has none", "a pipeline has a backbone and a head") for kind in lacking]
+        )
+    built: dict[Kind, Any] = {}
+    for kind in sorted(kinds, key=lambda kind: kind == Kind.HEAD):
+        part = plan.parts[kind]
+        if part.ready and kind not in ready:
+            raise ConfigError(
+                f"the {kind} was a ready module ({part.ready}); pass it again: clouds.load(path, "
+                f"ready={{{kind.value!r}: module}})"
+            )
+        if kind in ready:
+            built[kind] = ready[kind]
+            continue
+        built[kind] = instantiate(part, _given(built.get(Kind.BACKBONE), plan.labels), catalog, consent)
+    return built
+
+
+def _given(backbone: Backbone | None, labels: LabelSpace) -> dict[str, Any]:
+    """What factories are told: the label space, and for heads the backbone's features and the width of its texts."""
+    width = backbone.embed_text([]).shape[1] if isinstance(backbone, TextEncoder) else None
+    return {"features": None if backbone is None else backbone.features, "text_width": width, "labels": labels}

@@ -1,0 +1,1 @@
+"""The published implementation's checkpoints, in and out."""

@@ -1,0 +1,120 @@
+"""Streams of work: items are read ahead in a thread, worked on in batches of one kind, and answered in order."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Generic, TypeVar
+
+from attrs import define, field
+
+from clouds.core.system.errors import DataError
+
+Item = TypeVar("Item")
+Read = TypeVar("Read")
+Answer = TypeVar("Answer")
+
+
+def read_ahead(read: Callable[[Item], Read], items: Iterable[Item], *, count: int) -> Iterator[Read]:
+    """Yield `read(item)` for each item.
+
+    While the caller works, up to `count` further items are taken and read: in one thread, and so in order. Closed
+    early, it waits for the item that is being read, and takes no more.
+    """
+    remaining = iter(items)
+
+    def read_next() -> list[Read]:
+        for item in remaining:
+            return [read(item)]
+        return []
+
+    thread = ThreadPoolExecutor(max_workers=1)
+    try:
+        begun: deque[Future[list[Read]]] = deque(thread.submit(read_next) for _ in range(1 + count))
+        while found := begun.popleft().result():
+            yield from found
+            begun.append(thread.submit(read_next))
+    finally:
+        thread.shutdown(cancel_futures=True)
+
+
+def answer_in_batches(
+    items: Iterable[Item],
+    answer: Callable[[Sequence[Item]], Sequence[Answer]],
+    *,
+    group_of: Callable[[Item], Hashable],
+    size: int,
+) -> Iterator[Answer]:
+    """Yield the answer to each item, in the order of the items.
+
+    A batch holds items of one group, and items of group None are answered alone. A batch is answered when it has `size`
+    items. When 2 x `size` items wait, or no more come, the batch of the oldest one is answered as it is: so an endless
+    stream of groups that differ neither stops nor is collected without bound.
+
+    Raises:
+        DataError: of an item that cannot be read, after the answers to all items before it.
+    """
+    line: _Line[Item, Answer] = _Line(answer)
+    failure: DataError | None = None
+    stream = iter(items)
+    while True:
+        try:
+            item = next(stream)
+        except StopIteration:
+            break
+        except DataError as error:  # of this item: those before it are answered first
+            failure = error
+            break
+        group = group_of(item)
+        if line.add(item, group) == (1 if group is None else size):
+            line.finish(group)
+        if len(line.places) >= 2 * size:
+            line.finish_oldest()
+        yield from line.take_answers()
+    while line.places:
+        line.finish_oldest()
+        yield from line.take_answers()
+    if failure is not None:
+        raise failure
+
+
+@define(eq=False)
+class _Place(Generic[Item, Answer]):
+    """Of an item in the line; `found` is empty until it is answered."""
+
+    item: Item
+    group: Hashable
+    found: list[Answer] = field(factory=list[Any])
+
+
+@define(eq=False)
+class _Line(Generic[Item, Answer]):
+    """Items in their order, and those without an answer also by group."""
+
+    answer: Callable[[Sequence[Item]], Sequence[Answer]]
+    places: deque[_Place[Item, Answer]] = field(factory=deque[Any])
+    batches: dict[Hashable, list[_Place[Item, Answer]]] = field(factory=dict[Hashable, Any])
+
+    def add(self, item: Item, group: Hashable) -> int:
+        """Put an item at the end. Returns how many of its group have no answer."""
+        place = _Place[Item, Answer](item, group)
+        self.places.append(place)
+        self.batches.setdefault(group, []).append(place)
+        return len(self.batches[group])
+
+    def finish(self, group: Hashable) -> None:
+        """Answer all items of a group."""
+        batch = self.batches.pop(group)
+        for place, found in zip(batch, self.answer([place.item for place in batch]), strict=True):
+            place.found.append(found)
+
+    def finish_oldest(self) -> None:
+        """See to it that the first item has its answer."""
+        if not self.places[0].found:
+            self.finish(self.places[0].group)
+
+    def take_answers(self) -> Iterator[Answer]:
+        """Remove items from the front as long as they have answers."""
+        while self.places and self.places[0].found:
+            yield from self.places.popleft().found

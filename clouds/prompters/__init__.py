@@ -1,0 +1,1 @@
+"""Built-in prompters: `components` lists them, `presets` builds them."""

@@ -1,0 +1,263 @@
+"""Language models that answer questions: in this process through transformers, or behind an address."""
+
+# pyright: reportPrivateImportUsage=false
+# (transformers exports lazily)
+
+from __future__ import annotations
+
+import json
+import os
+from abc import ABC, abstractmethod
+from contextlib import nullcontext
+from functools import cached_property
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any, final
+from urllib.parse import urlsplit
+from urllib.request import Request
+
+from attrs import field, frozen
+
+from clouds.core.system.config import parse_json
+from clouds.core.system.errors import ConfigError, WeightsError
+from clouds.core.system.files import printable, without_tilde
+from clouds.core.system.reach import hub_access
+from clouds.core.weights.store import hub_folder
+from clouds.prompters.http import Refusal, fetch_once
+
+_MOST_BYTES = 2 * 2**20  # of an answer of a server
+_SHOWN = 300
+
+
+class ChatModel(ABC):
+    """Answers questions.
+
+    Attributes:
+        name: for messages.
+    """
+
+    name: str
+
+    @abstractmethod
+    def answer(self, question: str, *, seed: int) -> str:
+        """The answer, without a last line that was cut. A local model gives the same one for the same seed.
+
+        Raises:
+            CloudsError: there is none.
+        """
+
+
+@frozen(kw_only=True)
+class Sampling:
+    """How answers are drawn.
+
+    Attributes:
+        temperature: 0 takes the likeliest word each time.
+        top_p: share of probability that words are drawn from.
+        max_tokens: length of an answer at most.
+    """
+
+    temperature: float = 0.8
+    top_p: float = 0.95
+    max_tokens: int = 2048
+
+    def __attrs_post_init__(self) -> None:
+        if not (self.temperature >= 0 and 0 < self.top_p <= 1 and self.max_tokens >= 1):
+            raise ConfigError(
+                f"prompter llm: temperature={self.temperature}, top_p={self.top_p}, max_tokens={self.max_tokens}; "
+                "expected temperature >= 0, 0 < top_p <= 1, max_tokens >= 1"
+            )
+
+
+@final
+class LocalModel(ChatModel):
+    """A causal language model of transformers with a chat template. It is read when the first question comes.
+
+    Args:
+        name: a local folder that `save_pretrained` wrote, or a hub id; weights as safetensors.
+        revision: a commit, branch or tag of the hub.
+        device: "auto" spreads the model over the GPUs there are, and takes the CPU without one; "cpu", "cuda:N".
+        sampling: how answers are drawn.
+    """
+
+    def __init__(self, name: str, *, revision: str | None, device: str, sampling: Sampling) -> None:
+        self.name, self.revision, self.device, self.sampling = name, revision, device, sampling
+
+    def answer(self, question: str, *, seed: int) -> str:
+        """What the model answers; the same for the same seed, on one machine.
+
+        Raises:
+            WeightsError: the model could not be had, or a file in `CLOUDS_WEIGHTS` has another hash.
+            ConfigError: it has no chat template, or a revision is given for a local folder.
+        """
+        import torch
+
+        tokenizer, model = self._loaded
+        prompt = tokenizer.apply_chat_template(
+            [{"role": "user", "content": question}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+        ).to(model.device)
+        drawing: dict[str, Any] = {"do_sample": False}
+        if self.sampling.temperature > 0:
+            drawing = {"do_sample": True, "temperature": self.sampling.temperature, "top_p": self.sampling.top_p}
+        length = prompt["input_ids"].shape[1]
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())), torch.no_grad():
+            torch.manual_seed(seed)
+            tokens = model.generate(**prompt, max_new_tokens=self.sampling.max_tokens, **drawing)[0, length:]
+        text = tokenizer.decode(tokens, skip_special_tokens=True)
+        return whole_lines(text) if len(tokens) == self.sampling.max_tokens else text
+
+    def _folder(self) -> Path | None:
+        """The model's folder on this machine; None goes to the hub, as a revision does."""
+        local = without_tilde(self.name)
+        if not local.is_dir():
+            return None if self.revision else hub_folder(self.name)
+        if self.revision:
+            raise ConfigError(
+                f"language model {self.name} is a local folder, which has no revision {self.revision!r}; leave it out"
+            )
+        return local
+
+    @cached_property
+    def _loaded(self) -> tuple[Any, Any]:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        folder = self._folder()
+        source, options = str(folder or self.name), {"revision": self.revision, "local_files_only": folder is not None}
+        try:
+            with hub_access() if folder is None else nullcontext():
+                tokenizer: Any = AutoTokenizer.from_pretrained(source, **options)
+                model: Any = AutoModelForCausalLM.from_pretrained(
+                    source, **options, use_safetensors=True, dtype="auto", device_map=self.device
+                )
+        except Exception as error:  # a damaged file may raise anything; the cause is kept
+            reason = " ".join(str(error).split())[:_SHOWN]
+            raise WeightsError(
+                f"language model {self.name!r} could not be loaded ({type(error).__name__}: {reason}); check the name "
+                "and the connection; a local folder that save_pretrained wrote serves as well: model=FOLDER, or "
+                "owner/name in CLOUDS_WEIGHTS"
+            ) from error
+        if not tokenizer.chat_template:
+            raise ConfigError(
+                f"language model {self.name!r} has no chat template, so it does not answer questions; take one that "
+                'was trained to (often called "chat" or "instruct")'
+            )
+        return tokenizer, model.eval()
+
+
+@final
+@frozen(kw_only=True)
+class Endpoint(ChatModel):
+    """A server that speaks the chat-completions protocol of OpenAI (vLLM, llama.cpp, Ollama and others do).
+
+    Attributes:
+        url: up to before `/chat/completions`, such as `http://localhost:8000/v1`.
+        name: the server's name of the model.
+        key: sent as a bearer token, never shown; None sends none.
+        timeout: seconds for the whole answer.
+        sampling: how answers are drawn. The seed is sent along; whether it is heeded is the server's affair.
+
+    Raises:
+        ConfigError: the address is none of http or https, or says more than scheme, host, port and path; or the
+            timeout is not positive.
+    """
+
+    url: str
+    name: str
+    key: str | None = field(default=None, repr=False)
+    timeout: float = 120.0
+    sampling: Sampling = field(factory=Sampling)
+
+    def __attrs_post_init__(self) -> None:
+        _require_address(self.url)
+        if not self.timeout > 0:
+            raise ConfigError(f"prompter llm: timeout={self.timeout}; expected more than 0 seconds")
+
+    def answer(self, question: str, *, seed: int) -> str:
+        """What the server answers.
+
+        Raises:
+            ConfigError: it cannot be reached in time, refuses, or answers in another form.
+        """
+        wanted = {
+            "model": self.name,
+            "messages": [{"role": "user", "content": question}],
+            "temperature": self.sampling.temperature,
+            "top_p": self.sampling.top_p,
+            "max_tokens": self.sampling.max_tokens,
+            "seed": seed,
+        }
+        choice = self._first_choice(self._post(json.dumps(wanted).encode()))
+        text = choice["message"]["content"].encode("utf-8", "replace").decode()  # JSON has halves of characters, too
+        return whole_lines(text) if choice.get("finish_reason") == "length" else text
+
+    def _post(self, body: bytes) -> bytes:
+        request = Request(f"{self.url.rstrip('/')}/chat/completions", data=body, method="POST")
+        request.add_header("Content-Type", "application/json")
+        if self.key:
+            request.add_unredirected_header("Authorization", f"Bearer {self.key}")
+        try:
+            return fetch_once(request, seconds=self.timeout, most_bytes=_MOST_BYTES)
+        except Refusal as error:
+            said = f"{error.code} {error.reason}: {' '.join(error.said.split())[:_SHOWN]}{_hint(error)}"
+            raise ConfigError(f"{request.full_url}: answered {printable(' '.join(said.split()))}") from error
+        except (OSError, HTTPException, ValueError) as error:
+            reason = printable(" ".join(str(error).split()))
+            raise ConfigError(
+                f"{request.full_url}: no answer ({type(error).__name__}: {reason}); is the server running? It had "
+                f"timeout={self.timeout:g} seconds"
+            ) from error
+
+    def _first_choice(self, body: bytes) -> dict[str, Any]:
+        try:
+            choice = parse_json(body)["choices"][0]
+            if isinstance(choice["message"]["content"], str):
+                return choice
+        except (ValueError, LookupError, TypeError):
+            pass
+        shown = body[:_SHOWN].decode("utf-8", "replace")
+        raise ConfigError(
+            f"{self.url}: not an answer of a chat-completions server, choices[0].message.content is no text: {shown!r}"
+        )
+
+
+def _require_address(url: str) -> None:
+    """Raises `ConfigError` for what is no address; one that may hold a secret is not shown."""
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        raise ConfigError("prompter llm: url is no address: its host or port; expected http://HOST:PORT/PATH") from None
+    if parts.username is not None or parts.query or parts.fragment:
+        raise ConfigError(
+            "prompter llm: url has a user, a query or a fragment, which messages would show; expected "
+            "http://HOST/PATH or https://HOST/PATH, and a key in an environment variable that key_variable= names"
+        )
+    if parts.scheme not in ("http", "https") or not host:
+        raise ConfigError(f"prompter llm: url={url!r}; expected http://HOST/PATH or https://HOST/PATH")
+
+
+def _hint(refusal: Refusal) -> str:
+    if refusal.code in (401, 403):
+        return "; key_variable= names the environment variable with the key"
+    if not refusal.location:
+        return ""
+    return f"; a question is not sent on to '{refusal.location[:_SHOWN]}'; give that as url= if it is right"
+
+
+def read_key(variable: str | None) -> str | None:
+    """The key in an environment variable. Raises `ConfigError` when it is named and not set."""
+    if variable is None:
+        return None
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        raise ConfigError(f"prompter llm: key_variable={variable}, but the environment variable {variable} is not set")
+    if not (key.isascii() and key.isprintable()):
+        raise ConfigError(
+            f"prompter llm: the key in {variable} has characters that HTTP cannot send; expected plain ASCII"
+        )
+    return key
+
+
+def whole_lines(text: str) -> str:
+    """A cut answer without its last line."""
+    return text.rpartition("\n")[0]

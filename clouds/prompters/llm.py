@@ -1,0 +1,122 @@
+"""Prompts from a language model."""
+
+from __future__ import annotations
+
+import warnings
+from typing import final
+
+import numpy as np
+
+from clouds.core.contract.interfaces import Prompter
+from clouds.core.contract.labels import LabelSpace
+from clouds.core.system.errors import ConfigError
+from clouds.core.system.progress import progress_bar
+from clouds.prompters.chat_models import ChatModel
+from clouds.prompters.grammar import TIMES, WEATHERS
+from clouds.prompters.llm_text import caption_key, parse_captions
+from clouds.prompters.prompt_statistics import classes_named
+
+_SHOWN = 10  # captions of earlier answers that a question shows
+_EXAMPLE = "A photo of a busy road in daylight with sunny weather."  # one of the published prompts
+
+
+class CoverageWarning(UserWarning):
+    """No prompt names some of the classes."""
+
+
+@final
+class LlmPrompter(Prompter):
+    """Asks a language model for captions of street scenes (CLOUDS, CVPR 2024, section 3.1) until n distinct ones exist.
+
+    Published are the answers, 100 captions of Llama-2-70B-chat, not the question; this one is made after their form: a
+    kind of picture, a subject of the classes, a time, a weather. Captions are distinct in more than case and
+    punctuation. Further questions show some of the earlier captions and name the classes that none of them has; where
+    n is at least the number of classes, they go on until every class is named or an answer names no further one.
+
+    Args:
+        model: answers the questions.
+        labels: the classes to be named.
+        batch: captions asked for at once.
+        rounds: questions at most, for each that would do if every answer were perfect.
+
+    Raises:
+        ConfigError: `batch` or `rounds` is less than 1, n is negative, or n captions did not come.
+    """
+
+    def __init__(self, model: ChatModel, labels: LabelSpace, *, batch: int = 25, rounds: int = 5) -> None:
+        for option, value in (("batch", batch), ("rounds", rounds)):
+            if value < 1:
+                raise ConfigError(f"prompter llm: {option}={value}; expected at least 1")
+        self.model, self.labels, self.batch, self.rounds = model, labels, batch, rounds
+
+    def prompts(self, n: int, *, seed: int) -> list[str]:
+        if n < 0:
+            raise ConfigError(f"{n} prompts were asked for; ask for 0 or more")
+        found = self._ask(n, seed)
+        if len(found) < n:
+            raise ConfigError(
+                f"prompter llm: {self._limit(n)} answers of {self.model.name} brought {len(found)} "
+                f"distinct captions, {n} were asked for; take a model that follows instructions, a higher temperature, "
+                "or more rounds"
+            )
+        chosen = _choose(found, n, self.labels)
+        named = set[str]().union(*(classes_named(caption, self.labels) for caption in chosen))
+        missing = [name for name in self.labels.names if name not in named]
+        if missing and n >= len(self.labels):
+            warnings.warn(f"no prompt names {', '.join(missing)}", CoverageWarning, stacklevel=2)
+        return chosen
+
+    def _ask(self, n: int, seed: int) -> list[str]:
+        """At least n distinct captions, unless the answers do not suffice."""
+        found: dict[str, str] = {}
+        named: set[str] = set()
+        with progress_bar() as bar:
+            task = bar.add_task("prompts", total=n)
+            for number in range(self._limit(n)):
+                missing = [name for name in self.labels.names if name not in named]
+                enough = len(found) >= n
+                if enough and (not missing or n < len(self.labels)):
+                    break
+                rng = np.random.default_rng((seed, number))
+                lacking = len(missing) if enough else n - len(found)
+                question = self._question(lacking, list(found.values()), missing, rng)
+                for caption in parse_captions(self.model.answer(question, seed=int(rng.integers(2**31)))):
+                    if found.setdefault(caption_key(caption), caption) is caption:
+                        named |= classes_named(caption, self.labels)
+                bar.update(task, completed=min(len(found), n))
+                if enough and named.isdisjoint(missing):
+                    break
+        return list(found.values())
+
+    def _limit(self, n: int) -> int:
+        return self.rounds * -(-n // self.batch)
+
+    def _question(self, lacking: int, captions: list[str], missing: list[str], rng: np.random.Generator) -> str:
+        """What the model is asked. The time and the weather that it suggests differ from question to question."""
+        time, weather = rng.choice(TIMES), rng.choice(WEATHERS)
+        lines = [
+            f"Write {min(lacking, self.batch)} different captions of photos that a camera in a city or on a "
+            "road could take, as prompts for a text-to-image model.",
+            "Each is one sentence: a kind of picture (photo, picture, snapshot), what is to be seen, the time of day "
+            "and the weather.",
+            f"For example: {_EXAMPLE}",
+            f"Vary places, objects, times of day and weather; let some be {time}, and some in {weather} weather.",
+            f"Objects are taken from: {', '.join(missing or self.labels.names)}.",
+        ]
+        if captions:
+            shown = rng.choice(len(captions), size=min(_SHOWN, len(captions)), replace=False)
+            lines += ["Do not repeat these:", *(f"- {captions[index]}" for index in sorted(shown))]
+        lines.append("Answer with a numbered list of the captions alone.")
+        return "\n".join(lines)
+
+
+def _choose(captions: list[str], n: int, labels: LabelSpace) -> list[str]:
+    """n of the captions in their order: first those that name a class which none before them does, then the others."""
+    named: set[str] = set()
+    first: list[int] = []
+    others: list[int] = []
+    for index, caption in enumerate(captions):
+        classes = classes_named(caption, labels)
+        (others if classes <= named else first).append(index)
+        named |= classes
+    return [captions[index] for index in sorted((first + others)[:n])]

@@ -1,0 +1,130 @@
+"""Captions out of what a language model writes: lists of every form, with talk around them."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from clouds.core.system.config import parse_json
+
+_LEAST_WORDS, _MOST_WORDS = 3, 60
+_MOST_QUOTES = 8  # around each other
+_MARKER = re.compile(
+    r"""
+      [-*+•‣◦–—·]\s+                                                  # bullets
+    | \#{0,6}\s*(?:\*\*|__)?                                          # 1.  1)  (1)  [1]  **1.**
+      (?:\(?\d{1,4}(?:\*\*|__)?\s*[.):]|\[\d{1,4}\])(?!\d)(?:\*\*|__)?\s*
+    | (?:caption|prompt|sentence)\s*\#?\d{1,4}\s*[.):-]+\s*
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+_TITLE = re.compile(r"^(?:\*\*|__)?[^*_]{1,60}?(?::(?:\*\*|__)|(?:\*\*|__)\s*[:–—-])\s*")  # **Rainy night:** A photo
+_EMPHASIS = re.compile(r"\*\*|__|`|(?<!\w)[*_](?=\S)|(?<=\S)[*_](?!\w)")
+_QUOTES = "\"'“”„‟‘’«»‹›"
+_TALK = re.compile(
+    r"(?:sure|certainly|of course|okay|ok|(?:here|below|these|following) (?:are|is|captions|prompts|sentences|you)"
+    r"|the following|i|i['’]m|let me|note|please|feel free|hope|sorry|unfortunately|as an? (?:ai|language|large))\b",
+    re.IGNORECASE,
+)
+
+
+def parse_captions(text: str) -> list[str]:
+    """The captions in an answer, in its order, each on one line; repetitions are kept.
+
+    Numbered and bulleted lists, JSON lists, quoted lines and plain lines are understood, within markdown or not. Where
+    some lines have a mark (a number, a bullet, quotes), the others are talk, or go on with the line before when they
+    are indented. Talk, headings, code fences, what a model thinks before its answer, and lines of fewer than 3 or more
+    than 60 words are left out. The work grows with the length of the text, and no faster.
+
+    >>> parse_captions('Sure! Here are two:\\n1. "A photo of a **busy** road."\\n2) A tram at night')
+    ['A photo of a busy road.', 'A tram at night']
+    """
+    text = _without_thoughts(text)
+    cleaned = [_clean(line) for line in _json_strings(text) or _listed(text.splitlines())]
+    return [line for line in cleaned if _is_caption(line)]
+
+
+def caption_key(caption: str) -> str:
+    """What two captions share that differ in case, punctuation or spaces alone.
+
+    >>> caption_key("A busy road, at night.") == caption_key("a Busy road at night")
+    True
+    """
+    return " ".join(re.findall(r"\w+", caption.casefold()))
+
+
+def _without_thoughts(text: str) -> str:
+    """Some models think aloud first; some templates have opened that part already."""
+    return text.rpartition("</think>")[2].partition("<think>")[0]
+
+
+def _json_strings(text: str) -> list[str] | None:
+    """All strings of a JSON list or object, if that is what the answer holds."""
+    first = re.search(r"[\[{]", text)
+    last = max(text.rfind("]"), text.rfind("}"))
+    try:
+        return _strings(parse_json(text[first.start() : last + 1])) or None if first else None
+    except ValueError:
+        return None
+
+
+def _strings(value: Any) -> list[str]:
+    """All strings within, in order, however deep they are."""
+    found: list[str] = []
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, str):
+            found.append(item)
+        elif isinstance(item, (dict, list)):
+            waiting += reversed(list(item.values()) if isinstance(item, dict) else item)
+    return found
+
+
+def _listed(lines: list[str]) -> list[str]:
+    """Marked lines, with those that go on with them; without any, all lines."""
+    marked: list[list[str]] = []
+    plain: list[str] = []
+    goes_on = False
+    for line in lines:
+        stripped = line.strip().removeprefix(">").strip()
+        begin = 0
+        while found := _MARKER.match(stripped, begin):
+            begin = found.end()
+        body = stripped[begin:]
+        if begin or _is_quoted(body):
+            marked.append([body])
+            goes_on = True
+        elif body and goes_on and line[:1].isspace():
+            marked[-1].append(body)
+        else:
+            plain.append(body)
+            goes_on = False
+    return [" ".join(lines) for lines in marked] or plain
+
+
+def _is_quoted(line: str) -> bool:
+    end = line.rstrip(",.;")
+    return len(end) > 1 and end[0] in _QUOTES and end[-1] in _QUOTES
+
+
+def _clean(line: str) -> str:
+    """Without titles, emphasis, quotes around all of it, and a comma at the end."""
+    line = _EMPHASIS.sub("", _TITLE.sub("", line.strip()))
+    line = " ".join(line.split()).rstrip(",;").strip()
+    for _ in range(_MOST_QUOTES):
+        if not _is_quoted(line):
+            break
+        line = line[1:].rstrip(".").rstrip(_QUOTES).strip() if line.endswith(".") else line[1:-1].strip()
+    return line
+
+
+def _is_caption(line: str) -> bool:
+    words = re.findall(r"\w+", line)
+    return (
+        _LEAST_WORDS <= len(words) <= _MOST_WORDS
+        and any(letter.isalpha() for letter in line)
+        and not line.endswith(":")
+        and not line.startswith(("#", "```", "|", "---"))
+        and not _TALK.match(line)
+    )

@@ -1,0 +1,110 @@
+"""What a set of prompts speaks of: classes, weather, time of day. Counted by words, in English."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+
+from attrs import frozen
+
+from clouds.core.contract.labels import LabelSpace
+from clouds.core.contract.prompt_words import LAYOUT_WORDS, LIGHT_WORDS, OBJECT_WORDS, WEATHER_WORDS
+
+UNSAID = "not said"
+# Words for classes beside their synonyms and those of `prompt_words`.
+_MORE_WORDS = {
+    "road": (
+        "street",
+        "lane",
+        "crosswalk",
+        "roundabout",
+        *LAYOUT_WORDS["highway"],
+        "avenue",
+        "boulevard",
+        "intersection",
+    ),
+    "sidewalk": ("footpath", "footway"),
+    "building": ("skyscraper", "shop", "store", "church", "skyline", "storefront", "highrise"),
+    "vegetation": ("park", "forest", "hedge", "foliage"),
+    "terrain": ("field", "lawn", "meadow"),
+    "sky": ("cloud",),
+    "person": ("man", "woman", "child", "men", "women", "children", "walker", "jogger"),
+    "rider": ("motorcyclist",),
+    "train": ("tramway",),
+}
+_CLASS_OF_OBJECT = {"tree": "vegetation"}  # the others are called as their class
+
+
+@frozen(kw_only=True)
+class PromptStatistics:
+    """How many of some prompts name each class, weather and time of day; a prompt counts once for each.
+
+    Attributes:
+        prompts: how many there are.
+        distinct: how many differ.
+        classes: by class, in the order of the label space.
+        weather, time: by name, and "not said".
+    """
+
+    prompts: int
+    distinct: int
+    classes: dict[str, int]
+    weather: dict[str, int]
+    time: dict[str, int]
+
+
+def describe_prompts(prompts: list[str], labels: LabelSpace) -> PromptStatistics:
+    """Count what prompts speak of.
+
+    >>> from clouds.core.contract.labels import CITYSCAPES
+    >>> found = describe_prompts(["Two cars on a road at night", "A foggy park"], CITYSCAPES)
+    >>> found.classes["car"], found.weather["fog"], found.time["night"], found.time["not said"]
+    (1, 1, 1, 1)
+    """
+    named = [classes_named(prompt, labels) for prompt in prompts]
+    return PromptStatistics(
+        prompts=len(prompts),
+        distinct=len(set(prompts)),
+        classes={name: sum(name in classes for classes in named) for name in labels.names},
+        weather=_count(prompts, WEATHER_WORDS),
+        time=_count(prompts, LIGHT_WORDS),
+    )
+
+
+def classes_named(prompt: str, labels: LabelSpace) -> set[str]:
+    """The classes that a prompt names, by their names, synonyms and common words for them, in singular or plural.
+
+    A longer word counts before a shorter one that it holds: "traffic lights" are no traffic.
+    """
+    pattern, owners = _class_words(labels)
+    return {name for found in pattern.finditer(prompt.casefold()) for name in owners[found.group(1)]}
+
+
+@lru_cache(maxsize=8)
+def _class_words(labels: LabelSpace) -> tuple[re.Pattern[str], dict[str, set[str]]]:
+    """A pattern of all words, and whose they are."""
+    owners: dict[str, set[str]] = {}
+    for name, synonyms in zip(labels.names, labels.synonyms, strict=True):
+        for word in (name, *synonyms, *_MORE_WORDS.get(name, ())):
+            owners.setdefault(word.casefold(), set()).add(name)
+    for thing, (one, many) in OBJECT_WORDS.items():
+        name = _CLASS_OF_OBJECT.get(thing, thing)
+        for word in (*one, *many) if name in labels.names else ():
+            owners.setdefault(word, set()).add(name)
+    return _any_of(owners), owners
+
+
+def _any_of(words: Iterable[str]) -> re.Pattern[str]:
+    """Finds one of the words as a whole, the longest that fits, or with a plural's ending."""
+    forms = "|".join(sorted(map(re.escape, words), key=len, reverse=True))
+    return re.compile(rf"(?<!\w)({forms})(?:e?s)?(?!\w)")
+
+
+def _count(prompts: list[str], words: Mapping[str, tuple[str, ...]]) -> dict[str, int]:
+    patterns = {name: _any_of(forms) for name, forms in words.items()}
+    counts = {
+        name: sum(bool(pattern.search(prompt.casefold())) for prompt in prompts) for name, pattern in patterns.items()
+    }
+    silent = sum(not any(pattern.search(prompt.casefold()) for pattern in patterns.values()) for prompt in prompts)
+    return {**counts, UNSAID: silent}
