@@ -19,7 +19,7 @@ from mkdocs.structure.files import File, Files
 import clouds
 from clouds import Kind
 from clouds.cli.app import build_app
-from clouds.core.schema import read_schema
+from clouds.core.contract.schema import read_schema
 from clouds.training import recipe as recipes
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -37,7 +37,8 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CLOUDS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "installed"), *sys.path])  # where a page's own package goes
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "installed"))
     return tmp_path
 
 

@@ -20,7 +20,7 @@ def test_every_name_is_there(module: str, path: str) -> None:
 
 
 def test_a_name_that_is_gone_is_noticed() -> None:
-    ((module, path),) = NAME.findall("see `clouds.core.pipeline:Pipeline.gone`")
+    ((module, path),) = NAME.findall("see `clouds.core.pipeline.pipeline:Pipeline.gone`")
     with pytest.raises(AttributeError, match="gone"):
         reduce(getattr, path.split("."), import_module(module))
 
