@@ -60,7 +60,8 @@ if TYPE_CHECKING:
     from clouds.core.weights.tensor_cache import TensorCache
     from clouds.evaluation.evaluate import evaluate
     from clouds.evaluation.report import Report
-    from clouds.refiners.prompt_options import PromptOptions, prompt_preset
+    from clouds.refiners.prompt_options import PromptOptions
+    from clouds.refiners.prompt_preset import prompt_preset
     from clouds.refiners.prompted import PromptedSegmenter, PromptRefiner
     from clouds.refiners.sam import SamSegmenter
     from clouds.synthesis.generate import generate
@@ -119,7 +120,8 @@ _HOMES = {
     "clouds.core.weights.loading": ("load_weights",),
     "clouds.evaluation.evaluate": ("evaluate",),
     "clouds.evaluation.report": ("Report",),
-    "clouds.refiners.prompt_options": ("PromptOptions", "prompt_preset"),
+    "clouds.refiners.prompt_options": ("PromptOptions",),
+    "clouds.refiners.prompt_preset": ("prompt_preset",),
     "clouds.refiners.prompted": ("PromptRefiner", "PromptedSegmenter"),
     "clouds.refiners.sam": ("SamSegmenter",),
     "clouds.synthesis.generate": ("generate",),

@@ -12,7 +12,7 @@ from attrs import field, frozen
 
 ENVIRONMENT = "environment"
 _ROOT = Path(__file__).parents[2]
-_TESTS = ("tests/kernels", "tests/bench", "tests/core/test_cuda_graphs.py", "tests/heads/test_mask2former.py")
+_TESTS = ("tests/kernels", "tests/bench", "tests/core/pipeline/test_cuda_graphs.py", "tests/heads/test_mask2former.py")
 _WORKERS = 12  # compile side by side: a kernel takes some seconds, and a test launches several
 
 

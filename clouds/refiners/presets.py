@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from clouds.refiners.prompt_options import prompt_preset
+from clouds.refiners.prompt_preset import prompt_preset
 
 if TYPE_CHECKING:
     from clouds.core.contract.interfaces import Refiner

@@ -1,23 +1,14 @@
-"""Options of the refiners that prompt a network with points, and the decorator that gives them to a preset.
-
-This file is the only list of these options. Nothing here imports torch.
-"""
+"""Options of the refiners that prompt a network with points: the only list of them. Nothing here imports torch."""
 
 from __future__ import annotations
 
-import functools
-import inspect
-import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_type_hints
+from typing import Literal
 
-from attrs import Attribute, asdict, field, fields, frozen
+from attrs import Attribute, field, frozen
 
 from clouds.core.system.errors import ConfigError
-
-if TYPE_CHECKING:
-    from clouds.refiners.prompted import PromptRefiner
 
 
 def _at_least(bound: int) -> Callable[[object, Attribute[int], int], None]:
@@ -76,53 +67,3 @@ class PresetOptions(PromptOptions):
 
     cache: Path | None = None
     cache_bytes: int = 32 * 2**30
-
-
-def prompt_preset(build: Callable[..., Any]) -> Callable[..., PromptRefiner]:
-    """Turn a function that builds a `PromptedSegmenter` into a preset that builds a `PromptRefiner` around it.
-
-    Signature, annotations and docstring of the preset are those of `build`, followed by the options of
-    `PresetOptions`. If the docstring of `build` has a section `Args:`, it comes last.
-
-    Args:
-        build: takes keyword options, with annotations that its module can evaluate, and imports torch inside.
-
-    >>> @prompt_preset
-    ... def my_refiner(*, pretrained: bool = True):
-    ...     '''My network answers point prompts.
-    ...
-    ...     Args:
-    ...         pretrained: load the published weights.
-    ...     '''
-    >>> list(inspect.signature(my_refiner).parameters)[:3]
-    ['pretrained', 'size_threshold', 'points']
-    """
-    own = inspect.signature(build).parameters
-
-    @functools.wraps(build)
-    def preset(**options: Any) -> PromptRefiner:
-        from clouds.core.weights.tensor_cache import TensorCache
-        from clouds.refiners.prompted import PromptRefiner
-
-        given = {name: options.pop(name) for name in own if name in options}
-        shared = asdict(PresetOptions(**options))
-        folder, max_bytes = shared.pop("cache"), shared.pop("cache_bytes")
-        cache = None if folder is None else TensorCache(folder, max_bytes=max_bytes)
-        return PromptRefiner(build(**given), cache=cache, **shared)
-
-    added = [
-        inspect.Parameter(one.name, inspect.Parameter.KEYWORD_ONLY, default=one.default, annotation=one.type)
-        for one in fields(PresetOptions)
-    ]
-    preset.__signature__ = inspect.Signature([*own.values(), *added])  # pyright: ignore[reportAttributeAccessIssue]
-    preset.__annotations__ = {**build.__annotations__, **get_type_hints(PresetOptions)}
-    text = inspect.getdoc(build) or ""
-    text = text if "\nArgs:\n" in text else f"{text}\n\nArgs:"
-    preset.__doc__ = "\n".join([text, *map(_option_lines, (PromptOptions, PresetOptions))])
-    return preset
-
-
-def _option_lines(record: type) -> str:
-    """The lines of a record's section `Attributes:`; "" where Python has dropped docstrings (-OO)."""
-    found = re.search(r"^Attributes:\n((?: .*\n?)+)", inspect.getdoc(record) or "", re.MULTILINE)
-    return found[1].rstrip("\n") if found else ""

@@ -167,8 +167,11 @@ def test_every_table_is_made_of_its_rows(tmp_path: Path) -> None:
     write(tmp_path, "graphs", [rows.row("graphs", "eager", "device", "ms", [2.0], **facts)])
     stream = {"shape": [1, 2], "dtype": "float32", "images": 8, "peak_memory_mb": 3.0}
     write(tmp_path, "predict", [rows.row("predict", "tiny+linear", "per image, batches of 2", "s", [2.0], **stream)])
+    door = {"door": "images", "inputs": 2000, "seconds": 3.0, "seed": 7, "start": 0}
+    write(tmp_path, "torture", [rows.row("torture", "clouds", "failures", "inputs", [1], **door)])
     text = "".join(f"<!-- table: {name} -->\n<!-- end -->\n" for name in table.TABLES)
     made = table.filled(text, tmp_path)
+    assert "| `images` | 7 | 2,000 | 1 | 3 |" in made
     assert "| cpu | 1x2 | float32 | forward, times faster | other | 2 x | 2 .. 2 |" in made
     assert "| cpu | predict | 1x2 | 1 | float32 | clouds | 2 ms | 2 .. 2 |  |" in made
     assert "| cpu | 1x2 | 1 | float32 | device | eager | 2 ms | 2 .. 2 |" in made

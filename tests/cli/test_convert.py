@@ -9,7 +9,7 @@ import torch
 from cli_helpers import Run, assert_one_line
 
 import clouds
-from clouds.core.pipeline.published_weights import checkpoint as reference
+from clouds.core.published import checkpoint as reference
 
 
 @pytest.fixture

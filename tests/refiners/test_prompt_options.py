@@ -11,7 +11,8 @@ import pytest
 from clouds.core.contract.catalog import Catalog
 from clouds.core.contract.component import Component, Kind
 from clouds.core.contract.schema import read_schema
-from clouds.refiners.prompt_options import PresetOptions, prompt_preset
+from clouds.refiners.prompt_options import PresetOptions
+from clouds.refiners.prompt_preset import prompt_preset
 from clouds.refiners.prompted import PromptRefiner
 from clouds.refiners.sam import SamSegmenter
 from clouds.testing.tiny_sam import tiny_sam

@@ -22,7 +22,7 @@ PART = Part(kind="generator", name="procedural", distribution="clouds-dgss", ver
 # The same call as `finish` below, slowed down so that it is killed in the middle.
 SCRIPT = f"""
 import sys, time
-from clouds.core.pipeline.composer import build_part
+from clouds.core.pipeline.build import build_part
 from clouds.core.contract.interfaces import Generator
 from clouds.core.contract.plan import Part
 from clouds.synthesis.generate import generate_set

@@ -258,7 +258,7 @@ def without_tilde(path: str | os.PathLike[str]) -> Path:
     """
     try:
         return Path(path).expanduser()
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:  # ValueError: a name with a null byte
         raise ConfigError(f"{path}: no home folder of that user; give the path itself") from error
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clouds.core.system import files
-from clouds.core.system.errors import DataError
+from clouds.core.system.errors import ConfigError, DataError
 from clouds.core.system.files import (
     atomic_file,
     atomic_folder,
@@ -22,6 +22,7 @@ from clouds.core.system.files import (
     own_folder,
     printable,
     target_in,
+    without_tilde,
     write_text,
 )
 
@@ -314,3 +315,9 @@ def test_bytes_of_names_that_are_no_text_are_shown() -> None:
     assert printable(os.fsdecode(b"caf\xe9\x1b[2J\r.png")) == r"caf\xe9\x1b[2J\r.png"
     assert printable("a\u202egnp.exe") == r"a\u202egnp.exe"
     assert printable("Zürich – 東京 😀") == "Zürich – 東京 😀"
+
+
+@pytest.mark.parametrize("name", ["~nobody-here/x", "~og\0/x"])
+def test_a_home_folder_that_cannot_be_found_is_named(name: str) -> None:
+    with pytest.raises(ConfigError, match="no home folder of that user; give the path itself"):
+        without_tilde(name)
