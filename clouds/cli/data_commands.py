@@ -128,13 +128,13 @@ def _finish(made: GeneratedSet, *, n: int, prompts: int, attempts: int, shards: 
     if shards:
         write_shards(made, progress=True)
     left_out = n - sum(row.index < n for row in made.rows)
-    labels = made.labels is not None
+    labelled = made.labels is not None
     if as_json:
         counts = {"images": len(made.images), "left_out": left_out, "prompts": prompts}
-        write_json({"folder": made.folder, **counts, "labels": labels})
+        write_json({"folder": made.folder, **counts, "labels": labelled})
     else:
         less = f"; {left_out} left out, rejected {attempts} times each" if left_out else ""
-        write(f"{len(made.images)} images{' with labels' if labels else ''} in {made.folder}{less}")
+        write(f"{len(made.images)} images{' with labels' if labelled else ''} in {made.folder}{less}")
 
 
 def check(spec: str, /, *, labels: Labels = "", dataset_config: DatasetConfig = None, as_json: AsJson = False) -> int:

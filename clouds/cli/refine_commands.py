@@ -74,7 +74,7 @@ def refine(
             dataset.images,
             own,
             out=out or folder.with_name(f"{folder.resolve().name}-refined"),
-            labels=refining.ask(predicted_labels),
+            label_space=refining.ask(predicted_labels),
             made_with=_made_with(part, folder, checkpoint),
             seed=seed,
             progress=True,

@@ -102,7 +102,7 @@ def check_dataset(dataset: Dataset, *, progress: bool = False) -> CheckReport:
     return CheckReport(
         name=dataset.name,
         images=len(dataset),
-        pixels={**dict(zip(dataset.labels.names, by_class, strict=False)), IGNORE: by_class[IGNORE_ID]},
+        pixels={**dict(zip(dataset.label_space.names, by_class, strict=False)), IGNORE: by_class[IGNORE_ID]},
         unknown=dict(unknown),
         faults=(*faults, *(_without_image(path, dataset) for path in dataset.unpaired)),
         notes=(*dataset.notes, *_describe_unlabelled(unlabelled)),

@@ -66,23 +66,27 @@ def mapped_classes(path: Path) -> tuple[str, ...]:
 
 
 def read_dataset_config(
-    path: Path | None, labels: LabelSpace, *, encoding: str = "trainIds"
+    path: Path | None, label_space: LabelSpace, *, encoding: str = "trainIds"
 ) -> tuple[LabelEncoding, np.ndarray | None, int]:
     """Read the label encoding, the fold table (uint8 "256", or None) and the most pixels from a file.
 
     Args:
         path: the file; None gives the defaults.
-        labels: the label space to decode into.
+        label_space: the label space to decode into.
         encoding: name of the encoding where the file has no table `[labels]`.
 
     Raises:
         ConfigError: the file is missing or not TOML, or has a wrong key or value; the message names file and key.
     """
     if path is None:
-        return label_encoding(labels, encoding), None, MAX_PIXELS
+        return label_encoding(label_space, encoding), None, MAX_PIXELS
     config = structure(read_toml(path), DatasetConfig, source=str(path))
     said = config.labels if config.labels != LabelSettings() else LabelSettings(encoding=encoding)
     try:
-        return label_encoding(labels, said.encoding, said.mapping), fold_table(labels, config.fold), config.max_pixels
+        return (
+            label_encoding(label_space, said.encoding, said.mapping),
+            fold_table(label_space, config.fold),
+            config.max_pixels,
+        )
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error

@@ -100,7 +100,7 @@ def _to_write(dataset: Dataset, root: Path, split: str) -> DatasetConfig | None:
 
 
 def _config(dataset: Dataset, split: str) -> DatasetConfig:
-    names, fold = dataset.labels.names, dataset.fold
+    names, fold = dataset.label_space.names, dataset.fold
     source = evolve(dataset.spec, path=dataset.spec.path.resolve())
     return DatasetConfig(
         labels=LabelSettings(encoding="trainIds"),
@@ -112,13 +112,13 @@ def _config(dataset: Dataset, split: str) -> DatasetConfig:
             if fold[index] != index
         },
         max_pixels=dataset.max_pixels,
-        converted={split: f"{source}, encoding {dataset.encoding.name}, label space {_described(dataset.labels)}"},
+        converted={split: f"{source}, encoding {dataset.encoding.name}, label space {_described(dataset.label_space)}"},
     )
 
 
-def _described(labels: LabelSpace) -> str:
+def _described(label_space: LabelSpace) -> str:
     """Two label spaces of one's own may have one name; their classes tell them apart."""
-    return labels.name if labels == CITYSCAPES else f"{labels.name} ({', '.join(labels.names)})"
+    return label_space.name if label_space == CITYSCAPES else f"{label_space.name} ({', '.join(label_space.names)})"
 
 
 def _to_toml(config: DatasetConfig) -> str:

@@ -32,7 +32,7 @@ class LabelEncoding:
 
     Attributes:
         name: one of `ENCODINGS`, or "mapping".
-        labels: the label space of the train ids.
+        label_space: the label space of the train ids.
         colored: codes are RGB colours, packed as 0xRRGGBB; otherwise they are grey values 0..255.
         codes: the train id of every code that may occur. `encode` writes the first code of a train id.
         deep: label files have 16 bits per channel, and the code is in the first one.
@@ -40,7 +40,7 @@ class LabelEncoding:
     """
 
     name: str
-    labels: LabelSpace
+    label_space: LabelSpace
     colored: bool
     codes: dict[int, int]
     deep: bool = False
@@ -98,7 +98,7 @@ class LabelEncoding:
         example = f'"{next(iter(unknown))}"'
         raise DataError(
             f"{name}: label values {shown}{more} mean nothing in encoding {self.name!r} of label space "
-            f"{self.labels.name!r} ({len(self.labels)} classes); {_REMEDY.format(example=example)}"
+            f"{self.label_space.name!r} ({len(self.label_space)} classes); {_REMEDY.format(example=example)}"
         )
 
     @cached_property
@@ -139,12 +139,12 @@ class LabelEncoding:
 
 
 def label_encoding(
-    labels: LabelSpace, name: str | None = None, mapping: Mapping[str, object] | None = None
+    label_space: LabelSpace, name: str | None = None, mapping: Mapping[str, object] | None = None
 ) -> LabelEncoding:
     """Make the encoding that a `dataset.toml` asks for.
 
     Args:
-        labels: the label space.
+        label_space: the label space.
         name: "trainIds" (the default without a mapping), "ids" (raw ids of the label space), "color" (its palette), or
             the ids of a published data set, given by class name: "cityscapes", "gta5", "synthia" (16-bit files),
             "mapillary-v1.2", "bdd100k". Classes of the data set that the label space has not are ignored.
@@ -163,22 +163,26 @@ def label_encoding(
     """
     if name is not None and name not in ENCODINGS:
         raise ConfigError(f"labels.encoding: unknown encoding {name!r}{did_you_mean(name, ENCODINGS)}")
-    extra = {_code(key): _train_id(labels, f"labels.mapping.{key}", value) for key, value in (mapping or {}).items()}
+    extra = {
+        _code(key): _train_id(label_space, f"labels.mapping.{key}", value) for key, value in (mapping or {}).items()
+    }
     kinds = {colored for colored, _ in extra} | ({name == "color"} if name or not extra else set())
     if len(kinds) > 1:
         raise ConfigError(
             "labels.mapping mixes grey values and colours (or does not fit labels.encoding); use one form"
         )
     colored = kinds.pop()
-    codes = {} if extra and name is None else _built_in_codes(labels, name or "trainIds")
+    codes = {} if extra and name is None else _built_in_codes(label_space, name or "trainIds")
     codes.update({code: train_id for (_, code), train_id in extra.items()})
     codes.setdefault(_BLACK if colored else 255, IGNORE_ID)
     name = name or ("mapping" if extra else "trainIds")
     mapped = frozenset(code for _, code in extra)
-    return LabelEncoding(name=name, labels=labels, colored=colored, codes=codes, deep=name == _DEEP, mapped=mapped)
+    return LabelEncoding(
+        name=name, label_space=label_space, colored=colored, codes=codes, deep=name == _DEEP, mapped=mapped
+    )
 
 
-def fold_table(labels: LabelSpace, fold: Mapping[str, str]) -> np.ndarray | None:
+def fold_table(label_space: LabelSpace, fold: Mapping[str, str]) -> np.ndarray | None:
     """A lookup (uint8, 256 entries) from predicted to folded train ids, for datasets with coarser classes, or None.
 
     Raises:
@@ -188,38 +192,40 @@ def fold_table(labels: LabelSpace, fold: Mapping[str, str]) -> np.ndarray | None
         return None
     table = np.arange(256, dtype=np.uint8)
     for source, target in fold.items():
-        table[_train_id(labels, "fold", source)] = _train_id(labels, f"fold.{source}", target)
+        table[_train_id(label_space, "fold", source)] = _train_id(label_space, f"fold.{source}", target)
     return table
 
 
-def _built_in_codes(labels: LabelSpace, name: str) -> dict[int, int]:
+def _built_in_codes(label_space: LabelSpace, name: str) -> dict[int, int]:
     if name == "trainIds":
-        return {**{train_id: train_id for train_id in range(len(labels))}, labels.ignore: IGNORE_ID}
+        return {**{train_id: train_id for train_id in range(len(label_space))}, label_space.ignore: IGNORE_ID}
     if name == "ids":
-        return {raw: train_id for train_id, raw in enumerate(labels.ids)}
+        return {raw: train_id for train_id, raw in enumerate(label_space.ids)}
     if name in ID_TABLES:
-        return _codes_by_class(labels, name)
+        return _codes_by_class(label_space, name)
     codes: dict[int, int] = {}
-    for train_id, (red, green, blue) in enumerate(labels.palette):
+    for train_id, (red, green, blue) in enumerate(label_space.palette):
         other = codes.setdefault(red << 16 | green << 8 | blue, train_id)
         if other != train_id:
             raise ConfigError(
-                f"label space {labels.name!r}: {labels.names[other]!r} and {labels.names[train_id]!r} have the same "
-                f'colour {red},{green},{blue}, so labels.encoding = "color" cannot tell them apart'
+                f"label space {label_space.name!r}: {label_space.names[other]!r} and {label_space.names[train_id]!r} "
+                f'have the same colour {red},{green},{blue}, so labels.encoding = "color" cannot tell them apart'
             )
     return codes
 
 
-def _codes_by_class(labels: LabelSpace, name: str) -> dict[int, int]:
+def _codes_by_class(label_space: LabelSpace, name: str) -> dict[int, int]:
     table = ID_TABLES[name]
-    strange = [one for one in labels.names if one not in table.values()]
+    strange = [one for one in label_space.names if one not in table.values()]
     if strange:
         hint = did_you_mean(strange[0], set(table.values()) - {IGNORE})
         raise ConfigError(
-            f"label space {labels.name!r}: {strange[0]!r} is no class of encoding {name!r}{hint}; "
+            f"label space {label_space.name!r}: {strange[0]!r} is no class of encoding {name!r}{hint}; "
             "use classes of Cityscapes, or say in [labels.mapping] what the values mean"
         )
-    return {code: labels.names.index(one) if one in labels.names else IGNORE_ID for code, one in table.items()}
+    return {
+        code: label_space.names.index(one) if one in label_space.names else IGNORE_ID for code, one in table.items()
+    }
 
 
 def _code(text: str) -> tuple[bool, int]:
@@ -233,15 +239,16 @@ def _code(text: str) -> tuple[bool, int]:
     raise ConfigError(f'labels.mapping: {text!r} is neither a value 0..255 ("7") nor a colour ("128,64,128")')
 
 
-def _train_id(labels: LabelSpace, key: str, value: object) -> int:
+def _train_id(label_space: LabelSpace, key: str, value: object) -> int:
     if value == IGNORE or (type(value) is int and value == IGNORE_ID):
         return IGNORE_ID
-    if value in labels.names:
-        return labels.names.index(value)
-    if type(value) is int and 0 <= value < len(labels):
+    if value in label_space.names:
+        return label_space.names.index(value)
+    if type(value) is int and 0 <= value < len(label_space):
         return value
-    hint = did_you_mean(value, (*labels.names, IGNORE)) if isinstance(value, str) else ""
+    hint = did_you_mean(value, (*label_space.names, IGNORE)) if isinstance(value, str) else ""
     raise ConfigError(
-        f"{key}: {value!r} is neither a class of label space {labels.name!r}, nor a train id 0..{len(labels) - 1}, "
-        f"nor {IGNORE!r}{hint}; classes of your own are a label space of theirs: labels, or --labels, gives it"
+        f"{key}: {value!r} is neither a class of label space {label_space.name!r}, nor a train id "
+        f"0..{len(label_space) - 1}, nor {IGNORE!r}{hint}; "
+        "classes of your own are a label space: give it with labels, or --labels"
     )

@@ -49,7 +49,7 @@ class Dataset:
         name: readable domain name, for example "camvid:val" or "acdc-fog:val".
         spec: what it was opened from, with its split.
         items: what there is, sorted by name.
-        labels: label space of the label maps that `read` returns.
+        label_space: label space of the label maps that `read` returns.
         encoding: what the values in the label files mean.
         fold: uint8 lookup of 256 train ids, applied to predictions before they are scored; or None.
         unpaired: label files without an image.
@@ -61,7 +61,7 @@ class Dataset:
     name: str
     spec: Spec
     items: tuple[Item, ...] = field(converter=_to_items)
-    labels: LabelSpace
+    label_space: LabelSpace
     encoding: LabelEncoding
     fold: np.ndarray | None = None
     unpaired: tuple[Path, ...] = field(default=(), converter=_to_paths)
@@ -111,7 +111,7 @@ class Dataset:
 
 def open_dataset(
     spec: str,
-    labels: LabelSpace,
+    label_space: LabelSpace,
     *,
     config: str | os.PathLike[str] | None = None,
     default_split: str = "train",
@@ -125,7 +125,7 @@ def open_dataset(
     Args:
         spec: `KIND:PATH[:SPLIT]`; `clouds.data.layouts.LAYOUTS` has the kinds. Without a split the only one is taken,
             or `default_split` where there are several.
-        labels: the label space to decode label files into. Published data sets are decoded by class name, so that it
+        label_space: the label space to decode label files into. Published data sets are decoded by class name, so it
             may be any selection of the 19 classes of Cityscapes, in any order; the others are ignored.
         config: a file that takes the place of `PATH/dataset.toml`, for data that must not be altered. What it says
             about labels goes before the encoding of the kind.
@@ -148,13 +148,13 @@ def open_dataset(
         _check_labels(spec, items)
     own = parsed.path / FILE_NAME
     source = Path(config) if config else own if own.exists() else None
-    encoding, fold, max_pixels = read_dataset_config(source, labels, encoding=layout.encoding)
+    encoding, fold, max_pixels = read_dataset_config(source, label_space, encoding=layout.encoding)
     misfits = [item for item in items if item.name in layout.misfits and _differs_in_size(item, max_pixels)]
     dataset = Dataset(
         name=f"{parsed.path.resolve().name if layout.splits is None else parsed.kind}:{split}",
         spec=evolve(parsed, split=split),
         items=[item for item in items if item not in misfits],
-        labels=labels,
+        label_space=label_space,
         encoding=encoding,
         fold=fold,
         unpaired=[path for name, path in label_of.items() if name not in pictures],

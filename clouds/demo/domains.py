@@ -44,5 +44,5 @@ def write_domain(name: str, out: Path, *, count: int, size: tuple[int, int], see
         for index in range(count):
             picture = render(styles[name], size, (key, seed, index))
             write_png(target_in(folder, f"images/{split}/{index:04}.png"), picture.image)
-            write_png(target_in(folder, f"labels/{split}/{index:04}.png"), picture.labels)
+            write_png(target_in(folder, f"labels/{split}/{index:04}.png"), picture.label_map)
         write_text(folder / _SETTINGS, to_toml({"labels": {"encoding": "trainIds"}}))

@@ -98,7 +98,7 @@ def _predictions(arms: Mapping[str, Pipeline], unseen: Sequence[Dataset]) -> htm
         for index in range(min(_PER_DOMAIN, len(dataset))):
             image, truth = dataset.read(index)
             maps = [truth, *(arms[name].predict(image).labels for name in ("source-only", "clouds"))]
-            rows.append([html.Picture(image, dataset.name), *(html.colorize(one, dataset.labels) for one in maps)])
+            rows.append([html.Picture(image, dataset.name), *(html.colorize(one, dataset.label_space) for one in maps)])
     return html.picture_grid(["input", "label", "source only", "CLOUDS"], rows)
 
 

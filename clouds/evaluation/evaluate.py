@@ -86,7 +86,7 @@ def evaluate(
     return Report(protocol=protocol, views=views, domains=domains)
 
 
-def _open(specs: Sequence[str | Dataset], labels: LabelSpace, configs: Configs) -> dict[str, Dataset]:
+def _open(specs: Sequence[str | Dataset], label_space: LabelSpace, configs: Configs) -> dict[str, Dataset]:
     if isinstance(specs, (str, Dataset)) or not specs:
         raise ConfigError(f"evaluate: expected a list of dataset specs, got {specs!r}; write [SPEC, ...]")
     if isinstance(configs, Mapping):
@@ -96,11 +96,11 @@ def _open(specs: Sequence[str | Dataset], labels: LabelSpace, configs: Configs) 
             raise ConfigError(f"configs: {strange[0]!r} is not among the datasets{did_you_mean(strange[0], known)}")
     datasets: dict[str, Dataset] = {}
     for spec in specs:
-        dataset = spec if isinstance(spec, Dataset) else _open_spec(spec, labels, configs)
-        if dataset.labels.names != labels.names:
+        dataset = spec if isinstance(spec, Dataset) else _open_spec(spec, label_space, configs)
+        if dataset.label_space.names != label_space.names:
             raise ConfigError(
-                f"{dataset.name}: has label space {dataset.labels.name!r}, but the pipeline predicts {labels.name!r}; "
-                "open it with labels=pipeline.labels"
+                f"{dataset.name}: has label space {dataset.label_space.name!r}, but the pipeline predicts "
+                f"{label_space.name!r}; open it with label_space=pipeline.labels"
             )
         other, name = datasets.get(dataset.name), dataset.name
         if other is not None and isinstance(spec, str) and other.items != dataset.items:
@@ -111,9 +111,9 @@ def _open(specs: Sequence[str | Dataset], labels: LabelSpace, configs: Configs) 
     return datasets
 
 
-def _open_spec(spec: str, labels: LabelSpace, configs: Configs) -> Dataset:
+def _open_spec(spec: str, label_space: LabelSpace, configs: Configs) -> Dataset:
     config = configs.get(spec) if isinstance(configs, Mapping) else configs
-    return open_dataset(spec, labels, config=config, default_split="val")
+    return open_dataset(spec, label_space, config=config, default_split="val")
 
 
 def _count(
@@ -124,7 +124,7 @@ def _count(
     advance: Callable[[], None],
 ) -> tuple[np.ndarray, np.ndarray]:
     """Counts of confusion and of boundaries, over some images of a dataset."""
-    classes = len(dataset.labels)
+    classes = len(dataset.label_space)
     confusion, boundaries = np.zeros((classes, classes + 1), np.int64), np.zeros((classes, 3), np.int64)
     truths: deque[np.ndarray] = deque()  # of images that are being predicted
 

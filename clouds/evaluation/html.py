@@ -148,10 +148,10 @@ def picture_grid(columns: Sequence[str], rows: Sequence[Sequence[Picture | None]
     return Fragment(f'<div class="scroll">{grid}</div>')
 
 
-def legend(labels: LabelSpace, present: Iterable[int] | None = None) -> Fragment:
+def legend(label_space: LabelSpace, present: Iterable[int] | None = None) -> Fragment:
     """The class colours by name; `present` limits them to some train ids."""
-    ids = range(len(labels)) if present is None else sorted(set(present) - {IGNORE_ID})
-    entries = [(labels.names[i], labels.palette[i]) for i in ids] + [("not labelled", _UNLABELLED)]
+    ids = range(len(label_space)) if present is None else sorted(set(present) - {IGNORE_ID})
+    entries = [(label_space.names[i], label_space.palette[i]) for i in ids] + [("not labelled", _UNLABELLED)]
     inner = "".join(
         f'<span class="key"><i style="background:rgb({r},{g},{b})"></i>{escape(name)}</span>'
         for name, (r, g, b) in entries
@@ -159,9 +159,9 @@ def legend(labels: LabelSpace, present: Iterable[int] | None = None) -> Fragment
     return Fragment(f'<div class="legend">{inner}</div>')
 
 
-def colorize(label_map: UInt8[np.ndarray, "h w"], labels: LabelSpace, *, caption: str = "") -> Picture:
+def colorize(label_map: UInt8[np.ndarray, "h w"], label_space: LabelSpace, *, caption: str = "") -> Picture:
     """A label map in the palette's colours; 255 is nearly black."""
-    return Picture(labels.color_table(other=_UNLABELLED)[label_map], caption, lossless=True)
+    return Picture(label_space.color_table(other=_UNLABELLED)[label_map], caption, lossless=True)
 
 
 def number(value: Cell) -> str:

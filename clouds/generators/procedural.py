@@ -40,7 +40,7 @@ class ProceduralGenerator(Generator):
             key = (request.seed, int.from_bytes(blake2b(request.prompt.encode(), digest_size=8).digest()))
             style = choose_style(read_prompt(request.prompt), np.random.default_rng(key))
             picture = render(style, request.size, key)
-            yield GeneratedImage(request=request, image=picture.image, labels=picture.labels)
+            yield GeneratedImage(request=request, image=picture.image, labels=picture.label_map)
 
 
 def choose_style(wish: Wish, rng: np.random.Generator) -> Style:

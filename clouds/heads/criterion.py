@@ -53,7 +53,7 @@ class Criterion(nn.Module):
         targets: Sequence[Targets],
         *,
         points: Float[Tensor, "b p 2"] | PointSource | None = None,
-        generator: torch.Generator | None = None,
+        rng: torch.Generator | None = None,
     ) -> dict[str, Tensor]:
         """Weighted terms `class`, `mask`, `dice` of the last layer, and of each earlier one with its number behind."""
         if len(targets) != len(output.mask_logits):
@@ -68,7 +68,7 @@ class Criterion(nn.Module):
         if points is None:
             masks = [min(output.mask_logits.shape[1], count) for count in wanted.counts]
             device = output.mask_logits.device
-            points = RandomPoints.draw(self.points, generator, layers=list(layers), masks=masks, device=device)
+            points = RandomPoints.draw(self.points, rng, layers=list(layers), masks=masks, device=device)
         elif isinstance(points, Tensor):
             points = FixedPoints(points)
         terms: dict[str, Tensor] = {}

@@ -73,7 +73,7 @@ class Mask2Former(Head):
         points: Float[Tensor, "b p 2"] | PointSource | None = None,
         generator: torch.Generator | None = None,
     ) -> dict[str, Tensor]:
-        return self.criterion(output, targets, points=points, generator=generator)
+        return self.criterion(output, targets, points=points, rng=generator)
 
     def loss_counts(self, targets: Sequence[Targets]) -> dict[str, float]:
         return self.criterion.counts(targets, queries=self.predictor.queries, layers=self.predictor.layers)

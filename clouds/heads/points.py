@@ -61,7 +61,7 @@ class RandomPoints:
     def draw(
         cls,
         count: int,
-        generator: torch.Generator | None,
+        rng: torch.Generator | None,
         *,
         layers: Sequence[int],
         masks: Sequence[int],
@@ -71,18 +71,18 @@ class RandomPoints:
 
         Args:
             count: points per mask.
-            generator: source of the numbers; None takes torch's. From `ImageGenerators` each image draws its own.
+            rng: source of the numbers; None takes torch's. From `ImageGenerators` each image draws its own.
                 A generator of another kind of device than `device` is asked for a seed alone, so that nothing is
                 copied; on CUDA points are others than on a CPU, for the same generator.
             layers: their numbers, in the order in which they draw.
             masks: masks of each image that are matched in a layer.
             device: where masks are, and points will be.
         """
-        if isinstance(generator, ImageGenerators):
-            images = [_on(device, one) for one in generator.images]
+        if isinstance(rng, ImageGenerators):
+            images = [_on(device, one) for one in rng.images]
             owners = list(zip(images, masks, strict=True))
         else:
-            source = _on(device, generator)
+            source = _on(device, rng)
             images = [source] * len(masks)
             owners = [(source, sum(masks))]
         drawn: dict[int, _Drawn] = {}
@@ -120,9 +120,9 @@ class FixedPoints:
         return self.points.to(images.device)[images]
 
 
-def uniform(count: int, points: int, generator: torch.Generator | None, device: torch.device) -> Float[Tensor, "n p 2"]:
+def uniform(count: int, points: int, rng: torch.Generator | None, device: torch.device) -> Float[Tensor, "n p 2"]:
     """Uniform random points on the generator's device; on `device` without one."""
-    return torch.rand(count, points, 2, generator=generator, device=device if generator is None else generator.device)
+    return torch.rand(count, points, 2, generator=rng, device=device if rng is None else rng.device)
 
 
 def least_certain(
@@ -138,17 +138,17 @@ def least_certain(
     return candidates.gather(1, nearest[..., None].expand(-1, -1, 2))
 
 
-def _on(device: torch.device, generator: torch.Generator | None) -> torch.Generator | None:
+def _on(device: torch.device, rng: torch.Generator | None) -> torch.Generator | None:
     """A generator of `device` in place of one of another kind of device, which gives its seed."""
-    if generator is None or generator.device.type == device.type:
-        return generator
-    seed = torch.randint(2**63 - 1, (), generator=generator, device=generator.device)
+    if rng is None or rng.device.type == device.type:
+        return rng
+    seed = torch.randint(2**63 - 1, (), generator=rng, device=rng.device)
     return torch.Generator(device).manual_seed(int(seed))
 
 
 def _candidates(
-    masks: int, points: int, generator: torch.Generator | None, device: torch.device
+    masks: int, points: int, rng: torch.Generator | None, device: torch.device
 ) -> tuple[Float[Tensor, "n c 2"], Float[Tensor, "n r 2"]]:
     """Points of which the least certain are taken, and those that are taken as they are."""
-    candidates = uniform(masks, int(points * OVERSAMPLE), generator, device)
-    return candidates, uniform(masks, points - int(points * IMPORTANCE), generator, device)
+    candidates = uniform(masks, int(points * OVERSAMPLE), rng, device)
+    return candidates, uniform(masks, points - int(points * IMPORTANCE), rng, device)

@@ -35,14 +35,14 @@ class GrammarPrompter(Prompter):
     often, because the list of all sentences is walked in steps of the golden ratio.
 
     Args:
-        labels: classes that are not among the Cityscapes ones become objects by their name.
+        label_space: classes that are not among the Cityscapes ones become objects by their name.
 
     Raises:
         ConfigError: more prompts are asked for than there are; the message says how many exist.
     """
 
-    def __init__(self, labels: LabelSpace) -> None:
-        unknown = tuple(name for name in labels.names if name not in CITYSCAPES.names)
+    def __init__(self, label_space: LabelSpace) -> None:
+        unknown = tuple(name for name in label_space.names if name not in CITYSCAPES.names)
         self._slots = (WEATHERS, TIMES, OBJECTS + unknown, PLACES, MOODS, KINDS)
 
     def prompts(self, n: int, *, seed: int) -> list[str]:

@@ -35,7 +35,7 @@ class LlmPrompter(Prompter):
 
     Args:
         model: answers the questions.
-        labels: the classes to be named.
+        label_space: the classes to be named.
         batch: captions asked for at once.
         rounds: questions at most, for each that would do if every answer were perfect.
 
@@ -43,11 +43,11 @@ class LlmPrompter(Prompter):
         ConfigError: `batch` or `rounds` is less than 1, n is negative, or n captions did not come.
     """
 
-    def __init__(self, model: ChatModel, labels: LabelSpace, *, batch: int = 25, rounds: int = 5) -> None:
+    def __init__(self, model: ChatModel, label_space: LabelSpace, *, batch: int = 25, rounds: int = 5) -> None:
         for option, value in (("batch", batch), ("rounds", rounds)):
             if value < 1:
                 raise ConfigError(f"prompter llm: {option}={value}; expected at least 1")
-        self.model, self.labels, self.batch, self.rounds = model, labels, batch, rounds
+        self.model, self.label_space, self.batch, self.rounds = model, label_space, batch, rounds
 
     def prompts(self, n: int, *, seed: int) -> list[str]:
         if n < 0:
@@ -59,10 +59,10 @@ class LlmPrompter(Prompter):
                 f"distinct captions, {n} were asked for; take a model that follows instructions, a higher temperature, "
                 "or more rounds"
             )
-        chosen = _choose(found, n, self.labels)
-        named = set[str]().union(*(classes_named(caption, self.labels) for caption in chosen))
-        missing = [name for name in self.labels.names if name not in named]
-        if missing and n >= len(self.labels):
+        chosen = _choose(found, n, self.label_space)
+        named = set[str]().union(*(classes_named(caption, self.label_space) for caption in chosen))
+        missing = [name for name in self.label_space.names if name not in named]
+        if missing and n >= len(self.label_space):
             warnings.warn(f"no prompt names {', '.join(missing)}", CoverageWarning, stacklevel=2)
         return chosen
 
@@ -73,16 +73,16 @@ class LlmPrompter(Prompter):
         with progress_bar() as bar:
             task = bar.add_task("prompts", total=n)
             for number in range(self._limit(n)):
-                missing = [name for name in self.labels.names if name not in named]
+                missing = [name for name in self.label_space.names if name not in named]
                 enough = len(found) >= n
-                if enough and (not missing or n < len(self.labels)):
+                if enough and (not missing or n < len(self.label_space)):
                     break
                 rng = np.random.default_rng((seed, number))
                 lacking = len(missing) if enough else n - len(found)
                 question = self._question(lacking, list(found.values()), missing, rng)
                 for caption in parse_captions(self.model.answer(question, seed=int(rng.integers(2**31)))):
                     if found.setdefault(caption_key(caption), caption) is caption:
-                        named |= classes_named(caption, self.labels)
+                        named |= classes_named(caption, self.label_space)
                 bar.update(task, completed=min(len(found), n))
                 if enough and named.isdisjoint(missing):
                     break
@@ -101,7 +101,7 @@ class LlmPrompter(Prompter):
             "and the weather.",
             f"For example: {_EXAMPLE}",
             f"Vary places, objects, times of day and weather; let some be {time}, and some in {weather} weather.",
-            f"Objects are taken from: {', '.join(missing or self.labels.names)}.",
+            f"Objects are taken from: {', '.join(missing or self.label_space.names)}.",
         ]
         if captions:
             shown = rng.choice(len(captions), size=min(_SHOWN, len(captions)), replace=False)
@@ -110,13 +110,13 @@ class LlmPrompter(Prompter):
         return "\n".join(lines)
 
 
-def _choose(captions: list[str], n: int, labels: LabelSpace) -> list[str]:
+def _choose(captions: list[str], n: int, label_space: LabelSpace) -> list[str]:
     """n of the captions in their order: first those that name a class which none before them does, then the others."""
     named: set[str] = set()
     first: list[int] = []
     others: list[int] = []
     for index, caption in enumerate(captions):
-        classes = classes_named(caption, labels)
+        classes = classes_named(caption, label_space)
         (others if classes <= named else first).append(index)
         named |= classes
     return [captions[index] for index in sorted((first + others)[:n])]

@@ -54,7 +54,7 @@ class PromptStatistics:
     time: dict[str, int]
 
 
-def describe_prompts(prompts: list[str], labels: LabelSpace) -> PromptStatistics:
+def describe_prompts(prompts: list[str], label_space: LabelSpace) -> PromptStatistics:
     """Count what prompts speak of.
 
     >>> from clouds.core.contract.labels import CITYSCAPES
@@ -62,35 +62,35 @@ def describe_prompts(prompts: list[str], labels: LabelSpace) -> PromptStatistics
     >>> found.classes["car"], found.weather["fog"], found.time["night"], found.time["not said"]
     (1, 1, 1, 1)
     """
-    named = [classes_named(prompt, labels) for prompt in prompts]
+    named = [classes_named(prompt, label_space) for prompt in prompts]
     return PromptStatistics(
         prompts=len(prompts),
         distinct=len(set(prompts)),
-        classes={name: sum(name in classes for classes in named) for name in labels.names},
+        classes={name: sum(name in classes for classes in named) for name in label_space.names},
         weather=_count(prompts, WEATHER_WORDS),
         time=_count(prompts, LIGHT_WORDS),
     )
 
 
-def classes_named(prompt: str, labels: LabelSpace) -> set[str]:
+def classes_named(prompt: str, label_space: LabelSpace) -> set[str]:
     """The classes that a prompt names, by their names, synonyms and common words for them, in singular or plural.
 
     A longer word counts before a shorter one that it holds: "traffic lights" are no traffic.
     """
-    pattern, owners = _class_words(labels)
+    pattern, owners = _class_words(label_space)
     return {name for found in pattern.finditer(prompt.casefold()) for name in owners[found.group(1)]}
 
 
 @lru_cache(maxsize=8)
-def _class_words(labels: LabelSpace) -> tuple[re.Pattern[str], dict[str, set[str]]]:
+def _class_words(label_space: LabelSpace) -> tuple[re.Pattern[str], dict[str, set[str]]]:
     """A pattern of all words, and whose they are."""
     owners: dict[str, set[str]] = {}
-    for name, synonyms in zip(labels.names, labels.synonyms, strict=True):
+    for name, synonyms in zip(label_space.names, label_space.synonyms, strict=True):
         for word in (name, *synonyms, *_MORE_WORDS.get(name, ())):
             owners.setdefault(word.casefold(), set()).add(name)
     for thing, (one, many) in OBJECT_WORDS.items():
         name = _CLASS_OF_OBJECT.get(thing, thing)
-        for word in (*one, *many) if name in labels.names else ():
+        for word in (*one, *many) if name in label_space.names else ():
             owners.setdefault(word, set()).add(name)
     return _any_of(owners), owners
 

@@ -24,12 +24,12 @@ def clear_overlaps(masks: Bool[Tensor, "n h w"]) -> Bool[Tensor, "n h w"]:
 
 
 def unite_classes(
-    masks: Bool[Tensor, "n h w"], labels: Int[Tensor, " n"]
+    masks: Bool[Tensor, "n h w"], classes: Int[Tensor, " n"]
 ) -> tuple[Int[Tensor, " c"], Bool[Tensor, "c h w"]]:
     """The classes that occur, ascending, and the union of each one's masks."""
-    classes = cast("Tensor", labels.unique())
-    united = [masks[labels == label].any(0) for label in classes]
-    return classes, torch.stack(united) if united else masks
+    present = cast("Tensor", classes.unique())
+    united = [masks[classes == one].any(0) for one in present]
+    return present, torch.stack(united) if united else masks
 
 
 def merge_masks(

@@ -26,7 +26,7 @@ class Raster:
         centre: the same at the pixel centres.
         colors: paint by surface, RGB in 0..1, shaded by its facing.
         materials: material by surface.
-        facing, keys, glow, labels: by surface.
+        facing, keys, glow, classes: by surface.
         depth, height, lateral: metres, by pixel.
         shadow: 0..1 by pixel, how much of the light an object nearby takes.
     """
@@ -38,7 +38,7 @@ class Raster:
     facing: Int32[np.ndarray, " n"]
     keys: Float32[np.ndarray, " n"]
     glow: Float32[np.ndarray, " n"]
-    labels: UInt8[np.ndarray, " n"]
+    classes: UInt8[np.ndarray, " n"]
     depth: Float32[np.ndarray, "h w"]
     height: Float32[np.ndarray, "h w"]
     lateral: Float32[np.ndarray, "h w"]
@@ -67,7 +67,7 @@ def rasterize(scene: Scene, size: tuple[int, int]) -> Raster:
         facing=facing,
         keys=scene.rng.random(len(facing), dtype=np.float32),
         glow=np.array([0, 0, *(surface.glow for surface in ordered)], dtype=np.float32),
-        labels=np.array([TRAIN_ID[name] for name in ("sky", "terrain", *(s.label for s in ordered))], dtype=np.uint8),
+        classes=np.array([TRAIN_ID[name] for name in ("sky", "terrain", *(s.label for s in ordered))], dtype=np.uint8),
         depth=depth,
         height=height,
         lateral=lateral,

@@ -52,7 +52,7 @@ class Frame:
 
     Attributes:
         camera: the camera of this picture.
-        labels: Cityscapes train ids.
+        label_map: Cityscapes train ids.
         depth: metres ahead; the sky has `camera.FAR`.
         height: metres above the ground.
         lateral: metres to the right of the own lane's middle, following the bend.
@@ -62,7 +62,7 @@ class Frame:
     """
 
     camera: Camera
-    labels: UInt8[np.ndarray, "h w"]
+    label_map: UInt8[np.ndarray, "h w"]
     depth: Float32[np.ndarray, "h w"]
     height: Float32[np.ndarray, "h w"]
     lateral: Float32[np.ndarray, "h w"]

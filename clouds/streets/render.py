@@ -25,7 +25,7 @@ class Picture:
     """A rendered street: `image` is uint8 "h w 3" RGB, `labels` uint8 "h w" Cityscapes train ids, exact at centres."""
 
     image: UInt8[np.ndarray, "h w 3"]
-    labels: UInt8[np.ndarray, "h w"]
+    label_map: UInt8[np.ndarray, "h w"]
 
 
 def render(style: Style, size: tuple[int, int], key: Sequence[int]) -> Picture:
@@ -46,7 +46,7 @@ def render(style: Style, size: tuple[int, int], key: Sequence[int]) -> Picture:
     image, frame = shade(raster, style, scene.camera, pane, shade_rng)
     for stage, rng in zip(style.stages, stage_rngs, strict=True):
         image = np.clip(stage(image, frame, rng), 0.0, 1.0)
-    return Picture(image=np.rint(image * 255).astype(np.uint8), labels=frame.labels)
+    return Picture(image=np.rint(image * 255).astype(np.uint8), label_map=frame.label_map)
 
 
 def build_scene(layout: Layout, palette: Palette, rng: np.random.Generator) -> Scene:

@@ -46,7 +46,7 @@ def shade(
     image[ground] *= (1 - _SHADOW * raster.shadow[ground])[:, None]
     return image, Frame(
         camera=camera,
-        labels=raster.labels[raster.centre],
+        label_map=raster.classes[raster.centre],
         depth=raster.depth,
         height=raster.height,
         lateral=raster.lateral,

@@ -85,7 +85,7 @@ def refine_set(
     label: Callable[[Path], UInt8[np.ndarray, "h w"]] | None,
     *,
     out: str | os.PathLike[str],
-    labels: LabelSpace,
+    label_space: LabelSpace,
     made_with: Mapping[str, Any],
     seed: int = 0,
     progress: bool = False,
@@ -101,7 +101,7 @@ def refine_set(
         label: gives the label map to refine, of the image's size; asked only for what is missing. None: the pipelines
             of the workers predict it.
         out: folder of the new dataset, or of an earlier run.
-        labels: what the train ids mean, for the pictures.
+        label_space: what the train ids mean, for the pictures.
         made_with: what images, refiner and label maps are, as plain values, so that `out` never mixes two sorts.
         seed: 0 or more.
         progress: show a progress bar on standard error, when that is a terminal.
@@ -124,7 +124,7 @@ def refine_set(
         done = workers.map(_refine, (_Job.of(name, path, label, seed) for name, path in missing.items()))
         for job, (before, after) in bar.track(done, total=len(missing), description="refine"):
             _link(job.path, target_in(folder, f"images/{SPLIT}") / job.path.name)
-            picture = before_and_after(job.image, before, after, labels)
+            picture = before_and_after(job.image, before, after, label_space)
             write_png(target_in(folder, f"pictures/{job.name}.png"), picture)
             write_png(target_in(folder, f"labels/{SPLIT}/{job.name}.png"), after)
     return RefinedSet(folder=folder, spec=f"folder:{folder}:{SPLIT}", images=len(named), written=len(missing))
@@ -134,10 +134,10 @@ def before_and_after(
     image: UInt8[np.ndarray, "h w 3"],
     before: UInt8[np.ndarray, "h w"],
     after: UInt8[np.ndarray, "h w"],
-    labels: LabelSpace,
+    label_space: LabelSpace,
 ) -> UInt8[np.ndarray, "h w3 3"]:
     """The image, and it under the colours of both label maps, side by side; 255 shows black."""
-    shown = [overlaid(image, label_map, labels, opacity=_OPACITY) for label_map in (before, after)]
+    shown = [overlaid(image, label_map, label_space, opacity=_OPACITY) for label_map in (before, after)]
     return np.concatenate([image, *shown], axis=1)
 
 

@@ -92,14 +92,14 @@ class MeanPooler(MaskPooler):
         return inside.float() @ dense.float().flatten(2).mT / inside.sum(-1, keepdim=True).clamp(min=1)
 
 
-def random_classifier(labels: LabelSpace, width: int) -> TextClassifier:
+def random_classifier(label_space: LabelSpace, width: int) -> TextClassifier:
     """Random unit vectors for the words of a label space, and a `MeanPooler`."""
-    counts = torch.tensor([len(group) for group in labels.synonyms])
+    counts = torch.tensor([len(group) for group in label_space.synonyms])
     embeddings = torch.randn(int(counts.sum()), width, generator=torch.Generator().manual_seed(0))
     return TextClassifier(
         embeddings=functional.normalize(embeddings, dim=-1),
-        class_of=torch.repeat_interleave(torch.arange(len(labels)), counts),
-        seen=torch.ones(len(labels), dtype=torch.bool),
+        class_of=torch.repeat_interleave(torch.arange(len(label_space)), counts),
+        seen=torch.ones(len(label_space), dtype=torch.bool),
         logit_scale=100.0,
         pooler=MeanPooler(),
     )

@@ -32,10 +32,10 @@ class Learner(nn.Module):
             self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def forward(
-        self, images: Sequence[UInt8[Tensor, "3 _ _"]], targets: Sequence[Targets], generator: ImageGenerators
+        self, images: Sequence[UInt8[Tensor, "3 _ _"]], targets: Sequence[Targets], rngs: ImageGenerators
     ) -> dict[str, Tensor]:
         """The head's loss terms for a batch."""
-        return self.segmenter.head.loss(self._forward(images), targets, generator=generator)
+        return self.segmenter.head.loss(self._forward(images), targets, generator=rngs)
 
 
 def distribute(learner: Learner, processes: Processes) -> nn.Module:

@@ -292,12 +292,12 @@ def _open(pipeline: Pipeline, recipe: Recipe, folder: Path, phases: tuple[Phase,
     return run
 
 
-def _check_evaluation(specs: Sequence[str], labels: LabelSpace) -> None:
+def _check_evaluation(specs: Sequence[str], label_space: LabelSpace) -> None:
     """Whether evaluations will find their data, so that it is not hours of training that tell."""
     seen = set[Spec]()
     for spec in specs:
         try:
-            dataset = open_dataset(spec, labels, default_split="val")
+            dataset = open_dataset(spec, label_space, default_split="val")
             check_labelled(dataset)
         except (ConfigError, DataError) as error:
             raise type(error)(f"data.evaluation: {error}; or train without it: loop.evaluate_every=0") from error

@@ -100,12 +100,12 @@ def test_labels_are_cityscapes_train_ids() -> None:
 def test_unseen_models_draw_at_any_size(name: str, size: tuple[int, int]) -> None:
     picture = render(unseen_styles()[name], size, (0,))
     assert picture.image.shape == (*size, 3)
-    assert picture.labels.shape == size
+    assert picture.label_map.shape == size
 
 
 def test_unseen_domains_show_no_class_that_the_source_never_shows() -> None:
     def classes(style: Style, count: int) -> set[int]:
-        return {int(i) for index in range(count) for i in np.unique(render(style, (48, 96), (index,)).labels)}
+        return {int(i) for index in range(count) for i in np.unique(render(style, (48, 96), (index,)).label_map)}
 
     known = classes(engine_style(), 30)
     for name, style in unseen_styles().items():

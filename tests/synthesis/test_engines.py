@@ -239,4 +239,4 @@ def test_label_maps_come_from_somewhere(tmp_path: Any) -> None:
     write_png(tmp_path / "a.png", np.zeros((4, 4, 3), np.uint8))
     identity = build_component("refiner", '{"name": "identity"}', "cpu")
     with pytest.raises(ConfigError, match="no label maps are given, and no pipeline that predicts them"):
-        refine_set(identity, [tmp_path / "a.png"], None, out=tmp_path / "b", labels=CITYSCAPES, made_with={})
+        refine_set(identity, [tmp_path / "a.png"], None, out=tmp_path / "b", label_space=CITYSCAPES, made_with={})

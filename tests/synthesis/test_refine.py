@@ -82,7 +82,7 @@ def pictures(tmp_path: Path) -> Path:
 
 
 def refine(pictures: Path, out: Path, **changes: Any) -> RefinedSet:
-    given: dict[str, Any] = {"label": label, "labels": CITYSCAPES, "made_with": {"refiner": "swapped"}, **changes}
+    given: dict[str, Any] = {"label": label, "label_space": CITYSCAPES, "made_with": {"refiner": "swapped"}, **changes}
     return refine_set(Swapped(), sorted(pictures.glob("*.png")), given.pop("label"), out=out, **given)
 
 
@@ -203,9 +203,9 @@ def test_faults_name_the_image(pictures: Path, tmp_path: Path) -> None:
     write_png(pictures / "more" / "im_0_p0.png", np.zeros((*SIZE, 3), np.uint8))
     twice = [pictures / "im_0_p0.png", pictures / "more" / "im_0_p0.png"]
     with pytest.raises(DataError, match=r"im_0_p0.png and .*more/im_0_p0.png have one name"):
-        refine_set(Swapped(), twice, label, out=tmp_path / "b", labels=CITYSCAPES, made_with={})
+        refine_set(Swapped(), twice, label, out=tmp_path / "b", label_space=CITYSCAPES, made_with={})
     with pytest.raises(DataError, match="b: nothing to refine, as no image is given"):
-        refine_set(Swapped(), [], label, out=tmp_path / "b", labels=CITYSCAPES, made_with={})
+        refine_set(Swapped(), [], label, out=tmp_path / "b", label_space=CITYSCAPES, made_with={})
     (pictures / "im_1_p0.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"im_1_p0.png: not a picture"):
         refine(pictures, tmp_path / "c")

@@ -104,7 +104,9 @@ def refine(given: Path) -> Iterator[Scenario]:
     refiner = build_part(Kind.REFINER, "regions")
 
     def call(folder: Path) -> None:
-        refine_set(refiner, images, lambda path: label, out=folder, labels=CITYSCAPES, made_with={"refiner": "regions"})
+        refine_set(
+            refiner, images, lambda path: label, out=folder, label_space=CITYSCAPES, made_with={"refiner": "regions"}
+        )
 
     yield Scenario(call=call)
 

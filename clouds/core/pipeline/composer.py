@@ -167,7 +167,7 @@ def _build(
     return built
 
 
-def _given(backbone: Backbone | None, labels: LabelSpace) -> dict[str, Any]:
+def _given(backbone: Backbone | None, label_space: LabelSpace) -> dict[str, Any]:
     """What factories are told: the label space, and for heads the backbone's features and the width of its texts."""
     width = backbone.embed_text([]).shape[1] if isinstance(backbone, TextEncoder) else None
-    return {"features": None if backbone is None else backbone.features, "text_width": width, "labels": labels}
+    return {"features": None if backbone is None else backbone.features, "text_width": width, "labels": label_space}

@@ -43,60 +43,62 @@ TEMPLATES = (
 _CACHE_BYTES = 2**26  # of all embeddings that are kept; a label space takes some 100 KiB
 
 
-def prompts(labels: LabelSpace) -> list[str]:
+def prompts(label_space: LabelSpace) -> list[str]:
     """Every template for every synonym of every class, synonym by synonym.
 
     >>> prompts(LabelSpace.from_names(["road"]))[:2]
     ['a photo of a road.', 'This is a photo of a road']
     """
-    return [template.format(word) for group in labels.synonyms for word in group for template in TEMPLATES]
+    return [template.format(word) for group in label_space.synonyms for word in group for template in TEMPLATES]
 
 
-def seen_classes(labels: LabelSpace, trained: LabelSpace) -> list[bool]:
+def seen_classes(label_space: LabelSpace, trained: LabelSpace) -> list[bool]:
     """Whether each class was labelled in training: one of its synonyms is, to the letter, one of the trained ones."""
     words = {word for group in trained.synonyms for word in group}
-    return [not words.isdisjoint(group) for group in labels.synonyms]
+    return [not words.isdisjoint(group) for group in label_space.synonyms]
 
 
 def build_classifier(
-    encoder: TextEncoder, labels: LabelSpace, *, trained: LabelSpace, model: str, cache: Path | None
+    encoder: TextEncoder, label_space: LabelSpace, *, trained: LabelSpace, model: str, cache: Path | None
 ) -> TextClassifier:
     """Embed a label space.
 
     Args:
         encoder: embeds the prompts; pools masks, too, if it can.
-        labels: the classes, and their synonyms.
+        label_space: the classes, and their synonyms.
         trained: the classes that were labelled in training.
         model: what the encoder is, beside its weights; part of the cache's key.
         cache: folder for embeddings of encoders and label spaces that were used before, or None.
     """
     with torch.inference_mode(False):  # tensors of inference mode could not take part in training
-        embeddings = embed_labels(encoder, labels) if cache is None else _cached(encoder, labels, model, cache)
-        counts = torch.tensor([len(group) for group in labels.synonyms])
+        embeddings = (
+            embed_labels(encoder, label_space) if cache is None else _cached(encoder, label_space, model, cache)
+        )
+        counts = torch.tensor([len(group) for group in label_space.synonyms])
         return TextClassifier(
             embeddings=embeddings,
-            class_of=torch.repeat_interleave(torch.arange(len(labels)), counts).to(embeddings.device),
-            seen=torch.tensor(seen_classes(labels, trained), device=embeddings.device),
+            class_of=torch.repeat_interleave(torch.arange(len(label_space)), counts).to(embeddings.device),
+            seen=torch.tensor(seen_classes(label_space, trained), device=embeddings.device),
             logit_scale=encoder.logit_scale,
             pooler=encoder if isinstance(encoder, MaskPooler) else None,
         )
 
 
-def embed_labels(encoder: TextEncoder, labels: LabelSpace) -> Float[Tensor, "n d"]:
+def embed_labels(encoder: TextEncoder, label_space: LabelSpace) -> Float[Tensor, "n d"]:
     """One unit vector per synonym: each prompt normalised, the templates' average, normalised again."""
     with torch.no_grad():
-        embedded = functional.normalize(encoder.embed_text(prompts(labels)).float(), dim=-1)
+        embedded = functional.normalize(encoder.embed_text(prompts(label_space)).float(), dim=-1)
         return functional.normalize(embedded.unflatten(0, (-1, len(TEMPLATES))).mean(1), dim=-1)
 
 
-def _cached(encoder: TextEncoder, labels: LabelSpace, model: str, folder: Path) -> Tensor:
+def _cached(encoder: TextEncoder, label_space: LabelSpace, model: str, folder: Path) -> Tensor:
     weights = encoder.text_weights()
-    key = json.dumps([model, digest(weights), prompts(labels)])
+    key = json.dumps([model, digest(weights), prompts(label_space)])
     cache, name = TensorCache(folder, max_bytes=_CACHE_BYTES), hashlib.sha256(key.encode()).hexdigest()
     found = cache.get(name)
     if found is not None:
         return found["embeddings"].to(next(iter(weights.values())).device)
-    embeddings = embed_labels(encoder, labels)
+    embeddings = embed_labels(encoder, label_space)
     with suppress(DataError):  # a folder that is read-only, or that others tidy, too, costs time only
         cache.put(name, {"embeddings": embeddings})
     return embeddings

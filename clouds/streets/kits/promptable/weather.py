@@ -48,7 +48,9 @@ def flake_snow(image: Image, frame: Frame, rng: Rng) -> Image:
     """White flakes in the air, a white sky, and an even thin cover on everything that lies flat."""
     sky = np.float32(rng.uniform(0.74, 0.88)) * np.array([0.98, 0.99, 1.0], np.float32)
     amount = np.where(frame.ground, rng.uniform(0.35, 0.75), 0.08)[..., None].astype(np.float32)
-    amount = amount * np.where(frame.labels == 0, np.float32(0.55), np.float32(1.0))[..., None]  # traffic clears roads
+    amount = (
+        amount * np.where(frame.label_map == 0, np.float32(0.55), np.float32(1.0))[..., None]
+    )  # traffic clears roads
     white = np.where(frame.sky[..., None], sky, image * (1 - amount) + 0.92 * amount)
     return _flakes(_veil(white, frame, sky, rng.uniform(0.006, 0.014)), rng)
 

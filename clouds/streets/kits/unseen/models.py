@@ -40,7 +40,7 @@ def settled_drifts(image: Image, frame: Frame, rng: Rng) -> Image:
     """After the snowfall: drifts with hard edges on the ground, no flakes in the air; the road has bare tracks."""
     drift = frame.noise(frame.lateral * 0.35 + 3, frame.depth * 0.12)
     cover = frame.ground & (drift > np.float32(rng.uniform(0.35, 0.55)))
-    tracks = (frame.labels == 0) & (np.abs(np.abs(frame.lateral) - 0.8) < 0.3)
+    tracks = (frame.label_map == 0) & (np.abs(np.abs(frame.lateral) - 0.8) < 0.3)
     snow = np.array([0.86, 0.9, 1.0], np.float32) * (0.8 + 0.2 * drift[..., None])
     return np.where((cover & ~tracks)[..., None], snow, image * np.array([0.9, 0.95, 1.02], np.float32))
 
