@@ -23,7 +23,7 @@ import torch
 from benchmarks.compile_only import compile_only
 from benchmarks.compiled_forms import FORMS
 from benchmarks.rows import row
-from clouds.bench.problems import Problem
+from clouds.bench.problems import KernelProblem
 
 CAPABILITIES = (80, 89, 90)
 _UNITS = {"registers": "registers", "spilled": "B", "shared memory": "B"}
@@ -54,7 +54,7 @@ def rows(capabilities: Iterable[int], names: Iterable[str]) -> Iterator[dict[str
             seen |= launches.keys()
 
 
-def launched(make: Callable[[], Problem], capability: int) -> list[tuple[str, Any]]:
+def launched(make: Callable[[], KernelProblem], capability: int) -> list[tuple[str, Any]]:
     """The kernels of a form, forward and backward, each as its name and what was compiled, as often as launched."""
     problem = make()
     leaves = problem.leaves()

@@ -15,7 +15,7 @@ from attrs import evolve
 from torch import Tensor
 
 from clouds.bench.gather import forward as gather_forward
-from clouds.bench.problems import PROBLEMS, Problem, Size
+from clouds.bench.problems import PROBLEMS, KernelProblem, Size
 from clouds.kernels.deformable_attention import deformable_sampling
 
 # All scores of this answer fit into one band, also of 150 classes.
@@ -24,7 +24,7 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 Change: TypeAlias = Callable[[dict[str, Any]], Mapping[str, Any]]
 
 
-def _problem(op: str, dtype: str, change: Change) -> Problem:
+def _problem(op: str, dtype: str, change: Change) -> KernelProblem:
     """One call of an operation, with changed arguments; of the levels of attention the largest."""
     problem = PROBLEMS[op](Size(), _DTYPES[dtype], torch.device("cpu"))
     return evolve(problem, parts=[change(dict(problem.parts[-1]))], copied=0)
@@ -45,7 +45,7 @@ def _wide(names: Sequence[str], width: int) -> Change:
     return change
 
 
-def _sampling(dtype: str) -> Problem:
+def _sampling(dtype: str) -> KernelProblem:
     """Deformable attention from locations and weights."""
     problem = _problem("deformable_attention", dtype, _same)
     (part,) = problem.parts
@@ -78,17 +78,17 @@ def _one_channel(part: dict[str, Any]) -> dict[str, Tensor]:
     return {"maps": maps, "points": part["points"].expand(len(maps), -1, -1).contiguous()}
 
 
-def _points_of_masks() -> Problem:
+def _points_of_masks() -> KernelProblem:
     """Targets at points: bool, without a backward pass."""
     problem = _problem("point_sample", "fp32", _one_channel)
     (part,) = problem.parts
     return evolve(problem, parts=[{**part, "maps": part["maps"] > 0}], differentiable=())
 
 
-def _gather() -> Problem:
+def _gather() -> KernelProblem:
     """The ceiling of gathers."""
     table = torch.randn(1 << 14, 32, dtype=torch.bfloat16)
-    return Problem(op=lambda table, backend: gather_forward(table), parts=[{"table": table}], copied=0)
+    return KernelProblem(op=lambda table, backend: gather_forward(table), parts=[{"table": table}], copied=0)
 
 
 # Where rows of pixels do not lie between the same cells by fours.
@@ -129,7 +129,7 @@ _CHANGED: dict[str, Change] = {
     "semantic_inference fp32 k19 resized": _changed(size=(360, 640)),
     "semantic_inference fp32 k150 resized": _changed(k=150, **_SMALL),
 }
-FORMS: Mapping[str, Callable[[], Problem]] = {
+FORMS: Mapping[str, Callable[[], KernelProblem]] = {
     **{name: partial(_problem, *name.split()[:2], change) for name, change in _CHANGED.items()},
     "deformable_attention bf16 d32 sampling": partial(_sampling, "bf16"),
     "deformable_attention fp32 d32 sampling": partial(_sampling, "fp32"),

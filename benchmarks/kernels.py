@@ -22,7 +22,7 @@ from torch import Tensor
 
 from benchmarks.rows import row
 from clouds.bench.ceilings import Ceilings, measure_ceilings
-from clouds.bench.problems import PROBLEMS, Problem, Size
+from clouds.bench.problems import PROBLEMS, KernelProblem, Size
 from clouds.bench.runner import Measurement, measure
 
 IMAGE = (512, 1024)
@@ -102,7 +102,7 @@ def _row(one: Measurement, ceilings: Ceilings | None) -> dict[str, Any]:
     )
 
 
-def peers(problem: Problem) -> Mapping[str, Callable[[], Any]]:
+def peers(problem: KernelProblem) -> Mapping[str, Callable[[], Any]]:
     """Forms of other projects, on the same inputs."""
     if problem.op.__name__ != "deformable_attention":
         return {}

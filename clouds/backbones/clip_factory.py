@@ -31,7 +31,7 @@ from clouds.core.weights.store import open_clip_file
 
 
 @frozen
-class Published:
+class ClipWeights:
     """One of open_clip's published models.
 
     Attributes:
@@ -47,7 +47,7 @@ class Published:
     tag: dict[str, Any]
 
     @classmethod
-    def named(cls, model: str, weights: str) -> Published:
+    def named(cls, model: str, weights: str) -> ClipWeights:
         """Look both names up.
 
         Raises:
@@ -101,7 +101,7 @@ class Published:
 
 def build_clip(model: str, weights: str, *, pretrained: bool | Path, tokenizer: Choice) -> ClipBackbone:
     """Build the backbone class that fits the model's image tower. Raises what `Published` raises."""
-    published = Published.named(model, weights)
+    published = ClipWeights.named(model, weights)
     clip_model = published.build()
     backbone = _family(clip_model.visual, model)
     published.load(clip_model, pretrained)
@@ -115,7 +115,7 @@ def build_clip(model: str, weights: str, *, pretrained: bool | Path, tokenizer: 
 
 def build_clip_text(model: str, weights: str, *, pretrained: bool) -> ClipText:
     """Build the text side of a model alone. Raises what `Published` raises."""
-    published = Published.named(model, weights)
+    published = ClipWeights.named(model, weights)
     clip_model = published.build()
     published.load(clip_model, pretrained)
     return ClipText(clip_model, tokenizer_for(published.config["text_cfg"], "hub"))

@@ -49,7 +49,7 @@ class Size:
 
 
 @frozen(kw_only=True, eq=False)
-class Problem:
+class KernelProblem:
     """One operation on given inputs.
 
     Attributes:
@@ -86,7 +86,7 @@ class Problem:
         return [part[name] for part in self.parts for name in self.differentiable]
 
 
-def _deformable_attention(size: Size, dtype: torch.dtype, device: torch.device) -> Problem:
+def _deformable_attention(size: Size, dtype: torch.dtype, device: torch.device) -> KernelProblem:
     """One layer of the encoder."""
     shapes = [size.cells(stride) for stride in _STRIDES]
     cells, levels, width = sum(height * across for height, across in shapes), len(shapes), _WIDTH // _HEADS
@@ -100,7 +100,7 @@ def _deformable_attention(size: Size, dtype: torch.dtype, device: torch.device) 
         "attention_logits": torch.randn(samples, dtype=dtype, device=device),
     }
     rows = 4 * part["attention_logits"].numel()
-    return Problem(
+    return KernelProblem(
         op=deformable_attention,
         parts=[part],
         differentiable=("value", "offsets", "attention_logits"),
@@ -114,7 +114,7 @@ def _centers(height: int, width: int) -> Tensor:
     return torch.stack((x, y), -1).flatten(0, 1)
 
 
-def _masked_attention(size: Size, dtype: torch.dtype, device: torch.device) -> Problem:
+def _masked_attention(size: Size, dtype: torch.dtype, device: torch.device) -> KernelProblem:
     """One layer of the decoder on each of the three levels."""
 
     def number(*shape: int) -> Tensor:
@@ -129,7 +129,7 @@ def _masked_attention(size: Size, dtype: torch.dtype, device: torch.device) -> P
         part = {name: one.transpose(1, 2) for name, one in part.items()}  # heads lie side by side, as layers make them
         parts.append(part | {"mask_embed": number(size.queries, _WIDTH), "mask_features": number(_WIDTH, keys)})
         multiplied += 2 * 3 * size.batch * size.queries * keys * _WIDTH  # of q and k, with v, and the mask
-    return Problem(
+    return KernelProblem(
         op=masked_attention,
         parts=parts,
         differentiable=("q", "k", "v"),
@@ -138,7 +138,7 @@ def _masked_attention(size: Size, dtype: torch.dtype, device: torch.device) -> P
     )
 
 
-def _mask_pool(size: Size, dtype: torch.dtype, device: torch.device) -> Problem:
+def _mask_pool(size: Size, dtype: torch.dtype, device: torch.device) -> KernelProblem:
     """Mask features under the masks of all queries."""
     cells = size.cells(_MASK_STRIDE)
     part = {
@@ -146,10 +146,10 @@ def _mask_pool(size: Size, dtype: torch.dtype, device: torch.device) -> Problem:
         "mask_logits": torch.randn(size.batch, size.queries, *cells, dtype=dtype, device=device),
     }
     multiplied = 2 * part["mask_logits"].numel() * _WIDTH
-    return Problem(op=mask_pool, parts=[part], differentiable=("features",), multiplied=multiplied)
+    return KernelProblem(op=mask_pool, parts=[part], differentiable=("features",), multiplied=multiplied)
 
 
-def _semantic_inference(size: Size, dtype: torch.dtype, device: torch.device) -> Problem:
+def _semantic_inference(size: Size, dtype: torch.dtype, device: torch.device) -> KernelProblem:
     """Labels, one image after the other."""
     height, width = size.image
     parts = [
@@ -163,10 +163,10 @@ def _semantic_inference(size: Size, dtype: torch.dtype, device: torch.device) ->
         for _ in range(size.batch)
     ]
     multiplied = 2 * size.batch * size.queries * size.classes * height * width
-    return Problem(op=semantic_inference, parts=parts, multiplied=multiplied)
+    return KernelProblem(op=semantic_inference, parts=parts, multiplied=multiplied)
 
 
-def _point_sample(size: Size, dtype: torch.dtype, device: torch.device) -> Problem:
+def _point_sample(size: Size, dtype: torch.dtype, device: torch.device) -> KernelProblem:
     """Masks of all queries at the points of one prediction."""
     part = {
         "maps": torch.randn(size.batch, size.queries, *size.cells(_MASK_STRIDE), dtype=dtype, device=device),
@@ -175,7 +175,7 @@ def _point_sample(size: Size, dtype: torch.dtype, device: torch.device) -> Probl
     values = size.batch * size.queries * _COMPARED
     maps = part["maps"]
     read = min(maps.numel(), 4 * values) * maps.element_size()  # points are fewer than cells of large images
-    return Problem(
+    return KernelProblem(
         op=point_sample,
         parts=[part],
         differentiable=("maps",),
@@ -183,7 +183,7 @@ def _point_sample(size: Size, dtype: torch.dtype, device: torch.device) -> Probl
     )
 
 
-def _matching_cost(size: Size, dtype: torch.dtype, device: torch.device) -> Problem:
+def _matching_cost(size: Size, dtype: torch.dtype, device: torch.device) -> KernelProblem:
     """Ten targets per image, for all predictions."""
     layers, targets = _PREDICTIONS, _TARGETS * size.batch
     part = {
@@ -196,10 +196,10 @@ def _matching_cost(size: Size, dtype: torch.dtype, device: torch.device) -> Prob
         "weights": (2.0, 5.0, 5.0),
     }
     multiplied = 2 * 3 * layers * targets * size.queries * _COMPARED
-    return Problem(op=matching_cost, parts=[part], multiplied=multiplied)
+    return KernelProblem(op=matching_cost, parts=[part], multiplied=multiplied)
 
 
-PROBLEMS: Mapping[str, Callable[[Size, torch.dtype, torch.device], Problem]] = {
+PROBLEMS: Mapping[str, Callable[[Size, torch.dtype, torch.device], KernelProblem]] = {
     "deformable_attention": _deformable_attention,
     "masked_attention": _masked_attention,
     "mask_pool": _mask_pool,

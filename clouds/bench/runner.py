@@ -9,7 +9,7 @@ import torch
 from attrs import evolve, field, frozen
 
 from clouds.bench.ceilings import Ceilings
-from clouds.bench.problems import PROBLEMS, Problem, Size
+from clouds.bench.problems import PROBLEMS, KernelProblem, Size
 from clouds.bench.timing import milliseconds, peak_memory
 from clouds.kernels.backends import choose
 from clouds.kernels.tuning import Choice, tune
@@ -67,7 +67,7 @@ def measure(
     others: bool = True,
     repeats: int = 20,
     ceilings: Ceilings | None = None,
-    peers: Callable[[Problem], Mapping[str, Callable[[], Any]]] | None = None,
+    peers: Callable[[KernelProblem], Mapping[str, Callable[[], Any]]] | None = None,
 ) -> list[Measurement]:
     """Every form of an operation that this device has, forward and, where it has one, with its backward pass.
 
@@ -117,7 +117,7 @@ def fastest_launches(
 
 
 def _forms(
-    op: str, problem: Problem, device: torch.device, *, compiled: bool, others: bool
+    op: str, problem: KernelProblem, device: torch.device, *, compiled: bool, others: bool
 ) -> dict[str, Callable[[], Any]]:
     default = choose(op, "auto", device)
     named = {OURS: "auto", "clouds torch": "torch", "reference": "reference"}
@@ -135,7 +135,7 @@ def _without_gradients(form: Callable[[], Any]) -> Callable[[], Any]:
     return torch.no_grad()(form)
 
 
-def _with_gradients(form: Callable[[], Any], problem: Problem) -> Callable[[], Any]:
+def _with_gradients(form: Callable[[], Any], problem: KernelProblem) -> Callable[[], Any]:
     leaves = problem.leaves()
 
     def run() -> Any:
@@ -190,7 +190,7 @@ def _measurement(
     return evolve(one, rate=work["amount"] / seconds, share=share, ceiling=work["ceiling"])
 
 
-def _binding(problem: Problem, ceilings: Ceilings) -> dict[str, Any]:
+def _binding(problem: KernelProblem, ceilings: Ceilings) -> dict[str, Any]:
     """The work that takes longest at the device's ceiling."""
     names: Sequence[str] = ("copied", "gathered", "multiplied")
     seconds = {name: getattr(problem, name) / getattr(ceilings, name) for name in names}

@@ -19,7 +19,7 @@ from clouds.core.system.images import MAX_PIXELS, counted, left_out, opened, rea
 from clouds.data.config import FILE_NAME, read_dataset_config
 from clouds.data.encodings import LabelEncoding
 from clouds.data.label_files import read_label_pixels
-from clouds.data.layouts import LAYOUTS, Files, Layout
+from clouds.data.layouts import LAYOUTS, FilePattern, Layout
 from clouds.data.spec import Spec, parse_spec
 
 
@@ -217,7 +217,7 @@ def _check_labels(spec: str, items: list[Item]) -> None:
         )
 
 
-def _locate(spec: Spec, layout: Layout, default: str) -> tuple[str, str, Files, Files]:
+def _locate(spec: Spec, layout: Layout, default: str) -> tuple[str, str, FilePattern, FilePattern]:
     """The split, its folder, and the form in which images and labels lie there."""
     try:
         split = _choose_split(spec, layout, default)
@@ -227,7 +227,7 @@ def _locate(spec: Spec, layout: Layout, default: str) -> tuple[str, str, Files, 
         raise DataError(f"{spec}: cannot be read ({error}); give the root folder of the dataset") from error
 
 
-def _find_images(spec: Spec, layout: Layout, folder: str, images: Files) -> tuple[dict[str, Path], list[Path]]:
+def _find_images(spec: Spec, layout: Layout, folder: str, images: FilePattern) -> tuple[dict[str, Path], list[Path]]:
     """Images by NAME, and what else lies there."""
     found, others = _find(spec.path, folder, images)
     if not found:
@@ -249,7 +249,7 @@ class _Lacking:
     """What to say of an image without a label file: which one was looked for, and what lies there in its place."""
 
     layout: Layout
-    files: Files
+    files: FilePattern
     folder: Path
     others: list[Path]
 
@@ -288,7 +288,7 @@ def _colon(spec: Spec) -> str:
     return f"; {spec.split!r} after the last colon is the split: a folder of that name is {spec.path}:{spec.split}/"
 
 
-def _choose_variant(spec: Spec, layout: Layout, split_folder: str) -> tuple[Files, Files]:
+def _choose_variant(spec: Spec, layout: Layout, split_folder: str) -> tuple[FilePattern, FilePattern]:
     """The form in which the data lie there; labels may be missing."""
     known = layout.variants
     with_images = [pair for pair in known if pair[0].path(spec.path, split_folder).is_dir()]
@@ -306,7 +306,7 @@ def _not_there(spec: Spec, layout: Layout, what: str) -> DataError:
     return DataError(f"{spec}: {what}; expected {layout} below {spec.path} ({layout.download}){_colon(spec)}")
 
 
-def _find(root: Path, split_folder: str, files: Files) -> tuple[dict[str, Path], list[Path]]:
+def _find(root: Path, split_folder: str, files: FilePattern) -> tuple[dict[str, Path], list[Path]]:
     """Files by NAME, and what else lies there; both sorted."""
     found: dict[str, Path] = {}
     others: list[Path] = []

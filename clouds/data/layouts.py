@@ -10,7 +10,7 @@ from clouds.core.system.images import EXTENSIONS
 
 
 @frozen(kw_only=True)
-class Files:
+class FilePattern:
     """A set of files, each called by its NAME.
 
     Attributes:
@@ -47,7 +47,7 @@ class Layout:
         misfits: NAMEs whose image and label are known to differ in size. They are left out where they do.
     """
 
-    variants: tuple[tuple[Files, Files], ...]
+    variants: tuple[tuple[FilePattern, FilePattern], ...]
     splits: dict[str, str] | None
     encoding: str
     source: str
@@ -63,8 +63,8 @@ _OTHER_TOOLS = "_labelTrainIds.png"  # train ids that converters of other projec
 
 
 def _acdc(condition: str) -> Layout:
-    images = Files(folder=f"rgb_anon/{condition}/<split>", group="<recording>", endings=("_rgb_anon.png",))
-    labels = Files(folder=f"gt/{condition}/<split>", group="<recording>", endings=("_gt_labelIds.png",))
+    images = FilePattern(folder=f"rgb_anon/{condition}/<split>", group="<recording>", endings=("_rgb_anon.png",))
+    labels = FilePattern(folder=f"gt/{condition}/<split>", group="<recording>", endings=("_gt_labelIds.png",))
     return Layout(
         variants=((images, labels),),
         splits=_SPLITS,
@@ -78,8 +78,8 @@ LAYOUTS: dict[str, Layout] = {
     "folder": Layout(
         variants=(
             (
-                Files(folder="images/<split>", endings=EXTENSIONS),
-                Files(folder="labels/<split>", endings=(".png",)),
+                FilePattern(folder="images/<split>", endings=EXTENSIONS),
+                FilePattern(folder="labels/<split>", endings=(".png",)),
             ),
         ),
         splits=None,
@@ -90,8 +90,8 @@ LAYOUTS: dict[str, Layout] = {
     "gta5": Layout(
         variants=(
             (
-                Files(folder="images", endings=(".png",)),
-                Files(folder="labels", endings=(".png",), skip=_OTHER_TOOLS),
+                FilePattern(folder="images", endings=(".png",)),
+                FilePattern(folder="labels", endings=(".png",), skip=_OTHER_TOOLS),
             ),
         ),
         splits={"train": ""},
@@ -103,8 +103,8 @@ LAYOUTS: dict[str, Layout] = {
     "synthia": Layout(
         variants=(
             (
-                Files(folder="RGB", endings=(".png",)),
-                Files(folder="GT/LABELS", endings=(".png",), skip=_OTHER_TOOLS),
+                FilePattern(folder="RGB", endings=(".png",)),
+                FilePattern(folder="GT/LABELS", endings=(".png",), skip=_OTHER_TOOLS),
             ),
         ),
         splits={"train": ""},
@@ -115,8 +115,8 @@ LAYOUTS: dict[str, Layout] = {
     "cityscapes": Layout(
         variants=(
             (
-                Files(folder="leftImg8bit/<split>", group="<city>", endings=("_leftImg8bit.png",)),
-                Files(folder="gtFine/<split>", group="<city>", endings=("_gtFine_labelIds.png",)),
+                FilePattern(folder="leftImg8bit/<split>", group="<city>", endings=("_leftImg8bit.png",)),
+                FilePattern(folder="gtFine/<split>", group="<city>", endings=("_gtFine_labelIds.png",)),
             ),
         ),
         splits=_SPLITS,
@@ -127,12 +127,12 @@ LAYOUTS: dict[str, Layout] = {
     "bdd100k": Layout(
         variants=(
             (
-                Files(folder="images/10k/<split>", endings=(".jpg",)),
-                Files(folder="labels/sem_seg/masks/<split>", endings=(".png",)),
+                FilePattern(folder="images/10k/<split>", endings=(".jpg",)),
+                FilePattern(folder="labels/sem_seg/masks/<split>", endings=(".png",)),
             ),
             (
-                Files(folder="seg/images/<split>", endings=(".jpg",)),
-                Files(folder="seg/labels/<split>", endings=("_train_id.png",)),
+                FilePattern(folder="seg/images/<split>", endings=(".jpg",)),
+                FilePattern(folder="seg/labels/<split>", endings=("_train_id.png",)),
             ),
         ),
         splits=_SPLITS,
@@ -143,8 +143,8 @@ LAYOUTS: dict[str, Layout] = {
     "mapillary": Layout(
         variants=tuple(
             (
-                Files(folder="<split>/images", endings=(".jpg",)),
-                Files(folder=f"<split>/{labels}", endings=(".png",)),
+                FilePattern(folder="<split>/images", endings=(".jpg",)),
+                FilePattern(folder=f"<split>/{labels}", endings=(".png",)),
             )
             for labels in ("labels", "v1.2/labels")
         ),

@@ -24,7 +24,7 @@ from clouds.synthesis.generate import generate
 from clouds.synthesis.generated_set import GeneratedSet
 from clouds.training.recipe import PhaseConfig, Recipe, load_recipe
 from clouds.training.train import RECIPE, train
-from clouds.training.train import Report as StepReport
+from clouds.training.train import StepCallback as StepReport
 
 SIZE = (96, 192)
 SOURCE_IMAGES, UNSEEN_IMAGES, GENERATED_IMAGES = 240, 30, 240

@@ -14,7 +14,7 @@ from clouds.core.contract.records import GeneratedImage, GenerationRequest
 from clouds.generators.wish import MOVING, Wish, read_prompt
 from clouds.streets.kits.promptable.kit import KIT
 from clouds.streets.kits.promptable.textures import CHOICES
-from clouds.streets.records import Layout, Style
+from clouds.streets.records import SceneLayout, Style
 from clouds.streets.render import render
 
 # How the kit draws what prompts name; places have one name in both.
@@ -66,7 +66,7 @@ def choose_style(wish: Wish, rng: np.random.Generator) -> Style:
     return evolve(style, layout=_populate(style.layout, wish))
 
 
-def _populate(layout: Layout, wish: Wish) -> Layout:
+def _populate(layout: SceneLayout, wish: Wish) -> SceneLayout:
     """The layout with the objects that the prompt asks for."""
     objects = dict(layout.objects)
     for name in MOVING:

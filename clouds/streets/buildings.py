@@ -6,14 +6,14 @@ import numpy as np
 
 from clouds.streets.camera import FAR
 from clouds.streets.ground import Street
-from clouds.streets.records import Layout
+from clouds.streets.records import SceneLayout
 from clouds.streets.scene import Scene, rectangle
 
 _LAST_LOT = 160.0
 _SKYLINE = 0.9 * FAR
 
 
-def add_skyline(layout: Layout, scene: Scene) -> None:
+def add_skyline(layout: SceneLayout, scene: Scene) -> None:
     """Add a silhouette near the horizon: hills and trees are vegetation, blocks are buildings."""
     kind = layout.skyline[scene.rng.integers(len(layout.skyline))]
     if kind == "blocks":
@@ -29,7 +29,7 @@ def add_skyline(layout: Layout, scene: Scene) -> None:
     scene.face([(xs[0], 0.0), *ridge, (xs[-1], 0.0)], _SKYLINE, "vegetation", "leaf")
 
 
-def add_lots(layout: Layout, street: Street, scene: Scene) -> None:
+def add_lots(layout: SceneLayout, street: Street, scene: Scene) -> None:
     """Fill the lots of both sides from near to far."""
     for side in (-1, 1):
         z = scene.uniform((-8.0, 2.0))
@@ -47,7 +47,7 @@ def _spans(street: Street, z: float, length: float) -> bool:
     return street.crossing is not None and z < street.crossing < z + length
 
 
-def _add_building(layout: Layout, scene: Scene, side: int, x: float, near: float, far: float) -> None:
+def _add_building(layout: SceneLayout, scene: Scene, side: int, x: float, near: float, far: float) -> None:
     if far - near < 2.0:
         return
     color, height = scene.color("building"), scene.uniform(layout.building_height)
@@ -68,7 +68,7 @@ def _add_building(layout: Layout, scene: Scene, side: int, x: float, near: float
     scene.face(rectangle(x, outer, 0.0, height), near, "building", "building", color, order=far)
 
 
-def _add_barrier(layout: Layout, street: Street, scene: Scene, side: int) -> None:
+def _add_barrier(layout: SceneLayout, street: Street, scene: Scene, side: int) -> None:
     """A wall or a fence between the verge and the lots, open at the crossing."""
     kind = layout.barriers[scene.rng.integers(len(layout.barriers))]
     if kind == "none":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from clouds.streets.ground import Street
-from clouds.streets.records import Layout
+from clouds.streets.records import SceneLayout
 from clouds.streets.scene import Scene, brighter, ellipse, moved, rectangle
 
 _BLOB = [(0.5 * np.cos(t), 0.5 + 0.5 * np.sin(t)) for t in np.linspace(0, 2 * np.pi, 14, endpoint=False)]
@@ -73,7 +73,7 @@ TREES = {
 }
 
 
-def add_trees(layout: Layout, street: Street, scene: Scene, count: int) -> None:
+def add_trees(layout: SceneLayout, street: Street, scene: Scene, count: int) -> None:
     """Trees on the verge or, without one, at the edge of the lots."""
     for z in _distances(scene, count, (6.0, 70.0)):
         side = 1 if scene.rng.random() < 0.5 else -1

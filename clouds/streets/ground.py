@@ -8,7 +8,7 @@ import numpy as np
 from attrs import frozen
 
 from clouds.streets.camera import FAR, NEAR
-from clouds.streets.records import Layout
+from clouds.streets.records import SceneLayout
 from clouds.streets.scene import Outline, Scene, rectangle
 
 _CROSSING_WIDTH = 8.0
@@ -51,7 +51,7 @@ class Street:
         return self.crossing is not None and -margin < z - self.crossing < _CROSSING_WIDTH + margin
 
 
-def draw_street(layout: Layout, scene: Scene) -> Street:
+def draw_street(layout: SceneLayout, scene: Scene) -> Street:
     """Draw the numbers of a street from its layout."""
     lanes = int(scene.rng.integers(layout.lanes[0], layout.lanes[1] + 1))
     width, shoulder = scene.uniform(layout.lane_width), scene.uniform(layout.shoulder)

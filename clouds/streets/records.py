@@ -82,7 +82,7 @@ Stage = Callable[[Image, Frame, np.random.Generator], Image]
 
 
 @frozen(kw_only=True)
-class Layout:
+class SceneLayout:
     """A family of streets: each picture draws its own numbers from these closed intervals.
 
     Attributes:
@@ -157,7 +157,7 @@ class Style:
         stages: light, weather and sensor models, in the order in which they are applied.
     """
 
-    layout: Layout
+    layout: SceneLayout
     palette: Palette
     textures: Mapping[str, tuple[Texture, ...]]
     facades: tuple[Facade, ...]
@@ -179,7 +179,7 @@ class Kit:
     """
 
     name: str
-    layouts: Mapping[str, Layout]
+    layouts: Mapping[str, SceneLayout]
     palettes: Mapping[str, Palette]
     textures: Mapping[str, Texture] = field(converter=_by_name)
     facades: Mapping[str, Facade] = field(converter=_by_name)

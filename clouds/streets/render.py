@@ -14,21 +14,21 @@ from clouds.streets.furniture import add_lamp_posts, add_traffic_lights, add_tra
 from clouds.streets.ground import add_ground, draw_street
 from clouds.streets.people import add_bicycles, add_motorcycles, add_persons, add_riders
 from clouds.streets.raster import rasterize
-from clouds.streets.records import OBJECTS, Layout, Palette, Style
+from clouds.streets.records import OBJECTS, Palette, SceneLayout, Style
 from clouds.streets.scene import Scene
 from clouds.streets.shade import shade
 from clouds.streets.vehicles import VEHICLES, add_vehicles
 
 
 @frozen(eq=False, kw_only=True)
-class Picture:
-    """A rendered street: `image` is uint8 "h w 3" RGB, `labels` uint8 "h w" Cityscapes train ids, exact at centres."""
+class Drawing:
+    """A rendered street: `image` is uint8 "h w 3" RGB, `label_map` uint8 "h w" train ids, exact at pixel centres."""
 
     image: UInt8[np.ndarray, "h w 3"]
     label_map: UInt8[np.ndarray, "h w"]
 
 
-def render(style: Style, size: tuple[int, int], key: Sequence[int]) -> Picture:
+def render(style: Style, size: tuple[int, int], key: Sequence[int]) -> Drawing:
     """Draw one picture of (height, width) pixels. The same style, size and key give the same bytes.
 
     The scene does not depend on the size: the same key shows the same street at any resolution.
@@ -46,10 +46,10 @@ def render(style: Style, size: tuple[int, int], key: Sequence[int]) -> Picture:
     image, frame = shade(raster, style, scene.camera, pane, shade_rng)
     for stage, rng in zip(style.stages, stage_rngs, strict=True):
         image = np.clip(stage(image, frame, rng), 0.0, 1.0)
-    return Picture(image=np.rint(image * 255).astype(np.uint8), label_map=frame.label_map)
+    return Drawing(image=np.rint(image * 255).astype(np.uint8), label_map=frame.label_map)
 
 
-def build_scene(layout: Layout, palette: Palette, rng: np.random.Generator) -> Scene:
+def build_scene(layout: SceneLayout, palette: Palette, rng: np.random.Generator) -> Scene:
     """Draw a street from its layout and fill it."""
     camera = Camera(
         height=rng.uniform(*layout.camera_height),

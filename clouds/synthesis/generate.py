@@ -23,7 +23,7 @@ from clouds.core.system.images import write_png
 from clouds.core.system.progress import progress_bar
 from clouds.synthesis.filters import Filter, fingerprint, judge
 from clouds.synthesis.generated_set import GeneratedSet, collect, open_generated
-from clouds.synthesis.manifest import FILE_NAME, Files, MadeBy, Row, StoredFile, appending, read_rows
+from clouds.synthesis.manifest import FILE_NAME, FileLengths, MadeBy, Row, StoredFile, appending, read_rows
 from clouds.synthesis.rejections import Rejection, add_rejection, read_rejections
 from clouds.synthesis.workers import Here, Workers
 
@@ -142,7 +142,7 @@ def generate_set(
     with own_folder(out, marker=FILE_NAME) as folder, appending(folder) as append:
         for written in ("images", "labels"):
             inside(folder, written)  # files may be links, which new ones replace; what is written stays here
-        rows, files = read_rows(folder), Files(folder)
+        rows, files = read_rows(folder), FileLengths(folder)
         run = _Run(folder, workers, order, tuple(filters), attempts, append)
         missing = run.missing(rows, files, n, verify=verify)
         with progress_bar(shown=progress) as bar:
@@ -268,7 +268,7 @@ class _Run:
     def thresholds(self) -> dict[str, float]:
         return {one.name: one.least for one in self.filters}
 
-    def missing(self, rows: Iterable[Row], files: Files, n: int, *, verify: bool) -> list[_Missing]:
+    def missing(self, rows: Iterable[Row], files: FileLengths, n: int, *, verify: bool) -> list[_Missing]:
         """The images that have no complete files and are not given up. What the manifest lists never is.
 
         Args:

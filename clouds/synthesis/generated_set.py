@@ -11,7 +11,7 @@ from attrs import frozen
 
 from clouds.core.system.errors import DataError, LeftOutWarning
 from clouds.core.system.images import EXTENSIONS, left_out
-from clouds.synthesis.manifest import FILE_NAME, Files, Row, read_rows
+from clouds.synthesis.manifest import FILE_NAME, FileLengths, Row, read_rows
 
 _PUBLISHED_LABEL = "_labelTrainIds.png"
 
@@ -51,10 +51,10 @@ def open_generated(folder: str | os.PathLike[str], *, verify: bool = False) -> G
     folder = Path(folder)
     if not (folder / FILE_NAME).exists() and (folder / "images").is_dir():
         return _open_published(folder)
-    return collect(read_rows(folder), Files(folder), folder, verify=verify)
+    return collect(read_rows(folder), FileLengths(folder), folder, verify=verify)
 
 
-def collect(rows: tuple[Row, ...], files: Files, folder: Path, *, verify: bool = False) -> GeneratedSet:
+def collect(rows: tuple[Row, ...], files: FileLengths, folder: Path, *, verify: bool = False) -> GeneratedSet:
     """The dataset of these rows. Raises `DataError` when a file is missing or differs; see `open_generated`."""
     faults = [fault for row in rows for fault in row.faults(files, verify=verify)]
     if faults:

@@ -43,7 +43,7 @@ class StoredFile:
             return cls(file=name, bytes=stream.tell(), sha256=digest)
 
 
-class Files:
+class FileLengths:
     """Lengths of the files in a folder. Each folder below it is listed once, which is faster than to ask for each
     of 100,000 files; what is written later is not seen."""
 
@@ -135,13 +135,13 @@ class Row:
     libraries: dict[str, str]
     keep_labels: bool
 
-    def faults(self, files: Files, *, verify: bool = False) -> list[str]:
+    def faults(self, files: FileLengths, *, verify: bool = False) -> list[str]:
         """What is wrong with the files of this row; empty when all are there and complete."""
         stored = (self, self.labels) if self.labels else (self,)
         return [fault for one in stored if (fault := _fault(one, files, verify=verify))]
 
 
-def _fault(stored: Row | StoredFile, files: Files, *, verify: bool) -> str | None:
+def _fault(stored: Row | StoredFile, files: FileLengths, *, verify: bool) -> str | None:
     """What is wrong with a file, or None. Raises `DataError` when its name leads out of the folder."""
     length = files.length(stored.file)
     if length is None:

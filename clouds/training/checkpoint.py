@@ -62,14 +62,6 @@ class Progress:
             raise ConfigError(f"phase is {self.phase!r}, which is none of the run's phases {list(self.phases)}")
 
 
-@frozen(kw_only=True)
-class Checkpoint:
-    """How far a run has come, and what that was made of; without `document` it is the start."""
-
-    progress: Progress
-    document: dict[str, Any] | None = None
-
-
 def save_checkpoint(folder: Path, state: State, progress: Progress, *, keep: int = 1) -> None:
     """Write the checkpoint of a run, in the place of the one before. The first process writes, alone.
 
@@ -119,8 +111,8 @@ def keep_checkpoints(folder: Path, progress: Progress, *, keep: int) -> None:
         path.unlink()
 
 
-def read_checkpoint(folder: Path) -> Checkpoint:
-    """Read the checkpoint of a run; nothing in the folder is changed.
+def read_checkpoint(folder: Path) -> tuple[Progress, dict[str, Any]]:
+    """How far a run has come, and what its checkpoint holds; nothing in the folder is changed.
 
     Raises:
         ConfigError: there is none.
@@ -133,7 +125,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     if not (isinstance(document, dict) and document.keys() == _KEYS and _has_form(document)):
         raise WeightsError(f"{path}: not the checkpoint of a run; give the folder that was its --out")
     try:
-        return Checkpoint(progress=structure(document["progress"], Progress, source=str(path)), document=document)
+        return structure(document["progress"], Progress, source=str(path)), document
     except ConfigError as error:
         raise WeightsError(f"{error}; the checkpoint was altered: start the run anew") from error
 
@@ -148,7 +140,7 @@ def _has_form(document: dict[str, Any]) -> bool:
     )
 
 
-def restore_state(state: State, checkpoint: Checkpoint, *, folder: Path) -> None:
+def restore_state(state: State, progress: Progress, document: dict[str, Any], *, folder: Path) -> None:
     """Bring a state to where the checkpoint was written. Call it last: it sets all random states.
 
     They are those of the first process. What components draw in a step depends on none of them; see `train_step`.
@@ -157,9 +149,7 @@ def restore_state(state: State, checkpoint: Checkpoint, *, folder: Path) -> None
         ConfigError: the pipeline trains other modules than the run's.
         WeightsError: the tensors do not fit, or are not finite.
     """
-    modules, document, path = _modules(state), checkpoint.document, folder / FILE_NAME
-    if document is None:
-        return
+    modules, path = _modules(state), folder / FILE_NAME
     if modules.keys() != document["modules"].keys():
         raise ConfigError(
             f"{path}: trains {sorted(document['modules'])}, but the pipeline trains {sorted(modules)}; "
@@ -175,7 +165,7 @@ def restore_state(state: State, checkpoint: Checkpoint, *, folder: Path) -> None
         state.schedule.load_state_dict(document["schedule"])
         if state.processes.main:
             set_global_random_state(document["random"][0])
-    state.step, state.taught = checkpoint.progress.step, checkpoint.progress.taught
+    state.step, state.taught = progress.step, progress.taught
 
 
 @contextmanager

@@ -6,9 +6,10 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
-from attrs import define, field, frozen
+from attrs import define, field
 
 from clouds.core.pipeline.pipeline import Pipeline
 from clouds.core.system.errors import CloudsError, DataError, NonFiniteError, TrainingError
@@ -16,7 +17,7 @@ from clouds.core.system.memory import peak_memory
 from clouds.core.system.processes import Processes
 from clouds.data.folder import Dataset
 from clouds.evaluation.evaluate import evaluate
-from clouds.training.checkpoint import Checkpoint, Progress, restore_state, save_checkpoint
+from clouds.training.checkpoint import Progress, restore_state, save_checkpoint
 from clouds.training.interrupt import StopSignal, TrainingInterrupted, undisturbed
 from clouds.training.learner import Learner, distribute
 from clouds.training.optimizer import build_optimizer, build_schedule
@@ -29,12 +30,12 @@ from clouds.training.tracking import JsonLines, Trackers
 _SEEDS: dict[Phase, int] = {"warmup": 1, "joint": 2}  # phases draw different samples from the same recipe seed
 _GIB = 2**30
 BEST = "best"  # the pipeline of the best evaluation, in the run's folder
-Report = Callable[[Phase, int, int, dict[str, float]], None]
+StepCallback = Callable[[Phase, int, int, dict[str, float]], None]
 
 
-@frozen(eq=False, kw_only=True)
+@define(eq=False, kw_only=True)
 class Run:
-    """What a run is made of.
+    """A run: what it is made of, where this call begins, and what its steps write and count.
 
     Attributes:
         pipeline: what is trained.
@@ -44,6 +45,15 @@ class Run:
         sources: labelled datasets.
         pictures: generated images, for the joint phase.
         processes: which of several processes this is.
+        stop: whether a signal has asked for the end.
+        start: how far the run had come before.
+        saved: the checkpoint of `start`; None at the beginning of the run.
+        log: in the first process.
+        trackers: other receivers of the numbers.
+        on_step: called with the numbers of each step, in the first process.
+        skipped: number of images that could not be read.
+        best: the best score so far, where `loop.best` names one.
+        loss: of the last step.
     """
 
     pipeline: Pipeline
@@ -53,102 +63,85 @@ class Run:
     sources: tuple[Dataset, ...]
     pictures: tuple[Path, ...]
     processes: Processes
+    stop: StopSignal
+    start: Progress
+    saved: dict[str, Any] | None = None
+    log: JsonLines | None = None
+    trackers: Trackers = field(factory=lambda: Trackers(()))
+    on_step: StepCallback | None = None
+    skipped: int = 0
+    best: float | None = None
+    loss: float = float("nan")
 
     def config(self, phase: Phase) -> PhaseConfig:
         """Steps and batch size of a phase."""
         return self.recipe.warmup if phase == "warmup" else self.recipe.joint
 
 
-@define(eq=False, kw_only=True)
-class Loop:
-    """What changes as a run goes on, beside the state of its steps.
-
-    Attributes:
-        run: what it is made of.
-        stop: whether a signal has asked for the end.
-        log: in the first process.
-        trackers: what else the numbers go to.
-        on_step: called with the numbers of each step, in the first process.
-        skipped: images that could not be read.
-        best: the best score so far, where `loop.best` names one.
-        loss: of the last step.
-    """
-
-    run: Run
-    stop: StopSignal
-    log: JsonLines | None = None
-    trackers: Trackers = field(factory=lambda: Trackers(()))
-    on_step: Report | None = None
-    skipped: int = 0
-    best: float | None = None
-    loss: float = float("nan")
-
-
-def run_phase(loop: Loop, phase: Phase, start: Checkpoint | None) -> None:
+def run_phase(run: Run, phase: Phase) -> None:
     """Make the steps of a phase that are left.
 
     Args:
-        loop: of the run.
-        phase: which one.
-        start: where the phase goes on; None is its beginning.
+        run: its log, counts and checkpoints change.
+        phase: which one; the run's first goes on at `run.start`.
 
     Raises:
         DataError, NonFiniteError, TrainingError, TrainingInterrupted: see `clouds.train`.
     """
-    run = loop.run
     state = _start(run, phase)
-    stream = _stream(run, phase, state, start.progress.step if start else 0)
+    going_on = phase == run.start.phase
+    stream = _stream(run, phase, state, run.start.step if going_on else 0)
     modules = (run.pipeline.backbone, run.pipeline.head)
     for module in modules:
         module.train()
-    if start is None or start.document is None:
-        _save(loop, state, phase)
+    if going_on and run.saved is not None:
+        restore_state(state, run.start, run.saved, folder=run.folder)
     else:
-        restore_state(state, start, folder=run.folder)
+        _save(run, state, phase)
     try:
         while state.step < run.config(phase).steps:
-            _make_step(loop, state, phase, stream)
+            _make_step(run, state, phase, stream)
     except TrainingInterrupted:
         raise
     except Exception as error:  # whatever a component raises must not cost what was learnt
-        raise _explained(loop, state, phase, error) from error
+        raise _explained(run, state, phase, error) from error
     for module in modules:
         module.eval()
 
 
-def _make_step(loop: Loop, state: State, phase: Phase, stream: Iterator[list[Sample]]) -> None:
+def _make_step(run: Run, state: State, phase: Phase, stream: Iterator[list[Sample]]) -> None:
     before = time.perf_counter()
-    samples = _next(loop, state, phase, stream)
+    samples = _next(run, state, phase, stream)
     with undisturbed():
         lr = state.optimizer.param_groups[0]["lr"]
         seed_global_generators(state)
         numbers = train_step(state, samples)
         numbers |= {
             "lr": lr,
-            "images_per_second": loop.run.config(phase).batch_size / (time.perf_counter() - before),
-            "memory_gib": _memory(loop.run.pipeline.device),
-            "skipped": float(loop.skipped),
+            "images_per_second": run.config(phase).batch_size / (time.perf_counter() - before),
+            "memory_gib": _memory(run.pipeline.device),
+            "skipped": float(run.skipped),
         }
-        _after_step(loop, state, phase, numbers)
+        _after_step(run, state, phase, numbers)
 
 
-def _explained(loop: Loop, state: State, phase: Phase, error: Exception) -> CloudsError:
+def _explained(run: Run, state: State, phase: Phase, error: Exception) -> CloudsError:
     """Write a checkpoint of the last good step; what to raise then says so, with the way on."""
     try:
         with undisturbed():
-            _save(loop, state, phase)
+            _save(run, state, phase)
     except CloudsError:
         there = "the checkpoint before is kept"
     else:
         there = f"there is a checkpoint of step {state.step}"
-    way_on = f"{there}; go on with: clouds train --resume {loop.run.folder}"
+    way_on = f"{there}; go on with: clouds train --resume {run.folder}"
     for kind in (DataError, NonFiniteError, TrainingError):
         if type(error) is kind:
             return kind(f"{error}; {way_on}")
     if isinstance(error, CloudsError):
         return error
     reason = " ".join(f"{type(error).__name__}: {error}".split())
-    return TrainingError(f"{reason} (after step {state.step} of {phase}); {there}; {_remedy(error, loop.run.folder)}")
+    return TrainingError(f"{reason} (after step {state.step} of {phase}); {there}; {_remedy(error, run.folder)}")
 
 
 def _remedy(error: Exception, folder: Path) -> str:
@@ -193,7 +186,7 @@ def _stream(run: Run, phase: Phase, state: State, start: int) -> Iterator[list[S
     )
 
 
-def _next(loop: Loop, state: State, phase: Phase, stream: Iterator[list[Sample]]) -> list[Sample]:
+def _next(run: Run, state: State, phase: Phase, stream: Iterator[list[Sample]]) -> list[Sample]:
     """The next batch. The processes agree on whether to go on, so that all of them stop after the same step."""
     samples, error = list[Sample](), None
     try:
@@ -203,40 +196,40 @@ def _next(loop: Loop, state: State, phase: Phase, stream: Iterator[list[Sample]]
     messages = [message for sample in samples for message in sample.skipped]
     for message in messages:
         warnings.warn(f"skipped: {message}", stacklevel=2)
-    here = torch.tensor([error is not None, bool(loop.stop.name), len(messages)], dtype=torch.int64)
-    errors, stopped, skipped = loop.run.processes.sum(here).tolist()
-    loop.skipped += skipped
+    here = torch.tensor([error is not None, bool(run.stop.name), len(messages)], dtype=torch.int64)
+    errors, stopped, skipped = run.processes.sum(here).tolist()
+    run.skipped += skipped
     if error:
         raise error
     if errors:
         raise DataError("another process met an image that cannot be read; see its message")
     if stopped:
-        _save(loop, state, phase)
+        _save(run, state, phase)
         raise TrainingInterrupted(
-            f"{loop.stop.name or 'a signal to another process'}: stopped after step {state.step} of {phase}; "
-            f"go on with: clouds train --resume {loop.run.folder}"
+            f"{run.stop.name or 'a signal to another process'}: stopped after step {state.step} of {phase}; "
+            f"go on with: clouds train --resume {run.folder}"
         )
     return samples
 
 
-def _after_step(loop: Loop, state: State, phase: Phase, numbers: dict[str, float]) -> None:
-    run, steps = loop.run, loop.run.config(phase).steps
-    loop.loss = numbers["loss"]
+def _after_step(run: Run, state: State, phase: Phase, numbers: dict[str, float]) -> None:
+    steps = run.config(phase).steps
+    run.loss = numbers["loss"]
     try:
-        _evaluate(loop, state.step, numbers)
+        _evaluate(run, state.step, numbers)
     finally:  # the step was made, whatever became of its evaluation
-        if loop.log is not None:
-            loop.log.log(phase, state.step, numbers)
-            loop.trackers.log(phase, state.step, numbers)
-            if loop.on_step is not None:
-                loop.on_step(phase, state.step, steps, numbers)
+        if run.log is not None:
+            run.log.log(phase, state.step, numbers)
+            run.trackers.log(phase, state.step, numbers)
+            if run.on_step is not None:
+                run.on_step(phase, state.step, steps, numbers)
     if state.step % run.recipe.loop.checkpoint_every == 0 or state.step == steps:
-        _save(loop, state, phase)
+        _save(run, state, phase)
 
 
-def _evaluate(loop: Loop, step: int, numbers: dict[str, float]) -> None:
+def _evaluate(run: Run, step: int, numbers: dict[str, float]) -> None:
     """Every so often, add the mean IoU to the numbers, and keep the pipeline if it is the best so far."""
-    run, settings = loop.run, loop.run.recipe.loop
+    settings = run.recipe.loop
     if not settings.evaluate_every or step % settings.evaluate_every or not run.recipe.data.evaluation:
         return
     run.pipeline.trained = True
@@ -244,23 +237,23 @@ def _evaluate(loop: Loop, step: int, numbers: dict[str, float]) -> None:
     if score is None:  # nothing was labelled, so nothing is known
         return
     numbers["miou"] = score
-    if settings.best and (loop.best is None or score > loop.best):
-        loop.best = score
+    if settings.best and (run.best is None or score > run.best):
+        run.best = score
         if run.processes.main:
             run.pipeline.save(run.folder / BEST)
 
 
-def _save(loop: Loop, state: State, phase: Phase) -> None:
+def _save(run: Run, state: State, phase: Phase) -> None:
     progress = Progress(
-        phases=loop.run.phases,
+        phases=run.phases,
         phase=phase,
         step=state.step,
         taught=state.taught,
-        skipped=loop.skipped,
-        log_size=loop.log.size() if loop.log else 0,
-        best=loop.best,
+        skipped=run.skipped,
+        log_size=run.log.size() if run.log else 0,
+        best=run.best,
     )
-    save_checkpoint(loop.run.folder, state, progress, keep=loop.run.recipe.loop.keep)
+    save_checkpoint(run.folder, state, progress, keep=run.recipe.loop.keep)
 
 
 def _memory(device: torch.device) -> float:

@@ -23,7 +23,6 @@ from clouds.data.spec import Spec
 from clouds.synthesis.generated_set import open_generated
 from clouds.training.checkpoint import (
     FILE_NAME,
-    Checkpoint,
     Progress,
     global_random_state,
     keep_checkpoints,
@@ -31,12 +30,12 @@ from clouds.training.checkpoint import (
     set_global_random_state,
 )
 from clouds.training.interrupt import StopSignal
-from clouds.training.loop import Loop, Report, Run, run_phase
+from clouds.training.loop import Run, StepCallback, run_phase
 from clouds.training.recipe import Overrides, Phase, Recipe, changed, load_recipe, with_values
 from clouds.training.tracking import JsonLines, Trackers, open_trackers
 
 START, RECIPE, LOG = "start", "recipe.json", "log.jsonl"
-__all__ = ["Report", "TrainingRun", "train"]
+__all__ = ["StepCallback", "TrainingRun", "train"]
 
 
 @frozen(kw_only=True)
@@ -68,7 +67,7 @@ def train(
     recipe: str | Path | Recipe | None = None,
     out: str | os.PathLike[str] | None = None,
     phase: Phase | None = None,
-    on_step: Report | None = None,
+    on_step: StepCallback | None = None,
     resume: str | os.PathLike[str] | None = None,
     set: Overrides = (),
 ) -> TrainingRun:
@@ -108,15 +107,15 @@ def train(
         closing.callback(set_global_random_state, global_random_state())  # each step seeds the global generators
         processes = join(pipeline.device.type)
         if resume is not None:
-            run, start = _go_on(pipeline, Path(resume), set, processes, closing)
+            run = _go_on(pipeline, Path(resume), set, processes, stop, closing)
         elif recipe is not None and out is not None:
             settings = _settings(recipe, source, generated, set)
-            run, start = _begin(pipeline, settings, Path(out), (phase,) if phase else (), processes, closing)
+            run = _begin(pipeline, settings, Path(out), (phase,) if phase else (), processes, stop, closing)
         else:
             raise ConfigError("a new run needs recipe= and out=; to go on with one, give resume=FOLDER")
-        loop = _loop(run, start, stop, on_step, closing)
-        for name in run.phases[run.phases.index(start.progress.phase) :]:
-            run_phase(loop, name, start if name == start.progress.phase else None)
+        _report_to(run, on_step, closing)
+        for name in run.phases[run.phases.index(run.start.phase) :]:
+            run_phase(run, name)
             pipeline.trained = pipeline.trained or run.config(name).steps > 0
             if processes.main:
                 pipeline.save(run.folder / name)
@@ -126,21 +125,19 @@ def train(
         checkpoint=run.folder / run.phases[-1],
         log=run.folder / LOG,
         steps=sum(run.config(name).steps for name in run.phases),
-        loss=loop.loss,
-        skipped=loop.skipped,
+        loss=run.loss,
+        skipped=run.skipped,
     )
 
 
-def _loop(run: Run, start: Checkpoint, stop: StopSignal, on_step: Report | None, closing: ExitStack) -> Loop:
-    """The loop of a run; what it writes to is closed with `closing`, and is the first process's alone."""
-    progress = start.progress
-    loop = Loop(run=run, stop=stop, on_step=on_step, skipped=progress.skipped, best=progress.best)
+def _report_to(run: Run, on_step: StepCallback | None, closing: ExitStack) -> None:
+    """Give the run its callback and, in the first process, its log and trackers; `closing` closes them."""
+    run.on_step = on_step
     if run.processes.main:
-        loop.log = JsonLines(run.folder / LOG, size=progress.log_size)
-        closing.callback(loop.log.close)
-        loop.trackers = Trackers(open_trackers(run.recipe.loop.trackers, run.folder, run.recipe.to_dict()))
-        closing.callback(loop.trackers.close)
-    return loop
+        run.log = JsonLines(run.folder / LOG, size=run.start.log_size)
+        closing.callback(run.log.close)
+        run.trackers = Trackers(open_trackers(run.recipe.loop.trackers, run.folder, run.recipe.to_dict()))
+        closing.callback(run.trackers.close)
 
 
 def _settings(recipe: str | Path | Recipe, source: str | Sequence[str], generated: object, values: Overrides) -> Recipe:
@@ -158,10 +155,11 @@ def _begin(
     folder: Path,
     phases: tuple[Phase, ...],
     processes: Processes,
+    stop: StopSignal,
     closing: ExitStack,
-) -> tuple[Run, Checkpoint]:
+) -> Run:
     """A new run, in a folder of its own."""
-    run = _open(pipeline, recipe, folder, phases, processes)
+    run = _open(pipeline, recipe, folder, phases, processes, stop)
     require_unused(folder)
     _own(folder, processes, closing)
     require_unused(folder)  # once more, now that nobody else can begin one
@@ -169,30 +167,31 @@ def _begin(
         _write_recipe(folder, recipe)
         pipeline.save(folder / START)
     processes.wait()
-    return run, Checkpoint(progress=Progress(phases=run.phases, phase=run.phases[0]))
+    return run
 
 
 def _go_on(
-    pipeline: Pipeline, folder: Path, values: Overrides, processes: Processes, closing: ExitStack
-) -> tuple[Run, Checkpoint]:
+    pipeline: Pipeline, folder: Path, values: Overrides, processes: Processes, stop: StopSignal, closing: ExitStack
+) -> Run:
     """A run as its checkpoint has it."""
     read_checkpoint(folder)  # what cannot be used is refused before anything is written
     before = read_recipe(folder)
     recipe = changed(before, values)
     _own(folder, processes, closing)
-    start = read_checkpoint(folder)
-    run = _open(pipeline, recipe, folder, start.progress.phases, processes)
-    steps = run.config(start.progress.phase).steps
-    if start.progress.step > steps:
+    start, saved = read_checkpoint(folder)
+    run = _open(pipeline, recipe, folder, start.phases, processes, stop)
+    run.start, run.saved, run.skipped, run.best = start, saved, start.skipped, start.best
+    steps = run.config(start.phase).steps
+    if start.step > steps:
         raise WeightsError(
-            f"{folder / FILE_NAME}: step {start.progress.step} of {start.progress.phase}, but {RECIPE} says "
-            f"{steps} steps; one of the two was altered"
+            f"{folder / FILE_NAME}: step {start.step} of {start.phase}, but {RECIPE} says {steps} steps; one of the "
+            "two was altered"
         )
     if processes.main:
-        keep_checkpoints(folder, start.progress, keep=recipe.loop.keep)
+        keep_checkpoints(folder, start, keep=recipe.loop.keep)
         if recipe != before:
             _write_recipe(folder, recipe)
-    return run, start
+    return run
 
 
 def _write_recipe(folder: Path, recipe: Recipe) -> None:
@@ -230,7 +229,7 @@ def require_unused(folder: Path) -> None:
     """
     if not (folder / FILE_NAME).is_file():
         return
-    progress, left = read_checkpoint(folder).progress, unfinished(folder)
+    (progress, _), left = read_checkpoint(folder), unfinished(folder)
     if progress.step == 0 and progress.phase == progress.phases[0]:
         return
     if left is not None:
@@ -255,13 +254,20 @@ def unfinished(folder: Path) -> Progress | None:
     """How far an interrupted run in a folder has come; None when there is nothing to go on with."""
     if not (folder / FILE_NAME).is_file():
         return None
-    progress, recipe = read_checkpoint(folder).progress, read_recipe(folder)
+    (progress, _), recipe = read_checkpoint(folder), read_recipe(folder)
     steps = recipe.warmup.steps if progress.phase == "warmup" else recipe.joint.steps
     begun = progress.step > 0 or progress.phase != progress.phases[0]
     return progress if begun and (progress.phase, progress.step) != (progress.phases[-1], steps) else None
 
 
-def _open(pipeline: Pipeline, recipe: Recipe, folder: Path, phases: tuple[Phase, ...], processes: Processes) -> Run:
+def _open(
+    pipeline: Pipeline,
+    recipe: Recipe,
+    folder: Path,
+    phases: tuple[Phase, ...],
+    processes: Processes,
+    stop: StopSignal,
+) -> Run:
     """Find the data that the phases need (none named: all of them), and see whether a batch can be split."""
     if recipe.loop.evaluate_every:
         _check_evaluation(recipe.data.evaluation, pipeline.labels)
@@ -281,6 +287,8 @@ def _open(pipeline: Pipeline, recipe: Recipe, folder: Path, phases: tuple[Phase,
         sources=tuple(sources),
         pictures=tuple(pictures),
         processes=processes,
+        stop=stop,
+        start=Progress(phases=phases, phase=phases[0]),
     )
     parts = processes.world * recipe.loop.accumulate
     for name in phases:

@@ -6,7 +6,7 @@ from attrs import evolve
 
 from clouds.bench import ceilings, gather, problems, runner, timing
 from clouds.bench.ceilings import Ceilings, measure_ceilings
-from clouds.bench.problems import PROBLEMS, Problem, Size
+from clouds.bench.problems import PROBLEMS, KernelProblem, Size
 from clouds.bench.runner import BOTH, FORWARD, measure
 
 CPU = torch.device("cpu")
@@ -73,7 +73,7 @@ def test_shares_are_of_the_ceiling_that_binds() -> None:
 def test_a_form_that_cannot_run_says_why_and_the_others_run(kind: type[Exception]) -> None:
     """Out of memory, a library that is missing, arguments that it does not take, or anything else."""
 
-    def broken(problem: Problem) -> dict:
+    def broken(problem: KernelProblem) -> dict:
         def run() -> None:
             raise kind("out of luck\nand more")
 

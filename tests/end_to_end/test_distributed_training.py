@@ -167,7 +167,7 @@ def test_a_loss_that_is_not_finite_stops_both(tmp_path: Path, data: tuple[str, s
     assert outcome.returncode == 1
     assert "NonFiniteError: step 2: costs of image 0 are not finite; the images are 0: " in outcome.stderr
     assert "NonFiniteError: step 2: the loss of another process is not finite" in outcome.stderr
-    assert read_checkpoint(tmp_path / "run").progress.step == 2  # the last good one
+    assert read_checkpoint(tmp_path / "run")[0].step == 2  # the last good one
 
 
 @pytest.mark.slow  # as above
@@ -180,4 +180,4 @@ def test_an_unreadable_image_stops_both_after_the_same_step(tmp_path: Path, data
     assert outcome.returncode == 1
     assert f"DataError: {spoiled}: " in outcome.stderr
     assert "DataError: another process met an image that cannot be read" in outcome.stderr
-    assert read_checkpoint(tmp_path / "run").progress.step == len(read_log(tmp_path / "run")) < 4
+    assert read_checkpoint(tmp_path / "run")[0].step == len(read_log(tmp_path / "run")) < 4

@@ -104,7 +104,7 @@ def test_a_kill_in_the_middle_of_a_write(tmp_path: Path, data: tuple[str, str]) 
     assert outcome.returncode == -signal.SIGKILL
     assert list(killed.glob(".checkpoint.*.tmp.pt"))
     logged = [json.loads(line) for line in (killed / "log.jsonl").read_text().splitlines()]
-    progress = read_checkpoint(killed).progress
+    progress = read_checkpoint(killed)[0]
     assert (progress.phase, progress.step) == ("joint", 2)
     assert (logged[-1]["phase"], logged[-1]["step"]) == ("joint", progress.step + EVERY)
     run(str(killed), *data)

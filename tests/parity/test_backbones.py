@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from clouds.backbones.clip_backbone import MEAN, STD, ClipBackbone
 from clouds.backbones.clip_convnext import ClipConvNeXt
-from clouds.backbones.clip_factory import Published
+from clouds.backbones.clip_factory import ClipWeights
 from clouds.backbones.clip_resnet import ClipResNet
 from clouds.core.contract.labels import LabelSpace
 from clouds.core.pipeline.build import build_part
@@ -150,7 +150,7 @@ def steps(rule: str) -> list[int]:
 @torch.no_grad()
 def test_rn50_of_set_9() -> None:
     expected, shapes = golden.load("09_model_rn50"), golden.read_json("09_model_rn50")
-    model: Any = Published.named("RN50", "openai").build()
+    model: Any = ClipWeights.named("RN50", "openai").build()
     backbone = ClipResNet(model, SimpleTokenizer(context_length=77)).freeze()
     golden.apply_recipe(backbone, prefix="backbone.")
     features = backbone(torch.from_numpy(expected["image"])[None].float())

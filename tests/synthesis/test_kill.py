@@ -14,7 +14,7 @@ from clouds.core.contract.plan import Part
 from clouds.core.system.images import read_image
 from clouds.synthesis.generate import generate_set
 from clouds.synthesis.generated_set import open_generated
-from clouds.synthesis.manifest import FILE_NAME, Files, read_rows
+from clouds.synthesis.manifest import FILE_NAME, FileLengths, read_rows
 
 N, SIZE, PROMPTS = 10, (32, 48), ["A photo of a street in daylight.", "A photo of a road at night."]
 PART = Part(kind="generator", name="procedural", distribution="clouds-dgss", version="0")
@@ -73,7 +73,7 @@ def test_a_killed_run_is_finished_by_the_same_call(tmp_path: Path, kills: tuple[
         kill_after(killed, rows)
         listed = read_rows(killed)
         assert rows <= len(listed) < N
-        assert [fault for row in listed for fault in row.faults(Files(killed))] == []
+        assert [fault for row in listed for fault in row.faults(FileLengths(killed))] == []
         for path in open_generated(killed).images:
             assert read_image(path).shape == (*SIZE, 3)
     finish(killed)

@@ -176,7 +176,7 @@ class RunFolder(RuleBasedStateMachine):
         if self.step is None:
             assert not (self.folder / FILE_NAME).exists()
             return
-        assert read_checkpoint(self.folder).progress.step == self.step
+        assert read_checkpoint(self.folder)[0].step == self.step
         left = unfinished(self.folder)
         assert (left and left.step) == (None if self.step in (0, STEPS) else self.step)
         if self.step == STEPS:

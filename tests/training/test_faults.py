@@ -68,7 +68,7 @@ def test_whatever_fails_in_a_step_leaves_a_checkpoint_of_the_step_before(
         train(compose(), **data, out=tmp_path / "run")
     assert "\n" not in str(caught.value)
     assert caught.value.__cause__ is error
-    assert read_checkpoint(tmp_path / "run").progress.step == 3
+    assert read_checkpoint(tmp_path / "run")[0].step == 3
     again = compose()
     train(again, resume=tmp_path / "run")
     assert_same(weights(whole), weights(again))
@@ -101,8 +101,7 @@ def test_weights_that_are_not_finite_never_replace_a_checkpoint_or_a_pipeline(
     message = r"step 3 of warmup, head: classify\.weight of LinearHead are not finite .*; the checkpoint before is kept"
     with pytest.raises(NonFiniteError, match=message):
         train(compose(), source=source, recipe=recipe("loop.checkpoint_every=1"), out=tmp_path / "run")
-    saved = read_checkpoint(tmp_path / "run")
-    assert saved.progress.step == 2
+    assert read_checkpoint(tmp_path / "run")[0].step == 2
     monkeypatch.undo()
     again, whole = compose(), compose()
     train(again, resume=tmp_path / "run")
@@ -182,7 +181,7 @@ def test_a_reading_process_that_is_killed_costs_no_step(source: str, tmp_path: P
     with pytest.raises(TrainingError, match=r"^a reading process ended \(.*--set data\.workers=0 .*a checkpoint of"):
         train(compose(), source=source, recipe=settings, out=tmp_path / "run", on_step=kill)
     lines = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
-    assert 3 <= read_checkpoint(tmp_path / "run").progress.step == len(lines) < 400
+    assert 3 <= read_checkpoint(tmp_path / "run")[0].step == len(lines) < 400
 
 
 class TestTheFolder:
@@ -327,7 +326,7 @@ def test_a_checkpoint_that_was_altered_is_one_line(
     source: str, tmp_path: Path, change: Callable[[dict[str, Any]], object], message: str
 ) -> None:
     run = interrupted(source, tmp_path / "run")
-    document = read_checkpoint(run).document
+    document = read_checkpoint(run)[1]
     assert document is not None
     change(document)
     torch.save(document, run / FILE_NAME)
@@ -338,7 +337,7 @@ def test_a_checkpoint_that_was_altered_is_one_line(
 
 def test_a_log_size_beyond_the_log_takes_no_room(source: str, tmp_path: Path) -> None:
     run = interrupted(source, tmp_path / "run")
-    document = read_checkpoint(run).document
+    document = read_checkpoint(run)[1]
     assert document is not None
     document["progress"]["log_size"] = 10**12
     torch.save(document, run / FILE_NAME)

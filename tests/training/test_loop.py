@@ -49,7 +49,7 @@ def test_an_unreadable_image_stops_the_run_with_its_name_and_a_checkpoint(
     with pytest.raises(DataError, match=f"^{spoiled}: .*truncated"):
         train(good, source=source, recipe=settings, out=tmp_path / "run", on_step=after_two_epochs(source))
     log = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
-    progress = read_checkpoint(tmp_path / "run").progress
+    progress = read_checkpoint(tmp_path / "run")[0]
     assert 5 <= progress.step == len(log) < 10  # in the third epoch, or the fourth if the reader was ahead
     before = weights(good)
     spoiled.write_bytes((spoiled.parent / "1.png").read_bytes())
@@ -100,7 +100,7 @@ def test_what_stops_another_process_stops_this_one_after_the_same_step(
     monkeypatch.setattr(Processes, "sum", sum_with_another)
     with pytest.raises(error, match=message):
         train(compose(), source=source, recipe=recipe(), out=tmp_path / "run")
-    assert read_checkpoint(tmp_path / "run").progress.step == 2
+    assert read_checkpoint(tmp_path / "run")[0].step == 2
 
 
 @pytest.mark.parametrize("on_error", ["stop", "skip"])
@@ -165,10 +165,9 @@ def test_what_is_not_finite_stops_the_run_with_a_checkpoint_of_the_last_good_ste
     with pytest.raises(NonFiniteError, match=message):
         train(compose(head=head), source=source, recipe=recipe("warmup.steps=9"), out=tmp_path / "run")
     assert head.weight.isfinite()
-    saved = read_checkpoint(tmp_path / "run")
-    assert saved.progress.step == 4
-    assert saved.document is not None
-    assert saved.document["modules"]["head"]["weight"].isfinite()
+    progress, saved = read_checkpoint(tmp_path / "run")
+    assert progress.step == 4
+    assert saved["modules"]["head"]["weight"].isfinite()
 
 
 SMALL = {"name": "mask2former", "queries": 6, "width": 64, "layers": 2, "encoder_layers": 1, "points": 40}
@@ -231,7 +230,7 @@ def test_bfloat16_rounds_and_leaves_the_weights_in_float32(
         settings = recipe("joint.steps=1", "optimizer.lr=1e-4")
         run = train(pipeline, source=source, generated=generated, recipe=settings, out=tmp_path / dtype, phase="joint")
         losses[dtype] = run.loss
-        saved = read_checkpoint(tmp_path / dtype).document
+        saved = read_checkpoint(tmp_path / dtype)[1]
         assert saved is not None
         tensors = [value for name in saved["modules"] for value in saved["modules"][name].values()]
         tensors += [value for state in saved["optimizer"]["state"].values() for value in state.values()]

@@ -89,7 +89,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(
     with pytest.raises(DataError, match=r"checkpoint of step 4 cannot be written: .*No space left.* still whole"):
         train(compose(), source=source, recipe=recipe(), out=tmp_path / "run")
     monkeypatch.undo()
-    assert read_checkpoint(tmp_path / "run").progress.step == 3
+    assert read_checkpoint(tmp_path / "run")[0].step == 3
     assert [path.name for path in (tmp_path / "run").glob(".*")] == [".lock"]
     whole, again = compose(), compose()
     train(whole, source=source, recipe=recipe(), out=tmp_path / "whole")
@@ -170,7 +170,7 @@ def test_a_signal_to_reading_processes_too_stops_the_run_as_if_it_were_alone(
             out=tmp_path / "run",
             on_step=stop,
         )
-    assert read_checkpoint(tmp_path / "run").progress.step == 3
+    assert read_checkpoint(tmp_path / "run")[0].step == 3
 
 
 def test_a_second_interrupt_acts_as_before() -> None:

@@ -32,7 +32,7 @@ _CLASSIFIER_TENSORS = ("embeddings", "class_of", "seen")
 
 
 @frozen(kw_only=True)
-class Published:
+class PublishedWeights:
     """Weights of a frozen backbone that a checkpoint does not hold.
 
     Attributes:
@@ -58,7 +58,7 @@ class Checkpoint:
     folder: Path
     plan: Plan
     trained: bool
-    published: Published | None = None
+    published: PublishedWeights | None = None
 
     def restore(self, backbone: nn.Module, head: nn.Module) -> None:
         """Load the saved weights, and check those of a backbone that brings its own.
@@ -123,7 +123,7 @@ def save_checkpoint(
     trained: bool,
     kept: Mapping[str, Tensor],
     classifier: TextClassifier | None,
-    published: Published | None,
+    published: PublishedWeights | None,
 ) -> None:
     """Write a checkpoint in one piece; an earlier checkpoint at the same place is replaced.
 
@@ -187,11 +187,11 @@ def _file(folder: Path, name: str) -> Path:
     return path
 
 
-def _read_published(path: Path) -> Published | None:
+def _read_published(path: Path) -> PublishedWeights | None:
     if not path.is_file():
         return None
     with _written_here(path):
-        return Published(**parse_json(path.read_text(encoding="utf-8")))
+        return PublishedWeights(**parse_json(path.read_text(encoding="utf-8")))
 
 
 @contextmanager

@@ -31,7 +31,7 @@ from clouds.core.contract.plan import Plan
 from clouds.core.contract.records import HeadOutput
 from clouds.core.pipeline.checkpoint import save_checkpoint
 from clouds.core.pipeline.cuda_graphs import CudaGraphs
-from clouds.core.pipeline.prediction import ImageLike, Picture, Prediction, require_finite, segment_windows
+from clouds.core.pipeline.prediction import ImageLike, InputImage, Prediction, require_finite, segment_windows
 from clouds.core.pipeline.published_weights import find_published
 from clouds.core.pipeline.segmenter import Network, Segmenter
 from clouds.core.pipeline.segments import ImageMasks
@@ -193,7 +193,7 @@ class Pipeline:
             NonFiniteError: the network's output for it is NaN or infinite.
         """
         self._start_predicting(short_side=short_side, window=window)
-        return self._predict([Picture.read(image, short_side=short_side, max_pixels=max_pixels)], window)[0]
+        return self._predict([InputImage.read(image, short_side=short_side, max_pixels=max_pixels)], window)[0]
 
     def predict_many(
         self,
@@ -288,13 +288,13 @@ class Pipeline:
             cache=None if part.ready else cache_folder("text"),
         )
 
-    def _predict(self, pictures: Sequence[Picture], window: int) -> list[Prediction]:
+    def _predict(self, pictures: Sequence[InputImage], window: int) -> list[Prediction]:
         """Of pictures that the network takes at once, or of a single one in windows."""
         if not pictures[0].exceeds(window):
             return self._segment(pictures)
         return [segment_windows(one, lambda seen: self._segment([seen])[0], window, self.labels) for one in pictures]
 
-    def _segment(self, pictures: Sequence[Picture]) -> list[Prediction]:
+    def _segment(self, pictures: Sequence[InputImage]) -> list[Prediction]:
         with torch.inference_mode(), _evaluating(self.backbone, self.head):
             output = self._infer([_to_tensor(one.resized, self.device) for one in pictures])
             masks = [
@@ -366,9 +366,9 @@ def _listed(images: str | os.PathLike[str] | Iterable[ImageLike]) -> Iterable[Im
     return cast("Iterable[ImageLike]", images)
 
 
-def _read(numbered: tuple[int, ImageLike], *, short_side: int | None, max_pixels: int) -> Picture:
+def _read(numbered: tuple[int, ImageLike], *, short_side: int | None, max_pixels: int) -> InputImage:
     position, image = numbered
-    return Picture.read(image, short_side=short_side, name=f"image {position}", max_pixels=max_pixels)
+    return InputImage.read(image, short_side=short_side, name=f"image {position}", max_pixels=max_pixels)
 
 
 def _itself(masks: ImageMasks) -> ImageMasks:

@@ -31,7 +31,7 @@ ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray | Tensor
 
 
 @frozen(eq=False, kw_only=True)
-class Picture:
+class InputImage:
     """An image as it was read, and as the network is to see it.
 
     Attributes:
@@ -47,7 +47,7 @@ class Picture:
     @classmethod
     def read(
         cls, image: ImageLike, *, short_side: int | None = None, name: str = "image", max_pixels: int = MAX_PIXELS
-    ) -> Picture:
+    ) -> InputImage:
         """Read and resize an image in any form. Raises `DataError` with the path of a file, or `name`."""
         pixels = to_pixels(image, name=name, max_pixels=max_pixels)
         path = Path(image) if isinstance(image, (str, os.PathLike)) else None
@@ -69,7 +69,7 @@ class Picture:
         return self.resized.shape[0], self.resized.shape[1]
 
 
-def require_finite(output: HeadOutput, pictures: Sequence[Picture]) -> None:
+def require_finite(output: HeadOutput, pictures: Sequence[InputImage]) -> None:
     """Refuse a network's output that is no number: every pixel of it would be of class 0.
 
     Raises:
@@ -176,7 +176,7 @@ def to_pixels(image: ImageLike, *, name: str = "image", max_pixels: int = MAX_PI
 
 
 def segment_windows(
-    picture: Picture, segment: Callable[[Picture], Prediction], side: int, label_space: LabelSpace
+    picture: InputImage, segment: Callable[[InputImage], Prediction], side: int, label_space: LabelSpace
 ) -> Prediction:
     """Segment overlapping windows one after the other; scores are made again when asked for, to bound the memory.
 
@@ -190,7 +190,7 @@ def segment_windows(
     windows = list(sliding_windows(*whole, side=side, overlap=min(_OVERLAP, side // 4)))
 
     def segment_window(window: Window) -> Prediction:
-        return segment(Picture.read(pixels[window.seen]))
+        return segment(InputImage.read(pixels[window.seen]))
 
     def bands() -> Iterator[tuple[tuple[slice, slice], Tensor]]:
         for window in windows:

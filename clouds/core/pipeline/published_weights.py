@@ -7,14 +7,14 @@ from clouds.core.contract.component import Kind
 from clouds.core.contract.interfaces import Backbone
 from clouds.core.contract.plan import Plan
 from clouds.core.pipeline.build import build_part
-from clouds.core.pipeline.checkpoint import Published
+from clouds.core.pipeline.checkpoint import PublishedWeights
 from clouds.core.system.errors import WeightsError
 from clouds.core.weights.loading import digest
 
 _REMEDY = "save with include_frozen=True"
 
 
-def find_published(plan: Plan, backbone: Backbone, *, catalog: Catalog | None = None) -> Published:
+def find_published(plan: Plan, backbone: Backbone, *, catalog: Catalog | None = None) -> PublishedWeights:
     """Where the weights of a frozen backbone come from, once they are found to be equal.
 
     A backbone that was built without weights is compared with the default ones (`pretrained=True`).
@@ -35,4 +35,4 @@ def find_published(plan: Plan, backbone: Backbone, *, catalog: Catalog | None = 
         raise WeightsError(
             f"include_frozen=False: weights of backbone {name} are not those of pretrained={pretrained!r}; {_REMEDY}"
         )
-    return Published(pretrained=pretrained, sha256=wanted)
+    return PublishedWeights(pretrained=pretrained, sha256=wanted)

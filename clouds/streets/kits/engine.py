@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float32
 
-from clouds.streets.records import Frame, Image, Kit, Layout, Palette, Patch, Style
+from clouds.streets.records import Frame, Image, Kit, Palette, Patch, SceneLayout, Style
 
 Values = Float32[np.ndarray, " n"]
 Rng = np.random.Generator
@@ -46,7 +46,7 @@ def ideal_camera(image: Image, frame: Frame, rng: Rng) -> Image:
 ENGINE = Kit(
     name="game engine",
     layouts={
-        "engine town": Layout(
+        "engine town": SceneLayout(
             camera_height=(1.4, 1.6),
             focal=(0.6, 0.68),
             horizon=(0.42, 0.48),

@@ -11,7 +11,7 @@ from PIL import Image
 
 import clouds
 from clouds import DataError
-from clouds.core.pipeline.prediction import Picture, to_pixels
+from clouds.core.pipeline.prediction import InputImage, to_pixels
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8)
 
@@ -83,11 +83,11 @@ def test_sizes_are_whole_numbers(unchecked_types: None, name: str, value: Any) -
 def test_a_short_side_that_makes_a_picture_too_large_is_refused() -> None:
     line = np.zeros((1, 5000, 3), np.uint8)
     with pytest.raises(DataError, match=r"image: 1 x 5000 pixels .* side of 200 become 200 x 1000000, more than"):
-        Picture.read(line, short_side=200)
-    assert Picture.read(line, short_side=2).resized.shape == (2, 10000, 3)
+        InputImage.read(line, short_side=200)
+    assert InputImage.read(line, short_side=2).resized.shape == (2, 10000, 3)
     with pytest.raises(DataError, match=r"more than 19999; choose .*: max_pixels=20000 \(predict, "):
-        Picture.read(line, short_side=2, max_pixels=19999)
+        InputImage.read(line, short_side=2, max_pixels=19999)
 
 
 def test_the_long_side_is_rounded_as_in_evaluate() -> None:
-    assert Picture.read(np.zeros((64, 129, 3), np.uint8), short_side=32).resized.shape == (32, 65, 3)
+    assert InputImage.read(np.zeros((64, 129, 3), np.uint8), short_side=32).resized.shape == (32, 65, 3)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from attrs import evolve
 
-from clouds.streets.records import Layout
+from clouds.streets.records import SceneLayout
 
-CITY = Layout(
+CITY = SceneLayout(
     camera_height=(1.25, 1.85),
     focal=(0.52, 0.78),
     horizon=(0.40, 0.52),

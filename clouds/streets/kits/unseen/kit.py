@@ -6,10 +6,10 @@ from attrs import evolve
 
 from clouds.streets.kits.unseen.models import LIGHTS, SENSORS, WEATHERS
 from clouds.streets.kits.unseen.textures import FACADES, TEXTURES
-from clouds.streets.records import Kit, Layout, Palette, Style
+from clouds.streets.records import Kit, Palette, SceneLayout, Style
 
 # Seen from a van: higher, narrower lanes and a longer lens than any prompt or the source gives.
-VAN = Layout(
+VAN = SceneLayout(
     camera_height=(1.95, 2.3),
     focal=(0.84, 0.95),
     horizon=(0.36, 0.42),
