@@ -23,6 +23,7 @@ BENCHMARKS = (
     "refiners",
     "sam",
     "start",
+    "walks",
 )
 
 
