@@ -46,7 +46,7 @@ def run(load: Load | None = None) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _prepare(folder)
-        provider = _provider(folder)
+        provider = imported_tree(folder)
         known = _cases(folder)
         cases = {case: known[case] for case in (TORCH, *(load.cases or known))}
         turns = [{case: _cpu_seconds(words, folder) for case, words in cases.items()} for _ in range(load.rounds + 1)][
@@ -108,7 +108,7 @@ def _prepare(folder: Path) -> None:
     subprocess.run([sys.executable, "-c", _SETUP], cwd=folder, check=True)
 
 
-def _provider(folder: Path) -> str:
+def imported_tree(folder: Path) -> str:
     """`clouds`, or where another tree than this one is imported, its commit, too."""
     find = [sys.executable, "-c", "import clouds; print(clouds.__file__)"]
     tree = Path(subprocess.run(find, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()).parents[1]
