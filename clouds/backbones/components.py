@@ -100,3 +100,11 @@ def clouds_resolve(kind: Kind, name: str) -> Component | None:
             without_consent=_STORED,
         )
     return None
+
+
+@hookimpl
+def clouds_install_command(kind: Kind, name: str) -> str | None:
+    """`torchvision:NAME` comes from a package that is developed in `plugins/`."""
+    if kind == Kind.BACKBONE and name.partition(":")[0] == "torchvision":
+        return "pip install plugins/clouds-torchvision"
+    return None

@@ -27,6 +27,14 @@ def clouds_refiners() -> list[Component]:
     ]
 
 
+@hookimpl
+def clouds_install_command(kind: Kind, name: str) -> str | None:
+    """Refiners of packages that are developed in `plugins/`; the path is that in a copy of the sources."""
+    if kind == Kind.REFINER and name in ("mobile-sam", "sam2"):
+        return f"pip install plugins/clouds-{name}"
+    return None
+
+
 def _sam(size: str) -> Component:
     return Component(
         name=f"sam-vit-{size}",

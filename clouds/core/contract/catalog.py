@@ -19,6 +19,7 @@ from clouds.core.contract.weight_records import Weights
 from clouds.core.system.errors import DuplicateComponentError, PluginError, UnknownComponentError, did_you_mean
 
 GROUP = "clouds"
+_OF_ONE_NAME = ("clouds_resolve", "clouds_install_command")  # hooks that return one thing, not several
 _FAMILIES = ("backbones", "generators", "prompters", "refiners", "heads")
 _BUILT_IN_MODULES = {
     **{name: f"clouds.{name}.components" for name in (*_FAMILIES, "training")},
@@ -163,6 +164,17 @@ class Catalog:
             raise UnknownComponentError(self._unknown(kind, name))
         return matches[0]
 
+    def install_command(self, kind: Kind, name: str) -> str:
+        """The command that brings a component that is not installed, or "" when no plugin knows it."""
+        plain = name.rpartition("::")[2]
+        for owner, commands in self._call("clouds_install_command", kind=kind, name=plain):
+            for command in commands:
+                if isinstance(command, str):
+                    return command
+                text = f"clouds_install_command returned {command!r}; expected a command or None"
+                self._fail(owner, PluginError(text))
+        return ""
+
     def check_plan(self, plan: Plan) -> list[Problem]:
         """Ask every plugin for problems of a plan."""
         found: list[Problem] = []
@@ -246,7 +258,7 @@ class Catalog:
             others = [other for _, other in self._plugins if other is not plugin]
             try:
                 results = self._manager.subset_hook_caller(hook, others)(**arguments)
-                items = [item for result in results for item in (result if hook != "clouds_resolve" else [result])]
+                items = [item for result in results for item in ([result] if hook in _OF_ONE_NAME else result)]
             except Exception as error:  # noqa: BLE001 - a hook may raise anything; it is recorded, not hidden
                 self._fail(owner, PluginError(f"{hook} failed: {type(error).__name__}: {error}"))
                 continue

@@ -98,6 +98,17 @@ def clouds_resolve(kind: Kind, name: str) -> Component | None:
 
 
 @hookspec
+def clouds_install_command(kind: Kind, name: str) -> str | None:
+    """Return the pip command of a package that brings the component, or None when the name is not yours.
+
+    It is called only for names that no installed plugin has, and is the remedy of the error about them.
+
+    >>> def clouds_install_command(kind, name):
+    ...     return "pip install my-package[extra]" if (kind, name) == ("refiner", "my-refiner") else None
+    """
+
+
+@hookspec
 def clouds_trackers() -> Iterable[tuple[str, str]]:  # pyright: ignore[reportReturnType]
     """Return the trackers of this plugin: pairs of a name for `loop.trackers` and the import path of a factory.
 

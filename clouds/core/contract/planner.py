@@ -10,7 +10,6 @@ from packaging.requirements import Requirement
 
 from clouds.core.contract.catalog import Catalog
 from clouds.core.contract.component import Component, Kind
-from clouds.core.contract.known_plugins import install_command
 from clouds.core.contract.label_table import read_labels
 from clouds.core.contract.labels import LabelSpace
 from clouds.core.contract.plan import Part, Plan, PlanError, Problem
@@ -84,7 +83,7 @@ def plan_part(kind: Kind, value: object, *, pretrained: bool, catalog: Catalog) 
         entry = catalog.entry(kind, name)
         schema = read_schema(entry.component)
     except UnknownComponentError as error:
-        return None, [Problem(kind, str(error), install_command(kind, name))]
+        return None, [Problem(kind, str(error), catalog.install_command(kind, name))]
     except CloudsError as error:
         return None, [Problem(kind, str(error))]
     faults = [Problem(kind, f"{name}: {fault}") for fault in schema.faults(options)]

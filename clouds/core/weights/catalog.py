@@ -7,7 +7,6 @@ from packaging.utils import canonicalize_name
 from clouds.core.contract.catalog import Catalog
 from clouds.core.contract.component import Kind
 from clouds.core.contract.hookspecs import hookimpl
-from clouds.core.contract.known_plugins import install_command
 from clouds.core.contract.weight_records import FileWeights, HubWeights, PageWeights, Pinned, Weights
 from clouds.core.system.errors import WeightsError, did_you_mean
 
@@ -161,7 +160,7 @@ def find_weights(name: str, catalog: Catalog | None = None) -> Weights:
         owners, choices = " and ".join(map(_owner, found)), " or ".join(map(repr, found))
         raise WeightsError(f"weights {plain!r} are offered by {owners}; choose one: {choices}")
     if not found:
-        command = next(filter(None, (install_command(kind, name) for kind in Kind)), "")
+        command = next(filter(None, (catalog.install_command(kind, name) for kind in Kind)), "")
         hint = f"; they come with {command}" if command else did_you_mean(name, published_weights(catalog))
         raise WeightsError(f"unknown weights {name!r}{hint}{catalog.broken_hint()}")
     return offers[found[0]]

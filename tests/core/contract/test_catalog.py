@@ -327,11 +327,12 @@ def test_a_broken_list_of_weights_hurts_no_other(hook: Callable[..., Any], reaso
 
 
 def test_unknown_weights_are_answered_with_the_nearest_or_with_what_brings_them() -> None:
-    catalog = Catalog({"dist": listing(file_weights("net"))})
+    apart = plugin(clouds_install_command=lambda kind, name: "pip install more" if name == "other" else None)
+    catalog = Catalog({"dist": listing(file_weights("net")), "b": apart})
     with pytest.raises(WeightsError, match=r"^unknown weights 'nets'; did you mean 'net'\?$"):
         find_weights("nets", catalog)
-    with pytest.raises(WeightsError, match=r"^unknown weights 'sam2'; they come with pip install plugins/clouds-sam2$"):
-        find_weights("sam2", catalog)
+    with pytest.raises(WeightsError, match=r"^unknown weights 'other'; they come with pip install more$"):
+        find_weights("other", catalog)
 
 
 def test_weights_of_built_ins_come_first() -> None:

@@ -25,6 +25,7 @@ def test_there_is_one_hook_per_kind() -> None:
     hooks = {name for name in vars(manager.hook) if not name.startswith("_")}
     assert hooks == {kind.hook for kind in Kind} | {
         "clouds_resolve",
+        "clouds_install_command",
         "clouds_check_plan",
         "clouds_trackers",
         "clouds_weights",
