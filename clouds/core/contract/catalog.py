@@ -235,15 +235,17 @@ class Catalog:
         except (Exception, SystemExit) as error:  # noqa: BLE001 - importing a plugin may raise anything; it is recorded
             self._fail(owner, error)
             return
-        try:
-            self._manager.check_pending()
-            if not self._manager.get_hookcallers(plugin):
-                raise PluginError("implements no hook; decorate its functions with @clouds.hookimpl")
-        except (pluggy.PluginValidationError, PluginError) as error:
-            self._manager.unregister(plugin)
-            self._fail(owner, error)
-            return
+        hooks = self._manager.get_hookcallers(plugin) or []
+        if not hooks:
+            self._fail(owner, PluginError("implements no hook; decorate its functions with @clouds.hookimpl"))
+        for hook in hooks:
+            if not hook.has_spec():  # it is never called; the plugin's other hooks are
+                text = f"unknown hook {hook.name!r}{did_you_mean(hook.name, self._known_hooks())}"
+                self._fail(owner, PluginError(f"{text}; known hooks: {', '.join(self._known_hooks())}"))
         self._plugins.append((owner, plugin))
+
+    def _known_hooks(self) -> list[str]:
+        return sorted(name for name, hook in vars(self._manager.hook).items() if hook.has_spec())
 
     def _fail(self, owner: _Plugin, error: BaseException) -> None:
         broken = owner.broken(error)

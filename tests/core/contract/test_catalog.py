@@ -116,7 +116,10 @@ def test_a_distribution_offers_a_name_once() -> None:
         ({"clouds_prompters": lambda: ["words"]}, "clouds_prompters returned 'words' (str); expected a Component of"),
         ({"clouds_heads": lambda: [prompter("words")]}, "(a prompter); expected a Component of kind head"),
         ({"clouds_prompters": lambda: [prompter("Bad Name")]}, "ComponentError: component name 'Bad Name' is not"),
-        ({"clouds_prompter": nothing}, "unknown hook 'clouds_prompter'"),
+        (
+            {"clouds_prompter": nothing},
+            "unknown hook 'clouds_prompter'; did you mean 'clouds_prompters'?; known hooks: c",
+        ),
         ({"clouds_prompters": lambda surprise: []}, "Argument(s) {'surprise'} are declared in the hookimpl"),
         ({}, "PluginError: implements no hook; decorate its functions with @clouds.hookimpl"),
     ],
@@ -129,6 +132,15 @@ def test_a_broken_plugin_is_recorded_and_hurts_no_other(hooks: dict[str, Any], r
     assert reason in catalog.broken[0].error
     with pytest.raises(PluginError, match=r"broken plugin: bad, plugin 'bad': "):
         Catalog({"bad": bad}, strict=True)
+
+
+def test_a_misspelt_hook_disables_that_hook_alone() -> None:
+    catalog = Catalog({"half": plugin(clouds_prompters=lambda: [prompter("words")], clouds_refiner=nothing)})
+    assert catalog.names("prompter") == ["words"]
+    (broken,) = catalog.broken
+    assert "unknown hook 'clouds_refiner'; did you mean 'clouds_refiners'?; known hooks: clouds_" in broken.error
+    with pytest.raises(PluginError, match="broken plugin: half, plugin 'half': PluginError: unknown hook"):
+        Catalog({"half": plugin(clouds_refiner=nothing)}, strict=True)
 
 
 def test_what_a_broken_hook_yielded_before_it_raised_is_dropped() -> None:
