@@ -1,4 +1,4 @@
-"""Components of packages that are developed together with the library and installed apart from it."""
+"""Components of plugin packages that are developed in this repository but installed separately."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _PACKAGES = {
 
 
 def install_command(kind: Kind, name: str) -> str:
-    """The command that brings a component of such a package, or "" when none of them has it.
+    """Command that installs the package of a component, or "" if no known package has it.
 
-    A patterned name is known by its family. The path is that in a copy of the sources.
+    Patterned names are looked up by family. The path is relative to a source checkout.
 
     >>> install_command(Kind.REFINER, "mobile-sam")
     'pip install plugins/clouds-mobile-sam'
