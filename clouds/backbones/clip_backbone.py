@@ -1,4 +1,4 @@
-"""What the CLIP backbones share: an open_clip model, of which at most the image trunk is trained."""
+"""Base class of the CLIP backbones: an open_clip model with a frozen text side."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ STD = tuple(255 * value for value in OPENAI_DATASET_STD)
 
 
 class ClipBackbone(ClipTextEncoder, Backbone, MaskPooler):
-    """Holds the whole open_clip model in `clip_model`, so that its keys are those of the published checkpoints.
+    """Holds the whole open_clip model in `clip_model`, so that its keys match the published checkpoints.
 
-    The text tower and what pools features into the text space are never trained, because only as they are do images
-    and texts meet; `freeze()` freezes the image trunk, too.
+    The text tower and the pooling modules are never trained, because training them would misalign images and texts.
+    `freeze()` freezes the image trunk, too.
 
     Args:
         clip_model: an open_clip model.
-        tokenizer: texts to token ids "n l".
-        channels: of res2..res5.
-        pooling: modules of the image tower behind `Features.dense`.
+        tokenizer: maps texts to token ids "n l".
+        channels: channels of res2..res5.
+        pooling: modules of the image tower that pool `Features.dense` into the text space.
         mean, std: per channel, 0..255.
     """
 

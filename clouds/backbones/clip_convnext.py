@@ -19,12 +19,12 @@ from clouds.kernels.mask_pool import mask_pool
 class ClipConvNeXt(ClipBackbone):
     """ConvNeXt of an open_clip model (Liu et al., CVPR 2022; Cherti et al., CVPR 2023).
 
-    res2..res5 are the outputs of the four stages, `dense` is res5. A mask is pooled as the mean of `dense` under it,
-    through the trunk's LayerNorm and the projection into the text space.
+    res2..res5 are the outputs of the four stages, `dense` is res5. Pooling averages `dense` under a mask, then applies
+    the trunk's LayerNorm and the projection into the text space.
 
     Args:
         clip_model: an open_clip model whose image tower is a timm ConvNeXt.
-        tokenizer: texts to token ids.
+        tokenizer: maps texts to token ids.
         mean, std: per channel, 0..255.
     """
 
@@ -58,6 +58,8 @@ class ClipConvNeXt(ClipBackbone):
 
     def pool(self, dense: Float[Tensor, "b d h w"], masks: Float[Tensor, "b q hm wm"]) -> Float[Tensor, "b q e"]:
         visual: Any = self.clip_model.visual
+        # Mean under each mask "b q d"
         pooled = mask_pool(dense, masks)
+        # Norm and projection see each mask as a 1 x 1 image "bq d 1 1"
         one_pixel_each = pooled.flatten(0, 1)[..., None, None]
         return visual.head(visual.trunk.head(one_pixel_each)).unflatten(0, pooled.shape[:2])

@@ -1,4 +1,4 @@
-"""CLIP backbones from the names of open_clip's models and weights."""
+"""Builds CLIP backbones from open_clip's model and weight names."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from clouds.core.weights.store import open_clip_file
 
 @frozen
 class ClipWeights:
-    """One of open_clip's published models.
+    """A published model of open_clip.
 
     Attributes:
         model: open_clip's name of the architecture.
         weights: open_clip's tag of the weights.
-        config: the architecture: `embed_dim`, `vision_cfg`, `text_cfg`, ...
-        tag: about the weights: where they lie, `mean`, `std`, `quick_gelu`.
+        config: architecture: `embed_dim`, `vision_cfg`, `text_cfg`, ...
+        tag: metadata of the weights: location, `mean`, `std`, `quick_gelu`.
     """
 
     model: str
@@ -48,11 +48,10 @@ class ClipWeights:
 
     @classmethod
     def named(cls, model: str, weights: str) -> ClipWeights:
-        """Look both names up.
+        """Look up both names.
 
         Raises:
-            ConfigError: open_clip has no such model or no such weights, or the model is not made of one image and one
-                text tower of open_clip's own.
+            ConfigError: open_clip has no such model or weights, or the text tower is not open_clip's own.
         """
         known = open_clip.list_models()
         if model not in known:
@@ -66,17 +65,17 @@ class ClipWeights:
         return cls(model, weights, config, open_clip.get_pretrained_cfg(model, weights))
 
     def build(self) -> nn.Module:
-        """The model with random weights; with QuickGELU when the published weights were trained with it."""
+        """Build the model with random weights, and with QuickGELU if the published weights were trained with it."""
         config = dict(self.config)
         kind = open_clip.CustomTextCLIP if config.pop("custom_text", False) else open_clip.CLIP
         config["quick_gelu"] = bool(config.get("quick_gelu") or self.tag.get("quick_gelu"))
         return kind(**config)
 
     def load(self, clip_model: nn.Module, pretrained: bool | Path) -> None:
-        """Load the published weights, or those of a file; False leaves the model as it is.
+        """Load the published weights (True) or a file (a path); False leaves the model unchanged.
 
         Raises:
-            WeightsError: the weights could not be had, or do not fit.
+            WeightsError: the weights are unavailable or do not fit.
         """
         if pretrained is False:
             return
@@ -100,10 +99,15 @@ class ClipWeights:
 
 
 def build_clip(model: str, weights: str, *, pretrained: bool | Path, tokenizer: Choice) -> ClipBackbone:
-    """Build the backbone class that fits the model's image tower. Raises what `Published` raises."""
+    """Build the backbone class for the model's image tower.
+
+    Raises:
+        ConfigError: open_clip has no such model or weights, or a tower is not supported.
+        WeightsError: the weights are unavailable or do not fit.
+    """
     published = ClipWeights.named(model, weights)
     clip_model = published.build()
-    backbone = _family(clip_model.visual, model)
+    backbone = _backbone_class(clip_model.visual, model)
     published.load(clip_model, pretrained)
     return backbone(
         clip_model,
@@ -114,14 +118,14 @@ def build_clip(model: str, weights: str, *, pretrained: bool | Path, tokenizer: 
 
 
 def build_clip_text(model: str, weights: str, *, pretrained: bool) -> ClipText:
-    """Build the text side of a model alone. Raises what `Published` raises."""
+    """Build a model's text tower only. Raises the same errors as `build_clip`."""
     published = ClipWeights.named(model, weights)
     clip_model = published.build()
     published.load(clip_model, pretrained)
     return ClipText(clip_model, tokenizer_for(published.config["text_cfg"], "hub"))
 
 
-def _family(visual: object, model: str) -> type[ClipConvNeXt | ClipResNet | ClipVit]:
+def _backbone_class(visual: object, model: str) -> type[ClipConvNeXt | ClipResNet | ClipVit]:
     trunk = visual.trunk if isinstance(visual, TimmModel) else visual
     for kinds, backbone in (
         (ConvNeXt, ClipConvNeXt),
@@ -137,11 +141,11 @@ def _family(visual: object, model: str) -> type[ClipConvNeXt | ClipResNet | Clip
 
 
 def _converted(state: dict[str, Tensor], clip_model: Any) -> dict[str, Tensor]:
-    """Weights in the names of the model, whichever of open_clip's layouts the file has."""
+    """Rename weights from any of open_clip's file layouts to the model's parameter names."""
     state = dict(convert_state_dict(clip_model, state))
     if isinstance(clip_model, open_clip.CustomTextCLIP):
         state = convert_to_custom_text_state_dict(state)
-    for name in ("logit_scale", "logit_bias"):  # a scalar in some files, one element in others
+    for name in ("logit_scale", "logit_bias"):  # shape () in some files, (1,) in others
         own = getattr(clip_model, name)
         if own is not None and name in state and state[name].numel() == 1:
             state[name] = state[name].reshape(own.shape)

@@ -21,13 +21,13 @@ from clouds.kernels.mask_pool import inside_of
 class ClipResNet(ClipBackbone):
     """ModifiedResNet of an open_clip model (Radford et al., ICML 2021).
 
-    res2..res5 are the outputs of the four stages, `dense` is res5. A mask is pooled by CLIP's attention pool: the query
-    is the mean of all pixels, the keys are the pixels under the mask with positions resized to the map. An empty mask
-    gives the bias of the output projection.
+    res2..res5 are the outputs of the four stages, `dense` is res5. Masks are pooled by CLIP's attention pool: the query
+    is the mean of all pixels; keys are the pixels under the mask, with position embeddings resized to the map. An empty
+    mask gives the bias of the output projection.
 
     Args:
         clip_model: an open_clip model whose image tower is a ModifiedResNet.
-        tokenizer: texts to token ids.
+        tokenizer: maps texts to token ids.
         mean, std: per channel, 0..255.
     """
 
@@ -62,9 +62,11 @@ class ClipResNet(ClipBackbone):
     def pool(self, dense: Float[Tensor, "b d h w"], masks: Float[Tensor, "b q hm wm"]) -> Float[Tensor, "b q e"]:
         pool: Any = self.clip_model.visual.attnpool  # pyright: ignore[reportAttributeAccessIssue]
         size = (dense.shape[-2], dense.shape[-1])
+        # Pixels "b hw d", their mean as the query "b 1 d", pixels with positions as keys "b hw d"
         pixels = dense.flatten(2).mT
         query = pixels.mean(1, keepdim=True) + pool.positional_embedding[:1]
         keys = pixels + resized_positions(pool.positional_embedding[1:], size)
+        # Attend within each mask "b q d", project to the text space "b q e"
         attended = masked_attention(
             pool.q_proj(query), pool.k_proj(keys), pool.v_proj(keys), inside_of(masks, size), heads=pool.num_heads
         )
@@ -72,7 +74,7 @@ class ClipResNet(ClipBackbone):
 
 
 def resized_positions(grid: Float[Tensor, "n d"], size: tuple[int, int]) -> Float[Tensor, "m d"]:
-    """A square grid of position embeddings, resized bilinearly to height x width."""
+    """Resize a square grid of position embeddings bilinearly to height x width."""
     side = round(len(grid) ** 0.5)
     square = grid.mT.unflatten(-1, (side, side))[None]
     return functional.interpolate(square, size=size, mode="bilinear", align_corners=False)[0].flatten(1).mT

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from clouds.backbones.tokenizers import Tokenizer
 from clouds.core.contract.interfaces import TextEncoder
 
-_CHUNK = 128  # texts that go through the tower together: bounds the memory, changes nothing else
-_PROBE = "A photo of a road."  # its tokens tell tokenizers apart
-LOGIT_SCALE_BOUND = 100.0  # of CLIP's training (Radford et al., ICML 2021, section 2.5)
+_CHUNK = 128  # texts per pass through the tower; limits memory, does not affect results
+_PROBE = "A photo of a road."  # its tokens identify the tokenizer
+LOGIT_SCALE_BOUND = 100.0  # as in CLIP's training (Radford et al., ICML 2021, section 2.5)
 
 
 class ClipTextEncoder(TextEncoder):
@@ -26,7 +26,7 @@ class ClipTextEncoder(TextEncoder):
 
     @torch.no_grad()
     def embed_text(self, texts: Sequence[str]) -> Float[Tensor, "n d"]:
-        """Un-normalised float32 embeddings, one row per text; n = 0 gives an empty tensor of shape (0, d)."""
+        """Un-normalised float32 embeddings, one row per text; no texts give shape (0, d)."""
         model: Any = self.clip_model
         device = model.logit_scale.device
         if not texts:
@@ -42,7 +42,7 @@ class ClipTextEncoder(TextEncoder):
         return min(float(scale.detach().exp()), LOGIT_SCALE_BOUND)
 
     def text_weights(self) -> dict[str, Tensor]:
-        """The text tower, and the tokens of a sentence, because another tokenizer makes other embeddings."""
+        """Weights of the text tower, and the tokens of a fixed sentence, which identify the tokenizer."""
         tower = {
             key: value
             for key, value in self.clip_model.state_dict().items()
@@ -53,7 +53,7 @@ class ClipTextEncoder(TextEncoder):
 
 @final
 class ClipText(nn.Module, ClipTextEncoder):
-    """The text side of an open_clip model alone, frozen for ever; the image tower is let go."""
+    """The permanently frozen text tower of an open_clip model; the image tower is dropped."""
 
     def __init__(self, clip_model: nn.Module, tokenizer: Tokenizer) -> None:
         super().__init__()
@@ -66,24 +66,27 @@ class ClipText(nn.Module, ClipTextEncoder):
 
 
 def without_images(clip_model: nn.Module) -> nn.Module:
-    """The same model with nothing in the place of its image tower."""
+    """Drop the model's image tower, in place."""
     clip_model.visual = nn.Identity()
     return clip_model
 
 
 def encode_tokens(model: Any, tokens: Int[Tensor, "n l"]) -> Float[Tensor, "n d"]:
-    """Text embeddings of an open_clip model, as its `encode_text` gives them.
+    """Text embeddings equal to the output of open_clip's `encode_text`.
 
-    In CLIP's own towers a token sees only earlier ones, and the embedding is read off the end token; what follows the
-    last end token of the batch is therefore cut away, which for usual prompts saves four fifths of the work.
+    CLIP's own towers are causal and read the embedding at the end token. Tokens after the batch's last end token are
+    therefore cut off, which saves four fifths of the work for usual prompts.
     """
     if not (isinstance(model, CLIP) and model.text_pool_type == "argmax" and model.attn_mask is not None):
         return model.encode_text(tokens)
     tower: Any = model
+    # Position of each end token "n"; it has the largest id
     ends = tokens.argmax(-1)
     length = int(ends.max()) + 1
+    # Causal transformer over the shortened texts "n l d"
     x = tower.token_embedding(tokens[:, :length]) + tower.positional_embedding[:length]
     x = tower.transformer(x, attn_mask=tower.attn_mask[:length, :length])
+    # State at the end token "n d", projected to the text space
     pooled = tower.ln_final(x)[torch.arange(len(x), device=x.device), ends]
     if isinstance(tower.text_projection, nn.Linear):
         return tower.text_projection(pooled)

@@ -29,14 +29,14 @@ from clouds.kernels.mask_pool import inside_of, mask_pool
 class ClipVit(ClipBackbone):
     """Plain ViT of an open_clip model (CLIP, EVA02-CLIP, SigLIP, SigLIP 2), as a timm ViT with 16 x 16 patches.
 
-    `dense` and res4 are the patch tokens after the final norm; for res2, res3 and res5 see `clouds.backbones.vit`.
-    A mask is pooled as the mean of the patch tokens under it, through the model's projection into the text space;
-    SigLIP's models pool with their own attention pool, restricted to the patches under the mask. CLIP and EVA02-CLIP
-    were trained to project the class token, so their pooled patches are approximate.
+    `dense` and res4 are the patch tokens after the final norm; `clouds.backbones.vit` describes res2, res3 and res5.
+    Pooling averages the patch tokens under a mask and projects them to the text space. SigLIP models use their own
+    attention pool, restricted to the patches under the mask. CLIP and EVA02-CLIP were trained to project the class
+    token, so their pooled patches are approximate.
 
     Args:
         clip_model: an open_clip model whose image tower is a ViT; the tower is replaced by `vit`.
-        tokenizer: texts to token ids.
+        tokenizer: maps texts to token ids.
         mean, std: per channel, 0..255.
 
     Raises:
@@ -73,7 +73,7 @@ class ClipVit(ClipBackbone):
 def attention_pool(
     pool: Any, dense: Float[Tensor, "b d h w"], masks: Float[Tensor, "b q hm wm"]
 ) -> Float[Tensor, "b q d"]:
-    """timm's `AttentionPoolLatent` with one latent, once per mask, with the patches under the mask as keys."""
+    """timm's `AttentionPoolLatent` with one latent, applied per mask to the patches under it."""
     query = pool.q(pool.latent)
     key, value = pool.kv(dense.flatten(2).mT).chunk(2, dim=-1)
     inside = inside_of(masks, (dense.shape[-2], dense.shape[-1]))
@@ -82,10 +82,10 @@ def attention_pool(
 
 
 def image_trunk(visual: Any) -> tuple[Any, nn.Module]:
-    """The image tower of an open_clip model as a timm ViT with 16 x 16 patches, and what follows its head.
+    """An open_clip model's image tower as a timm ViT with 16 x 16 patches, and the module after its head.
 
     Raises:
-        ConfigError: the tower has parts that a plain ViT has not.
+        ConfigError: the tower is not a plain ViT.
     """
     if isinstance(visual, OpenClipVit):
         vit, head = _convert(visual), nn.Identity()
@@ -95,7 +95,7 @@ def image_trunk(visual: Any) -> tuple[Any, nn.Module]:
 
 
 def _rebuild(visual: TimmModel) -> Any:
-    """The same timm model, built to take any image size."""
+    """Rebuild the same timm model for arbitrary image sizes."""
     trunk: Any = visual.trunk
     vit: Any = timm.create_model(
         trunk.pretrained_cfg["architecture"],
@@ -108,7 +108,7 @@ def _rebuild(visual: TimmModel) -> Any:
 
 
 def _convert(visual: Any) -> Any:
-    """timm's ViT with the weights of open_clip's own; its head is CLIP's projection, which has no bias."""
+    """Convert open_clip's own ViT to timm's; the head is CLIP's projection, without bias."""
     blocks = visual.transformer.resblocks
     plain = visual.attn_pool is None and not visual.final_ln_after_pool and isinstance(visual.ln_pre, nn.LayerNorm)
     if not (plain and all(type(block) is ResidualAttentionBlock for block in blocks)):

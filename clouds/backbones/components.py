@@ -1,4 +1,4 @@
-"""The built-in backbones, as the catalog sees them."""
+"""Catalog entries of the built-in backbones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PYRAMID = ("res2", "res3", "res4", "res5")
 _CLIP = "clouds.backbones.presets:clip"
 _TIMM = "clouds.backbones.presets:timm"
 _EVERYTHING = (*_PYRAMID, "text-encoder", "mask-pooler")
-_STORED = {"tokenizer": "stored"}  # a plan's file makes nobody ask the hub
+_STORED = {"tokenizer": "stored"}  # loading a plan file must not contact the hub
 _WITH_TEXT = {"text": ("text-encoder",)}
 
 
@@ -32,7 +32,7 @@ def clouds_backbones() -> list[Component]:
 
 
 def _clip(name: str) -> Component:
-    """Models whose tokenizer open_clip brings along have no choice of it."""
+    """Component of a CLIP model; only those whose tokenizer is not part of open_clip have a tokenizer option."""
     published = CLIP_MODELS[name]
     own_tokenizer = name in get_args(ClipName)
     return Component(
@@ -96,7 +96,7 @@ def clouds_resolve(kind: Kind, name: str) -> Component | None:
             licence="see the model card",
             provides=_EVERYTHING,
             options={"model": architecture, "weights": weights},
-            without_weights={"tokenizer": "bytes"},  # some models' own would come from the hub
+            without_weights={"tokenizer": "bytes"},  # some models' tokenizers come from the hub
             without_consent=_STORED,
         )
     return None

@@ -1,4 +1,4 @@
-"""A small ConvNeXt, as timm builds one, without the seconds that `import timm` takes."""
+"""A small ConvNeXt equal to timm's, which avoids the seconds that `import timm` takes."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _CLASSES = 1000
 
 @final
 class ConvNeXt(nn.ModuleDict):
-    """ConvNeXt (Liu et al., A ConvNet for the 2020s, CVPR 2022) with maps of four stages.
+    """ConvNeXt (Liu et al., A ConvNet for the 2020s, CVPR 2022) that returns the maps of its four stages.
 
-    Names and values of its weights, for a given seed, are those of timm's `convnext_atto(features_only=True)`.
+    For a given seed, names and values of its weights equal those of timm's `convnext_atto(features_only=True)`.
 
     Args:
         dims: channels of the four stages.
@@ -31,7 +31,7 @@ class ConvNeXt(nn.ModuleDict):
         self["stem_1"] = _LayerNorm2d(dims[0])
         for number, depth in enumerate(depths):
             self[f"stages_{number}"] = _Stage(dims[number - 1] if number else None, dims[number], depth)
-        # timm draws a classifier, too, before it lets go of it: what is drawn next must not depend on who builds.
+        # timm also initialises a classifier, then drops it; doing the same keeps the random state equal.
         classifier = nn.Linear(dims[-1], _CLASSES)
         for module in (*self.modules(), classifier):
             if isinstance(module, nn.Conv2d | nn.Linear):
@@ -48,7 +48,7 @@ class ConvNeXt(nn.ModuleDict):
 
 
 class _Stage(nn.Module):
-    """Blocks of one size, behind a step down to it; the step to the first stage (`inputs` is None) is the stem."""
+    """Downsampling, then blocks at one resolution; the first stage (`inputs` is None) follows the stem directly."""
 
     def __init__(self, inputs: int | None, outputs: int, depth: int) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class _LayerNorm2d(nn.LayerNorm):
 
 @torch.no_grad()
 def _draw(module: nn.Conv2d | nn.Linear) -> None:
-    """Normal weights of deviation 0.02 through the inverse of the distribution function, cut at 2; zero biases."""
+    """Normal weights with standard deviation 0.02, drawn by inverse transform and clipped to +-2; zero biases."""
     module.weight.uniform_(-1, 1).erfinv_().mul_(0.02 * math.sqrt(2)).clamp_(-2, 2)
     if module.bias is not None:
         module.bias.zero_()

@@ -1,4 +1,4 @@
-"""What all backbones share about sizes: strides, feature specs, and which images they take."""
+"""Strides, feature specs and valid image sizes of all backbones."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def specs_of(channels: Sequence[int]) -> dict[str, FeatureSpec]:
 
 
 def sized(images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-    """The images themselves, when a backbone can take their size.
+    """Check the image size and return the images.
 
     Raises:
         DataError: height or width is not a positive multiple of 32.

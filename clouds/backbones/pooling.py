@@ -1,4 +1,4 @@
-"""Attention pooling under masks, without ever building a [b q c h w] tensor."""
+"""Attention pooling under masks, without a [b q c h w] intermediate."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def masked_attention(
     *,
     heads: int,
 ) -> Float[Tensor, "b q d"]:
-    """Multi-head attention of one query per image (or one for all), restricted to the pixels inside each mask.
+    """Multi-head attention of one query per image (or one for all), restricted to the pixels of each mask.
 
-    All vectors are already projected. An empty mask attends to nothing and gives 0.
+    Inputs are already projected. An empty mask gives 0.
     """
     batch, queries, _ = inside.shape
     empty = ~inside.any(-1, keepdim=True)
@@ -25,7 +25,7 @@ def masked_attention(
         _split(query, heads).expand(batch, heads, queries, -1),
         _split(key, heads),
         _split(value, heads),
-        attn_mask=(inside | empty)[:, None],  # a row without any key would be NaN on some devices
+        attn_mask=(inside | empty)[:, None],  # a row without keys gives NaN on some devices
     )
     return attended.transpose(1, 2).flatten(2).masked_fill(empty, 0)
 

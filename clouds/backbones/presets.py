@@ -1,6 +1,6 @@
-"""One function per family of backbones. Which published model a built-in name stands for, `published.py` says.
+"""One builder per family of backbones; `published.py` maps built-in names to published models.
 
-Imports nothing heavy by itself.
+Heavy imports stay inside the functions.
 """
 
 from __future__ import annotations
@@ -27,12 +27,11 @@ def clip(
     Args:
         model: open_clip's name of the architecture.
         weights: open_clip's tag of the published weights.
-        pretrained: load the published weights; False initialises randomly; a path reads a local file of open_clip's
+        pretrained: load the published weights; False initialises randomly; a path loads a local open_clip file
             (.safetensors, .bin, .pt, .pth).
-        trainable: train the image trunk, too; the text tower and the pooling of masks never are.
-        tokenizer: "hub": the model's own, whose files come from the hub when open_clip does not bring them; "stored":
-            the same, but the hub is not asked for files that are not on this machine; "bytes": one without files, for
-            random weights; a path is a folder with the files.
+        trainable: train the image trunk; the text tower and the mask pooling are always frozen.
+        tokenizer: "hub": the model's own, downloaded from the hub if open_clip lacks its files; "stored": the same,
+            without downloads; "bytes": needs no files, for random weights; a path: a folder with tokenizer files.
     """
     from clouds.backbones.clip_factory import build_clip
 
@@ -43,14 +42,14 @@ def clip(
 def timm(
     *, model: str, pretrained: bool | Path = True, trainable: bool = False, text: ClipName | None = None
 ) -> Backbone:
-    """A timm model: with feature maps at strides 4 to 32 (ConvNeXt, ResNet, Swin, ...), or a plain ViT (DINO, ...).
+    """A timm model with feature maps at strides 4 to 32 (ConvNeXt, ResNet, Swin, ...), or a plain ViT (DINO, ...).
 
     Args:
-        model: timm's name of it, with or without the tag of its weights.
-        pretrained: load the published weights; False initialises randomly; a path reads a local file of timm's
+        model: timm's model name, with or without the tag of its weights.
+        pretrained: load the published weights; False initialises randomly; a path loads a local timm file
             (.safetensors, .bin, .pt, .pth).
-        trainable: train it, too; frozen otherwise.
-        text: a built-in CLIP backbone whose text tower embeds texts, so that text-classified heads work. It has its
+        trainable: train the model; otherwise it is frozen.
+        text: a built-in CLIP backbone whose text tower embeds texts, as text-classified heads need. It has its
             published weights, or random ones with `pretrained=False`.
     """
     from clouds.backbones.timm_pyramid import build_timm
@@ -70,7 +69,7 @@ def tiny(
 ) -> Backbone:
     """A ConvNeXt of 1.9 million parameters with a two-layer text tower, randomly initialised.
 
-    It is for demos, tests and reading. Frozen random features say little: train it, or use a pretrained backbone.
+    Meant for demos, tests and reading. Frozen random features are poor: train it, or use a pretrained backbone.
 
     Args:
         dims: channels of res2..res5.

@@ -1,4 +1,4 @@
-"""The published models behind the built-in names; where their weights are, `clouds.core.weights.catalog` says.
+"""The published models behind the built-in names; `clouds.core.weights.catalog` lists their weights.
 
 Imports nothing heavy.
 """
@@ -30,7 +30,7 @@ ClipName = Literal[
 
 @frozen
 class ClipModel:
-    """A model of open_clip: its name there, the tag of its weights, and the paper."""
+    """An open_clip model: its name, the tag of its weights, and the paper."""
 
     model: str
     weights: str
@@ -40,7 +40,7 @@ class ClipModel:
 
 @frozen
 class TimmModel:
-    """A model of timm: its name there with the tag of its weights, and the paper."""
+    """A timm model: its name with the tag of its weights, and the paper."""
 
     model: str
     summary: str

@@ -1,4 +1,4 @@
-"""A small text tower, as open_clip builds one, without the seconds that `import open_clip` takes."""
+"""A small text tower equal to open_clip's, which avoids the seconds that `import open_clip` takes."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from torch import Tensor, nn
 
 @final
 class TextTransformer(nn.Module):
-    """CLIP's causal transformer over tokens (Radford et al., ICML 2021); a text is what its end token holds.
+    """CLIP's causal transformer over tokens (Radford et al., ICML 2021); the end token's state is the embedding.
 
-    Names and values of its weights, for a given seed, are those of `open_clip.transformer.TextTransformer`.
+    For a given seed, names and values of its weights equal those of `open_clip.transformer.TextTransformer`.
 
     Args:
         context: tokens per text.
-        vocabulary: number of token ids; the largest one of a text is its end.
-        width: channels of a token.
-        heads: attention heads of a layer.
-        layers: layers.
+        vocabulary: number of token ids; the largest id of a text marks its end.
+        width: channels per token.
+        heads: attention heads per layer.
+        layers: number of layers.
         outputs: dimensions of an embedding.
     """
 
@@ -36,15 +36,15 @@ class TextTransformer(nn.Module):
         self._draw(blocks, width)
 
     def forward(self, tokens: Int[Tensor, "n {self.positional_embedding.shape[0]}"]) -> Float[Tensor, "n e"]:
-        """Embeddings of texts, not normalised."""
+        """Un-normalised text embeddings."""
         x = self.token_embedding(tokens) + self.positional_embedding
         x = self.ln_final(self.transformer["resblocks"](x))
         ends = x[torch.arange(len(x), device=x.device), tokens.argmax(-1)]
         return ends @ self.text_projection
 
     def _draw(self, blocks: Sequence[_Block], width: int) -> None:
-        """Initial weights as published, in open_clip's order."""
-        projected = width**-0.5 * (2 * len(blocks)) ** -0.5  # deviation of what is added to the residual stream
+        """Initialise weights as published, in open_clip's order."""
+        projected = width**-0.5 * (2 * len(blocks)) ** -0.5  # standard deviation of residual branch outputs
         nn.init.normal_(self.token_embedding.weight, std=0.02)
         nn.init.normal_(self.positional_embedding, std=0.01)
         for block in blocks:
@@ -56,7 +56,7 @@ class TextTransformer(nn.Module):
 
 
 class _Block(nn.Module):
-    """Self-attention in which no token sees a later one, and an MLP; both behind a norm and beside a shortcut."""
+    """Causal self-attention and an MLP, both with pre-norm and residual."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class _Block(nn.Module):
         self.mlp.add_module("c_proj", nn.Linear(4 * width, width))
 
     def forward(self, x: Float[Tensor, "n t d"]) -> Float[Tensor, "n t d"]:
-        # 0 at and before a token, -inf behind it
+        # Causal mask "t t": 0 up to each token, -inf after it
         later = x.new_full((x.shape[1], x.shape[1]), -torch.inf).triu(1)
         normed = self.ln_1(x)
         x = x + self.attn(normed, normed, normed, need_weights=False, attn_mask=later)[0]

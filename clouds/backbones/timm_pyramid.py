@@ -1,4 +1,4 @@
-"""timm models as backbones: those with a feature pyramid of their own, and plain vision transformers."""
+"""timm models as backbones: models with a feature pyramid, and plain vision transformers."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class TimmPyramid(Backbone):
     """A timm model as backbone.
 
     Args:
-        trunk: normalised images "b 3 h w" to four maps at strides 4, 8, 16, 32.
-        features: specs of the four.
-        mean, std: what the model's weights were trained with, 0..255.
+        trunk: maps normalised images "b 3 h w" to four feature maps at strides 4, 8, 16, 32.
+        features: specs of the four maps.
+        mean, std: normalisation used in pretraining, 0..255.
     """
 
     def __init__(
@@ -53,11 +53,11 @@ class TimmPyramid(Backbone):
 
 
 def build_timm(model: str, *, pretrained: bool | Path) -> TimmPyramid:
-    """Build the backbone that fits the sort of model.
+    """Build the backbone for a timm model.
 
     Raises:
-        ConfigError: timm has no such model, or it is neither a pyramid nor a plain ViT.
-        WeightsError: the weights could not be had, or do not fit.
+        ConfigError: timm has no such model, or it has no pyramid and is no plain ViT.
+        WeightsError: the weights are unavailable or do not fit.
     """
     _require_model(model)
     config = timm.get_pretrained_cfg(model)
@@ -78,7 +78,7 @@ def build_trunk(model: str, *, pretrained: bool | Path, **arguments: Any) -> tup
 
     Raises:
         ConfigError: the model has no such feature maps.
-        WeightsError: the weights could not be had, or do not fit.
+        WeightsError: the weights are unavailable or do not fit.
     """
     sizing, reductions = _probe(model, **arguments)
     if not set(STRIDES) <= set(reductions):
@@ -88,7 +88,7 @@ def build_trunk(model: str, *, pretrained: bool | Path, **arguments: Any) -> tup
     indices = [len(reductions) - 1 - reductions[::-1].index(stride) for stride in STRIDES]
     arguments = {**arguments, **sizing, "features_only": True, "out_indices": indices}
     if isinstance(pretrained, Path):
-        # The extractor renames and drops layers, and timm forgives what does not fit; the whole model does not.
+        # The extractor renames and drops layers, so timm loads it leniently; the whole model checks every key.
         whole = timm.create_model(model)
         load_weights(whole, _read_features(pretrained, whole), source=str(pretrained))
         arguments["pretrained_cfg_overlay"] = {"state_dict": whole.state_dict()}
@@ -98,13 +98,13 @@ def build_trunk(model: str, *, pretrained: bool | Path, **arguments: Any) -> tup
 
 @cache
 def _probe(model: str, **arguments: Any) -> tuple[dict[str, Any], tuple[int, ...]]:
-    """Arguments with which a model takes any size, and the strides of its maps.
+    """Arguments that make a model accept any image size, and the strides of its maps.
 
-    Found on models without memory, whose initialisation takes most of the time that a small model takes.
+    Probed on the meta device, which skips the costly initialisation.
     """
     with torch.device("meta"):
         windowed = "strict_img_size" in signature(type(timm.create_model(model)).__init__).parameters
-        # Swin takes any size only when told, and its maps have their channels last but through a getter.
+        # Swin accepts any size only on request, and only the "getter" class returns its maps channels first.
         sizing = {"strict_img_size": False, "feature_cls": "getter"} if windowed else {}
         probe: Any = timm.create_model(model, features_only=True, **arguments, **sizing)
     return sizing, tuple(probe.feature_info.reduction())
@@ -115,7 +115,7 @@ def build_vit(model: str, *, pretrained: bool | Path) -> tuple[nn.Module, dict[s
 
     Raises:
         ConfigError: the model is not a plain ViT.
-        WeightsError: the weights could not be had, or do not fit.
+        WeightsError: the weights are unavailable or do not fit.
     """
     vit: Any = _create(model, pretrained=pretrained is True, dynamic_img_size=True)
     if isinstance(pretrained, Path):
@@ -127,18 +127,18 @@ def build_vit(model: str, *, pretrained: bool | Path) -> tuple[nn.Module, dict[s
 
 
 def _check_registers(state: dict[str, Tensor], vit: Any, model: str, path: Path) -> None:
-    """A file with register tokens is of another model than one without; their other keys look alike."""
+    """Compare numbers of register tokens: models with and without them agree in all other keys."""
     own = 0 if getattr(vit, "reg_token", None) is None else vit.reg_token.shape[1]
     given = next((state[key].shape[1] for key in _REGISTERS if key in state and state[key].ndim == 3), 0)
     if given != own:
         raise WeightsError(
-            f"{path}: has {given} register tokens, but timm model {model!r} has {own}; choose the model that it is of, "
+            f"{path}: has {given} register tokens, but timm model {model!r} has {own}; choose the matching model, "
             "such as timm:vit_large_patch14_reg4_dinov2 for DINOv2 with registers"
         )
 
 
 def _read_features(path: Path, whole: Any) -> dict[str, Tensor]:
-    """Weights of a file for a model whose classifier is let go here: the file's may be one of other classes."""
+    """Read a file's weights, ignoring its classifier, and drop the model's classifier."""
     names = set(whole.state_dict())
     whole.reset_classifier(0)
     unused = names - set(whole.state_dict())
@@ -147,7 +147,7 @@ def _read_features(path: Path, whole: Any) -> dict[str, Tensor]:
 
 
 def _converted(state: dict[str, Tensor], vit: nn.Module, path: Path) -> dict[str, Tensor]:
-    """Weights in timm's names, whether the file has timm's or those of the model's authors."""
+    """Rename weights to timm's names; the file may use timm's or the authors' own."""
     family = eva if isinstance(vit, eva.Eva) else vision_transformer
     try:
         return family.checkpoint_filter_fn(state, vit)  # pyright: ignore[reportArgumentType]

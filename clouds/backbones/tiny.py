@@ -15,15 +15,15 @@ from clouds.core.contract.interfaces import Backbone, MaskPooler, TextEncoder
 from clouds.core.contract.records import Features
 from clouds.kernels.mask_pool import mask_pool
 
-# CLIP's published mean and deviation, in 0..255, so that pictures padded for one backbone look alike to all.
+# CLIP's published mean and standard deviation, 0..255, so that images padded for CLIP suit this backbone, too.
 MEAN, STD = (122.7709, 116.7460, 104.0937), (68.5005, 66.6322, 70.3232)
-CONTEXT, VOCABULARY = 32, 49408  # of CLIP's tokenizer
+CONTEXT, VOCABULARY = 32, 49408  # the vocabulary of CLIP's tokenizer
 TEXT_WIDTH, TEXT_LAYERS, TEXT_HEADS, EMBEDDING = 32, 2, 2, 128
 
 
 @final
 class TinyBackbone(Backbone, TextEncoder, MaskPooler):
-    """ConvNeXt for images, a causal transformer for texts, one embedding space of 128 dimensions.
+    """ConvNeXt for images, causal transformer for texts, shared embedding space of 128 dimensions.
 
     Args:
         dims: channels of res2..res5.
@@ -42,7 +42,7 @@ class TinyBackbone(Backbone, TextEncoder, MaskPooler):
             layers=TEXT_LAYERS,
             outputs=EMBEDDING,
         )
-        # No loss of a segmentation reaches these two, so they are never trained.
+        # Segmentation losses give these no gradient, so they stay frozen.
         self.text.requires_grad_(False).eval()
         self.projection.requires_grad_(False)
 
@@ -61,7 +61,7 @@ class TinyBackbone(Backbone, TextEncoder, MaskPooler):
     def embed_text(self, texts: Sequence[str]) -> Float[Tensor, "n e"]:
         if not texts:
             return self.projection.weight.new_zeros(0, EMBEDDING)
-        from clouds.backbones.tokenizers import clip_tokenizer  # open_clip's, which takes seconds to import
+        from clouds.backbones.tokenizers import clip_tokenizer  # imports open_clip, which takes seconds
 
         return self.text(clip_tokenizer(CONTEXT)(list(texts)).to(self.projection.weight.device))
 

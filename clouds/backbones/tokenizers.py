@@ -1,4 +1,4 @@
-"""From texts to token ids."""
+"""Tokenizers: map texts to token ids."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ _STORED = (
 
 @final
 class ByteTokenizer:
-    """UTF-8 bytes as ids 1..256, then the largest id of the vocabulary as end, then 0: needs no files.
+    """Encodes UTF-8 bytes as ids 1..256, then the vocabulary's largest id as end token, then 0 as padding.
 
-    It stands in where weights are random. Long texts are cut.
+    Needs no files; meant for random weights. Long texts are truncated.
     """
 
     def __init__(self, context_length: int, vocabulary: int) -> None:
@@ -47,13 +47,13 @@ class ByteTokenizer:
 
 @final
 class FileTokenizer:
-    """A Hugging Face tokenizer, loaded when the first text comes.
+    """A Hugging Face tokenizer, loaded on first use.
 
     Args:
-        source: a local folder with the tokenizer's files, or the name of a repository of the hub.
-        context_length: tokens per text; shorter ones are padded.
+        source: a local folder with the tokenizer's files, or the name of a hub repository.
+        context_length: tokens per text; shorter texts are padded.
         options: further arguments of `open_clip.tokenizer.HFTokenizer`.
-        download: ask the hub for files that are not on this machine.
+        download: download missing files from the hub.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class FileTokenizer:
         """Token ids.
 
         Raises:
-            WeightsError: the folder or the hub's files could not be had.
+            WeightsError: the folder or the hub's files are unavailable.
         """
         if self._loaded is None:
             self._loaded = self._load()
@@ -93,7 +93,7 @@ class FileTokenizer:
 
 @final
 class _ClipTokenizer(SimpleTokenizer):
-    """Nothing of it changes, so that copies of a model, as teachers are, share its 48,000 pairs of bytes."""
+    """Immutable, so copies of a model (such as teachers) share its 48,000 byte pairs."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self
@@ -101,10 +101,10 @@ class _ClipTokenizer(SimpleTokenizer):
 
 @cache
 def clip_tokenizer(context_length: int, **options: Any) -> SimpleTokenizer:
-    """CLIP's own, which open_clip brings along. It takes 60 ms to read, so that all models share one.
+    """CLIP's tokenizer, part of open_clip. Loading takes 60 ms, so all models share one instance.
 
     Args:
-        context_length: tokens per text; shorter ones are padded.
+        context_length: tokens per text; shorter texts are padded.
         options: further arguments of `open_clip.tokenizer.SimpleTokenizer`.
     """
     return _ClipTokenizer(context_length=context_length, **options)
@@ -115,9 +115,8 @@ def tokenizer_for(text_config: Mapping[str, Any], choice: Choice) -> Tokenizer:
 
     Args:
         text_config: `text_cfg` of the model's configuration.
-        choice: "hub": the model's own, which open_clip brings along for most models and the hub has for the others;
-            "stored": the same, but the hub is not asked for files that are not on this machine; "bytes": a
-            `ByteTokenizer`; or a folder with the files.
+        choice: "hub": the model's own, from open_clip or else downloaded from the hub; "stored": the same, without
+            downloads; "bytes": a `ByteTokenizer`; a path: a folder with tokenizer files.
     """
     text = CLIPTextCfg(**text_config)
     options = text.tokenizer_kwargs or {}

@@ -1,4 +1,4 @@
-"""Plain vision transformers as backbones: patches of 16 pixels, any image size, a simple pyramid."""
+"""Plain vision transformers as backbones: 16 x 16 patches, any image size, a simple pyramid."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ PLAIN_VITS = (VisionTransformer, Eva)
 
 
 def to_patch_16(vit: Any) -> Any:
-    """Turn a timm ViT, in place, into one with 16 x 16 patches and the same grid of position embeddings.
+    """Convert a timm ViT, in place, to 16 x 16 patches and the same grid of position embeddings.
 
-    Patch kernels are resampled by timm (Beyer et al., FlexiViT, CVPR 2023, section 3.4). Position embeddings keep their
+    timm resamples the patch kernels (Beyer et al., FlexiViT, CVPR 2023, section 3.4). Position embeddings keep their
     native grid; a model built with `dynamic_img_size=True` resizes them to each image.
 
     Raises:
-        ConfigError: the model makes its tokens otherwise than by cutting the image into patches.
+        ConfigError: the model does not use timm's plain patch embedding.
     """
     if type(vit.patch_embed) is not PatchEmbed:
         raise ConfigError(f"{type(vit).__name__} with {type(vit.patch_embed).__name__} is not a plain ViT")
@@ -34,16 +34,16 @@ def to_patch_16(vit: Any) -> Any:
 
 
 def patch_map(vit: Any, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d h/16 w/16"]:
-    """Patch tokens after the final norm as a map; class and register tokens are left out."""
+    """Patch tokens after the final norm as a map, without class and register tokens."""
     tokens = vit.forward_features(images)[:, vit.num_prefix_tokens :]
     return tokens.mT.unflatten(-1, (images.shape[-2] // PATCH, images.shape[-1] // PATCH)).contiguous()
 
 
 def pyramid(dense: Float[Tensor, "b d h w"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Four levels from the one map of a plain ViT: bilinear x4 and x2, the map itself, 2 x 2 max pooling.
+    """Four levels from a plain ViT's map: bilinear x4 and x2, the map itself, 2 x 2 max pooling.
 
-    The simple pyramid of ViTDet (Li et al., ECCV 2022) without its deconvolutions: what is learned belongs to the
-    projections of the head.
+    The simple pyramid of ViTDet (Li et al., ECCV 2022) without deconvolutions; the head's projections are learned
+    instead.
     """
     res2, res3 = (functional.interpolate(dense, scale_factor=factor, mode="bilinear") for factor in (4, 2))
     return res2, res3, dense, functional.max_pool2d(dense, 2)
@@ -51,7 +51,7 @@ def pyramid(dense: Float[Tensor, "b d h w"]) -> tuple[Tensor, Tensor, Tensor, Te
 
 @final
 class VitPyramid(nn.Module):
-    """A plain ViT (of `to_patch_16`) that answers like timm's `features_only` models: four levels."""
+    """A plain ViT (see `to_patch_16`) that returns four levels, like timm's `features_only` models."""
 
     def __init__(self, vit: nn.Module) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Texts for backbones that have no text tower."""
+"""Adds a text tower to backbones without one."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from clouds.core.contract.records import Features
 
 @final
 class WithText(Backbone, TextEncoder):
-    """Features of one backbone, texts of another model.
+    """Image features of one backbone, text embeddings of another model.
 
-    Both spaces have nothing to do with each other, so nothing can be pooled for texts: heads learn the way between.
+    The two embedding spaces are unrelated, so there is no mask pooling; heads learn the mapping between them.
 
     Args:
-        images: makes the features.
-        texts: embeds the texts; stays frozen.
+        images: computes the features.
+        texts: embeds the texts; always frozen.
     """
 
     def __init__(self, images: Backbone, texts: ClipText) -> None:

@@ -1,4 +1,4 @@
-"""Mask2Former heads from sizes: what `presets.mask2former` calls once torch may be loaded."""
+"""Builds Mask2Former heads from sizes; `presets.mask2former` imports it late because it loads torch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["Criterion", "DecoderSizes", "EncoderSizes", "Ensemble", "Weights", "
 
 @frozen
 class EncoderSizes:
-    """Sizes of the pixel decoder; for their meaning see `PixelDecoder`."""
+    """Sizes of the pixel decoder; `PixelDecoder` explains them."""
 
     features: Mapping[str, FeatureSpec]
     width: int
@@ -34,7 +34,7 @@ class EncoderSizes:
 
 @frozen
 class DecoderSizes:
-    """Sizes of the transformer decoder; for their meaning see `MaskedDecoder`."""
+    """Sizes of the transformer decoder; `MaskedDecoder` explains them."""
 
     classes: int
     text_width: int | None
@@ -54,10 +54,10 @@ def build_mask2former(
     classification: Literal["linear", "pooled", "text"],
     postprocess: Literal["merge_first", "masks_first"],
 ) -> Mask2Former:
-    """Assemble a head of one of the three published sorts.
+    """Assemble a head with one of the three published kinds of classification.
 
     Raises:
-        ConfigError: a size below 1, a width that does not fit, or "text" without the width of the texts.
+        ConfigError: a size is below 1, a width does not fit, or "text" lacks `text_width`.
     """
     _check_sizes(encoder, decoder, criterion)
     text_width = decoder.text_width if classification == "text" else None

@@ -1,4 +1,4 @@
-"""The built-in heads, as the catalog sees them."""
+"""Catalog entries of the built-in heads."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _MASK2FORMER = (
         "mask2former",
         "linear",
         (),
-        "deformable pixel decoder, masked transformer decoder, linear classifier: what CLOUDS releases",
+        "deformable pixel decoder, masked transformer decoder, linear classifier, as released by CLOUDS",
         "Cheng et al., Mask2Former, CVPR 2022, arXiv 2112.01527",
     ),
     (

@@ -1,4 +1,4 @@
-"""Encoder of deformable attention over several levels (Zhu et al., Deformable DETR, ICLR 2021, section 4.1)."""
+"""Multi-scale deformable attention encoder (Zhu et al., Deformable DETR, ICLR 2021, section 4.1)."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from clouds.kernels.deformable_attention import Shapes, deformable_attention
 
 @final
 class DeformableAttention(nn.Module):
-    """Each query reads a few points per head and level, at offsets that it predicts itself.
+    """Each query samples a few points per head and level, at offsets predicted from the query.
 
     Args:
         width: channels.
-        heads: attention heads; they divide `width`.
+        heads: attention heads; must divide `width`.
         levels: number of levels.
         points: points per head and level.
     """
@@ -35,11 +35,13 @@ class DeformableAttention(nn.Module):
         self._initialize()
 
     def _initialize(self) -> None:
-        """Head h starts out looking in direction h / heads of a full turn, its point p at distance p + 1."""
+        """Initially, point p of head h samples at distance p + 1 in direction h / heads of a full turn."""
+        # Unit directions per head "m 2", in the maximum norm
         heads, levels, points = self.shape
         angle = torch.arange(heads) * (2 * math.pi / heads)
         direction = torch.stack((angle.cos(), angle.sin()), -1)
         direction = direction / direction.abs().amax(-1, keepdim=True)
+        # Offsets "m l p 2" as the bias; weights start at 0, so that queries play no part yet
         distance = torch.arange(1, points + 1)
         offsets = (direction[:, None, None] * distance[:, None]).expand(-1, levels, -1, -1)
         with torch.no_grad():
@@ -62,25 +64,28 @@ class DeformableAttention(nn.Module):
         """Attend from queries to the cells of all levels.
 
         Args:
-            query: with its position added.
-            reference_points: per level (x, y) in 0..1, or boxes (x, y, width, height) whose size scales the offsets.
-            memory: cells of all levels, one after the other.
+            query: queries with position encoding added.
+            reference_points: (x, y) in 0..1 per level, or boxes (x, y, width, height) whose size scales the offsets.
+            memory: cells of all levels, concatenated.
             spatial_shapes: (height, width) per level.
-            padding: bool "b s", True where a cell reads as 0.
+            padding: bool "b s"; cells where it is True read as 0.
         """
+        # Values "b s c", padding zeroed
         heads, levels, points = self.shape
         value = self.value_proj(memory)
         if padding is not None:
             value = value.masked_fill(padding[..., None], 0)
+        # Offsets "b q m l p 2" and attention logits "b q m l p", predicted from the query
         offsets = self.sampling_offsets(query).unflatten(-1, (heads, levels, points, 2))
         logits = self.attention_weights(query).unflatten(-1, (heads, levels, points))
+        # Weighted sum of the sampled values per head, heads concatenated: "b q c"
         value = value.unflatten(-1, (heads, -1))
         return self.output_proj(deformable_attention(value, spatial_shapes, reference_points, offsets, logits))
 
 
 @final
 class EncoderLayer(nn.Module):
-    """Deformable self-attention and feed-forward, each with a residual and a norm behind it."""
+    """Deformable self-attention, then feed-forward, each followed by residual addition and layer norm."""
 
     def __init__(self, *, width: int, heads: int, levels: int, points: int, feedforward: int) -> None:
         super().__init__()
@@ -104,7 +109,7 @@ class EncoderLayer(nn.Module):
 
 @final
 class DeformableEncoder(nn.Module):
-    """Layers over all cells of all levels; the parameters' names are those of the published module.
+    """Encoder layers over all cells of all levels; parameter names match the published module.
 
     Args:
         width: channels.
@@ -126,24 +131,28 @@ class DeformableEncoder(nn.Module):
         nn.init.normal_(self.level_embed)
 
     def forward(self, levels: list[Tensor]) -> list[Tensor]:
-        """Maps "b c h w" in, maps of the same shapes out."""
+        """Encode maps "b c h w", one per level, to maps of the same shapes."""
+        # All cells of all levels as one sequence "b s c"
         spatial_shapes = [(level.shape[2], level.shape[3]) for level in levels]
         x = torch.cat([level.flatten(2) for level in levels], dim=2).transpose(1, 2)
+        # Sine encoding plus level embedding "s c"
         position = torch.cat(
             [
                 sine_position(height, width, x.shape[-1], x.device).flatten(1).T + self.level_embed[index]
                 for index, (height, width) in enumerate(spatial_shapes)
             ]
         )
+        # Reference points: each cell's own centre "1 s l 2"
         points = reference_points(spatial_shapes, x.device)
         for layer in cast("nn.ModuleList", self.encoder["layers"]):
             x = layer(x, position, points, spatial_shapes)
+        # Back to one map "b c h w" per level
         parts = x.transpose(1, 2).split([height * width for height, width in spatial_shapes], dim=2)
         return [part.unflatten(2, shape) for part, shape in zip(parts, spatial_shapes, strict=True)]
 
 
 def reference_points(spatial_shapes: Shapes, device: torch.device) -> Float[Tensor, "1 s l 2"]:
-    """(x, y) of every cell's centre in 0..1; the same for each of the l levels."""
+    """(x, y) in 0..1 of each cell's centre, repeated for the l levels."""
     centers = []
     for height, width in spatial_shapes:
         y, x = ((torch.arange(length, device=device) + 0.5) / length for length in (height, width))

@@ -14,11 +14,11 @@ from torch.nn import functional
 
 from clouds.kernels.masked_attention import masked_attention
 
-_TOKENS = 1024  # of 1,024 hidden channels: 4 MB in float32
+_TOKENS = 1024  # per chunk: 4 MB in float32 with 1,024 hidden channels
 
 
 class ChannelNorm(nn.LayerNorm):
-    """Layer norm over the channels of "b c h w", pixel by pixel, so that padding changes nothing elsewhere."""
+    """Layer norm over the channels of "b c h w" at each pixel, so that padding does not affect other pixels."""
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:  # pyright: ignore[reportIncompatibleMethodOverride]
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
@@ -42,18 +42,18 @@ class Mlp(nn.Module):
 
 
 def tokenwise(function: Callable[[Tensor], Tensor], x: Float[Tensor, "b n c"]) -> Float[Tensor, "b n c"]:
-    """A function of single tokens. A CPU takes some at a time: what is computed on the way stays in its cache."""
+    """Apply a per-token function; on CPU in chunks, so that intermediates stay in cache."""
     if x.device.type != "cpu" or x.shape[1] <= _TOKENS:
         return function(x)
     return torch.cat([function(part) for part in x.split(_TOKENS, dim=1)], dim=1)
 
 
 class Attention(nn.Module):
-    """Multi-head attention with one projection for queries, keys and values, and an optional mask.
+    """Multi-head attention with a joint projection of queries, keys and values, and an optional mask.
 
     Args:
         width: channels.
-        heads: attention heads; they divide `width`.
+        heads: attention heads; must divide `width`.
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -73,7 +73,8 @@ class Attention(nn.Module):
         value: Float[Tensor, "b n c"],
         mask: tuple[Float[Tensor, "b q cm"], Float[Tensor, "b cm n"]] | None = None,
     ) -> Float[Tensor, "b q c"]:
-        """Attend everywhere, or within masks whose logits are the products of the two parts of `mask`."""
+        """Attend to all keys, or within each query's mask, whose logits are the product of the two parts of `mask`."""
+        # Project and split heads: "b m q d" and "b m n d"
         weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
         q, k, v = (
             functional.linear(x, weight, bias).unflatten(-1, (self.heads, -1)).transpose(1, 2)
@@ -83,11 +84,12 @@ class Attention(nn.Module):
             attended = functional.scaled_dot_product_attention(q, k, v)
         else:
             attended = masked_attention(q, k, v, *mask)
+        # Concatenate heads: "b q c"
         return self.out_proj(attended.transpose(1, 2).flatten(-2))
 
 
 class PointwiseConv(nn.Conv2d):
-    """1x1 convolution with a bias that starts at 0.
+    """1x1 convolution whose bias is initialised to 0.
 
     Args:
         inputs, outputs: channels.
@@ -104,7 +106,7 @@ class NormConv(nn.Conv2d):
 
     Args:
         inputs, outputs: channels.
-        kernel: side of the kernel; the size of the map is kept.
+        kernel: kernel size; padding keeps the map's size.
         relu: whether a ReLU follows.
     """
 
@@ -120,7 +122,7 @@ class NormConv(nn.Conv2d):
 
 
 def sine_position(height: int, width: int, channels: int, device: torch.device) -> Float[Tensor, "c h w"]:
-    """Sine position encoding of normalised pixel positions; first half of the channels y, second half x.
+    """Sine encoding of normalised pixel positions; y fills the first half of the channels, x the second.
 
     Carion et al., DETR, ECCV 2020, with temperature 10000 and scale 2 pi.
     """

@@ -1,4 +1,4 @@
-"""The linear head: lateral projections, summed, and a 3x3 classifier."""
+"""The linear head: summed lateral projections and a 3x3 classifier."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ from clouds.core.system.errors import NonFiniteError
 from clouds.heads.layers import ChannelNorm
 from clouds.kernels.semantic_inference import semantic_inference
 
-_CERTAIN = 200.0  # exp(-200) is 0 in float32: query i is class i, and nothing else
+_CERTAIN = 200.0  # exp(-200) is 0 in float32: query i has class i with probability 1
 
 
 @final
 class LinearHead(Head):
-    """Each class is one query whose class is known; P(mask) is the softmax over classes.
+    """Uses one query per class; mask probabilities are the softmax over classes.
 
-    What the softmax leaves open is chosen such that the sigmoid of the best class's mask logit is its probability, and
-    that of any other at most 1/2: so instances and panoptic segments, which know sigmoids only, find the best class.
+    The softmax leaves a constant per pixel free. It is set so that the sigmoid of the best class's logit is its
+    probability and every other sigmoid is at most 1/2; instance and panoptic segmentation, which use sigmoids, then
+    find the best class.
 
     Args:
         features: channels and strides of res2..res5.
@@ -46,13 +47,16 @@ class LinearHead(Head):
         self.stride = features["res2"].stride
 
     def forward(self, features: Features, classifier: TextClassifier | None = None) -> HeadOutput:
+        # Project all levels, resize to res2, sum: "b c h w"
         size = features.res2.shape[-2:]
         summed = sum(
             functional.interpolate(lateral(features.levels()[level]), size=size, mode="bilinear", align_corners=False)
             for level, lateral in self.laterals.items()
         )
+        # One mask logit per class "b k h w", shifted for use with sigmoids
         mask_logits = self.classify(functional.gelu(self.norm(summed)))
         mask_logits = mask_logits - _odds_base(mask_logits.detach())
+        # Constant class logits "b k k1": query i has class i
         batch, classes = mask_logits.shape[:2]
         known = torch.full((classes, classes + 1), -_CERTAIN, device=mask_logits.device, dtype=mask_logits.dtype)
         known.fill_diagonal_(0.0)
@@ -66,7 +70,7 @@ class LinearHead(Head):
         points: Float[Tensor, "b p 2"] | None = None,
         generator: torch.Generator | None = None,
     ) -> dict[str, Tensor]:
-        """Mean cross entropy over labelled pixels; pixels of no class, or of two, do not count."""
+        """Mean cross entropy over labelled pixels; pixels with no class or with two classes are ignored."""
         size = targets[0].valid.shape
         logits = functional.interpolate(output.mask_logits.float(), size=size, mode="bilinear", align_corners=False)
         maps = torch.stack([target.to_label_map() for target in targets]).to(logits.device).long()
@@ -95,6 +99,6 @@ class LinearHead(Head):
 
 
 def _odds_base(logits: Float[Tensor, "b k h w"]) -> Float[Tensor, "b 1 h w"]:
-    """log of the sum of exp over all classes but the best: less this, the best logit is log(p / (1 - p))."""
+    """Logsumexp over all classes except the best; subtracting it turns the best logit into log(p / (1 - p))."""
     others = logits.scatter(1, logits.argmax(1, keepdim=True), -torch.inf)
-    return others.logsumexp(1, keepdim=True).clamp(min=-_CERTAIN)  # where there is one class, there are no others
+    return others.logsumexp(1, keepdim=True).clamp(min=-_CERTAIN)  # -inf with a single class

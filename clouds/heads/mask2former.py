@@ -24,15 +24,15 @@ _STRIDE = 4
 
 @final
 class Mask2Former(Head):
-    """Mask classification; the parameters' names are those of the published CLOUDS and Mask2Former.
+    """Mask classification head; parameter names match the published CLOUDS and Mask2Former.
 
     Args:
-        pixel_decoder: makes mask features and the levels that queries attend to.
-        predictor: makes queries, masks and class logits.
-        criterion: matches predictions with targets and compares them.
-        void_width: width of the learned embedding of "no object", for predictors that classify by text; else None.
-        ensemble: joins classes with the backbone's own in evaluation; None leaves them.
-        postprocess: what is resized to the size of the answer: merged class scores ("merge_first", as published) or
+        pixel_decoder: computes mask features and the levels that queries attend to.
+        predictor: computes mask and class logits of each query.
+        criterion: matches predictions with targets and computes the loss.
+        void_width: width of the learned "no object" embedding for text classification, else None.
+        ensemble: combines class probabilities with the backbone's in evaluation, or None.
+        postprocess: which tensor is resized to the output size: merged class scores ("merge_first", as published) or
             mask logits ("masks_first").
     """
 

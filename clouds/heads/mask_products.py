@@ -1,10 +1,10 @@
-"""Masks of all layers as products of their embeddings with the mask features.
+"""Mask logits of all layers as products of mask embeddings and mask features.
 
 mask_logits[layer][b, q, h, w] = sum over c of embeddings[layer][b, q, c] x features[b, c, h, w]
 
-A loss compares matched masks alone, so most rows of the gradient are 0: of 100 queries some ten are matched. On a CPU
-the backward pass leaves these rows out and makes one product of all layers' other rows, which is most of its time. On
-CUDA to look for them would wait for the device, and a graph has fixed shapes: there all rows are multiplied.
+The mask losses see matched queries only (about 10 of 100), so most gradient rows are 0. On CPU the backward pass skips
+these rows and multiplies the rest of all layers at once, which saves most of its time. On CUDA all rows are multiplied:
+finding the zero rows would synchronise, and a CUDA graph needs fixed shapes.
 
 Axis letters: b images, q queries, c channels, h and w cells.
 """
@@ -22,7 +22,7 @@ from torch import Tensor
 def mask_products(
     features: Float[Tensor, "b c h w"], embeddings: Sequence[Float[Tensor, "b q c"]]
 ) -> Sequence[Float[Tensor, "b q h w"]]:
-    """The mask logits of each layer."""
+    """Mask logits of each layer."""
     if features.device.type != "cpu" or torch.compiler.is_compiling():
         return [_product(features, one) for one in embeddings]
     return _Products.apply(features, *embeddings)
@@ -47,11 +47,11 @@ class _Products(torch.autograd.Function):
         of_features = torch.empty_like(features)
         of_embeddings = [torch.zeros_like(one) for one in embeddings]
         for image, maps in enumerate(features):
-            # Rows "n hw" of all layers that have a gradient, and their embeddings "n c".
+            # Nonzero gradient rows of all layers "n hw", and their embeddings "n c"
             queries = [_with_gradient(one[image]) for one in gradients]
             kept = torch.cat([one[image, rows].flatten(1) for one, rows in zip(gradients, queries, strict=True)])
             embedded = torch.cat([one[image, rows] for one, rows in zip(embeddings, queries, strict=True)])
-            # What autograd computes, in the type of the products.
+            # Gradients of features "c h w" and of embeddings "n c", in the products' dtype like autograd
             of_features[image] = (embedded.to(kept.dtype).mT @ kept).view(maps.shape)
             of_rows = (kept @ maps.to(kept.dtype).flatten(1).mT).split([len(rows) for rows in queries])
             for layer, rows, found in zip(of_embeddings, queries, of_rows, strict=True):
@@ -60,5 +60,5 @@ class _Products(torch.autograd.Function):
 
 
 def _with_gradient(gradient: Tensor) -> Tensor:
-    """Queries of "q h w" whose gradient is not all 0."""
+    """Indices of the queries of "q h w" with a nonzero gradient."""
     return gradient.abs().flatten(1).amax(1).nonzero()[:, 0]

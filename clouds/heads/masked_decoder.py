@@ -60,20 +60,20 @@ class _FeedForward(nn.Module):
 
 @final
 class MaskedDecoder(nn.Module):
-    """Queries attend to the levels in turn, each within the mask that it predicted before, and become masks.
+    """Queries attend to the levels in turn, each within its previous mask, and predict masks and classes.
 
-    One module for the three published decoders, with the parameters' names of the published modules:
+    One module covers the three published decoders, with the parameter names of the published modules:
 
-    - classes from a linear layer (`class_embed` is linear, `pooled` False);
-    - mask features pooled under each query's mask join the query before that layer (`pooled` True);
-    - and the result is compared with text embeddings (`class_embed` ends at the width of the texts, `text` True).
+    - linear classification (`class_embed` is linear, `pooled` False);
+    - mask features pooled under each query's mask are added to the query first (`pooled` True);
+    - the result is compared with text embeddings (`class_embed` maps to their width, `text` True).
 
     Args:
-        class_embed: from queries to class logits, or to text embeddings.
+        class_embed: maps queries to class logits or to text embeddings.
         queries, width, layers, heads, feedforward: sizes.
         pooled: add pooled mask features to the queries before classification.
         text: classify against text embeddings, with a learned temperature.
-        project_inputs: put a 1x1 convolution before each level.
+        project_inputs: apply a 1x1 convolution to each level.
     """
 
     def __init__(
@@ -107,15 +107,16 @@ class MaskedDecoder(nn.Module):
         self._mask_pooling_proj = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width)) if pooled else None
 
     def forward(self, pixels: PixelFeatures, classifier: TextClassifier | None = None) -> HeadOutput:
-        """Predictions after the last layer; in training also those before it, from the bare queries on.
+        """Predictions of the last layer; in training also of all earlier layers, starting at the initial queries.
 
-        In evaluation earlier layers make no classes and no masks at a quarter of the size: the mask within which a
-        layer attends is made from mask features that were resized to its level once. Resizing is linear, so this is
-        the same number as the resized mask.
+        Attention masks are computed from mask features resized once to each level. Resizing is linear, so this equals
+        resizing the masks; in evaluation, earlier layers therefore need no full-size masks.
         """
+        # Initial queries and their position embeddings "b q c"
         batch = len(pixels.mask_features)
         x = self.query_feat.weight.expand(batch, -1, -1)
         query_position = self.query_embed.weight.expand(batch, -1, -1)
+        # Keys and values "b n c", and mask features "b c n" for attention masks, per level
         memories = self._memories(pixels)
         mask_features = pixels.mask_features.detach()
         small = [_resize(mask_features, level.shape[-2:]).flatten(2) for level in pixels.levels]
@@ -125,6 +126,7 @@ class MaskedDecoder(nn.Module):
             self.transformer_ffn_layers,
             strict=True,
         )
+        # Decoder layers: masked cross-attention, self-attention, feed-forward; states "b q c"
         states, mask_embeds = [self.decoder_norm(x)], [self.mask_embed(self.decoder_norm(x))]
         for index, (cross, own, feedforward) in enumerate(layers):
             level = index % _LEVELS
@@ -132,6 +134,7 @@ class MaskedDecoder(nn.Module):
             x = feedforward(own(x, query_position))
             states.append(self.decoder_norm(x))
             mask_embeds.append(self.mask_embed(states[-1]))
+        # Mask logits "b q h w" and class logits "b q k" of the predicted layers
         predicted = slice(0 if self.training else -1, None)
         masks = mask_products(pixels.mask_features, mask_embeds[predicted])
         predictions = [
@@ -141,7 +144,7 @@ class MaskedDecoder(nn.Module):
         return evolve(predictions[-1], auxiliary=tuple(predictions[:-1]))
 
     def _memories(self, pixels: PixelFeatures) -> list[tuple[Tensor, Tensor]]:
-        """Per level: cells "b n c" with the level's embedding, and these with their position added."""
+        """Per level: values (cells "b n c" plus level embedding), and keys (values plus position encoding)."""
         memories: list[tuple[Tensor, Tensor]] = []
         for index, (level, project) in enumerate(zip(pixels.levels, self.input_proj, strict=True)):
             cells = project(level).flatten(2).transpose(1, 2) + self.level_embed.weight[index]
@@ -157,8 +160,10 @@ class MaskedDecoder(nn.Module):
         mask_logits: Float[Tensor, "b q h w"],
         classifier: TextClassifier | None,
     ) -> Float[Tensor, "b q k"]:
+        # Add mask features pooled under each mask "b q c"
         if self._mask_pooling_proj is not None:
             x = x + self._mask_pooling_proj(mask_pool(mask_features, mask_logits))
+        # Class logits "b q k", directly or as similarity with text embeddings
         classes = self.class_embed(x)
         if self.logit_scale is not None:
             if classifier is None:
@@ -170,6 +175,6 @@ class MaskedDecoder(nn.Module):
 
 
 def _resize(features: Float[Tensor, "b c h w"], size: torch.Size) -> Tensor:
-    """Rows, then columns: torch lays all that it reads channels last first where the answer is small."""
+    """Bilinear resize in two passes: in one, torch converts the whole input to channels last for a small output."""
     rows = functional.interpolate(features, size=(size[0], features.shape[3]), mode="bilinear", align_corners=False)
     return functional.interpolate(rows, size=size, mode="bilinear", align_corners=False)

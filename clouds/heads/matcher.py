@@ -1,4 +1,4 @@
-"""Bipartite matching of predictions and targets: all layers and images of a step at once, in float32."""
+"""Bipartite matching of predictions and targets, for all layers and images of a step at once, in float32."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from clouds.kernels.point_sample import point_sample
 
 @frozen(eq=False, kw_only=True)
 class Joined:
-    """Targets of a batch, image after image.
+    """Targets of a batch, concatenated over images.
 
     Attributes:
-        labels, masks: of all targets.
-        valid: pixels of each image that count. On a CPU these and masks are float32, in which a CPU samples maps:
-            so they are converted once, not once per layer.
-        counts: targets of each image; they sum to t.
+        labels, masks: class and mask of each target.
+        valid: pixels that count. On CPU, masks and `valid` are float32, as sampling needs, so that they are converted
+            once and not once per layer.
+        counts: number of targets per image; they sum to t.
     """
 
     labels: Int[Tensor, " t"]
@@ -36,11 +36,11 @@ class Joined:
 
 @frozen(eq=False, kw_only=True)
 class Pairs:
-    """Queries and the targets that they are given in one layer, image after image, then in the order of the queries.
+    """Matched queries and targets of one layer, ordered by image, then by query.
 
     Attributes:
-        images, queries, targets: of each pair; a target is numbered as in `Joined`.
-        counts: pairs of each image: as many as it has queries or targets, whichever are fewer.
+        images, queries, targets: indices of each pair; targets are numbered as in `Joined`.
+        counts: pairs per image: the smaller of its numbers of queries and targets.
     """
 
     images: Int[Tensor, " n"]
@@ -50,7 +50,7 @@ class Pairs:
 
 
 def join(targets: Sequence[Targets]) -> Joined:
-    """The targets of a batch as one record."""
+    """Concatenate the targets of a batch."""
     masks, valid = torch.cat([target.masks for target in targets]), torch.stack([target.valid for target in targets])
     sampled = torch.float32 if masks.device.type == "cpu" else torch.bool
     return Joined(
@@ -65,13 +65,15 @@ def join(targets: Sequence[Targets]) -> Joined:
 def match(
     layers: Mapping[int, HeadOutput], wanted: Joined, points: PointSource, weights: tuple[float, float, float]
 ) -> dict[int, Pairs]:
-    """The cheapest pairs of each layer, by its number. All costs reach the CPU in one copy, all pairs leave it in one.
+    """The cheapest pairs of each layer, by layer number.
+
+    Costs of all layers are copied to the CPU at once, and all pairs back at once.
 
     Args:
-        layers: predictions by number of the layer.
+        layers: predictions by layer number.
         wanted: targets.
-        points: where masks are compared.
-        weights: of the class, mask and dice costs.
+        points: source of the points at which masks are compared.
+        weights: weights of the class, mask and dice costs.
 
     Raises:
         NonFiniteError: a cost is not finite; the message names the image.
@@ -98,13 +100,13 @@ def assign(cost: Float[Tensor, "q n"], *, image: int) -> tuple[np.ndarray, np.nd
             f"matching cost of image {image} of the batch is not finite: the network's output for it is NaN or "
             "infinite; look at that image, the learning rate and the precision"
         )
-    from scipy.optimize import linear_sum_assignment  # half a second that only training pays
+    from scipy.optimize import linear_sum_assignment  # takes half a second to import; only training needs it
 
     return linear_sum_assignment(cost.numpy())
 
 
 def _assigned(cost: Float[Tensor, "q t"], counts: Sequence[int], starts: np.ndarray) -> np.ndarray:
-    """Images, queries and targets of the pairs of one layer, "3 n"."""
+    """Image, query and target index of each pair of one layer, "3 n"."""
     parts: list[np.ndarray] = []
     for image, part in enumerate(cost.split(list(counts), dim=1)):
         queries, targets = assign(part, image=image)
@@ -115,14 +117,18 @@ def _assigned(cost: Float[Tensor, "q t"], counts: Sequence[int], starts: np.ndar
 def _costs(
     layers: Mapping[int, HeadOutput], wanted: Joined, points: PointSource, weights: tuple[float, float, float]
 ) -> Float[Tensor, "l q t"]:
+    # Points for each layer and image "l b p 2"
     places = _places(layers, points).to(wanted.labels.device, torch.float32)
+    # Predicted mask logits at the points "l b q p", layer by layer because maps take hundreds of megabytes
     values = places.new_empty(*places.shape[:2], next(iter(layers.values())).mask_logits.shape[1], places.shape[2])
-    for index, output in enumerate(layers.values()):  # layer by layer: they may take hundreds of megabytes
+    for index, output in enumerate(layers.values()):
         values[index] = point_sample(output.mask_logits, places[index])
-    of_images = places.transpose(0, 1).flatten(1, 2)  # "b lp 2"
+    # Target masks "t lp" and validity "b lp" at the points of all layers "b lp 2"
+    of_images = places.transpose(0, 1).flatten(1, 2)
     maps = zip(wanted.masks.split(wanted.counts), of_images[:, None], strict=True)
-    masks = torch.cat([point_sample(of_image[None], here)[0] for of_image, here in maps])  # "t lp"
-    valid = point_sample(wanted.valid[:, None], of_images)[:, 0] > 0.5  # "b lp"
+    masks = torch.cat([point_sample(of_image[None], here)[0] for of_image, here in maps])
+    valid = point_sample(wanted.valid[:, None], of_images)[:, 0] > 0.5
+    # Costs of all layers "l q t"
     by_layer = (len(layers), -1)
     return matching_cost(
         torch.stack([output.class_logits.float() for output in layers.values()]),

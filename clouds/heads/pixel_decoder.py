@@ -1,4 +1,4 @@
-"""Pixel decoder: from a backbone's pyramid to mask features and the levels that queries attend to."""
+"""Pixel decoder: turns a backbone's pyramid into mask features and the levels that queries attend to."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _GROUPS = 32
 
 @define(eq=False, kw_only=True)
 class PixelFeatures:
-    """What a pixel decoder hands to the transformer decoder.
+    """Output of the pixel decoder, input of the transformer decoder.
 
     Attributes:
-        mask_features: "b c h/4 w/4"; masks are products with it.
+        mask_features: "b c h/4 w/4"; mask logits are products with them.
         levels: "b c h/s w/s" at strides 32, 16, 8, in this order.
     """
 
@@ -37,15 +37,15 @@ class PixelFeatures:
 class PixelDecoder(nn.Module):
     """Deformable attention over res3..res5, then one top-down step to the stride of res2.
 
-    Cheng et al., Mask2Former, CVPR 2022, section 3.2; the parameters' names are those of its published module.
+    Cheng et al., Mask2Former, CVPR 2022, section 3.2; parameter names match its published module.
 
     Args:
         features: channels and strides of res2..res5.
         width: channels of every output; a multiple of 64.
-        heads, layers, points, feedforward: of the encoder.
+        heads, layers, points, feedforward: sizes of the encoder.
 
     Raises:
-        ConfigError: `width` does not divide into groups or heads.
+        ConfigError: `width` is not divisible into groups or heads.
     """
 
     def __init__(
@@ -79,11 +79,14 @@ class PixelDecoder(nn.Module):
         self.layer_1 = NormConv(width, width, 3, relu=True)
 
     def forward(self, features: Features) -> PixelFeatures:
+        # Project res5, res4, res3 to "b c h/s w/s" and encode them jointly
         levels = features.levels()
         projected = [project(levels[name]) for project, name in zip(self.input_proj, _ENCODED, strict=True)]
         coarse, middle, fine = self.transformer(projected)
+        # Top-down step: res2 "b c h/4 w/4" plus the finest level, upsampled
         lateral = self.adapter_1(features.res2)
-        # `fine` lies channels last, for which a CPU takes five times as long
+        # `fine` has channels-last strides, with which CPU interpolation is five times slower
         above = functional.interpolate(fine.contiguous(), size=lateral.shape[-2:], mode="bilinear", align_corners=False)
         lateral += above
+        # Mask features "b c h/4 w/4"
         return PixelFeatures(mask_features=self.mask_features(self.layer_1(lateral)), levels=(coarse, middle, fine))

@@ -1,4 +1,4 @@
-"""Where masks are compared (Kirillov et al., PointRend, CVPR 2020, section 3.1). Points are (x, y) in 0..1."""
+"""Points at which masks are compared (Kirillov et al., PointRend, CVPR 2020, section 3.1), as (x, y) in 0..1."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from clouds.core.contract.interfaces import ImageGenerators
 from clouds.kernels.point_sample import point_sample
 
 OVERSAMPLE = 3.0  # candidates per point
-IMPORTANCE = 0.75  # share of points taken where the mask is least certain
+IMPORTANCE = 0.75  # share of points at the least certain candidates
 
 
 @runtime_checkable
 class PointSource(Protocol):
-    """Where masks are compared. Layers are numbered from 0 (bare queries); the last one is the final prediction.
+    """Points at which masks are compared, per layer; layer 0 holds the initial queries.
 
     All layers and images are matched before any loss is computed. Points may be on any device.
     """
 
     def matching(self, layer: int, image: int, mask_logits: Float[Tensor, "q h w"]) -> Float[Tensor, "p 2"]:
-        """Points for the matching costs of one image; all its masks share them."""
+        """Points for the matching costs of one image, shared by its masks."""
         ...
 
     def loss(
         self, layer: int, mask_logits: Float[Tensor, "n h w"], images: Int[Tensor, " n"]
     ) -> Float[Tensor, "n p 2"]:
-        """Points for the losses of n matched masks, in the order of their images, then of their queries."""
+        """Points for the losses of n matched masks, ordered by image, then by query."""
         ...
 
 
 @final
 @frozen(eq=False)
 class _Drawn:
-    """Random points of one layer: of each image for the costs; candidates, and what joins them, for the losses."""
+    """Random points of one layer: per image for the costs; candidates and unconditional points for the losses."""
 
     costs: list[Float[Tensor, "p 2"]]
     losses: list[tuple[Float[Tensor, "_ c 2"], Float[Tensor, "_ r 2"]]]
@@ -51,7 +51,7 @@ class RandomPoints:
 
     Attributes:
         count: points per mask.
-        layers: what was drawn for each layer, by its number.
+        layers: random points by layer number.
     """
 
     count: int
@@ -67,22 +67,22 @@ class RandomPoints:
         masks: Sequence[int],
         device: torch.device,
     ) -> RandomPoints:
-        """Draw layer by layer, for the costs and then for the losses.
+        """Draw layer by layer, first for the costs, then for the losses.
 
         Args:
             count: points per mask.
-            rng: source of the numbers; None takes torch's. From `ImageGenerators` each image draws its own.
-                A generator of another kind of device than `device` is asked for a seed alone, so that nothing is
-                copied; on CUDA points are others than on a CPU, for the same generator.
-            layers: their numbers, in the order in which they draw.
-            masks: masks of each image that are matched in a layer.
-            device: where masks are, and points will be.
+            rng: random generator; None uses torch's default. `ImageGenerators` holds one generator per image.
+                A generator on another kind of device only seeds a new one on `device`, which avoids copies;
+                the same generator therefore gives different points on CUDA and CPU.
+            layers: layer numbers, in drawing order.
+            masks: matched masks per image in a layer.
+            device: device of the masks and the points.
         """
         if isinstance(rng, ImageGenerators):
-            images = [_on(device, one) for one in rng.images]
+            images = [_generator_on(device, one) for one in rng.images]
             owners = list(zip(images, masks, strict=True))
         else:
-            source = _on(device, rng)
+            source = _generator_on(device, rng)
             images = [source] * len(masks)
             owners = [(source, sum(masks))]
         drawn: dict[int, _Drawn] = {}
@@ -107,7 +107,7 @@ class RandomPoints:
 @final
 @frozen(eq=False)
 class FixedPoints:
-    """The same given points "b p 2" for all layers and masks of an image, in costs and losses."""
+    """Fixed points "b p 2", used for all layers and masks of an image, in costs and losses."""
 
     points: Float[Tensor, "b p 2"]
 
@@ -121,7 +121,7 @@ class FixedPoints:
 
 
 def uniform(count: int, points: int, rng: torch.Generator | None, device: torch.device) -> Float[Tensor, "n p 2"]:
-    """Uniform random points on the generator's device; on `device` without one."""
+    """Uniform random points on the generator's device, or on `device` if `rng` is None."""
     return torch.rand(count, points, 2, generator=rng, device=device if rng is None else rng.device)
 
 
@@ -129,8 +129,10 @@ def least_certain(
     mask_logits: Float[Tensor, "n h w"], candidates: Float[Tensor, "n p 2"], count: int
 ) -> Float[Tensor, "n c 2"]:
     """The `count` candidates whose mask logit is nearest to 0."""
+    # Distance of each candidate's logit from 0 "n p"
     certainty = point_sample(mask_logits[:, None], candidates)[:, 0].abs()
-    if certainty.device.type == "cpu":  # bits order as numbers above 0 do, and a row of integers sorts faster
+    # Indices of the `count` smallest "n c"
+    if certainty.device.type == "cpu":  # bits of non-negative floats sort like the floats, and integers sort faster
         rows = certainty.float().view(torch.int32)
         nearest = torch.stack([row.sort(stable=True).indices[:count] for row in rows])
     else:
@@ -138,8 +140,8 @@ def least_certain(
     return candidates.gather(1, nearest[..., None].expand(-1, -1, 2))
 
 
-def _on(device: torch.device, rng: torch.Generator | None) -> torch.Generator | None:
-    """A generator of `device` in place of one of another kind of device, which gives its seed."""
+def _generator_on(device: torch.device, rng: torch.Generator | None) -> torch.Generator | None:
+    """`rng` itself, or a generator on `device` seeded from it if it is on another kind of device."""
     if rng is None or rng.device.type == device.type:
         return rng
     seed = torch.randint(2**63 - 1, (), generator=rng, device=rng.device)
@@ -149,6 +151,6 @@ def _on(device: torch.device, rng: torch.Generator | None) -> torch.Generator | 
 def _candidates(
     masks: int, points: int, rng: torch.Generator | None, device: torch.device
 ) -> tuple[Float[Tensor, "n c 2"], Float[Tensor, "n r 2"]]:
-    """Points of which the least certain are taken, and those that are taken as they are."""
+    """Candidates to choose the least certain from, and the points that are used unconditionally."""
     candidates = uniform(masks, int(points * OVERSAMPLE), rng, device)
     return candidates, uniform(masks, points - int(points * IMPORTANCE), rng, device)

@@ -1,4 +1,4 @@
-"""One function per built-in head: the numbers, and the built module. Imports nothing heavy by itself."""
+"""One builder per built-in head, with the published numbers as defaults. Heavy imports stay inside the functions."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def mask2former(
         features: channels and strides of res2..res5.
         labels: the classes.
         text_width: width of the backbone's text embeddings, or None.
-        classification: how queries become classes; each of the three is a component of its own.
+        classification: how queries are classified; each of the three is a separate component.
         queries: number of mask predictions.
         width: channels of queries, keys and mask embeddings; a multiple of 64.
         layers: decoder layers, round-robin over res5, res4, res3.
@@ -66,19 +66,20 @@ def mask2former(
         feedforward: hidden width of the decoder's feed-forward blocks.
         encoder_layers: layers of the pixel decoder.
         encoder_feedforward: hidden width of its feed-forward blocks.
-        encoder_points: points that it samples per head and level.
-        project_inputs: put a 1x1 convolution between pixel decoder and transformer decoder.
+        encoder_points: points sampled per head and level.
+        project_inputs: insert a 1x1 convolution between pixel decoder and transformer decoder.
         points: points at which masks are compared in training.
         class_weight, mask_weight, dice_weight: weights of the loss terms, also in the matching cost.
         no_object_weight: weight of the "no object" class in the class loss.
-        ignored: ignored pixels do not count ("exclude"), or lie outside of every mask ("negative", as published).
-        geometric_ensemble: join the classes with those of the backbone's own text-image space in evaluation.
-        ensemble_alpha, ensemble_beta: the backbone's share for classes seen in training, and for others.
-        ensemble_on_valid_mask: leave the backbone out where a mask is empty at the size of its features.
-        postprocess: resize merged class scores to the image ("merge_first", as published), or mask logits.
+        ignored: drop ignored pixels ("exclude"), or count them as outside every mask ("negative", as published).
+        geometric_ensemble: combine class probabilities with those of the backbone's text-image space in evaluation.
+        ensemble_alpha, ensemble_beta: the backbone's share for classes seen in training, and for other classes.
+        ensemble_on_valid_mask: ignore the backbone for masks that are empty at its resolution.
+        postprocess: resize merged class scores ("merge_first", as published) or mask logits ("masks_first") to the
+            output size.
 
     Raises:
-        ConfigError: a size below 1, a width that does not fit, or "text" without `text_width`.
+        ConfigError: a size is below 1, a width does not fit, or "text" lacks `text_width`.
     """
     from clouds.heads.build import Criterion, DecoderSizes, EncoderSizes, Ensemble, Weights, build_mask2former
 

@@ -1,4 +1,4 @@
-"""Classification against embeddings of words."""
+"""Classification by similarity with text embeddings."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from clouds.core.contract.interfaces import TextClassifier
 def text_logits(
     x: Float[Tensor, "*b d"], classifier: TextClassifier, scale: Float[Tensor, ""] | float
 ) -> Float[Tensor, "*b k"]:
-    """Cosine similarity with each class's best word, times `scale`; the words' embeddings are used as they are.
+    """Similarity with the best word of each class, times `scale`; `x` is normalised here, the words are not.
 
     Args:
-        x: embeddings of what is classified.
-        classifier: the words; k classes.
+        x: embeddings to classify.
+        classifier: word embeddings of k classes.
         scale: inverse temperature.
     """
+    # Similarity with every word "*b n", then the maximum over each class's words "*b k"
     similarity = scale * functional.normalize(x, dim=-1) @ classifier.embeddings.to(x.dtype).T
     best = similarity.new_full((*x.shape[:-1], len(classifier.seen)), -torch.inf)
     return best.scatter_reduce(-1, classifier.class_of.expand_as(similarity), similarity, "amax")
 
 
 def with_void(classifier: TextClassifier, void: Float[Tensor, "1 d"]) -> TextClassifier:
-    """The same classifier with "no object" as its last class, whose embedding is learned, not made from words."""
+    """Append "no object" as last class, with a learned embedding instead of words."""
     count = len(classifier.seen)
     return evolve(
         classifier,

@@ -1,4 +1,4 @@
-"""The catalog of components: built-ins and installed plugins, one broken plugin never hurting another."""
+"""The catalog of built-in and plugin components; a broken plugin does not affect the others."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _BUILT_IN_MODULES = {
 
 @frozen(kw_only=True)
 class BrokenPlugin:
-    """A plugin, or one hook of it, that could not be used, and why."""
+    """A plugin (or one of its hooks) that failed, and its error."""
 
     name: str
     distribution: str
@@ -50,7 +50,7 @@ class Entry:
 
     @property
     def qualified_name(self) -> str:
-        """`dist::name`, which is unique where the plain name is not."""
+        """`dist::name`, unique even if two distributions offer the same name."""
         return f"{self.distribution}::{self.component.name}"
 
 
@@ -71,13 +71,13 @@ class _Plugin:
 
 
 class Catalog:
-    """Components by kind and name. A plain object: tests build their own with `Catalog(plugins={...})`.
+    """Components by kind and name. There is no global catalog; tests build their own with `Catalog(plugins={...})`.
 
     Args:
-        plugins: plugin objects or modules by `dist` or `dist:name`; they are registered first.
-        installed: entry points of group `clouds` to load, in any order: they are sorted by distribution and name.
+        plugins: plugin objects or modules by `dist` or `dist:name`, registered first.
+        installed: entry points of group `clouds` to load, sorted here by distribution and name.
         only: distributions (or `dist:name`) to load from `installed`; None loads all.
-        strict: raise `PluginError` at the first broken plugin instead of recording it.
+        strict: raise `PluginError` for the first broken plugin instead of recording it.
     """
 
     def __init__(
@@ -117,16 +117,16 @@ class Catalog:
 
     @property
     def broken(self) -> tuple[BrokenPlugin, ...]:
-        """Every plugin that could not be used, so far (`clouds_resolve`, `clouds_check_plan` and others run later)."""
+        """Plugins that failed so far; hooks such as `clouds_resolve` and `clouds_check_plan` run later."""
         return tuple(self._broken)
 
     def broken_hint(self) -> str:
-        """The broken plugins, for the message about an unknown name; "" when there are none."""
+        """List the broken plugins for the message about an unknown name; "" if there are none."""
         listed = "; ".join(str(broken) for broken in self._broken)
         return f" (broken plugins that may have had it: {listed})" if listed else ""
 
     def names(self, kind: Kind | str) -> list[str]:
-        """Names of one kind, sorted. A name that two distributions offer is listed once for each, as `dist::name`."""
+        """Sorted names of one kind. A name that two distributions offer appears as `dist::name` for each."""
         entries = self._entries[Kind(kind)]
         count = [entry.component.name for entry in entries]
         return sorted(e.qualified_name if count.count(e.component.name) > 1 else e.component.name for e in entries)
@@ -139,16 +139,16 @@ class Catalog:
         """Return the component called `name` (or an alias, a patterned name, or `dist::name`).
 
         Raises:
-            UnknownComponentError: no component answers to the name; the message has the nearest name.
-            DuplicateComponentError: two distributions do; the message says how to choose.
+            UnknownComponentError: no component has the name; the message suggests the nearest one.
+            DuplicateComponentError: two distributions offer the name; the message says how to choose.
         """
         return self.entry(kind, name).component
 
     def entry(self, kind: Kind | str, name: str) -> Entry:
-        """Like `find`, with the distribution that offers the component."""
+        """Like `find`, but returns the component with its distribution."""
         kind = Kind(kind)
         distribution, _, plain = name.rpartition("::")
-        matches = [entry for entry in self._entries[kind] if _answers(entry.component, plain)]
+        matches = [entry for entry in self._entries[kind] if _has_name(entry.component, plain)]
         matches = matches or self._resolve(kind, plain)
         if distribution:
             matches = [
@@ -176,7 +176,7 @@ class Catalog:
         return ""
 
     def check_plan(self, plan: Plan) -> list[Problem]:
-        """Ask every plugin for problems of a plan."""
+        """Collect the problems that plugins find in a plan."""
         found: list[Problem] = []
         for owner, problems in self._call("clouds_check_plan", plan=plan):
             for problem in problems:
@@ -187,7 +187,7 @@ class Catalog:
         return found
 
     def trackers(self) -> dict[str, str]:
-        """Import path of the factory of every tracker, by `dist::name`."""
+        """Import paths of all tracker factories, by `dist::name`."""
         found: dict[str, str] = {}
         for owner, offers in self._call("clouds_trackers"):
             for offer in offers:
@@ -200,7 +200,7 @@ class Catalog:
         return found
 
     def weights(self) -> dict[str, Weights]:
-        """Published weights by `dist::name`, those of built-ins first."""
+        """Published weights by `dist::name`, built-ins first."""
         found: dict[str, Weights] = {}
         for owner, offers in self._call("clouds_weights"):
             for offer in offers:
@@ -255,7 +255,7 @@ class Catalog:
             self._broken.append(broken)
 
     def _call(self, hook: str, **arguments: Any) -> Iterator[tuple[_Plugin, list[Any]]]:
-        """Call one hook plugin by plugin: what one raises or returns wrongly does not touch the others."""
+        """Call a hook for each plugin separately, so that errors of one do not affect the others."""
         for owner, plugin in self._plugins:
             others = [other for _, other in self._plugins if other is not plugin]
             try:
@@ -295,7 +295,7 @@ class Catalog:
                 if component.name == name:
                     entries.append(Entry(component=component, distribution=owner.distribution, version=owner.version))
                 else:
-                    message = f"clouds_resolve answered {component.name!r} when asked for {name!r}; expected that name"
+                    message = f"clouds_resolve returned {component.name!r} for the name {name!r}; expected that name"
                     self._fail(owner, PluginError(message))
         return entries
 
@@ -303,7 +303,7 @@ class Catalog:
         return f"unknown {kind} {name!r}{did_you_mean(name, self.names(kind))}{self.broken_hint()}"
 
 
-def _answers(component: Component, name: str) -> bool:
+def _has_name(component: Component, name: str) -> bool:
     return name == component.name or name in component.aliases
 
 

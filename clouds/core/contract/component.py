@@ -1,4 +1,4 @@
-"""What a plugin declares: one frozen record per component. Importing this module never imports torch."""
+"""The record by which a plugin declares a component. Importing this module never imports torch."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from packaging.requirements import InvalidRequirement, Requirement
 
 from clouds.core.system.errors import ComponentError
 
-BUILT_IN = "clouds-dgss"  # the distribution of the built-in components
+BUILT_IN = "clouds-dgss"  # distribution of the built-in components
 _KEBAB = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
-_PATTERNED = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*:(?!\S*::)[^\s:]\S*")  # "::" is between distribution and name
+_PATTERNED = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*:(?!\S*::)[^\s:]\S*")  # "::" separates distribution and name
 _FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 CAPABILITIES = frozenset({"text-encoder", "mask-pooler", "res2", "res3", "res4", "res5"})
 
 
 class Kind(StrEnum):
-    """The five kinds of component. The value is the keyword of `compose`; the folder and the hook add an "s"."""
+    """The five kinds of components. The value is the keyword of `compose`; folder and hook append an "s"."""
 
     BACKBONE = "backbone"
     GENERATOR = "generator"
@@ -36,7 +36,7 @@ class Kind(StrEnum):
 
     @property
     def hook(self) -> str:
-        """Name of the hook that returns components of this kind, e.g. `clouds_backbones`."""
+        """Hook that returns components of this kind, e.g. `clouds_backbones`."""
         return f"clouds_{self.value}s"
 
 
@@ -49,7 +49,7 @@ class FeatureSpec:
 
 
 def _to_requirements(value: str | Mapping[str, str] | Iterable[str]) -> dict[str, str]:
-    """Accept one requirement string, several, or a mapping from requirement to the command that brings it."""
+    """Accept one requirement string, several, or a mapping from requirement to install command."""
     if isinstance(value, Mapping):
         return dict(cast("Mapping[str, str]", value))
     return {requirement: f"pip install '{requirement}'" for requirement in _to_tuple(value)}
@@ -76,30 +76,29 @@ class Component:
     """One entry of the catalog.
 
     Attributes:
-        name: kebab-case (`clip-rn50`), or patterned (`timm:convnext_atto`) when it comes from `clouds_resolve`.
+        name: kebab-case (`clip-rn50`), or patterned (`timm:convnext_atto`) for components of `clouds_resolve`.
         kind: a `Kind` or its string.
-        factory: `"package.module:attribute"`. Its module must import without torch; its signature is the option schema.
+        factory: `"package.module:attribute"`. The module must import without torch; the signature defines the options.
         summary: one line for `clouds list`.
         source: the paper or model card.
         licence: licence of the weights.
         aliases: other names that find this component.
-        requires: distributions that it needs: requirement strings, or a mapping from requirement to pip command.
+        requires: required distributions, as requirement strings or a mapping from requirement to pip command.
         provides: capabilities (`text-encoder`, `mask-pooler`, `res2`..`res5`) that a backbone offers.
         needs: capabilities that a head needs from the backbone.
-        provides_with: capabilities that a backbone offers on top when an option is set: `{"text": "text-encoder"}`.
-        needs_with: capabilities that a head needs on top when an option is set.
-        options: arguments of the factory that this component fixes, and users cannot set.
-        without_weights: option values that take the place of the defaults when no published weights are loaded.
-        without_consent: option values that take the place of the defaults in a saved pipeline, until the caller
-            consents: those that reach nothing, where a default asks a server for files that are not here.
-        reaches: what the component reaches besides the weights of a saved pipeline, whatever its options: "a server",
-            say, or "" for nothing. `clouds.load` builds it with the caller's consent alone. Options that take free text
-            or paths need no declaration: they count as reaching out (`clouds.core.pipeline.trust`).
-        credentials: options that tell where a secret is. They are the caller's alone: never saved, never read from a
-            plan.
+        provides_with: additional capabilities of a backbone when an option is set: `{"text": "text-encoder"}`.
+        needs_with: additional capabilities that a head needs when an option is set.
+        options: factory arguments fixed by this component; users cannot set them.
+        without_weights: option values that replace the defaults when no published weights are loaded.
+        without_consent: option values that replace the defaults in a saved pipeline unless the caller consents, for
+            defaults that would contact a server for missing files.
+        reaches: resource outside a saved pipeline that the component always accesses, such as "a server"; "" for
+            none. `clouds.load` then builds it only with the caller's consent. Options that take free text or paths
+            count as access without a declaration (`clouds.core.pipeline.trust`).
+        credentials: options that locate a secret. Only the caller sets them; plans neither store nor supply them.
 
     Raises:
-        ComponentError: when a field has the wrong form.
+        ComponentError: a field has the wrong form.
     """
 
     name: str = field()
@@ -146,7 +145,7 @@ class Component:
         """Import the factory's module and return the factory.
 
         Raises:
-            ComponentError: when the module cannot be imported or has no such attribute.
+            ComponentError: the module cannot be imported or has no such attribute.
         """
         module_name, _, attribute = self.factory.partition(":")
         try:

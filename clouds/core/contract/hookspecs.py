@@ -1,8 +1,8 @@
 """The hooks of `clouds`. Their docstrings are the contract.
 
 A plugin is a module with functions named like the hooks below and decorated with `@clouds.hookimpl`; its distribution
-declares the module under `[project.entry-points.clouds]`. Hooks RETURN components. They must not import torch, build
-anything or read files: only names and import paths are collected here.
+declares the module under `[project.entry-points.clouds]`. Hooks RETURN components, which hold names and import paths.
+They must not import torch, build anything or read files.
 
 >>> import clouds
 >>> class MyPlugin:
@@ -36,8 +36,8 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 def clouds_backbones() -> Iterable[Component]:  # pyright: ignore[reportReturnType]
     """Return the backbones of this plugin.
 
-    Their factories take keyword options only and return a `clouds.Backbone`. When the factory has a parameter
-    `pretrained`, `compose(pretrained=...)` fills it unless the user sets it.
+    Their factories take keyword options only and return a `clouds.Backbone`. A parameter `pretrained` gets its value
+    from `compose(pretrained=...)` unless the user sets it.
 
     >>> def my_backbone(*, pretrained: bool = True, width: int = 64): ...
     """
@@ -63,8 +63,8 @@ def clouds_refiners() -> Iterable[Component]:  # pyright: ignore[reportReturnTyp
 def clouds_heads() -> Iterable[Component]:  # pyright: ignore[reportReturnType]
     """Return the heads of this plugin.
 
-    Their factories must take `features` (a mapping from level name to `clouds.FeatureSpec`) and `labels` (the
-    `clouds.LabelSpace` to predict), which the composer passes, then options; they return a `clouds.Head`.
+    Their factories return a `clouds.Head`. The composer passes `features` (a mapping from level name to
+    `clouds.FeatureSpec`) and `labels` (the `clouds.LabelSpace` to predict); all other parameters are options.
 
     >>> def my_head(features, labels, *, hidden: int = 128): ...
     """
@@ -74,7 +74,7 @@ def clouds_heads() -> Iterable[Component]:  # pyright: ignore[reportReturnType]
 def clouds_prompters() -> Iterable[Component]:  # pyright: ignore[reportReturnType]
     """Return the prompters of this plugin: their factories return a `clouds.Prompter`.
 
-    When the factory has a parameter `labels`, the composer passes the `clouds.LabelSpace` of the pipeline.
+    If the factory has a parameter `labels`, the composer passes the `clouds.LabelSpace` of the pipeline.
 
     >>> def my_prompter(labels, *, language: str = "en"): ...
     """
@@ -82,10 +82,10 @@ def clouds_prompters() -> Iterable[Component]:  # pyright: ignore[reportReturnTy
 
 @hookspec
 def clouds_resolve(kind: Kind, name: str) -> Component | None:
-    """Return a component for a patterned name (`"timm:convnext_atto"`), or None when the pattern is not yours.
+    """Return a component for a patterned name (`"timm:convnext_atto"`), or None if the plugin does not own the pattern.
 
-    It is called only for names that no listed component has. Two answers from different plugins are a duplicate.
-    The answer's `name` must be the name that was asked for; `options` binds what the pattern says.
+    Called only for names that no listed component has. Components from two plugins are a duplicate. The component's
+    `name` must equal the given name; `options` binds the values parsed from it.
 
     >>> def clouds_resolve(kind, name):
     ...     family, _, model = name.partition(":")
@@ -112,8 +112,8 @@ def clouds_install_command(kind: Kind, name: str) -> str | None:
 def clouds_trackers() -> Iterable[tuple[str, str]]:  # pyright: ignore[reportReturnType]
     """Return the trackers of this plugin: pairs of a name for `loop.trackers` and the import path of a factory.
 
-    The factory is called with the run's folder (a `Path`) and its recipe (plain values), in a run's first process; what
-    it returns has `log(phase, step, numbers)` and `close()`.
+    The run's first process calls the factory with the run's folder (a `Path`) and its recipe (plain values). The
+    returned object has methods `log(phase, step, numbers)` and `close()`.
 
     >>> def clouds_trackers():
     ...     return [("my-tracker", "my_package.tracking:MyTracker")]
@@ -124,8 +124,8 @@ def clouds_trackers() -> Iterable[tuple[str, str]]:  # pyright: ignore[reportRet
 def clouds_weights() -> Iterable[Weights]:  # pyright: ignore[reportReturnType]
     """Return the published weights of this plugin, for `clouds weights` and `clouds.weights_file`.
 
-    Each is a `clouds.FileWeights`, `clouds.HubWeights` or `clouds.PageWeights`. A component with one model shares its
-    name with its weights.
+    Each is a `clouds.FileWeights`, `clouds.HubWeights` or `clouds.PageWeights`. Weights of a component with one model
+    have the component's name.
 
     >>> def clouds_weights():
     ...     return [clouds.FileWeights(
@@ -136,9 +136,9 @@ def clouds_weights() -> Iterable[Weights]:  # pyright: ignore[reportReturnType]
 
 @hookspec
 def clouds_check_plan(plan: Plan) -> Iterable[Problem]:  # pyright: ignore[reportReturnType]
-    """Return the problems that this plugin sees in a plan, before anything is built.
+    """Return the problems that this plugin finds in a plan, before anything is built.
 
-    Look only at parts that are yours, and at how the others fit them. Do not import torch.
+    Check only the plugin's own parts and how other parts fit them. Do not import torch.
 
     >>> def clouds_check_plan(plan):
     ...     part = plan.parts.get("head")

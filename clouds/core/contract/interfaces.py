@@ -1,14 +1,14 @@
-"""What components are: abstract classes, and the records that they exchange. Every implementation is final.
+"""Abstract classes of the components. Every implementation is final.
 
 Axis letters: b images, h and w pixels of the padded network input, q queries (mask predictions), k classes, n items.
-Images are RGB; uint8 outside models, float 0..255 at a backbone's door. Label maps hold train ids, 255 is "ignore".
+Images are RGB: uint8 outside models, float 0..255 as backbone input. Label maps hold train ids; 255 is "ignore".
 
-Records are never changed once made. Those that are made within a network are not frozen by attrs, because
-`torch.compile` cannot trace the constructor of a frozen attrs class.
+Records are immutable by convention. Those created inside a network are not attrs-frozen, because `torch.compile`
+cannot trace the constructor of a frozen attrs class.
 """
 
 # pyright: reportUnknownMemberType=false
-# (torch and safetensors are typed in parts only)
+# (torch and safetensors have incomplete types)
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ SIZE_DIVISOR = 32
 
 @define(eq=False)
 class TextClassifier:
-    """Class embeddings made from words (open vocabulary).
+    """Class embeddings computed from words (open vocabulary).
 
     Attributes:
         embeddings: unit vectors, one per word.
-        class_of: the class (0..k-1) of each word; a class scores as the best of its words.
+        class_of: the class (0..k-1) of each word; a class gets the score of its best word.
         seen: whether each class was labelled in training.
         logit_scale: factor on cosine similarities.
-        pooler: pools backbone features under masks into the same space, or None.
+        pooler: pools backbone features under masks into the same embedding space, or None.
     """
 
     embeddings: Float[Tensor, "n d"]
@@ -50,17 +50,17 @@ class TextClassifier:
 
 
 class Backbone(nn.Module, ABC):
-    """Maps images to features. Owns its normalisation: images come as RGB floats in 0..255.
+    """Maps images to features, including the normalisation: input images are RGB floats in 0..255.
 
     Args:
         features: `FeatureSpec` of `res2`..`res5`; strides are exactly 4, 8, 16, 32.
         mean, std: per channel, 0..255. The pipeline pads with `mean`, which normalises to exactly 0.
 
-    A frozen backbone (`freeze()`) stays in eval mode for ever and has no gradients.
+    A frozen backbone (`freeze()`) stays in eval mode and has no gradients.
 
     """
 
-    size_divisor: ClassVar[int] = SIZE_DIVISOR  # of the sides of its images; the pipeline pads them
+    size_divisor: ClassVar[int] = SIZE_DIVISOR  # divides image height and width; the pipeline pads to it
 
     def __init__(self, *, features: Mapping[str, FeatureSpec], mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class Backbone(nn.Module, ABC):
         """Features of images (RGB, 0..255); h and w are multiples of 32."""
 
     def freeze(self) -> Self:
-        """Eval mode for ever, no gradients. Returns self."""
+        """Switch to eval mode permanently and disable gradients. Returns self."""
         self.frozen = True
         self.requires_grad_(False)
         self.eval()
@@ -100,15 +100,15 @@ class TextEncoder(ABC):
 
     @abstractmethod
     def embed_text(self, texts: Sequence[str]) -> Float[Tensor, "n d"]:
-        """Un-normalised embeddings, one row per text; n = 0 gives an empty tensor of shape (0, d)."""
+        """Un-normalised embeddings, one row per text; no texts give shape (0, d)."""
 
     @property
     def logit_scale(self) -> float:
-        """Factor on cosine similarities of texts and pooled features; 100 is the upper bound in CLIP's training."""
+        """Factor on cosine similarities of texts and pooled features; 100 is the upper bound in CLIP training."""
         return 100.0
 
     def text_weights(self) -> dict[str, Tensor]:
-        """The tensors that `embed_text` depends on, by name: together with the texts they are the key of a cache."""
+        """Tensors that `embed_text` depends on, by name; together with the texts they form a cache key."""
         return cast("nn.Module", self).state_dict()
 
 
@@ -117,16 +117,16 @@ class MaskPooler(ABC):
 
     @abstractmethod
     def pool(self, dense: Float[Tensor, "b d h w"], masks: Float[Tensor, "b q hm wm"]) -> Float[Tensor, "b q e"]:
-        """Pool `Features.dense` under masks given as logits (inside where > 0), in the space of `embed_text`.
+        """Pool `Features.dense` under masks, given as logits (inside where > 0), into the space of `embed_text`.
 
         Masks of another size are resized bilinearly. An empty mask gives a finite embedding.
         """
 
 
 class ImageGenerators(torch.Generator):
-    """One source of random numbers per image of a batch, so that what an image draws does not depend on the batch.
+    """One random generator per image of a batch, so that an image's random numbers do not depend on the batch.
 
-    To a head that draws for the whole batch it is a usual generator, seeded by all of the seeds.
+    It is itself a generator, seeded by all seeds, for heads that draw for the whole batch.
 
     Attributes:
         images: one generator per image, on the CPU.
@@ -142,10 +142,10 @@ class ImageGenerators(torch.Generator):
 
 
 class Head(nn.Module, ABC):
-    """Turns features into mask predictions, owns its loss, and merges masks into a segmentation.
+    """Predicts masks from features, computes their loss, and merges them into a segmentation.
 
-    `uses_text` says whether `forward` wants a classifier made from words; `open_vocabulary` whether its classes are
-    those of the classifier alone, so that a trained head serves other label spaces.
+    `uses_text`: `forward` needs a `TextClassifier`. `open_vocabulary`: the classifier alone defines the classes, so a
+    trained head also works for other label spaces.
     """
 
     uses_text: bool = False
@@ -153,7 +153,7 @@ class Head(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, features: Features, classifier: TextClassifier | None = None) -> HeadOutput:
-        """Predict masks and classes; `classifier` is for text-classified heads, others ignore it."""
+        """Predict masks and classes; heads without text classification ignore `classifier`."""
 
     @abstractmethod
     def loss(
@@ -167,19 +167,20 @@ class Head(nn.Module, ABC):
         """Named scalar terms, already weighted; their sum is the loss.
 
         Args:
-            output: of a batch.
+            output: predictions for a batch.
             targets: one per image, at network size.
-            points: (x, y) in 0..1 at which masks are compared, for heads that sample; None draws them.
-            generator: source of those random points; `ImageGenerators` has one per image.
+            points: (x, y) in 0..1 at which masks are compared, for heads that sample points; None draws them.
+            generator: random generator for those points; `ImageGenerators` holds one per image.
 
         Raises:
             NonFiniteError: a term is not finite; the message names the images.
         """
 
     def loss_counts(self, targets: Sequence[Targets]) -> Mapping[str, float]:
-        """What each term of `loss` is a mean over, by the term's name, so that the losses of parts of a batch can be
-        joined: the term of the whole is sum(term x count) / sum(count) over the parts. A term that is not named is
-        a mean over images, which is the default. Every batch has the same names."""
+        """Number of items that each term of `loss` averages over, by term; missing terms average over images.
+
+        It joins the losses of parts of a batch: a term of the whole is sum(term x count) / sum(count) over the parts.
+        All batches have the same terms."""
         return {}
 
     @abstractmethod
@@ -191,7 +192,7 @@ class Head(nn.Module, ABC):
         Args:
             output: `HeadOutput.image(i)`.
             valid_size: (height, width) of the image within the padded network input.
-            size: (height, width) of the answer.
+            size: (height, width) of the result.
             scores: return class scores instead of labels.
 
         Returns:
@@ -200,24 +201,26 @@ class Head(nn.Module, ABC):
 
 
 class Generator(ABC):
-    """Makes pictures from prompts."""
+    """Generates images from prompts."""
 
     @abstractmethod
     def generate(self, requests: Iterable[GenerationRequest]) -> Iterator[GeneratedImage]:
         """Yield one image per request, in order. The same request gives the same image in any batch."""
 
     def describe(self) -> Mapping[str, Any]:
-        """What a manifest says about each picture, beyond name and options: plain JSON values. `steps` and `guidance`
-        are those of requests that name none; a dataset is not continued by a generator that says something else."""
+        """Metadata that manifests store per image, besides name and options, as plain JSON values.
+
+        `steps` and `guidance` hold the defaults for requests without them. A dataset is continued only by a generator
+        with the same description."""
         return {}
 
 
 class Refiner(ABC):
-    """Improves label maps that a teacher predicted, using the image."""
+    """Improves a teacher's label maps with the help of the image."""
 
     @abstractmethod
     def prepare(self, images: Sequence[UInt8[Tensor, "3 h w"]]) -> list[Prepared]:
-        """Compute what depends on the images alone; callers may cache it."""
+        """Compute everything that depends on the images only; callers may cache it."""
 
     @abstractmethod
     def refine(
@@ -228,13 +231,13 @@ class Refiner(ABC):
         rngs: Sequence[np.random.Generator | np.random.RandomState],
         prepared: Sequence[Prepared] | None = None,
     ) -> list[Targets]:
-        """Refine one label map per image. Never names a class that its label map does not have.
+        """Refine one label map per image. Results contain no class that the label map lacks.
 
         Args:
             images: clean views, RGB.
-            label_maps: train ids, 255 = ignore, of the images' sizes.
-            rngs: one source of random choices per image.
-            prepared: what `prepare` returned for these images; None computes it.
+            label_maps: train ids, 255 = ignore, with the images' sizes.
+            rngs: one random generator per image.
+            prepared: results of `prepare` for these images; None computes them.
         """
 
 
@@ -246,7 +249,7 @@ class Prompter(ABC):
         """Return n prompts; the same n and seed give the same list.
 
         Raises:
-            ConfigError: when n prompts cannot be made.
+            ConfigError: the prompter cannot make n prompts.
         """
 
 
@@ -260,7 +263,7 @@ INTERFACES: dict[Kind, type[Any]] = {
 
 
 def capabilities(module: object) -> frozenset[str]:
-    """What a built module provides, in the words of `Component.provides`."""
+    """Capabilities of a built module, with the names of `Component.provides`."""
     levels = LEVELS if isinstance(module, Backbone) else ()
     extra: dict[str, type[Any]] = {"text-encoder": TextEncoder, "mask-pooler": MaskPooler}
     return frozenset([*levels, *(name for name, kind in extra.items() if isinstance(module, kind))])

@@ -1,7 +1,7 @@
-"""Label spaces as users write them: a name, a list of class names, a table, or a TOML file that holds a table.
+"""Reads label spaces as users write them: a name, a list of class names, a table, or a TOML file with a table.
 
-names = ["background", "lesion"]             # the only obligatory key
-name = "skin"                                # what plans and reports call it
+names = ["background", "lesion"]             # the only required key
+name = "skin"                                # shown in plans and reports
 synonyms = [["skin"], ["lesion", "ulcer"]]   # for heads that classify by text
 palette = [[0, 0, 0], [220, 20, 60]]
 ids = [0, 255]                               # values in label files with encoding "ids"
@@ -27,7 +27,7 @@ LabelsLike = LabelSpace | str | os.PathLike[str] | Sequence[str] | Mapping[str, 
 
 @frozen(kw_only=True)
 class LabelTable:
-    """Arguments of `LabelSpace.from_names`, with the types that a table in TOML has."""
+    """Arguments of `LabelSpace.from_names`, with the types of a TOML table."""
 
     names: tuple[str, ...]
     name: str = "custom"
@@ -39,7 +39,7 @@ class LabelTable:
 
 
 def read_labels(value: object) -> LabelSpace:
-    """The label space that a recipe, a call or a command line means.
+    """Convert a value from a recipe, a call or the command line to a label space.
 
     Args:
         value: a `LabelSpace`, the name of a built-in one, class names, a table, or the path of a TOML file.
@@ -48,7 +48,7 @@ def read_labels(value: object) -> LabelSpace:
     ('background', 'lesion')
 
     Raises:
-        ConfigError: something else, or a wrong key or value; the message names it.
+        ConfigError: the value has another type, or a wrong key or value, which the message names.
     """
     if isinstance(value, LabelSpace):
         return value
@@ -64,7 +64,7 @@ def read_labels(value: object) -> LabelSpace:
 
 
 def label_document(value: object) -> object:
-    """`value`, or the table in the file that it names, so that whoever keeps the answer needs no file."""
+    """Replace the path of a TOML file by the table in it, so that the result no longer needs the file."""
     if not isinstance(value, (str, Path)) or Path(value).suffix != ".toml":
         return value
     return {"name": Path(value).stem, **read_toml(value)}

@@ -1,4 +1,4 @@
-"""Label spaces: what the train ids of a segmentation mean."""
+"""Label spaces: the classes behind the train ids of a segmentation."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Color = tuple[int, int, int]
-IGNORE_ID = 255  # "not labelled", in every label map in memory; files may use another value
-_MAX_CLASSES = 255  # label maps are uint8 and one value means "ignore"
+IGNORE_ID = 255  # "not labelled" in all label maps in memory; files may use another value
+_MAX_CLASSES = 255  # label maps are uint8, and one value is reserved for "ignore"
 
 
-def _listed(value: Iterable[T], what: str) -> tuple[T, ...]:
-    """A string is a sequence, too, but never the list that was meant: it would be read letter by letter."""
+def _require_list(value: Iterable[T], what: str) -> tuple[T, ...]:
+    """Convert to a tuple; a string, which would be split into letters, is an error."""
     if isinstance(value, str):
         raise ConfigError(f"{what} must be a list, not the string {value!r}; write [{value!r}]")
     return tuple(value)
 
 
 def _to_names(value: Iterable[str]) -> tuple[str, ...]:
-    return _listed(value, "class names")
+    return _require_list(value, "class names")
 
 
 def _to_synonyms(value: Iterable[Iterable[str]]) -> tuple[tuple[str, ...], ...]:
-    return tuple(_listed(group, "synonyms of a class") for group in _listed(value, "synonyms"))
+    return tuple(_require_list(group, "synonyms of a class") for group in _require_list(value, "synonyms"))
 
 
 def _to_palette(value: Iterable[Sequence[int]]) -> tuple[Color, ...]:
-    colors = [_listed(color, "a colour of the palette") for color in _listed(value, "palette")]
+    colors = [_require_list(color, "a colour of the palette") for color in _require_list(value, "palette")]
     wrong = [color for color in colors if len(color) != 3]
     if wrong:
         raise ConfigError(f"palette: {wrong[0]} is not a colour; expected (red, green, blue)")
@@ -43,11 +43,11 @@ def _to_palette(value: Iterable[Sequence[int]]) -> tuple[Color, ...]:
 
 
 def _to_ids(value: Iterable[int]) -> tuple[int, ...]:
-    return tuple(int(i) for i in _listed(value, "ids"))
+    return tuple(int(i) for i in _require_list(value, "ids"))
 
 
 def _to_flags(value: Iterable[bool]) -> tuple[bool, ...]:
-    return tuple(bool(flag) for flag in _listed(value, "things"))
+    return tuple(bool(flag) for flag in _require_list(value, "things"))
 
 
 def _no_things(space: LabelSpace) -> tuple[bool, ...]:
@@ -68,16 +68,16 @@ class LabelSpace:
     """The classes of a segmentation, in the order of their train ids 0..k-1.
 
     Attributes:
-        name: what plans and reports call it.
+        name: shown in plans and reports.
         names: one name per class.
-        synonyms: for each class the words that text-classified heads use for it; the class is the best of them.
-        palette: one RGB colour (0..255) per class, for pictures and colour encodings.
-        ids: one raw id per class, for label files that hold ids of the dataset instead of train ids.
-        ignore: the value that means "not labelled" in files of train ids, beside 255; in memory it is always 255.
-        things: for each class whether its instances can be counted (persons, cars); the other classes are stuff.
+        synonyms: words for each class, used by text-classified heads; the best word gives the class score.
+        palette: one RGB colour (0..255) per class, for overlays and colour encodings.
+        ids: one raw id per class, for label files with dataset ids instead of train ids.
+        ignore: value of "not labelled" in files of train ids, besides 255; in memory it is always 255.
+        things: whether instances of each class can be counted (persons, cars); other classes are stuff.
 
     Raises:
-        ConfigError: no class, more than 255, duplicate names, or lists of different lengths.
+        ConfigError: there are no or more than 255 classes, duplicate names, or lists of different lengths.
     """
 
     name: str
@@ -122,7 +122,7 @@ class LabelSpace:
         return self.names.index(name)
 
     def color_table(self, *, other: Color = (0, 0, 0)) -> np.ndarray:
-        """The RGB colour of each value of a label map, uint8 "256 3"; values that are no class have `other`."""
+        """RGB colours of all label map values, uint8 "256 3"; values without a class get `other`."""
         import numpy as np  # plans need no arrays
 
         table = np.full((256, 3), other, np.uint8)
@@ -141,18 +141,18 @@ class LabelSpace:
         ignore: int = 255,
         things: Iterable[str] = (),
     ) -> LabelSpace:
-        """Build a label space from class names; what is not given is derived from them.
+        """Build a label space from class names; missing arguments are derived from them.
 
-        `things` names the classes whose instances can be counted.
+        `things` lists the classes whose instances can be counted.
 
         >>> LabelSpace.from_names(["road", "sky"]).ids
         (0, 1)
         """
-        classes, counted = _to_names(names), set(_listed(things, "things"))
+        classes, counted = _to_names(names), set(_require_list(things, "things"))
         unknown = sorted(counted - set(classes))
         if unknown:
             hint = did_you_mean(unknown[0], classes)
-            raise ConfigError(f"label space {name!r}: things has {unknown[0]!r}, which is no class{hint}")
+            raise ConfigError(f"label space {name!r}: things has {unknown[0]!r}, which is not a class{hint}")
         return cls(
             name=name,
             names=classes,
@@ -171,7 +171,7 @@ class LabelSpace:
         return _BUILT_IN[name]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types; `LabelSpace(**d)` is the way back."""
+        """Convert to plain JSON types; `LabelSpace(**d)` converts back."""
         return {
             "name": self.name,
             "names": list(self.names),
@@ -183,8 +183,8 @@ class LabelSpace:
         }
 
 
-# Cordts et al., "The Cityscapes Dataset", CVPR 2016: the 19 evaluated classes, their colours and raw ids.
-# Synonyms: the prompt-engineered names of the published CLOUDS.
+# Cordts et al., "The Cityscapes Dataset", CVPR 2016: the 19 evaluated classes with colours and raw ids.
+# Synonyms: the prompt-engineered names of the published CLOUDS code.
 _CITYSCAPES: list[tuple[str, Color, int, str]] = [
     ("road", (128, 64, 128), 7, "road,railroad"),
     ("sidewalk", (244, 35, 232), 8, "sidewalk,pavement"),

@@ -1,4 +1,4 @@
-"""Plans: what would be composed, checked in full before anything heavy is imported."""
+"""Records of plans: checked compositions that are not built yet."""
 
 from __future__ import annotations
 
@@ -14,18 +14,15 @@ from clouds.core.contract.plan_format import FORMAT, current_plan
 from clouds.core.system.config import structure, to_json
 from clouds.core.system.errors import CloudsError, ConfigError, WeightsError
 
-_ORDER = (Kind.BACKBONE, Kind.GENERATOR, Kind.REFINER, Kind.HEAD, Kind.PROMPTER)
-_DTYPES = ("float32", "bfloat16", "float16")
-
 
 @frozen
 class Problem:
     """One fault of a plan.
 
     Attributes:
-        part: which argument of `compose` it is about.
-        message: what is wrong, with expected and actual.
-        remedy: what to type or change, when there is one.
+        part: the argument of `compose` that is wrong.
+        message: the fault, with expected and actual value.
+        remedy: a command or change that mends it, or "".
     """
 
     part: str
@@ -37,9 +34,9 @@ class Problem:
 
 
 class PlanError(CloudsError):
-    """All faults of one plan at once.
+    """All faults of one plan.
 
-    `problems` holds them in the order: backbone, generator, refiner, head, prompter, then how the parts fit together.
+    `problems` lists those of backbone, generator, refiner, head and prompter, then those between parts.
     """
 
     def __init__(self, problems: Iterable[Problem]) -> None:
@@ -50,10 +47,10 @@ class PlanError(CloudsError):
         super().__init__("\n".join(lines))
 
     def __str__(self) -> str:
-        return Exception.__str__(self)  # a line for each problem
+        return Exception.__str__(self)  # one line per problem
 
     def __reduce__(self) -> tuple[type[PlanError], tuple[tuple[Problem, ...]]]:
-        return type(self), (self.problems,)  # as it travels between processes
+        return type(self), (self.problems,)  # for pickling between processes
 
 
 def _to_strings(value: Any) -> tuple[str, ...]:
@@ -64,9 +61,8 @@ def _to_strings(value: Any) -> tuple[str, ...]:
 class Part:
     """One component of a plan with all its options, defaults included, as plain JSON values.
 
-    `ready` names the class of a module that the user built; such a part has no name, and a plan with it can only be
-    carried out by passing the module again. `credentials` are options that say where a secret is: they are neither
-    shown nor saved.
+    `ready` names the class of a module that the user built. Such a part has no name; building the plan again requires
+    the module. `credentials` are options that locate a secret; they are neither shown nor saved.
     """
 
     kind: Kind = field(converter=Kind)
@@ -87,24 +83,24 @@ class Part:
 
     @property
     def qualified_name(self) -> str:
-        """`dist::name`, so that a saved plan finds the same component again."""
+        """`dist::name`, by which a saved plan finds the same component again."""
         return f"{self.distribution}::{self.name}"
 
     @property
     def request(self) -> dict[str, Any]:
-        """What `compose` takes to make the same part again."""
+        """The argument of `compose` that gives the same part again."""
         return {"name": self.qualified_name, **self.options, **self.credentials}
 
 
 @frozen(kw_only=True)
 class Plan:
-    """A checked composition. A plan that exists can be built: faults are raised when it is made.
+    """A checked composition. `make_plan` raises all faults, so every plan can be built.
 
     Attributes:
         parts: `Part` by kind (`plan.parts["head"]`); kinds that are not used are absent.
         labels: the label space to predict.
-        trained_labels: the label space that the head is for, when it predicts another one (open vocabulary).
-        pretrained: whether parts load published weights unless their options say otherwise.
+        trained_labels: the label space that the head was trained for, if it predicts another one (open vocabulary).
+        pretrained: whether parts load published weights by default.
         device: `"auto"`, `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`.
         dtype: None (float32) or the name of the autocast type.
     """
@@ -123,7 +119,7 @@ class Plan:
         return "\n".join(lines)
 
     def to_json(self) -> str:
-        """The plan as JSON text; `Plan.from_json` is the way back."""
+        """Convert to JSON text; `Plan.from_json` reads it."""
         parts = [
             {
                 "kind": part.kind.value,
@@ -151,10 +147,10 @@ class Plan:
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
-        """Read a plan that this or an earlier version's `to_json` wrote.
+        """Read a plan written by `to_json` of this or an earlier version.
 
         Raises:
-            WeightsError: the text is something else, or of a version that is not known; it names key and versions.
+            WeightsError: the text is not a plan of a known version; the message names key and versions.
         """
         document = current_plan(text)
         try:
@@ -163,7 +159,7 @@ class Plan:
             written = document.get("clouds") or "an earlier version"
             raise WeightsError(f"{error} (it was written by clouds {written})") from error
         if len({part.kind for part in read.parts}) < len(read.parts) or any(part.credentials for part in read.parts):
-            raise WeightsError("this is not a plan: a part is there twice, or says where a secret is")
+            raise WeightsError("this is not a plan: it has two parts of one kind, or a part with credentials")
         return cls(
             parts={part.kind: part for part in read.parts},
             labels=read.labels,
@@ -176,7 +172,7 @@ class Plan:
 
 @frozen(kw_only=True)
 class _Document:
-    """A plan as its file has it; `Plan` says what the fields mean."""
+    """A plan in file form; `Plan` describes the fields."""
 
     format: int
     clouds: str
@@ -186,4 +182,4 @@ class _Document:
     dtype: Literal["bfloat16", "float16"] | None
     trained_labels: LabelSpace | None
     parts: tuple[Part, ...]
-    recipe: dict[str, Any] = field(factory=dict[str, Any])  # beside the plan in what `clouds plan --json` prints
+    recipe: dict[str, Any] = field(factory=dict[str, Any])  # added by `clouds plan --json`

@@ -1,4 +1,4 @@
-"""The format of plans in files: its number, and what turns plans of earlier formats into the current one."""
+"""The file format of plans: its version, and migrations from earlier formats."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ FORMAT = 2
 
 
 def current_plan(text: str) -> dict[str, Any]:
-    """The document of a plan in the current format, whichever known format the text has.
+    """Parse a plan of any known format and convert it to the current format.
 
     Raises:
-        WeightsError: the text is no JSON object with a format number, or the format is unknown.
+        WeightsError: the text is not a JSON object with a format number, or the format is unknown.
     """
     try:
         document = parse_json(text)
@@ -36,8 +36,8 @@ def current_plan(text: str) -> dict[str, Any]:
 
 
 def _from_1(plan: dict[str, Any]) -> dict[str, Any]:
-    """Format 1 did not say which version of clouds wrote it."""
+    """Format 1 did not record the version of clouds that wrote it."""
     return {"clouds": "", **plan, "format": 2}
 
 
-_MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1}  # each leads to the next format
+_MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1}  # each converts to the next format

@@ -1,4 +1,4 @@
-"""Making plans: what would be composed, checked in full before anything heavy is imported."""
+"""Makes plans: checks a composition completely before anything heavy is imported."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ def make_plan(
     dtype: object = None,
     catalog: Catalog | None = None,
 ) -> Plan:
-    """Check what `compose` would build, without importing torch or building anything.
+    """Check the arguments of `compose` without importing torch or building anything.
 
     Raises:
-        PlanError: with every fault: unknown names, wrong options, missing distributions, parts that do not fit,
-            label spaces that the head cannot serve.
+        PlanError: lists every fault: unknown names, wrong options, missing distributions, parts that do not fit, label
+            spaces that the head does not support.
     """
     catalog = catalog or Catalog.from_environment()
     asked = {"backbone": backbone, "generator": generator, "refiner": refiner, "head": head, "prompter": prompter}
@@ -61,7 +61,7 @@ def make_plan(
         device=_plan_device(device, problems),
         dtype=_plan_dtype(dtype, problems),
     )
-    problems += _misfits(plan)
+    problems += _missing_capabilities(plan)
     problems += catalog.check_plan(plan) if space is not None else []
     if problems:
         raise PlanError(problems)
@@ -71,7 +71,7 @@ def make_plan(
 def plan_part(kind: Kind, value: object, *, pretrained: bool, catalog: Catalog) -> tuple[Part | None, list[Problem]]:
     """Check one argument of `compose`: a name, `{"name": ..., **options}` or a ready module.
 
-    The part is None when its component was not found; otherwise it comes with the faults of its options.
+    Returns the part, or None if its component was not found, and the faults.
     """
     if not isinstance(value, (str, Mapping)):
         return _ready_part(kind, value)
@@ -87,7 +87,7 @@ def plan_part(kind: Kind, value: object, *, pretrained: bool, catalog: Catalog) 
     except CloudsError as error:
         return None, [Problem(kind, str(error))]
     faults = [Problem(kind, f"{name}: {fault}") for fault in schema.faults(options)]
-    faults += _missing(kind, entry.component)
+    faults += _missing_requirements(kind, entry.component)
     values: dict[str, Any] = {}
     for key, item in schema.complete(options, pretrained=pretrained).items():
         try:
@@ -116,7 +116,7 @@ def _switched_on(capabilities: Mapping[str, frozenset[str]], values: Mapping[str
 
 
 def _ready_part(kind: Kind, value: object) -> tuple[Part | None, list[Problem]]:
-    from clouds.core.contract.interfaces import INTERFACES, capabilities  # the caller has torch loaded already
+    from clouds.core.contract.interfaces import INTERFACES, capabilities  # a built module has loaded torch
 
     wanted = INTERFACES[kind]
     if not isinstance(value, wanted):
@@ -126,7 +126,7 @@ def _ready_part(kind: Kind, value: object) -> tuple[Part | None, list[Problem]]:
     return Part(kind=kind, ready=ready, provides=capabilities(value)), []
 
 
-def _missing(kind: Kind, component: Component) -> list[Problem]:
+def _missing_requirements(kind: Kind, component: Component) -> list[Problem]:
     problems: list[Problem] = []
     for text, command in component.requires.items():
         requirement = Requirement(text)
@@ -140,7 +140,7 @@ def _missing(kind: Kind, component: Component) -> list[Problem]:
     return problems
 
 
-def _misfits(plan: Plan) -> list[Problem]:
+def _missing_capabilities(plan: Plan) -> list[Problem]:
     backbone, head = plan.parts.get(Kind.BACKBONE), plan.parts.get(Kind.HEAD)
     if backbone is None or head is None:
         return []

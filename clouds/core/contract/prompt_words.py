@@ -1,4 +1,4 @@
-"""What words of a prompt mean: time of day, weather, place and objects. Prompters and generators share it."""
+"""Words in prompts for time of day, weather, place and objects; shared by prompters and generators."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LAYOUT_WORDS = {
     "country": ("country", "countryside", "rural", "farm", "forest", "mountain"),
     "city": ("city", "downtown", "urban", "town", "avenue", "boulevard", "square", "intersection", "crossroads"),
 }
-# Words for one, and words for several.
+# Singular and plural words.
 OBJECT_WORDS = {
     "car": (("car", "vehicle", "taxi"), ("cars", "vehicles", "taxis", "traffic")),
     "truck": (("truck", "lorry"), ("trucks", "lorries")),

@@ -1,14 +1,14 @@
-"""The records that components exchange.
+"""Records that components exchange.
 
 Axis letters: b images, h and w pixels of the padded network input, q queries (mask predictions), k classes, n items.
-Images are RGB; uint8 outside models, float 0..255 at a backbone's door. Label maps hold train ids, 255 is "ignore".
+Images are RGB: uint8 outside models, float 0..255 as backbone input. Label maps hold train ids; 255 is "ignore".
 
-Records are never changed once made. Those that are made within a network are not frozen by attrs, because
-`torch.compile` cannot trace the constructor of a frozen attrs class.
+Records are immutable by convention. Those created inside a network are not attrs-frozen, because `torch.compile`
+cannot trace the constructor of a frozen attrs class.
 """
 
 # pyright: reportUnknownMemberType=false
-# (torch is typed in parts only)
+# (torch has incomplete types)
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from clouds.core.system.errors import ConfigError
 
 @define(eq=False)
 class Features:
-    """What a backbone sees in a batch: a pyramid at strides 4, 8, 16, 32 and a map for mask pooling.
+    """Backbone features of a batch: a pyramid at strides 4, 8, 16, 32, and a map for mask pooling.
 
     Attributes:
         res2, res3, res4, res5: "b c h/s w/s", s = 4, 8, 16, 32.
-        dense: "b d h' w'" for `MaskPooler.pool`, or None when the backbone pools nothing.
+        dense: "b d h' w'" for `MaskPooler.pool`, or None for backbones without mask pooling.
     """
 
     res2: Float[Tensor, "b c2 h2 w2"]
@@ -49,7 +49,7 @@ class HeadOutput:
     """Mask classification of a batch: q masks, each with one class (or none).
 
     Attributes:
-        class_logits: last class is "no object".
+        class_logits: the last class is "no object".
         mask_logits: at a quarter of the network size; the sigmoid is P(pixel in mask).
         auxiliary: predictions of earlier layers, for deep supervision.
     """
@@ -59,19 +59,19 @@ class HeadOutput:
     auxiliary: tuple[HeadOutput, ...] = ()
 
     def image(self, index: int) -> HeadOutput:
-        """The final prediction of one image, as a batch of one without auxiliaries."""
+        """The final prediction for one image, as a batch of one without auxiliary predictions."""
         one = slice(index, index + 1)
         return HeadOutput(class_logits=self.class_logits[one], mask_logits=self.mask_logits[one])
 
 
 @frozen(eq=False)
 class Targets:
-    """What one image should be segmented into. Masks may overlap.
+    """Ground truth or pseudo labels of one image. Masks may overlap.
 
     Attributes:
         labels: the class of each mask.
-        masks: where each mask is, at network size.
-        valid: pixels that count; ignored and padded ones do not.
+        masks: pixels inside each mask, at network size.
+        valid: pixels that count; ignored and padded pixels do not.
     """
 
     labels: Int[Tensor, " n"]
@@ -80,7 +80,7 @@ class Targets:
 
     @classmethod
     def from_label_map(cls, label_map: UInt8[Tensor, "h w"], *, ignore: int = 255) -> Targets:
-        """One mask per class that occurs; `ignore` pixels are not valid.
+        """One mask per class in the map; `ignore` pixels are not valid.
 
         >>> Targets.from_label_map(torch.tensor([[0, 3], [255, 3]], dtype=torch.uint8)).labels
         tensor([0, 3])
@@ -90,7 +90,7 @@ class Targets:
         return cls(labels=labels, masks=label_map[None].long() == labels[:, None, None], valid=label_map != ignore)
 
     def to_label_map(self, *, ignore: int = 255) -> UInt8[Tensor, "h w"]:
-        """One class per pixel; pixels of no mask, of masks of two classes, or not valid are `ignore`."""
+        """One class per pixel; invalid pixels and pixels with no class or two classes are `ignore`."""
         classes = cast("list[int]", torch.unique(self.labels).tolist())
         shape = self.valid.shape
         label_map = torch.full(shape, ignore, dtype=torch.uint8, device=self.valid.device)
@@ -103,7 +103,7 @@ class Targets:
         return label_map
 
     def to(self, device: torch.device | str) -> Targets:
-        """The same targets on another device."""
+        """Copy the targets to a device."""
         return Targets(labels=self.labels.to(device), masks=self.masks.to(device), valid=self.valid.to(device))
 
 
@@ -114,14 +114,14 @@ def _to_size(value: Sequence[int]) -> tuple[int, int]:
 
 @frozen
 class GenerationRequest:
-    """One picture to make. The initial noise depends on `seed` alone, never on the batch.
+    """Request for one image. The initial noise depends on `seed` only, not on the batch.
 
     Attributes:
-        prompt: what to show.
+        prompt: description of the image.
         seed: 0 or more.
         size: (height, width) in pixels.
-        steps: sampling steps; None leaves it to the generator.
-        guidance: weight of the prompt; None leaves it to the generator.
+        steps: sampling steps; None uses the generator's default.
+        guidance: weight of the prompt; None uses the generator's default.
     """
 
     prompt: str
@@ -137,12 +137,12 @@ class GenerationRequest:
 
 @frozen(eq=False)
 class GeneratedImage:
-    """A generated picture.
+    """A generated image.
 
     Attributes:
-        request: what was asked for.
+        request: the request it fulfils.
         image: uint8 "h w 3", RGB.
-        labels: exact train ids, uint8 "h w", when the generator knows them; else None.
+        labels: exact train ids, uint8 "h w", if the generator knows them; else None.
     """
 
     request: GenerationRequest
@@ -152,6 +152,6 @@ class GeneratedImage:
 
 @frozen(eq=False)
 class Prepared:
-    """What a refiner computed from one image alone, as named tensors, so that it can be cached."""
+    """A refiner's cacheable results for one image, as named tensors."""
 
     tensors: dict[str, Tensor] = field(factory=dict[str, Tensor])

@@ -1,4 +1,4 @@
-"""The option schema of a component is the signature of its factory. Nothing here imports torch."""
+"""Option schemas of components, read from the signatures of their factories. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from clouds.core.contract.component import Component, Kind
 from clouds.core.system.errors import ComponentError, did_you_mean
 from clouds.core.system.values import accepts, from_json_value
 
-# What the composer passes by name to a factory that has such a parameter; for heads some are obligatory.
+# Parameters that the composer passes to factories that have them; heads must have those of `_OBLIGATORY`.
 GIVEN: dict[Kind, tuple[str, ...]] = {
     Kind.BACKBONE: (),
     Kind.GENERATOR: (),
@@ -28,14 +28,14 @@ _FIXED_SHAPE = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWO
 
 @frozen(kw_only=True)
 class Schema:
-    """The factory of a component and what it accepts.
+    """The factory of a component and its options.
 
     Attributes:
-        component: whose schema it is.
+        component: the component.
         factory: the loaded factory.
-        given: names that the composer passes.
-        options: the parameters that a user may set, by name.
-        types: evaluated annotations by parameter name; a parameter without one accepts everything.
+        given: parameters that the composer passes.
+        options: parameters that a user may set, by name.
+        types: evaluated annotations by parameter name; parameters without annotation accept everything.
     """
 
     component: Component
@@ -54,7 +54,7 @@ class Schema:
         return f"{self.component.name}{inspect.Signature(shown)}"
 
     def faults(self, options: Mapping[str, Any]) -> list[str]:
-        """What is wrong with these options, one sentence each; empty when they can be used."""
+        """List the faults of options, one sentence each."""
         found: list[str] = []
         for name, value in options.items():
             if name not in self.options:
@@ -70,7 +70,7 @@ class Schema:
         return found
 
     def complete(self, options: Mapping[str, Any], *, pretrained: bool) -> dict[str, Any]:
-        """All options with their effective values: the user's, then `pretrained`, then the defaults."""
+        """Effective values of all options: the user's, else `pretrained`, else the defaults."""
         values = {name: p.default for name, p in self.options.items() if p.default is not inspect.Parameter.empty}
         if "pretrained" in self.options:
             values["pretrained"] = options.get("pretrained", pretrained)
@@ -79,8 +79,7 @@ class Schema:
         return {**values, **options}
 
     def arguments(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Options as plain JSON values, turned into what the factory's annotations say: lists to tuples, strings to
-        paths."""
+        """Convert JSON values to the types that the factory annotates: lists to tuples, strings to paths."""
         return {name: from_json_value(self.types.get(name, Any), value) for name, value in options.items()}
 
 
@@ -129,18 +128,18 @@ def read_schema(component: Component) -> Schema:
 
 
 def _types(factory: Callable[..., Any], label: str) -> dict[str, Any]:
-    """Evaluate the annotations of the parameters; the return annotation may name what is not imported."""
+    """Evaluate the parameters' annotations; the return annotation may use names that are not imported."""
     target = factory.__init__ if inspect.isclass(factory) else factory
     holder = types.SimpleNamespace(
         __annotations__={
             k: v for k, v in getattr(target, "__annotations__", {}).items() if k not in ("return", "features")
         }
     )
-    written = inspect.unwrap(target)  # a decorator may add annotations, and has other globals
+    written = inspect.unwrap(target)  # a decorator may add annotations, but has other globals
     try:
         return typing.get_type_hints(holder, globalns=getattr(written, "__globals__", {}))
     except (NameError, TypeError) as error:
         raise ComponentError(
             f"{label} has a wrong signature: an annotation cannot be read: {error}; "
-            "import what option annotations name at module level"
+            "import the names in option annotations at module level"
         ) from error

@@ -1,7 +1,7 @@
-"""Pictures as tensors."""
+"""Conversion of images to tensors."""
 
 # pyright: reportUnknownMemberType=false
-# (torch is typed in parts only)
+# (torch has incomplete types)
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ from torch import Tensor
 
 
 def image_tensor(pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[Tensor, "3 h w"]:
-    """A copy of the pixels as a tensor that is contiguous in memory; the array may be read-only."""
+    """Copy pixels to a contiguous tensor; the array may be read-only."""
     return torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C"))

@@ -1,4 +1,4 @@
-"""Records of published weights: where they are, under which terms, and the hashes that prove them whole."""
+"""Records of published weights: URL, licence, size and hash."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from attrs import Factory, frozen
 @final
 @frozen(kw_only=True)
 class FileWeights:
-    """One file at an address.
+    """Weights in one file at a URL.
 
     Attributes:
-        name: as in `clouds weights list`; for a component with one model, the component's name.
-        licence: of the weights.
-        url: ends with the file's name.
-        sha256: of the whole file, in hex.
-        size: in bytes.
+        name: name in `clouds weights list`; for a component with one model, the component's name.
+        licence: licence of the weights.
+        url: URL that ends with the file's name.
+        sha256: hash of the whole file, in hex.
+        size: size in bytes.
     """
 
     name: str
@@ -36,7 +36,7 @@ class FileWeights:
 @final
 @frozen
 class Pinned:
-    """What is known of a file of the hub by other ways than the hub's own word: size in bytes, and sha256 in hex."""
+    """Size in bytes and sha256 in hex of a hub file, known independently of the hub."""
 
     size: int
     sha256: str
@@ -45,16 +45,16 @@ class Pinned:
 @final
 @frozen(kw_only=True)
 class HubWeights:
-    """Files of a repository of the Hugging Face hub, which publishes the hash of each beside it.
+    """Weights in files of a Hugging Face hub repository; the hub publishes their hashes.
 
     Attributes:
-        name, licence: as for `FileWeights`.
+        name, licence: as in `FileWeights`.
         repo: "owner/name".
-        files: names or patterns of those that are needed; each stands for at least one file.
-        instead: names or patterns that do where some of `files` are not there.
-        revision: the commit that is fetched; "" takes the newest.
-        pinned: files whose content is known, by name.
-        note: what lists and messages add, such as that the repository was withdrawn; mostly nothing.
+        files: names or patterns of required files; each matches at least one file.
+        instead: alternative names or patterns if some of `files` are missing.
+        revision: the commit to fetch; "" fetches the newest.
+        pinned: files with known size and hash, by name.
+        note: remark for lists and messages, such as a withdrawn repository; usually "".
     """
 
     name: str
@@ -70,12 +70,12 @@ class HubWeights:
 @final
 @frozen(kw_only=True)
 class PageWeights:
-    """Files that are published on a page for people, without hashes.
+    """Weights on a web page that requires a manual download, without hashes.
 
     Attributes:
-        name, licence: as for `FileWeights`.
-        url: of the page.
-        remedy: what to do with a file that was downloaded there.
+        name, licence: as in `FileWeights`.
+        url: URL of the page.
+        remedy: how to use the downloaded file.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Building single components, and choosing the device that they go to."""
+"""Builds single components and chooses their device."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from clouds.core.contract.schema import read_schema
 from clouds.core.pipeline.trust import Consent
 from clouds.core.system.errors import CloudsError, ComponentError, ConfigError
 
-_SHOWN = 300  # characters of options and of an error of another library
+_SHOWN = 300  # characters shown of options and of other libraries' errors
 
 
 def build_part(
@@ -32,12 +32,12 @@ def build_part(
     pretrained: bool = True,
     catalog: Catalog | None = None,
 ) -> Any:
-    """Build one component on its own: a generator without a pipeline, or a head for given feature specs.
+    """Build one component without a pipeline, such as a generator, or a head for given feature specs.
 
-    `features`, `text_width` and `labels` are what a pipeline would tell its head.
+    `features`, `text_width` and `labels` are passed to heads, as a pipeline would do.
 
     Raises:
-        PlanError: with every fault of the name and its options.
+        PlanError: lists every fault of the name and its options.
     """
     kind, catalog = Kind(kind), catalog or Catalog.from_environment()
     part, problems = plan_part(kind, value, pretrained=pretrained, catalog=catalog)
@@ -48,9 +48,9 @@ def build_part(
 
 
 def pick_device(device: str) -> torch.device:
-    """Turn `"auto"` into the best device there is. Raises `ConfigError` when a named one cannot be used."""
+    """Resolve `"auto"` to the best available device. Raises `ConfigError` for an unavailable device."""
     if device == "auto":
-        own = f"cuda:{os.environ['LOCAL_RANK']}" if "LOCAL_RANK" in os.environ else "cuda"  # torchrun numbers them
+        own = f"cuda:{os.environ['LOCAL_RANK']}" if "LOCAL_RANK" in os.environ else "cuda"  # set by torchrun
         device = own if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         chosen = torch.device(device)
@@ -66,7 +66,7 @@ def pick_device(device: str) -> torch.device:
 def instantiate(
     part: Part, given: Mapping[str, Any], catalog: Catalog, consent: Consent | None = None
 ) -> nn.Module | object:
-    """Build a part that was planned here, or, with `consent`, one of a plan that was read from a file."""
+    """Build a part of a plan; parts of a plan from a file require `consent`."""
     try:
         entry = catalog.entry(part.kind, part.qualified_name)
     except CloudsError as error:
@@ -80,7 +80,7 @@ def instantiate(
         module = schema.factory(**told, **component.options, **schema.arguments(options))
     except CloudsError:
         raise
-    except Exception as error:  # numbers of a file may make torch raise anything; the cause is kept
+    except Exception as error:  # values from a file may make torch raise anything; the cause is kept
         if consent is None:
             raise
         asked, reason = str(part.options)[:_SHOWN], f"{type(error).__name__}: {error}"[:_SHOWN]

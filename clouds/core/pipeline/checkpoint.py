@@ -1,7 +1,7 @@
-"""Saved pipelines: a folder with the plan as JSON and one safetensors file per module. No pickle."""
+"""Saved pipelines: a folder with the plan as JSON and one safetensors file per module, without pickle."""
 
 # pyright: reportUnknownVariableType=false
-# (torch and safetensors are typed in parts only)
+# (torch and safetensors have incomplete types)
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ _CLASSIFIER_TENSORS = ("embeddings", "class_of", "seen")
 
 @frozen(kw_only=True)
 class PublishedWeights:
-    """Weights of a frozen backbone that a checkpoint does not hold.
+    """Published weights of a frozen backbone that a checkpoint omits.
 
     Attributes:
-        pretrained: the backbone's option that brings them: True, or a file.
+        pretrained: the backbone's option that loads them: True, or a file.
         sha256: their digest (`clouds.core.weights.loading.digest`).
     """
 
@@ -46,13 +46,13 @@ class PublishedWeights:
 
 @frozen(kw_only=True)
 class Checkpoint:
-    """A saved pipeline that was found to be readable.
+    """A saved pipeline whose plan could be read.
 
     Attributes:
-        folder: where it lies.
-        plan: what to build.
+        folder: folder of the checkpoint.
+        plan: plan of the pipeline.
         trained: whether the head was trained.
-        published: which weights the backbone is to be built with; None when the folder holds them.
+        published: published weights to build the backbone with; None if the folder holds the weights.
     """
 
     folder: Path
@@ -61,25 +61,25 @@ class Checkpoint:
     published: PublishedWeights | None = None
 
     def restore(self, backbone: nn.Module, head: nn.Module) -> None:
-        """Load the saved weights, and check those of a backbone that brings its own.
+        """Load the saved weights; published weights of a backbone are verified by their digest.
 
         Raises:
-            WeightsError: they do not fit, or the backbone's are not those that were left out.
-            NonFiniteError: one of them is NaN or infinite.
+            WeightsError: the weights do not fit, or the backbone's differ from the omitted ones.
+            NonFiniteError: a weight is NaN or infinite.
         """
         if self.published is None:
             self._fill(backbone, BACKBONE)
         elif digest(backbone.state_dict()) != self.published.sha256:
             raise WeightsError(
                 f"{self.folder / PUBLISHED}: weights of pretrained={self.published.pretrained!r} are not those that "
-                "the pipeline was saved with (their sha256 differs); bring back the earlier ones"
+                "the pipeline was saved with (their sha256 differs); restore the earlier ones"
             )
         self._fill(head, HEAD)
 
     @contextmanager
     def size_limit(self) -> Generator[None]:
-        """Bound the networks that are built within the block by the weights that lie here."""
-        if self.published is not None:  # weights of unknown size come from elsewhere, with the caller's consent
+        """Limit networks built within the block to the size of the saved weights."""
+        if self.published is not None:  # published weights of unknown size, with the caller's consent
             yield
             return
         sizes = [size for name in (BACKBONE, HEAD) for size in safetensors_sizes(_file(self.folder, name))]
@@ -87,7 +87,7 @@ class Checkpoint:
             yield
 
     def read_kept(self) -> dict[str, Tensor]:
-        """Tensors of a published checkpoint that no module uses, in its order."""
+        """Tensors of a published checkpoint that no module uses, in the checkpoint's order."""
         path = _file(self.folder, KEPT)
         if not path.is_file():
             return {}
@@ -96,7 +96,7 @@ class Checkpoint:
             return {key: tensors[key] for key in json.loads(metadata["order"])}
 
     def read_classifier(self, backbone: nn.Module, device: torch.device) -> TextClassifier | None:
-        """The label space as text embeddings, so that neither tokenizer nor text tower is needed; None if not saved."""
+        """The saved text embeddings of the label space, which replace tokenizer and text tower; None if not saved."""
         path = _file(self.folder, CLASSIFIER)
         if not path.is_file():
             return None
@@ -125,15 +125,15 @@ def save_checkpoint(
     classifier: TextClassifier | None,
     published: PublishedWeights | None,
 ) -> None:
-    """Write a checkpoint in one piece; an earlier checkpoint at the same place is replaced.
+    """Write a checkpoint atomically; an earlier checkpoint in the same folder is replaced.
 
     Args:
-        folder: where.
-        plan, backbone, head, trained, kept, classifier: of the pipeline.
-        published: leave out the backbone's weights, which these are; None writes them.
+        folder: the target folder.
+        plan, backbone, head, trained, kept, classifier: parts of the pipeline.
+        published: the published weights of the backbone, which are then omitted; None saves the backbone's weights.
 
     Raises:
-        DataError: the folder exists and is something else, or cannot be written.
+        DataError: the folder exists and is no checkpoint, or cannot be written.
         NonFiniteError: weights are NaN or infinite.
     """
     for name, module in ((BACKBONE, backbone), (HEAD, head)):
@@ -153,16 +153,16 @@ def save_checkpoint(
 
 
 def read_checkpoint(folder: str | Path) -> Checkpoint:
-    """Read what a checkpoint says about itself, without its weights.
+    """Read a checkpoint's plan and metadata, without its weights.
 
     Raises:
-        WeightsError: the folder has no plan, or the plan is damaged.
+        WeightsError: the plan is missing or damaged.
     """
     folder = Path(folder)
     marker = _file(folder, MARKER)
     if not marker.is_file():
         below = sorted(str(path.parent) for path in folder.glob(f"*/{MARKER}"))
-        hint = f"; saved pipelines lie in {', '.join(below)}" if below else ""
+        hint = f"; saved pipelines are in {', '.join(below)}" if below else ""
         raise WeightsError(f"{folder}: no saved pipeline here ({MARKER} is missing){hint}")
     try:
         plan = Plan.from_json(marker.read_text(encoding="utf-8"))
@@ -174,16 +174,16 @@ def read_checkpoint(folder: str | Path) -> Checkpoint:
 
 
 def _file(folder: Path, name: str) -> Path:
-    """A file of a checkpoint. The hub's cache has links in `snapshots/REVISION` to `blobs` beside it.
+    """Path of a checkpoint file. In the hub's cache, files in `snapshots/REVISION` link to its `blobs` folder.
 
     Raises:
-        WeightsError: it is a link to elsewhere.
+        WeightsError: the file links to another place.
     """
     root = folder.resolve()
     root = root.parents[1] if root.parent.name == "snapshots" and (root.parents[1] / "blobs").is_dir() else root
     path = folder / name
     if not path.resolve().is_relative_to(root):
-        raise WeightsError(f"{path} is a link out of the folder; put a copy of the file in its place")
+        raise WeightsError(f"{path} is a link out of the folder; replace it by a copy of the file")
     return path
 
 
@@ -206,10 +206,8 @@ def _written_here(path: Path) -> Generator[None]:
 def _named_faults(folder: str | Path) -> Generator[None]:
     try:
         yield
-    except (OSError, SafetensorError) as error:  # safetensors has no other error for a full disk
-        raise DataError(
-            f"{folder}: the pipeline cannot be written: {error}; one that was there is as it was"
-        ) from error
+    except (OSError, SafetensorError) as error:  # safetensors raises its own error for a full disk
+        raise DataError(f"{folder}: the pipeline cannot be written: {error}; an earlier one is unchanged") from error
 
 
 def _write(path: Path, state: Mapping[str, Tensor], metadata: dict[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""From a plan to a pipeline."""
+"""Composes and loads pipelines."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ from clouds.core.system.cpu import warn_of_slow_dtype
 from clouds.core.system.errors import ConfigError
 
 _TRAINING_ONLY = (Kind.GENERATOR, Kind.REFINER, Kind.PROMPTER)
-_SHOWN = 300  # characters of options and of an error of another library
 
 
 def compose(
@@ -45,15 +44,15 @@ def compose(
     Args:
         backbone, head, generator, refiner, prompter: a name of the catalog, `{"name": ..., **options}`, or a ready
             module. Generator, refiner and prompter are optional.
-        labels: a built-in label space or any `LabelSpace`; also class names, a table, or a TOML file that holds one,
-            see `clouds.core.contract.label_table`.
-        pretrained: load published weights; False gives random ones and downloads nothing.
-        device: `"auto"` takes CUDA, then Apple's GPU, then the CPU.
+        labels: a built-in label space, a `LabelSpace`, class names, a table, or a TOML file, see
+            `clouds.core.contract.label_table`.
+        pretrained: load published weights; False initialises randomly and downloads nothing.
+        device: `"auto"` prefers CUDA, then Apple's GPU, then the CPU.
         dtype: autocast type of the forward pass, or None for float32.
-        catalog: where names are looked up; None takes built-ins and installed plugins.
+        catalog: catalog of components; None uses built-ins and installed plugins.
 
     Raises:
-        PlanError: with every fault at once, before anything heavy is imported or built.
+        PlanError: lists every fault, before anything heavy is imported or built.
 
     Warns:
         SlowDtypeWarning: the CPU has no instructions for `dtype`.
@@ -82,24 +81,24 @@ def load(
     ready: Mapping[str, object] | None = None,
     trust: Iterable[str] = (),
 ) -> Pipeline:
-    """Load a pipeline that `Pipeline.save` wrote.
+    """Load a pipeline written by `Pipeline.save`.
 
-    The plan of the folder may be a stranger's: by itself it builds networks from the weights beside it, and nothing
-    else. A part that reaches out of the folder (a server, a file, published weights) needs consent. Generator, refiner
-    and prompter, which only make training data, are built when they are first asked for.
+    The plan may come from a stranger, so without consent it only builds networks from the weights in the folder.
+    Parts that access anything else (a server, a file, published weights) need consent. Generator, refiner and prompter,
+    which are needed for training only, are built on first use.
 
     Args:
         path: the folder.
         device: see `compose`.
         catalog: see `compose`.
-        ready: parts by kind that take the place of the plan's: what `compose` takes, or modules, for those that were
-            ready modules when the pipeline was composed.
-        trust: kinds of parts that may do what the plan says, such as `("prompter",)`.
+        ready: parts by kind that replace the plan's, in the forms that `compose` accepts. Parts that were ready modules
+            when the pipeline was composed must be passed here.
+        trust: kinds of parts that may access resources outside the folder, such as `("prompter",)`.
 
     Raises:
         WeightsError: a file is missing, damaged, or does not fit the plan.
-        PlanError: a component of the plan is not installed, or has not the plan's options.
-        TrustError: a part reaches out of the folder, and is not in `trust`.
+        PlanError: a component of the plan is not installed, or lacks an option of the plan.
+        TrustError: a part accesses resources outside the folder and is not in `trust`.
     """
     found = catalog or Catalog.from_environment()
     checkpoint = read_checkpoint(path)
@@ -129,7 +128,7 @@ def load(
 
 
 def _replace(plan: Plan, ready: Mapping[str, object], catalog: Catalog) -> tuple[Plan, dict[Kind, object]]:
-    """The plan with the parts that the caller passes anew, and those of them that are modules."""
+    """Replace parts of a plan by the caller's; also returns those that are ready modules."""
     modules: dict[Kind, object] = {}
     parts = dict(plan.parts)
     for kind, value in ((Kind(kind), value) for kind, value in ready.items()):
@@ -146,7 +145,7 @@ def _replace(plan: Plan, ready: Mapping[str, object], catalog: Catalog) -> tuple
 def _build(
     plan: Plan, kinds: list[Kind], ready: Mapping[Kind, object], catalog: Catalog, consent: Consent | None = None
 ) -> dict[Kind, Any]:
-    """Build parts of a plan; the head comes last because it is made for the backbone's features."""
+    """Build parts of a plan; the head comes last because it depends on the backbone's features."""
     lacking = [kind for kind in kinds if kind not in plan.parts]
     if lacking:
         raise PlanError(
@@ -168,6 +167,6 @@ def _build(
 
 
 def _given(backbone: Backbone | None, label_space: LabelSpace) -> dict[str, Any]:
-    """What factories are told: the label space, and for heads the backbone's features and the width of its texts."""
+    """Arguments that factories may take: label space, and the backbone's features and text width."""
     width = backbone.embed_text([]).shape[1] if isinstance(backbone, TextEncoder) else None
     return {"features": None if backbone is None else backbone.features, "text_width": width, "labels": label_space}

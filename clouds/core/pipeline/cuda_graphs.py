@@ -1,7 +1,7 @@
-"""Forward passes recorded as CUDA graphs, for networks whose single kernels are shorter than their launches."""
+"""Records forward passes as CUDA graphs, for networks whose kernels take less time than their launches."""
 
 # pyright: reportUnknownMemberType=false
-# (torch is typed in parts only)
+# (torch has incomplete types)
 
 from __future__ import annotations
 
@@ -19,28 +19,27 @@ from clouds.core.system.errors import ConfigError
 
 @define(eq=False)
 class _Recording:
-    """A graph, and the memory that it reads its input from and writes its outputs to."""
+    """A graph with its input and output memory."""
 
     graph: torch.cuda.CUDAGraph
     images: Tensor
     outputs: tuple[Tensor, ...]
 
     def replay(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Outputs in memory of their own, because the next replay overwrites the recording's."""
+        """Run the graph; outputs are copied because the next replay overwrites them."""
         self.images.copy_(images)
         self.graph.replay()
         return tuple(output.clone() for output in self.outputs)
 
 
 class CudaGraphs:
-    """Runs a network on batches: eagerly on the first of a shape, and as a recorded graph on the second and all later.
+    """Runs a network eagerly on the first batch of a shape, and as a recorded graph on all later ones.
 
-    A shape that comes once costs nothing beyond its eager run. All recordings are dropped when a parameter or buffer
-    lies elsewhere or has another dtype, when a module goes from training to evaluation or back, and when the type of
-    `torch.autocast` changes.
+    Shapes that occur once thus cost nothing extra. All recordings are dropped when a parameter or buffer changes its
+    address or dtype, a module switches between training and evaluation, or the type of `torch.autocast` changes.
 
     Args:
-        limit: recordings that are kept, at least 1; the least recently used goes first.
+        limit: maximum number of recordings, at least 1; the least recently used is dropped first.
     """
 
     def __init__(self, limit: int) -> None:
@@ -50,11 +49,11 @@ class CudaGraphs:
         self._state: Hashable = None
 
     def __call__(self, network: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
-        """What `network(images)` returns, which is a tuple of tensors.
+        """Compute `network(images)`, a tuple of tensors.
 
         Args:
-            network: waits for nothing on the GPU, and copies nothing to it, in its forward pass.
-            images: on a CUDA device.
+            network: its forward pass must not synchronise with the GPU or copy data to it.
+            images: a batch on a CUDA device.
 
         Raises:
             ConfigError: the network cannot be recorded.
@@ -72,7 +71,7 @@ class CudaGraphs:
         if recording is None:
             while len(self._recordings) >= self.limit:
                 self._recordings.popitem(last=False)
-            # Recordings are replayed one at a time, and their outputs are never freed: so they can share memory.
+            # Recordings are replayed one at a time and their outputs are never freed, so they can share memory.
             shared = next(iter(self._recordings.values()), None)
             recording = _record(network, images, None if shared is None else shared.graph.pool())
         self._recordings[form] = recording
@@ -80,7 +79,7 @@ class CudaGraphs:
 
 
 def _state(network: nn.Module, device: torch.device) -> Hashable:
-    """What a recording depends on beside its input."""
+    """Everything that a recording depends on besides its input."""
     tensors: Iterable[Tensor] = chain(network.parameters(), network.buffers())
     places = tuple((one.data_ptr(), one.dtype) for one in tensors)
     training = tuple(module.training for module in network.modules())
@@ -93,24 +92,24 @@ def _record(network: nn.Module, images: Tensor, pool: Any) -> _Recording:
     static = images.clone()
     graph = torch.cuda.CUDAGraph()
     try:
-        # Autocast keeps no converted weights meanwhile: they would lie outside of the recording, and be freed.
+        # Autocast must not cache converted weights: they would be allocated outside the recording, then freed.
         with (
             torch.cuda.device(images.device),
             torch.autocast(kind, dtype=torch.get_autocast_dtype(kind), enabled=enabled, cache_enabled=False),
         ):
-            stream = torch.cuda.Stream()  # what is made at a first call is made before the recording
+            stream = torch.cuda.Stream()  # warm-up: lazy initialisation happens before the recording
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
                 network(static)
             torch.cuda.current_stream().wait_stream(stream)
-            # Other threads may use the GPU meanwhile, such as one that reads images.
+            # "thread_local": other threads, such as image readers, may use the GPU meanwhile.
             with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
                 outputs = network(static)
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
         raise ConfigError(
-            f"no CUDA graph of images {tuple(images.shape)} can be recorded: {error}; a part of the network waits for "
-            "the GPU, or copies to it, in its forward pass. pipeline.use_cuda_graphs(0) goes without"
+            f"no CUDA graph of images {tuple(images.shape)} can be recorded: {error}; the network's forward pass waits "
+            "for the GPU or copies to it. pipeline.use_cuda_graphs(0) switches CUDA graphs off"
         ) from error
     return _Recording(graph, static, outputs)

@@ -1,7 +1,7 @@
-"""A composed pipeline."""
+"""Composed pipelines: prediction, label spaces, saving."""
 
 # pyright: reportUnknownMemberType=false
-# (torch and safetensors are typed in parts only)
+# (torch and safetensors have incomplete types)
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from clouds.core.contract.interfaces import Backbone, Generator, Head, Prompter,
 from clouds.core.contract.labels import LabelSpace
 from clouds.core.contract.plan import Plan
 from clouds.core.contract.records import HeadOutput
+from clouds.core.contract.tensors import image_tensor
 from clouds.core.pipeline.checkpoint import save_checkpoint
 from clouds.core.pipeline.cuda_graphs import CudaGraphs
 from clouds.core.pipeline.prediction import ImageLike, InputImage, Prediction, require_finite, segment_windows
@@ -44,10 +45,10 @@ from clouds.core.system.images import MAX_PIXELS, find_pictures
 
 
 class Pipeline:
-    """Backbone and head, with the generator, refiner and prompter that make their training data.
+    """Backbone and head, with the generator, refiner and prompter that produce their training data.
 
-    Made by `clouds.compose` and `clouds.load`. `trained` says whether the head was trained; whoever trains it in a
-    loop of their own sets it. `kept` holds the tensors of a published checkpoint that no module uses.
+    Created by `clouds.compose` and `clouds.load`. `trained` tells whether the head was trained; custom training loops
+    set it. `kept` holds the tensors of a published checkpoint that no module uses.
     """
 
     def __init__(
@@ -67,14 +68,14 @@ class Pipeline:
         self.trained = self._warned = False
         self.kept: dict[str, Tensor] = {}
         self._graphs: CudaGraphs | None = None
-        self._network: tuple[object, Network] | None = None  # what graphs are recorded of, and what it is made of
+        self._network: tuple[object, Network] | None = None  # module of the CUDA graphs, and its parts
         self._classifier = classifier
         self._deferred = dict(deferred or {})
         self._helpers: dict[Kind, Any] = {kind: _place(part, device) for kind, part in (helpers or {}).items()}
 
     @property
     def backbone(self) -> Backbone:
-        """Makes features of images."""
+        """Computes features from images."""
         return self.segmenter.backbone
 
     @backbone.setter
@@ -83,7 +84,7 @@ class Pipeline:
 
     @property
     def head(self) -> Head:
-        """Makes masks and classes of features."""
+        """Predicts masks and classes from features."""
         return self.segmenter.head
 
     @head.setter
@@ -92,12 +93,12 @@ class Pipeline:
 
     @property
     def labels(self) -> LabelSpace:
-        """The label space of every prediction."""
+        """Label space of the predictions."""
         return self.plan.labels
 
     @property
     def generator(self) -> Generator | None:
-        """Makes pictures from prompts, or None."""
+        """Generates images from prompts, or None."""
         return self._helper(Kind.GENERATOR)
 
     @property
@@ -112,13 +113,13 @@ class Pipeline:
 
     @property
     def classifier(self) -> TextClassifier | None:
-        """The label space as text embeddings, made once, when it is first asked for; None when the head uses none."""
+        """Text embeddings of the label space, computed on first access; None if the head uses no text."""
         if self._classifier is None and self.head.uses_text:
             self._classifier = self._embed_labels()
         return self._classifier
 
     def with_labels(self, labels: LabelSpace) -> Pipeline:
-        """The same modules for another label space (open vocabulary).
+        """A pipeline with the same modules for another label space (open vocabulary).
 
         Raises:
             ConfigError: the head's classes are fixed.
@@ -136,25 +137,26 @@ class Pipeline:
         return other
 
     def forward(self, images: Sequence[UInt8[Tensor, "3 _ _"]]) -> HeadOutput:
-        """Masks and classes of images of any sizes: padded bottom and right with the backbone's mean to a multiple
-        of the backbone's `size_divisor` of the largest. The outputs are at a quarter of that network size."""
+        """Predict masks and classes for images of any sizes, at a quarter of the network size.
+
+        Images are padded at bottom and right with the backbone's mean; the network size is the largest height and
+        width, rounded up to a multiple of `size_divisor`."""
         classifier = self.classifier
         with self.autocast():
             return self.segmenter(self.pad(images), classifier)
 
     def as_module(self) -> Network:
-        """What `forward` does to a padded batch, as one module in eval mode to compile or export: see `Network`."""
+        """The forward pass on a padded batch as one module in eval mode, to compile or export; see `Network`."""
         return Network(self.segmenter, self.classifier)
 
     def use_cuda_graphs(self, limit: int = 8) -> None:
         """Let `predict` and `predict_many` replay recorded forward passes: one launch instead of one per kernel.
 
-        A forward pass is recorded when a network size and batch size comes for the second time. Recordings hold memory
-        of the GPU; they are dropped when weights are replaced, moved or converted, and weights that are changed in
-        place are read as they are.
+        A forward pass is recorded when a network size and batch size occurs for the second time. Recordings occupy GPU
+        memory. They are dropped when weights are replaced, moved or converted; in-place changes of weights take effect.
 
         Args:
-            limit: recordings that are kept; the least recently used goes first. 0 switches them off.
+            limit: maximum number of recordings; the least recently used is dropped first. 0 switches them off.
 
         Raises:
             ConfigError: the pipeline is not on a CUDA device, or `limit` is negative.
@@ -169,28 +171,28 @@ class Pipeline:
         self._graphs = CudaGraphs(limit) if limit else None
 
     def autocast(self) -> torch.autocast:
-        """The context of every forward pass: reduced precision when the plan asks for it."""
+        """Context of the forward pass: reduced precision if the plan has a dtype."""
         dtype = getattr(torch, self.plan.dtype) if self.plan.dtype else None
         return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
 
     def pad(self, images: Sequence[UInt8[Tensor, "3 _ _"]]) -> Float[Tensor, "b 3 h w"]:
-        """One float batch (0..255), padded bottom and right with the backbone's mean, which normalises to 0."""
+        """Stack images to a float batch (0..255), padded at bottom and right with the mean, which normalises to 0."""
         return self.segmenter.pad(images)
 
     def predict(
         self, image: ImageLike, *, short_side: int | None = None, window: int = 2048, max_pixels: int = MAX_PIXELS
     ) -> Prediction:
-        """Segment one image, at its own size.
+        """Segment one image at its own size.
 
         Args:
             image: path, PIL image, uint8 array "h w 3" or uint8 tensor "3 h w" (RGB).
             short_side: resize the short side to this many pixels before the network; None keeps the image's size.
-            window: images of more than window x window pixels are segmented in overlapping windows of that side.
-            max_pixels: a file, a PIL image or a resized image with more is refused, before it takes the memory.
+            window: images with more than window x window pixels are segmented in overlapping windows of that side.
+            max_pixels: files, PIL images or resized images with more pixels are refused before they are decoded.
 
         Raises:
-            DataError: the image cannot be read or has another form; `short_side` or `window` is no whole number from 1.
-            NonFiniteError: the network's output for it is NaN or infinite.
+            DataError: the image cannot be read or has another form, or `short_side` or `window` is not an int >= 1.
+            NonFiniteError: the network's output is NaN or infinite.
         """
         self._start_predicting(short_side=short_side, window=window)
         return self._predict([InputImage.read(image, short_side=short_side, max_pixels=max_pixels)], window)[0]
@@ -204,30 +206,30 @@ class Pipeline:
         window: int = 2048,
         max_pixels: int = MAX_PIXELS,
     ) -> Iterator[Prediction]:
-        """Segment images in batches: the predictions that `predict` makes, one after the other, in order.
+        """Segment images in batches and yield the predictions of `predict`, in order.
 
-        Images of one size after resizing and padding share a batch, so that each is padded as it is alone; a batch may
-        round its sums in another order. The next images are taken, read and decoded in a thread meanwhile. At most
-        3 x `batch_size` images are held at a time, so that an endless iterator of mixed sizes is answered as it comes.
+        A batch holds images of one padded size, so that each image is padded as in `predict`; only rounding may differ.
+        A thread reads and decodes the next images meanwhile. At most 3 x `batch_size` images are held at a time, so
+        endless iterators of mixed sizes work.
 
             for prediction in pipeline.predict_many("photos/*.jpg", batch_size=4):
                 prediction.overlay().save(f"{prediction.path.stem}.png")
 
         Args:
-            images: a folder, a glob pattern (`**` for any folders), or images in any form that `predict` takes.
-            batch_size: images that go through the network at once. One in windows goes alone.
+            images: a folder, a glob pattern (`**` for any folders), or images in any form that `predict` accepts.
+            batch_size: images per forward pass; an image in windows is processed alone.
             short_side, window, max_pixels: as in `predict`.
 
         Raises:
-            DataError: the folder or pattern has no picture; `batch_size`, `short_side` or `window` is less than 1; or
-                an image cannot be read, after the predictions of those before it. It names path or position.
-            NonFiniteError: as `predict`.
+            DataError: the folder or pattern has no images; `batch_size`, `short_side` or `window` is less than 1; or an
+                image cannot be read. The latter names path or position and follows all earlier predictions.
+            NonFiniteError: as in `predict`.
         """
         if batch_size < 1:
             raise DataError(f"batch_size is {batch_size}; expected at least 1 image")
         self._start_predicting(short_side=short_side, window=window)
         read = partial(_read, short_side=short_side, max_pixels=max_pixels)
-        pictures = read_ahead(read, enumerate(_listed(images)), count=batch_size)
+        pictures = read_ahead(read, enumerate(_find_images(images)), count=batch_size)
         return answer_in_batches(
             pictures,
             lambda batch: self._predict(batch, window),
@@ -236,16 +238,16 @@ class Pipeline:
         )
 
     def save(self, path: str | Path, include_frozen: bool = True, *, catalog: Catalog | None = None) -> None:
-        """Write plan and weights to a folder, in one piece; an earlier pipeline at that place is replaced.
+        """Write plan and weights to a folder atomically; an earlier pipeline in that folder is replaced.
 
         Args:
             path: the folder.
-            include_frozen: False leaves out a frozen backbone whose weights are the published ones. They are got
-                once more to compare; a digest of them is saved, and compared again by `clouds.load`, which gets them.
-            catalog: where the backbone's name is looked up then; see `clouds.compose`.
+            include_frozen: False omits a frozen backbone with published weights. They are downloaded again to compare;
+                their digest is saved so that `clouds.load` can verify its own download.
+            catalog: catalog for `include_frozen=False`; see `clouds.compose`.
 
         Raises:
-            DataError: the folder exists and holds something else.
+            DataError: the folder exists and is not a saved pipeline.
             WeightsError: `include_frozen=False`, but the backbone is not frozen, or not the published one.
             NonFiniteError: weights are NaN or infinite.
         """
@@ -262,11 +264,11 @@ class Pipeline:
         )
 
     def to_reference_state_dict(self) -> dict[str, Tensor]:
-        """The weights under the names of the published implementation, in its order; not copied, as in `state_dict`.
+        """The weights with the keys and order of the published implementation; not copied, as in `state_dict`.
 
-        The order is backbone, `sem_seg_head`, `sem_seg_head_ema`, `criterion`, `void_embedding`, `sam`; a checkpoint
-        that was read comes back with its keys and bits. `criterion.empty_weight` and `void_embedding.weight` are made
-        when absent, so that the published code loads the state dict strictly.
+        The order is backbone, `sem_seg_head`, `sem_seg_head_ema`, `criterion`, `void_embedding`, `sam`. An imported
+        checkpoint is reproduced key by key and bit by bit. Missing `criterion.empty_weight` and `void_embedding.weight`
+        are added, so that the published code can load strictly.
 
         Raises:
             ConfigError: the published implementation has no such backbone or head.
@@ -289,27 +291,27 @@ class Pipeline:
         )
 
     def _predict(self, pictures: Sequence[InputImage], window: int) -> list[Prediction]:
-        """Of pictures that the network takes at once, or of a single one in windows."""
+        """Predict a batch in one forward pass, or a single large image in windows."""
         if not pictures[0].exceeds(window):
             return self._segment(pictures)
         return [segment_windows(one, lambda seen: self._segment([seen])[0], window, self.labels) for one in pictures]
 
     def _segment(self, pictures: Sequence[InputImage]) -> list[Prediction]:
-        with torch.inference_mode(), _evaluating(self.backbone, self.head):
-            output = self._infer([_to_tensor(one.resized, self.device) for one in pictures])
+        with torch.inference_mode(), _eval_mode(self.backbone, self.head):
+            output = self._infer([image_tensor(one.resized).to(self.device) for one in pictures])
             masks = [
                 ImageMasks(output=output.image(index), valid_size=one.valid_size, size=one.size)
                 for index, one in enumerate(pictures)
             ]
             labels = [self.head.segment(one.output, one.valid_size, one.size) for one in masks]
-            require_finite(output, pictures)  # last: it waits for the device, on which labels are under way
+            require_finite(output, pictures)  # last, because it waits for the device
         return [
             Prediction(
                 labels=found.cpu().numpy(),
                 image=picture.pixels,
                 label_space=self.labels,
                 compute_scores=partial(self._scores, one),
-                find_masks=partial(_itself, one),
+                find_masks=partial(_return_masks, one),
                 path=picture.path,
             )
             for picture, one, found in zip(pictures, masks, labels, strict=True)
@@ -352,7 +354,7 @@ class Pipeline:
         return self._helpers.get(kind)
 
 
-def _listed(images: str | os.PathLike[str] | Iterable[ImageLike]) -> Iterable[ImageLike]:
+def _find_images(images: str | os.PathLike[str] | Iterable[ImageLike]) -> Iterable[ImageLike]:
     if isinstance(images, (str, os.PathLike)):
         try:
             return find_pictures(images)
@@ -371,7 +373,7 @@ def _read(numbered: tuple[int, ImageLike], *, short_side: int | None, max_pixels
     return InputImage.read(image, short_side=short_side, name=f"image {position}", max_pixels=max_pixels)
 
 
-def _itself(masks: ImageMasks) -> ImageMasks:
+def _return_masks(masks: ImageMasks) -> ImageMasks:
     return masks
 
 
@@ -379,13 +381,9 @@ def _place(part: object, device: torch.device) -> object:
     return part.to(device) if isinstance(part, nn.Module) else part
 
 
-def _to_tensor(pixels: np.ndarray, device: torch.device) -> Tensor:
-    return torch.from_numpy(np.array(pixels, order="C")).to(device).permute(2, 0, 1)  # arrays may be read-only
-
-
 @contextmanager
-def _evaluating(*modules: nn.Module) -> GeneratorOf[None]:
-    """Eval mode for the block, then back to what each module was in."""
+def _eval_mode(*modules: nn.Module) -> GeneratorOf[None]:
+    """Eval mode within the block; afterwards each module returns to its earlier mode."""
     were = [part for module in modules for part in module.modules() if part.training]
     for module in modules if were else ():
         module.eval()

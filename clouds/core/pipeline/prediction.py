@@ -1,7 +1,7 @@
-"""Pictures on their way into a pipeline, and the predictions that come out."""
+"""Input images and predictions of a pipeline."""
 
 # pyright: reportUnknownMemberType=false
-# (torch is typed in parts only)
+# (torch has incomplete types)
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from clouds.core.pipeline.windows import Window, resampled, sliding_windows
 from clouds.core.system.errors import DataError, NonFiniteError
 from clouds.core.system.images import MAX_PIXELS, read_image, short_side_size, to_rgb
 
-_OVERLAP = 256  # pixels; half of it is the least context that a pixel of a window's core has
+_OVERLAP = 256  # pixels; each pixel of a window's core has at least half of it as context
 ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray | Tensor
 
 
 @frozen(eq=False, kw_only=True)
 class InputImage:
-    """An image as it was read, and as the network is to see it.
+    """An image as read, and resized for the network.
 
     Attributes:
         pixels: RGB, at the image's own size.
-        resized: the same after resizing; the same array when nothing is resized.
-        path: the file that it was read from, or None.
+        resized: network input; the same array as `pixels` if nothing is resized.
+        path: the image file, or None.
     """
 
     pixels: UInt8[np.ndarray, "h w 3"]
@@ -48,37 +48,37 @@ class InputImage:
     def read(
         cls, image: ImageLike, *, short_side: int | None = None, name: str = "image", max_pixels: int = MAX_PIXELS
     ) -> InputImage:
-        """Read and resize an image in any form. Raises `DataError` with the path of a file, or `name`."""
+        """Read and resize an image in any form. Raises `DataError` with the file's path or `name`."""
         pixels = to_pixels(image, name=name, max_pixels=max_pixels)
         path = Path(image) if isinstance(image, (str, os.PathLike)) else None
         resized = _resize_short_side(pixels, short_side, str(path or name), max_pixels)
         return cls(pixels=pixels, resized=resized, path=path)
 
     def exceeds(self, window: int) -> bool:
-        """Whether it has more pixels than a window of this side, so that it is segmented in windows."""
+        """Whether the image has more pixels than a square window of this side, and so needs windows."""
         return math.prod(self.valid_size) > window**2
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) of the image, and of its answer."""
+        """(height, width) of the image and of its prediction."""
         return self.pixels.shape[0], self.pixels.shape[1]
 
     @property
     def valid_size(self) -> tuple[int, int]:
-        """(height, width) that the network sees, before padding."""
+        """(height, width) of the network input before padding."""
         return self.resized.shape[0], self.resized.shape[1]
 
 
 def require_finite(output: HeadOutput, pictures: Sequence[InputImage]) -> None:
-    """Refuse a network's output that is no number: every pixel of it would be of class 0.
+    """Refuse NaN or infinite network output, which would give class 0 at every pixel.
 
     Raises:
         NonFiniteError: names the image.
     """
-    # "b 3": the least and the largest mask logit of each image, which a NaN becomes, and its classes' probabilities.
+    # Per image "b 3": smallest and largest mask logit, and the sum of class probabilities; NaN propagates to them.
     extremes = [*output.mask_logits.flatten(1).aminmax(dim=1), output.class_logits.softmax(-1).flatten(1).sum(1)]
     finite = torch.stack([one.float() for one in extremes], 1).isfinite().all(1)
-    for picture, good in zip(pictures, cast("list[bool]", finite.tolist()), strict=True):  # one wait for the device
+    for picture, good in zip(pictures, cast("list[bool]", finite.tolist()), strict=True):  # synchronises once
         if not good:
             raise NonFiniteError(
                 f"{picture.path or 'image'}: the network's output is not finite (NaN or infinite); its weights are "
@@ -88,15 +88,15 @@ def require_finite(output: HeadOutput, pictures: Sequence[InputImage]) -> None:
 
 @frozen(eq=False, kw_only=True)
 class Prediction:
-    """The segmentation of one image, at the image's own size.
+    """The segmentation of one image at its own size.
 
     Attributes:
         labels: uint8 "h w", train ids.
-        image: uint8 "h w 3", RGB: what was segmented.
-        label_space: what the train ids mean.
-        compute_scores: makes the answer of `scores`.
-        find_masks: gives the masks that `instances` and `panoptic` are made from.
-        path: the file that the image was read from; None when it came otherwise.
+        image: uint8 "h w 3", RGB: the segmented image.
+        label_space: classes of the train ids.
+        compute_scores: computes the result of `scores`.
+        find_masks: returns the masks for `instances` and `panoptic`.
+        path: the image file, or None.
     """
 
     labels: UInt8[np.ndarray, "h w"]
@@ -111,7 +111,7 @@ class Prediction:
         return self.compute_scores()
 
     def instances(self, *, top: int = 100) -> Instances:
-        """The best `top` instances, of the classes that are things in the label space (of all when none is).
+        """The best `top` instances of the label space's thing classes (of all classes if it has none).
 
         Raises:
             ConfigError: `top` is less than 1.
@@ -120,11 +120,11 @@ class Prediction:
         return find_instances(self.find_masks(), self.label_space, top=top)
 
     def panoptic(self, *, object_mask_threshold: float = 0.8, overlap_threshold: float = 0.8) -> Panoptic:
-        """Segments without overlap: single things, and whatever there is of each other class.
+        """Segments without overlap: one per thing instance, and one per stuff class.
 
         Args:
-            object_mask_threshold: masks whose class is not more probable than this are left out.
-            overlap_threshold: so are masks of which less than this share is left by the others.
+            object_mask_threshold: masks need a class probability above this.
+            overlap_threshold: masks need at least this share of their pixels not covered by other masks.
 
         Raises:
             ConfigError: a threshold is not in 0..1.
@@ -138,25 +138,25 @@ class Prediction:
         )
 
     def overlay(self, *, opacity: float = 0.5) -> Image.Image:
-        """The image with the palette's colours over it; `opacity` in 0..1."""
+        """Blend the image with the palette's colours; `opacity` in 0..1."""
         return Image.fromarray(overlaid(self.image, self.labels, self.label_space, opacity=opacity))
 
 
 def overlaid(
     image: UInt8[np.ndarray, "h w 3"], label_map: UInt8[np.ndarray, "h w"], label_space: LabelSpace, *, opacity: float
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """The image with the palette's colours over it, `opacity` in 0..1; 255 is black."""
+    """Blend the image with the palette's colours, `opacity` in 0..1; 255 is black."""
     colors = label_space.color_table().astype(np.float32)
     blend = image * (1 - opacity) + colors[label_map] * opacity
     return np.clip(blend.round(), 0, 255).astype(np.uint8)
 
 
 def to_pixels(image: ImageLike, *, name: str = "image", max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarray, "h w 3"]:
-    """Bring every accepted form of an image to a uint8 array "h w 3", RGB; each form gives the same pixels.
+    """Convert every accepted form of an image to a uint8 array "h w 3", RGB; all forms give the same pixels.
 
     Raises:
-        DataError: another form, with the path of a file, or `name`. For files and PIL images, see
-            `clouds.core.system.images`.
+        DataError: the image has another form, or cannot be read (see `clouds.core.system.images`). The message has the
+            file's path or `name`.
     """
     if isinstance(image, (str, os.PathLike)):
         return read_image(image, max_pixels=max_pixels)
@@ -178,13 +178,13 @@ def to_pixels(image: ImageLike, *, name: str = "image", max_pixels: int = MAX_PI
 def segment_windows(
     picture: InputImage, segment: Callable[[InputImage], Prediction], side: int, label_space: LabelSpace
 ) -> Prediction:
-    """Segment overlapping windows one after the other; scores are made again when asked for, to bound the memory.
+    """Segment overlapping windows one by one; `scores` recomputes them, which limits the memory.
 
     Args:
-        picture: larger than one window.
-        segment: predicts what one window shows.
-        side: of a window, in pixels.
-        label_space: of the prediction.
+        picture: an image larger than one window.
+        segment: predicts one window.
+        side: side of a window in pixels.
+        label_space: label space of the prediction.
     """
     pixels, whole, size = picture.resized, picture.valid_size, picture.size
     windows = list(sliding_windows(*whole, side=side, overlap=min(_OVERLAP, side // 4)))
@@ -207,7 +207,7 @@ def segment_windows(
     if whole == size:
         for window in windows:
             labels[window.core] = segment_window(window).labels[window.core_in_seen]
-    else:  # labels come after resizing, as everywhere
+    else:  # scores are resized first, as for single images
         for place, found in bands():
             labels[place] = found.argmax(0).numpy()
     return Prediction(

@@ -1,4 +1,4 @@
-"""Frozen backbones that checkpoints leave out, because their weights are published ones."""
+"""Frozen backbones with published weights, which checkpoints may omit."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _REMEDY = "save with include_frozen=True"
 
 
 def find_published(plan: Plan, backbone: Backbone, *, catalog: Catalog | None = None) -> PublishedWeights:
-    """Where the weights of a frozen backbone come from, once they are found to be equal.
+    """Check that a frozen backbone has published weights, and return their origin and digest.
 
-    A backbone that was built without weights is compared with the default ones (`pretrained=True`).
+    A backbone built with `pretrained=False` is compared with the default weights (`pretrained=True`).
 
     Raises:
         WeightsError: the backbone is not frozen, has no published weights, or differs from them.

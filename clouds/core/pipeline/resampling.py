@@ -1,10 +1,10 @@
-"""Bilinear resizing row by row (align_corners=False), so that large results need not exist as a whole.
+"""Bilinear resizing of row ranges (align_corners=False), so that large results are never stored completely.
 
 Bilinear interpolation is separable: rows are interpolated here, columns by torch.
 """
 
 # pyright: reportUnknownMemberType=false
-# (torch is typed in parts only)
+# (torch has incomplete types)
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-_STRIP = 1 << 21  # elements of one strip: 8 MB in float32 bound the memory
+_STRIP = 1 << 21  # elements per strip: at most 8 MB in float32
 
 
 def resized_rows(maps: Float[Tensor, "c h w"], size: tuple[int, int], start: int, stop: int) -> Float[Tensor, "c y x"]:
-    """Rows start..stop of `maps` resized to `size`, without the other rows."""
+    """Rows start..stop of `maps` resized to `size`; only these are computed."""
     return _interpolate(lambda first, last: maps[:, first:last], maps.shape[1], size, start, stop)
 
 
@@ -46,9 +46,10 @@ def interpolate_axis(maps: Float[Tensor, "c h w"], axis: int, positions: Float[T
 
     Args:
         maps: values at pixel centres.
-        axis: 1 for rows, 2 for columns; it gets the length of `positions`.
-        positions: in pixels from the centre of the first; the axis keeps its end values beyond its ends.
+        axis: 1 for rows, 2 for columns; its new length is that of `positions`.
+        positions: in pixels from the first pixel's centre; positions beyond the ends take the end values.
     """
+    # Neighbours below and above each position, then their weighted mean
     last = maps.shape[axis] - 1
     low = positions.floor().long().clamp(0, last)
     high = (low + 1).clamp(max=last)
@@ -58,7 +59,7 @@ def interpolate_axis(maps: Float[Tensor, "c h w"], axis: int, positions: Float[T
 
 
 def strips(height: int, *, elements_per_row: int) -> Iterator[tuple[int, int]]:
-    """Cut 0..height into (start, stop) of some rows each, so that a strip has a bounded number of elements.
+    """Split 0..height into (start, stop) ranges of rows with a bounded number of elements each.
 
     >>> list(strips(5, elements_per_row=1 << 20))
     [(0, 2), (2, 4), (4, 5)]
@@ -70,9 +71,11 @@ def strips(height: int, *, elements_per_row: int) -> Iterator[tuple[int, int]]:
 def _interpolate(
     rows: Callable[[int, int], Tensor], height: int, size: tuple[int, int], start: int, stop: int
 ) -> Tensor:
-    """Rows start..stop of the resize to `size` of a map of `height` rows, of which `rows` gives first..last."""
+    """Output rows start..stop of a map resized to `size`; `rows(first, last)` supplies input rows."""
+    # Source positions of the output rows, in input rows
     wanted = torch.arange(start, stop, dtype=torch.float32)
     source = ((wanted + 0.5) * (height / size[0]) - 0.5).clamp(0, height - 1)
+    # Interpolate rows "c y w", then columns "c y x"
     first, last = int(source[0]), int(source[-1])
     strip = interpolate_axis(rows(first, min(last + 2, height)), 1, source - first)
     return functional.interpolate(strip[None], size=(stop - start, size[1]), mode="bilinear", align_corners=False)[0]

@@ -1,7 +1,7 @@
-"""The one forward pass, shared by pipeline, teacher and learner, and by what is compiled and exported."""
+"""The forward pass shared by pipeline, teacher, learner, compilation and export."""
 
 # pyright: reportUnknownMemberType=false
-# (torch is typed in parts only)
+# (torch has incomplete types)
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from clouds.core.contract.records import HeadOutput
 
 @final
 class Segmenter(nn.Module):
-    """Backbone and head, from a batch of pixels to masks and classes.
+    """Backbone and head: predicts masks and classes from a batch of images.
 
     Args:
-        backbone: makes features.
-        head: makes masks and classes.
+        backbone: computes features.
+        head: predicts masks and classes.
     """
 
     def __init__(self, backbone: Backbone, head: Head) -> None:
@@ -30,16 +30,16 @@ class Segmenter(nn.Module):
         self.head = head
 
     def forward(self, batch: Float[Tensor, "b 3 h w"], classifier: TextClassifier | None = None) -> HeadOutput:
-        """Masks and classes at a quarter of the size.
+        """Masks and classes at a quarter of the input size.
 
         Args:
-            batch: RGB, 0..255; h and w are multiples of the backbone's `size_divisor`, as `pad` makes them.
+            batch: RGB, 0..255; h and w are multiples of the backbone's `size_divisor`, see `pad`.
             classifier: class embeddings, for heads that use text.
         """
         return self.head(self.backbone(batch), classifier)
 
     def pad(self, images: Sequence[UInt8[Tensor, "3 _ _"]]) -> Float[Tensor, "b 3 h w"]:
-        """One float batch (0..255), padded bottom and right with the backbone's mean, which normalises to 0."""
+        """Stack images to a float batch (0..255), padded at bottom and right with the mean, which normalises to 0."""
         height, width = self.network_size([(image.shape[1], image.shape[2]) for image in images])
         batch = self.backbone.mean.expand(len(images), 3, height, width).clone()
         for slot, image in zip(batch, images, strict=True):
@@ -47,7 +47,7 @@ class Segmenter(nn.Module):
         return batch
 
     def network_size(self, sizes: Iterable[tuple[int, int]]) -> tuple[int, int]:
-        """(height, width) that images of these sizes are padded to together."""
+        """(height, width) to which a batch of images with these sizes is padded."""
         divisor = self.backbone.size_divisor
         height, width = (-(-max(sides) // divisor) * divisor for sides in zip(*sizes, strict=True))
         return height, width
@@ -55,17 +55,16 @@ class Segmenter(nn.Module):
 
 @final
 class Network(nn.Module):
-    """A segmenter and its class embeddings as one module of tensors, in eval mode; made by `Pipeline.as_module`.
+    """A segmenter with its class embeddings as one module in eval mode; created by `Pipeline.as_module`.
 
-    It shares the modules of the pipeline, and the class embeddings are buffers of it. Precision is the caller's
-    choice: wrap it in `torch.autocast`, or leave it at float32.
+    It shares the pipeline's modules; class embeddings are buffers. For reduced precision, wrap it in `torch.autocast`.
 
-    `torch.export.export(network, (images,))` and `torch.compile(network, fullgraph=True)` take it as it is; a graph is
-    of one image size.
+    It works with `torch.export.export(network, (images,))` and `torch.compile(network, fullgraph=True)`; each graph is
+    for one image size.
 
     Args:
         segmenter: backbone and head.
-        classifier: class embeddings, for heads that use text; their pooler, if there is one, is the backbone.
+        classifier: class embeddings, for heads that use text; if it has a pooler, this is the backbone.
     """
 
     def __init__(self, segmenter: Segmenter, classifier: TextClassifier | None) -> None:
@@ -81,10 +80,10 @@ class Network(nn.Module):
         self.eval()
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b q k1"], Float[Tensor, "b q h4 w4"]]:
-        """Class logits, the last of which is "no object", and mask logits at a quarter of the size.
+        """Class logits (the last is "no object") and mask logits at a quarter of the input size.
 
         Args:
-            images: RGB, 0..255; h and w are multiples of 32, padded as `Pipeline.pad` does.
+            images: RGB, 0..255; h and w are multiples of 32, padded as by `Pipeline.pad`.
         """
         output = self.segmenter(images, self._classifier())
         return output.class_logits, output.mask_logits

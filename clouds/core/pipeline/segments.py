@@ -1,12 +1,12 @@
 """Instances and panoptic segments from mask predictions (Cheng et al., Mask2Former, CVPR 2022).
 
-Order of work, as published for both: mask logits are resized to the network size, cropped to the image, and resized to
-the size of the answer; then the sigmoid. It is done in strips of rows: no float tensor of [queries x h x w] exists. A
-pixel lies inside a mask where P(mask) >= 0.5, that is, where the logit is >= 0.
+As published, mask logits are resized to the network size, cropped to the image, and resized to the output size; then
+the sigmoid is applied. This happens in strips of rows, so that no float tensor of [queries x h x w] exists. A pixel is
+inside a mask where P(mask) >= 0.5, i.e. where the logit is >= 0.
 """
 
 # pyright: reportUnknownMemberType=false
-# (torch is typed in parts only)
+# (torch has incomplete types)
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _STRIDE = 4  # network pixels per mask pixel, see `HeadOutput`
 
 @frozen(eq=False, kw_only=True)
 class Instances:
-    """Single things, the best first. Masks may overlap, and a mask may appear with several classes.
+    """Instances of things, best first. Masks may overlap, and a mask may appear with several classes.
 
     Attributes:
         labels: train ids.
         scores: in 0..1.
-        masks: where each instance is, at the image's own size.
+        masks: pixels of each instance, at the image's own size.
     """
 
     labels: Int64[np.ndarray, " n"]
@@ -49,9 +49,9 @@ class Segment:
     Attributes:
         id: its value in `Panoptic.segments`, from 1.
         label: train id.
-        is_thing: whether it is one instance; otherwise it is all there is of its class.
-        score: P(class | query), of the best query where several were united.
-        area: pixels.
+        is_thing: whether it is one instance; otherwise it covers its whole class.
+        score: P(class | query), of the best query if several were merged.
+        area: number of pixels.
     """
 
     id: int
@@ -67,7 +67,7 @@ class Panoptic:
 
     Attributes:
         segments: segment id of each pixel, 0 = none, at the image's own size.
-        infos: the segments, by id.
+        infos: the segments, ordered by id.
     """
 
     segments: Int32[np.ndarray, "h w"]
@@ -76,12 +76,12 @@ class Panoptic:
 
 @frozen(eq=False, kw_only=True)
 class ImageMasks:
-    """The masks predicted for one image, and how they lie in it.
+    """The predicted masks of one image, with the sizes needed to resize them.
 
     Attributes:
         output: a batch of one.
         valid_size: (height, width) of the image within the padded network input.
-        size: (height, width) of the answer.
+        size: (height, width) of the result.
     """
 
     output: HeadOutput
@@ -93,10 +93,10 @@ class ImageMasks:
         return self.output.class_logits[0].float().softmax(-1)
 
     def logit_strips(self, queries: Tensor) -> Iterator[tuple[slice, Float[Tensor, "n y w"]]]:
-        """Mask logits of these queries at the size of the answer, some rows at a time, with the rows they are."""
+        """Yield mask logits of the given queries at the output size in strips, each with its rows."""
         logits = self.output.mask_logits[0][queries].float()
         network_size = (logits.shape[1] * _STRIDE, logits.shape[2] * _STRIDE)
-        source_rows = -(-self.valid_size[0] // self.size[0])  # per row of the answer, when it is the smaller one
+        source_rows = -(-self.valid_size[0] // self.size[0])  # input rows per output row when shrinking
         elements = max(1, len(logits)) * max(network_size[1], self.size[1]) * source_rows
         for start, stop in strips(self.size[0], elements_per_row=elements):
             yield slice(start, stop), answer_rows(logits, network_size, self.valid_size, self.size, start, stop)
@@ -104,26 +104,30 @@ class ImageMasks:
 
 @torch.inference_mode()
 def find_instances(found: ImageMasks, labels: LabelSpace, *, top: int) -> Instances:
-    """The best `top` pairs of query and class, among classes that are things (all classes when none is).
+    """The best `top` pairs of query and thing class (any class if the label space has no things).
 
-    score = P(class | query) x mean of P(mask) over the pixels inside the mask. Masks without a pixel are left out.
-    The published code takes `top` pairs of all classes by P(class | query), and of these the things; the scores are
-    the same.
+    score = P(class | query) x mean of P(mask) over the pixels inside the mask. Empty masks are dropped. The published
+    code first takes the `top` pairs of all classes by P(class | query), then drops those that are not things; the
+    scores are the same.
 
     Raises:
         ConfigError: `top` is less than 1.
     """
     if top < 1:
         raise ConfigError(f"top is {top}; expected at least 1 instance")
+    # Class probabilities without "no object" "q k"
     probabilities = found.probabilities()[:, :-1]
     queries, classes = probabilities.shape
+    # Masks "q h w" and the sum of P(mask) inside each "q"
     inside = torch.empty((queries, *found.size), dtype=torch.bool, device=probabilities.device)
     total = torch.zeros(queries, dtype=torch.float64, device=probabilities.device)
     for rows, logits in found.logit_strips(torch.arange(queries, device=probabilities.device)):
         inside[:, rows] = logits >= 0
         total += (logits.sigmoid() * inside[:, rows]).sum((1, 2), dtype=torch.float64)
+    # Scores of all pairs "q k"
     area = inside.sum((1, 2))
     scores = probabilities * (total / area.clamp(min=1))[:, None].float()
+    # The best pairs of thing classes with non-empty masks
     things = torch.tensor(labels.things, device=scores.device)
     allowed = (area > 0)[:, None] & (things | ~things.any())
     best, order = scores.where(allowed, -1.0).flatten().topk(min(top, int(allowed.sum())))
@@ -138,14 +142,13 @@ def find_instances(found: ImageMasks, labels: LabelSpace, *, top: int) -> Instan
 def find_panoptic(
     found: ImageMasks, labels: LabelSpace, *, object_mask_threshold: float, overlap_threshold: float
 ) -> Panoptic:
-    """Masks without overlap.
+    """Resolve overlaps between masks.
 
-    1. A query is kept when its most probable class is not "no object", with a probability above
-       `object_mask_threshold`.
-    2. A pixel goes to the kept query of the largest P(class | query) x P(mask).
-    3. A query makes a segment of those of its pixels that lie inside its mask, unless there is none, or the share
-       (pixels that go to it) / (pixels inside its mask) is below `overlap_threshold`.
-    4. Segments of a class that is no thing are united.
+    1. Keep queries whose most probable class is not "no object" and has a probability above `object_mask_threshold`.
+    2. Assign each pixel to the kept query with the largest P(class | query) x P(mask).
+    3. A query's segment consists of its pixels inside its mask. Drop it if it is empty, or if the share
+       (assigned pixels) / (pixels inside the mask) is below `overlap_threshold`.
+    4. Merge segments of the same stuff class.
 
     Raises:
         ConfigError: a threshold is not in 0..1.
@@ -153,16 +156,19 @@ def find_panoptic(
     for name, value in (("object_mask_threshold", object_mask_threshold), ("overlap_threshold", overlap_threshold)):
         if not 0 <= value <= 1:
             raise ConfigError(f"{name} is {value}; expected a number in 0..1")
+    # Steps 1 and 2: kept queries "n", and the owner of each pixel "h w"
     probabilities = found.probabilities()
     scores, classes = probabilities.max(-1)
     kept = ((classes < probabilities.shape[1] - 1) & (scores > object_mask_threshold)).nonzero()[:, 0]
     owner, share, area = _compete(found, kept, scores[kept])
+    # Steps 3 and 4: queries of each segment
     groups: dict[tuple[int, int], list[int]] = {}
     counted = ((share >= overlap_threshold) & (area > 0)).nonzero()[:, 0]
     for index in cast("list[int]", counted.tolist()):
         label = int(classes[kept[index]])
         groups.setdefault((label, index if labels.things[label] else -1), []).append(index)
-    ids = torch.zeros(len(kept) + 1, dtype=torch.int32, device=owner.device)  # the last is of pixels without an owner
+    # Segment ids of kept queries "n+1"; the last entry, 0, is for pixels without owner (index -1)
+    ids = torch.zeros(len(kept) + 1, dtype=torch.int32, device=owner.device)
     infos: list[Segment] = []
     for number, ((label, _), group) in enumerate(groups.items(), start=1):
         ids[group] = number
@@ -172,15 +178,17 @@ def find_panoptic(
 
 
 def _compete(found: ImageMasks, kept: Tensor, scores: Float[Tensor, " n"]) -> tuple[Tensor, Tensor, Tensor]:
-    """Step 2: which query owns each pixel ("h w", an index of `kept`, or -1 where the winner's mask is not), the share
-    of its mask that each query won, and its pixels."""
+    """Step 2: owner of each pixel ("h w", index into `kept`, or -1 outside the winner's mask), and for each query the
+    share of its mask that it won, and its number of pixels."""
     owner = torch.full(found.size, -1, device=scores.device)
     won, inside, area = (torch.zeros(len(kept), dtype=torch.long, device=scores.device) for _ in range(3))
     for rows, logits in found.logit_strips(kept) if len(kept) else ():
+        # Winning query "y w", and whether the pixel is inside the winner's mask
         winner = (scores[:, None, None] * logits.sigmoid()).argmax(0)
         within = logits >= 0
         owns = within.gather(0, winner[None])[0]
         owner[rows] = winner.where(owns, -1)
+        # Counts per query "n": pixels won, pixels inside the mask, pixels owned
         won += winner.flatten().bincount(minlength=len(kept))
         inside += within.sum((1, 2))
         area += winner[owns].bincount(minlength=len(kept))

@@ -1,10 +1,10 @@
-"""Class embeddings from words: prompts, their average, and a cache on disk.
+"""Class embeddings from words: averages over prompt templates, cached on disk.
 
-Templates: Gu et al., ViLD, ICLR 2022, appendix (the fourteen about scenes, as OpenSeg, FC-CLIP and CLOUDS use them).
+Templates: Gu et al., ViLD, ICLR 2022, appendix (the fourteen about scenes, as in OpenSeg, FC-CLIP and CLOUDS).
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# (torch and safetensors are typed in parts only)
+# (torch and safetensors have incomplete types)
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ TEMPLATES = (
     "There is a medium {} in the scene.",
     "There is a large {} in the scene.",
 )
-_CACHE_BYTES = 2**26  # of all embeddings that are kept; a label space takes some 100 KiB
+_CACHE_BYTES = 2**26  # size of the cache; a label space takes about 100 KiB
 
 
 def prompts(label_space: LabelSpace) -> list[str]:
@@ -53,7 +53,7 @@ def prompts(label_space: LabelSpace) -> list[str]:
 
 
 def seen_classes(label_space: LabelSpace, trained: LabelSpace) -> list[bool]:
-    """Whether each class was labelled in training: one of its synonyms is, to the letter, one of the trained ones."""
+    """Whether each class was labelled in training: one of its synonyms exactly matches a trained one."""
     words = {word for group in trained.synonyms for word in group}
     return [not words.isdisjoint(group) for group in label_space.synonyms]
 
@@ -64,13 +64,13 @@ def build_classifier(
     """Embed a label space.
 
     Args:
-        encoder: embeds the prompts; pools masks, too, if it can.
-        label_space: the classes, and their synonyms.
-        trained: the classes that were labelled in training.
-        model: what the encoder is, beside its weights; part of the cache's key.
-        cache: folder for embeddings of encoders and label spaces that were used before, or None.
+        encoder: embeds the prompts; also pools masks if it is a `MaskPooler`.
+        label_space: classes and their synonyms.
+        trained: label space used in training.
+        model: identifies the encoder besides its weights; part of the cache key.
+        cache: folder for cached embeddings, or None.
     """
-    with torch.inference_mode(False):  # tensors of inference mode could not take part in training
+    with torch.inference_mode(False):  # inference tensors could not be used in training
         embeddings = (
             embed_labels(encoder, label_space) if cache is None else _cached(encoder, label_space, model, cache)
         )
@@ -85,7 +85,7 @@ def build_classifier(
 
 
 def embed_labels(encoder: TextEncoder, label_space: LabelSpace) -> Float[Tensor, "n d"]:
-    """One unit vector per synonym: each prompt normalised, the templates' average, normalised again."""
+    """One unit vector per synonym: the normalised average of the normalised embeddings of all templates."""
     with torch.no_grad():
         embedded = functional.normalize(encoder.embed_text(prompts(label_space)).float(), dim=-1)
         return functional.normalize(embedded.unflatten(0, (-1, len(TEMPLATES))).mean(1), dim=-1)
@@ -99,6 +99,6 @@ def _cached(encoder: TextEncoder, label_space: LabelSpace, model: str, folder: P
     if found is not None:
         return found["embeddings"].to(next(iter(weights.values())).device)
     embeddings = embed_labels(encoder, label_space)
-    with suppress(DataError):  # a folder that is read-only, or that others tidy, too, costs time only
+    with suppress(DataError):  # a read-only or concurrently cleaned folder costs only time
         cache.put(name, {"embeddings": embeddings})
     return embeddings

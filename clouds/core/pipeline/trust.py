@@ -1,7 +1,7 @@
-"""What a saved pipeline's plan may do by itself: build networks from the weights beside it, and nothing else.
+"""Limits what the plan of a saved pipeline may do without consent: build networks from the weights in its folder.
 
-A plan is a file, and may be a stranger's. A part that talks to a network, reads other files or the environment is built
-when the caller consents (`clouds.load(path, trust=...)`). Where secrets are is never taken from a plan.
+A plan is a file and may come from a stranger. Parts that access a server, other files or the environment are built
+only with the caller's consent (`clouds.load(path, trust=...)`). Locations of secrets are never read from a plan.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from clouds.core.contract.schema import Schema
 from clouds.core.system.errors import TrustError
 from clouds.core.system.values import accepts, to_json_value
 
-NETWORKS = (Kind.BACKBONE, Kind.HEAD)  # their weights lie in the folder
+NETWORKS = (Kind.BACKBONE, Kind.HEAD)  # the folder holds their weights
 
 
 def _to_kinds(value: Iterable[str]) -> frozenset[Kind]:
@@ -30,13 +30,13 @@ def _to_kinds(value: Iterable[str]) -> frozenset[Kind]:
 
 @frozen(kw_only=True)
 class Consent:
-    """Which parts of a saved pipeline may reach out of its folder.
+    """Parts of a saved pipeline that may access resources outside its folder.
 
     Attributes:
-        folder: where the pipeline lies.
-        trusted: parts that the caller trusts.
-        own: parts that the caller passed anew.
-        pretrained: where a backbone's weights come from that the folder does not hold; False when it holds them.
+        folder: folder of the pipeline.
+        trusted: kinds of parts that the caller trusts.
+        own: kinds of parts that the caller passed.
+        pretrained: source of backbone weights that the folder omits; False if it holds them.
     """
 
     folder: Path
@@ -45,16 +45,16 @@ class Consent:
     pretrained: bool | str
 
     def options(self, part: Part, schema: Schema, *, version: str) -> dict[str, Any]:
-        """The options to build a part with; those that the plan lacks, as older ones may, have their defaults.
+        """The options to build a part with; options that an older plan lacks get their defaults.
 
         Args:
-            part: of the plan.
-            schema: of its component as it is installed.
-            version: of the distribution that is installed.
+            part: part of the plan.
+            schema: schema of the installed component.
+            version: version of the installed distribution.
 
         Raises:
-            PlanError: an option is unknown, of another type, missing, or names a secret.
-            TrustError: the part reaches out of the folder, and the caller has not consented.
+            PlanError: an option is unknown, missing or of another type, or locates a secret.
+            TrustError: the part accesses resources outside the folder without consent.
         """
         self._require_known(part, schema, version)
         given = {**part.options, **part.credentials}
@@ -85,7 +85,7 @@ class Consent:
 
 
 def _reached(schema: Schema, options: Mapping[str, Any]) -> str:
-    """What building with these options would reach, with the options that say so; "" for nothing."""
+    """Describe the access outside the folder that these options cause, and name the options; "" for none."""
     outward = {
         name: value
         for name, value in options.items()
@@ -103,7 +103,7 @@ def _is_default(parameter: Parameter, value: Any) -> bool:
 
 
 def _is_free(hint: Any, value: Any) -> bool:
-    """Whether a value holds text that its type does not choose from a list: a path, an address, a name of something."""
+    """Whether a value holds text outside a `Literal`: it may be a path, a URL or a name."""
     choices = _alternatives(hint)
     if isinstance(value, str):
         return not any(typing.get_origin(one) is Literal and accepts(one, value) for one in choices)

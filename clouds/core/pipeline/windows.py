@@ -1,4 +1,4 @@
-"""Sliding windows over images that are too large to be segmented in one piece."""
+"""Sliding windows over images that are too large for one forward pass."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch import Tensor
 
 from clouds.core.pipeline.resampling import interpolate_axis
 
-_ROWS = 256  # of a resized window that are made at once
+_ROWS = 256  # rows of a resized window per step
 
 
 @frozen
 class Window:
-    """A part of an image: what the model sees, and the core of it that it answers for.
+    """A window of an image, and the core of it whose labels are used.
 
     Attributes:
-        seen: rows and columns of the image that go into the model.
+        seen: rows and columns of the image that the model sees.
         core: rows and columns of the image that take their labels from this window; cores tile the image.
     """
 
@@ -28,7 +28,7 @@ class Window:
 
     @property
     def core_in_seen(self) -> tuple[slice, slice]:
-        """The core in coordinates of the window."""
+        """The core in window coordinates."""
         rows, columns = (
             slice(core.start - seen.start, core.stop - seen.start)
             for core, seen in zip(self.core, self.seen, strict=True)
@@ -37,10 +37,10 @@ class Window:
 
 
 def sliding_windows(height: int, width: int, *, side: int, overlap: int) -> Iterator[Window]:
-    """Cover an image with windows of at most `side` x `side`, which overlap by at least `overlap` pixels.
+    """Cover an image with windows of at most `side` x `side` that overlap by at least `overlap` pixels.
 
-    Each pixel belongs to the core of one window, and is at least `overlap // 2` away from that window's edge unless
-    the edge is the image's.
+    Each pixel belongs to the core of one window. Its distance from the window's edge is at least `overlap // 2`, except
+    at the edge of the image.
 
     >>> [window.core[1] for window in sliding_windows(4, 10, side=6, overlap=2)]
     [slice(0, 5, None), slice(5, 10, None)]
@@ -53,13 +53,13 @@ def sliding_windows(height: int, width: int, *, side: int, overlap: int) -> Iter
 def resampled(
     window: Window, scores: Float[Tensor, "k h w"], *, whole: tuple[int, int], size: tuple[int, int]
 ) -> Iterator[tuple[tuple[slice, slice], Float[Tensor, "k r c"]]]:
-    """What the core of a window becomes in the image at another size, bilinearly, some rows at a time.
+    """Resize the scores in a window's core bilinearly for a resized image, some rows at a time.
 
     Args:
-        window: of an image.
-        scores: of all that the window sees.
+        window: window of the image.
+        scores: scores of the whole window.
         whole: (height, width) of the image.
-        size: (height, width) of the image after resizing.
+        size: (height, width) of the resized image.
 
     Yields:
         Rows and columns of the resized image, and their scores. Over all windows they tile the image.
@@ -79,7 +79,7 @@ def resampled(
 
 
 def _resized(edge: int, length: int, wanted: int) -> int:
-    """The first pixel of the resized axis whose centre is not before an edge of the original."""
+    """First pixel of the resized axis whose centre is not before `edge` of the original axis."""
     return -((length - 2 * edge * wanted) // (2 * length))
 
 

@@ -195,7 +195,7 @@ def test_two_answers_are_a_duplicate() -> None:
     [
         (fail, "clouds_resolve failed: RuntimeError: out of order"),
         ("garbage", "clouds_resolve returned 'garbage' (str); expected a Component of kind prompter"),
-        (prompter("another"), "clouds_resolve answered 'another' when asked for 'mine:words'; expected that name"),
+        (prompter("another"), "clouds_resolve returned 'another' for the name 'mine:words'; expected that name"),
     ],
 )
 def test_a_wrong_answer_is_recorded(answer: Any, reason: str) -> None:

@@ -57,7 +57,7 @@ def test_every_form_gives_a_label_space(tmp_path: Path) -> None:
         ({"names": ["a"], "palette": ["red"]}, r"'red' is not of type tuple\[int, int, int\] @ \$\.palette\[0\]"),
         ({"names": ["a"], "ids": "1"}, r"'1' is not of type tuple\[int, \.\.\.\] @ \$\.ids"),
         ({"names": ["a"], "palette": [[1, 2]]}, r"labels: .*palette"),
-        ({"names": ["a"], "things": ["b"]}, "things has 'b', which is no class"),
+        ({"names": ["a"], "things": ["b"]}, "things has 'b', which is not a class"),
         ([], "has 0 classes"),
     ],
 )

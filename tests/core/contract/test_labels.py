@@ -52,7 +52,7 @@ def test_cityscapes_has_its_published_numbers() -> None:
         ({"palette": [(1, 2, 3), (1, 2, 256)]}, r"palette values must be in 0..255"),
         ({"ids": [1, 2, 3]}, r"3 ids for 2 classes"),
         ({"ids": [7, 7]}, r"ids are not distinct: \[7, 7\]"),
-        ({"things": ["a", "bb"]}, r"label space 'mine': things has 'bb', which is no class; did you mean 'b'\?"),
+        ({"things": ["a", "bb"]}, r"label space 'mine': things has 'bb', which is not a class; did you mean 'b'\?"),
         ({"things": "ab"}, r"things must be a list, not the string 'ab'; write \['ab'\]"),
         ({"synonyms": "ab"}, r"synonyms must be a list, not the string 'ab'"),
         ({"synonyms": ["a", "b"]}, r"synonyms of a class must be a list, not the string 'a'; write \['a'\]"),

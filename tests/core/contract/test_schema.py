@@ -69,7 +69,7 @@ def test_heads_are_given_features_and_labels() -> None:
         ("builtins:dict", {}, "has no readable signature: .*; write a function with keyword options"),
         ("wild", {}, r"wrong signature: \*\*rest: int \(variadic keyword\) hides the options; name every option"),
         ("plain", {"options": {"depth": 3}}, "wrong signature: no parameter 'depth', which the component names"),
-        ("unreadable", {}, "an annotation cannot be read: name 'Missing' is not defined; import what option"),
+        ("unreadable", {}, "an annotation cannot be read: name 'Missing' is not defined; import the names in option"),
     ],
 )
 def test_wrong_factories_are_named(function: str, fields: dict[str, Any], message: str) -> None:

@@ -75,7 +75,7 @@ def test_a_full_disk_leaves_the_earlier_pipeline(
         plain(tensors, path, metadata=metadata)
 
     monkeypatch.setattr(checkpoint, "save_file", fill)
-    with pytest.raises(DataError, match=r"out: the pipeline cannot be written: .*No space left.* is as it was"):
+    with pytest.raises(DataError, match=r"the pipeline cannot be written: .*No space left.*earlier one is unchanged"):
         pipeline.save(tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert (clouds.load(tmp_path / "out", device="cpu").predict(IMAGE).labels == before).all()
@@ -95,7 +95,7 @@ def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
 
 def test_a_run_folder_says_where_its_pipelines_are(pipeline: clouds.Pipeline, tmp_path: Path) -> None:
     pipeline.save(tmp_path / "run" / "warmup")
-    with pytest.raises(WeightsError, match=r"saved pipelines lie in .*warmup"):
+    with pytest.raises(WeightsError, match=r"saved pipelines are in .*warmup"):
         clouds.load(tmp_path / "run")
 
 

@@ -205,7 +205,7 @@ def test_what_cannot_be_recorded_is_said(cuda: type[Graph], network: Network, mo
         return graph
 
     monkeypatch.setattr(torch.cuda, "graph", fail(RuntimeError("operation not permitted when stream is capturing")))
-    message = r"no CUDA graph of images \(5, 3\) can be recorded: operation not permitted .*use_cuda_graphs\(0\) goes"
+    message = r"no CUDA graph of images \(5, 3\) can be recorded: operation not permitted .*graphs\(0\) switches"
     with pytest.raises(ConfigError, match=message):
         graphs(network, torch.rand(5, 3))
     monkeypatch.setattr(torch.cuda, "graph", fail(torch.OutOfMemoryError("out of memory")))

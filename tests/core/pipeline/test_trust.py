@@ -143,7 +143,7 @@ def test_a_link_out_of_the_folder_is_refused(saved: Saved, tmp_path: Path, name:
     if (folder / name).exists():
         (folder / name).rename(elsewhere)
     (folder / name).symlink_to(elsewhere)
-    with pytest.raises(WeightsError, match=rf"{name} is a link out of the folder; put a copy of the file in its place"):
+    with pytest.raises(WeightsError, match=rf"{name} is a link out of the folder; replace it by a copy of the file"):
         clouds.load(folder, device="cpu")
 
 
