@@ -108,7 +108,7 @@ def test_a_page_in_place_of_the_file_leaves_what_is_there(server: FileServer, tm
     part.parent.mkdir()
     part.write_bytes(CONTENT[:100])
     server.page = [b"<html>please log in</html>"]
-    with pytest.raises(WeightsError, match=r"w.*: sends text/html of unknown bytes in place of .* wants a login first"):
+    with pytest.raises(WeightsError, match=r"w.*: sends text/html of unknown bytes in place of .* requires a login"):
         get(server, tmp_path)
     assert part.read_bytes() == CONTENT[:100]
     server.begins = 7
