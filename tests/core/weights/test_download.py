@@ -103,7 +103,7 @@ def test_a_server_that_answers_with_an_error(server: FileServer, tmp_path: Path)
 
 
 def test_a_page_in_place_of_the_file_leaves_what_is_there(server: FileServer, tmp_path: Path) -> None:
-    """As a network answers that wants a login first."""
+    """Like the page of a network that requires a login."""
     part = tmp_path / "new" / "w.pth.part"
     part.parent.mkdir()
     part.write_bytes(CONTENT[:100])
