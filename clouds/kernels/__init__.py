@@ -1,8 +1,7 @@
-"""Operations that decide speed and memory: one file per op, with its formula, its source and its plain reference.
+"""Operations that dominate time and memory: one file per operation, with formula, source and plain reference.
 
 The operations are attributes of this package, imported on first use, so that `import clouds.kernels` never imports
-torch. What else an operation's file has, such as its `reference`, is imported from the file:
-`from clouds.kernels.mask_pool import reference`.
+torch. Other names are imported from the operation's file: `from clouds.kernels.mask_pool import reference`.
 """
 
 from __future__ import annotations
@@ -34,10 +33,10 @@ __all__ = [*_FILE_OF]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 class _Kernels(ModuleType):
-    """This package: the name of an operation is its function, also once the file of that name is imported."""
+    """This package. The name of an operation is its function, even after the module of that name is imported."""
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # An import binds the module that it loaded to its name in the package, which here would hide the function.
+        # Importing a submodule sets it as an attribute of the package, which would hide the function.
         if name not in _FILE_OF:
             super().__setattr__(name, value)
 

@@ -1,8 +1,8 @@
-"""Which implementation of an operation runs.
+"""Selects the implementation of an operation.
 
-Every operation has `backend=`: "auto" takes Triton on CUDA and plain torch elsewhere; any other name is taken at its
-word, and raises where it cannot run. "reference" is the shortest form, which all others are tested against; "torch" is
-the faster form in plain torch where the device has one, and otherwise the reference.
+Every operation has `backend=`: "auto" selects Triton on CUDA and plain torch elsewhere; any other choice is binding and
+raises if it cannot run. "reference" is the shortest form, against which all others are tested. "torch" is a faster form
+in plain torch if the device has one, else the reference.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ Backend = Literal["auto", "triton", "torch", "reference"]
 
 
 class KernelFallbackWarning(UserWarning):
-    """An operation on CUDA runs in plain torch, and why."""
+    """An operation on CUDA runs in plain torch; the message says why."""
 
 
 def choose(op: str, backend: Backend, device: torch.device, *, objection: str | None = None) -> Backend:
-    """The implementation that runs: never "auto".
+    """Select the implementation; never "auto".
 
     Args:
         op: the operation, for messages.
-        backend: what was asked for.
-        device: where its tensors are.
-        objection: why Triton cannot take these arguments, such as a dtype without a kernel; None if it can.
+        backend: the requested backend.
+        device: device of the tensors.
+        objection: why Triton does not support the arguments, such as a dtype without a kernel; None if it does.
 
     Raises:
-        ValueError: Triton was asked for and cannot run here, or with these arguments.
+        ValueError: Triton was requested, but cannot run here or with these arguments.
     """
     if backend in ("torch", "reference"):
         return backend
@@ -48,7 +48,7 @@ def choose(op: str, backend: Backend, device: torch.device, *, objection: str | 
 
 
 def _missing(device: torch.device) -> str | None:
-    """Why Triton cannot run on a device; None if it can."""
+    """Why Triton cannot run on a device, or None."""
     if find_spec("triton") is None:
         return "triton is not installed"
     from triton import knobs

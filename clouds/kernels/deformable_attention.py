@@ -2,19 +2,22 @@
 
 output[b, q, m] = sum over levels l and points p of weight[b, q, m, l, p] x value_l[b, m] at location[b, q, m, l, p]
 
-where value_l is a map of "height width" cells read bilinearly: cell centres lie at (i + 0.5) / size, and outside of
-the map is 0 (`align_corners=False`, zero padding).
+where value_l is a map of "height width" cells, sampled bilinearly: cell centres are at (i + 0.5) / size, and values
+outside the map are 0 (`align_corners=False`, zero padding).
 
-`deformable_attention` makes weights (a softmax) and locations (reference points and offsets) itself;
-`deformable_sampling` is given them. Both run the same code: one Triton kernel on CUDA, one weighted gather on a CPU.
+`deformable_attention` computes weights (a softmax) and locations (reference points plus offsets);
+`deformable_sampling` gets them as arguments. Both use the same code: one Triton kernel on CUDA, one weighted gather on
+CPU.
 
 Axis letters: b images, s cells of all levels (coarse to fine, row by row), q queries, m heads, d channels per head,
 l levels, p points.
 
-Dtypes: inputs of any floating dtypes, which may differ; locations and sums are in float32 (float64 with values in it),
-the output has the values' dtype. Not deterministic: the order in which the Triton backward pass adds the gradient of
-the values, in float32; under `torch.use_deterministic_algorithms(True)` it sorts the additions instead, which takes
-more time and about 460 MB for a 1024x2048 image. All else gives the same bits each time.
+Dtypes: inputs may have any floating dtypes. Locations and sums are in float32 (float64 for float64 values); the output
+has the values' dtype.
+
+Determinism: only the Triton backward pass is not deterministic. It adds the values' gradient atomically in float32.
+Under `torch.use_deterministic_algorithms(True)` it sorts the additions instead, which takes more time and about 460 MB
+for a 1024x2048 image.
 """
 
 from collections.abc import Sequence
@@ -28,8 +31,8 @@ from clouds.kernels import deformable_gather
 from clouds.kernels.backends import Backend, choose
 from clouds.kernels.deformable_gather import Shapes
 
-_WIDTHS = (16, 32, 64, 128)  # channels per head that Triton takes
-_REACH = 2**31  # elements of one image, counted with strides: kernels count in 32 bits within an image
+_WIDTHS = (16, 32, 64, 128)  # channels per head supported by Triton
+_REACH = 2**31  # elements per image including strides; kernels use 32-bit offsets within an image
 
 
 def deformable_attention(
@@ -41,19 +44,20 @@ def deformable_attention(
     *,
     backend: Backend = "auto",
 ) -> Float[Tensor, "b q md"]:
-    """Weighted bilinear samples of the values of each head around reference points, heads side by side.
+    """Weighted sums of bilinear samples around reference points, computed per head; heads are concatenated.
 
     Args:
-        value: values of all levels' cells.
+        value: values of the cells of all levels.
         spatial_shapes: (height, width) of each level; their areas sum to s.
-        reference_points: per level (x, y) in 0..1, or boxes (x, y, width, height); for all images or for each.
-        offsets: (x, y) from the reference point: in cells of the level, or for boxes in half a box size / p.
-        attention_logits: weights before a softmax over levels and points together.
-        backend: which implementation runs; Triton takes d of 16, 32, 64 and 128, and no float64.
+        reference_points: (x, y) in 0..1 per level, or boxes (x, y, width, height); shared by all images or per image.
+        offsets: (x, y) relative to the reference point, in cells of the level; for boxes in units of half a box size
+            / p.
+        attention_logits: weights before the softmax over all levels and points.
+        backend: see `clouds.kernels.backends`; Triton supports d of 16, 32, 64 and 128, and no float64.
 
     Raises:
-        TypeError: a tensor is not of floating point.
-        ValueError: ranks, sizes or devices do not agree, or Triton was asked for and cannot run.
+        TypeError: a tensor does not have a floating dtype.
+        ValueError: ranks, sizes or devices do not match, or Triton was requested and cannot run.
     """
     name = "deformable_attention"
     _check(name, value, spatial_shapes, {"offsets": offsets, "attention_logits": attention_logits})
@@ -83,18 +87,18 @@ def deformable_sampling(
     *,
     backend: Backend = "auto",
 ) -> Float[Tensor, "b q md"]:
-    """Weighted bilinear samples of the values of each head, heads side by side.
+    """Weighted sums of bilinear samples, computed per head; heads are concatenated.
 
     Args:
-        value: values of all levels' cells.
+        value: values of the cells of all levels.
         spatial_shapes: (height, width) of each level; their areas sum to s.
-        sampling_locations: (x, y), 0..1 within the level; anything outside reads 0.
+        sampling_locations: (x, y) in 0..1 within the level; samples outside read 0.
         attention_weights: weight of each sample.
-        backend: which implementation runs; Triton takes d of 16, 32, 64 and 128, and no float64.
+        backend: see `clouds.kernels.backends`; Triton supports d of 16, 32, 64 and 128, and no float64.
 
     Raises:
-        TypeError: a tensor is not of floating point.
-        ValueError: ranks, sizes or devices do not agree, or Triton was asked for and cannot run.
+        TypeError: a tensor does not have a floating dtype.
+        ValueError: ranks, sizes or devices do not match, or Triton was requested and cannot run.
     """
     name = "deformable_sampling"
     samples = {"sampling_locations": sampling_locations, "attention_weights": attention_weights}
@@ -114,22 +118,25 @@ def reference(
     sampling_locations: Float[Tensor, "b q m l p 2"],
     attention_weights: Float[Tensor, "b q m l p"],
 ) -> Float[Tensor, "b q md"]:
-    """The formula, level by level, through `grid_sample`."""
+    """The formula, level by level, with `grid_sample`."""
+    # Heads become images: sampling grids "bm q l p 2", weights "bm 1 q l p"
     batch, _, heads, width = value.shape
     queries = sampling_locations.shape[1]
-    grids = (2 * sampling_locations.to(_wide(value)) - 1).transpose(1, 2).flatten(0, 1)  # "bm q l p 2"
-    weights = attention_weights.to(_wide(value)).transpose(1, 2).flatten(0, 1)[:, None]  # "bm 1 q l p"
+    grids = (2 * sampling_locations.to(_wide(value)) - 1).transpose(1, 2).flatten(0, 1)
+    weights = attention_weights.to(_wide(value)).transpose(1, 2).flatten(0, 1)[:, None]
     output = grids.new_zeros(batch * heads, width, queries)
+    # Per level: maps "bm d h w", samples "bm d q p", summed over points to "bm d q"
     levels = value.to(_wide(value)).split([height * columns for height, columns in spatial_shapes], dim=1)
     for index, (level, (height, columns)) in enumerate(zip(levels, spatial_shapes, strict=True)):
         maps = level.permute(0, 2, 3, 1).reshape(batch * heads, width, height, columns)
         samples = functional.grid_sample(maps, grids[:, :, index], align_corners=False)
         output = output + (samples * weights[:, :, :, index]).sum(-1)
+    # Concatenate heads: "b q md"
     return output.view(batch, heads * width, queries).transpose(1, 2).to(value.dtype)
 
 
 def _locations(spatial_shapes: Shapes, reference_points: Tensor, offsets: Tensor, dtype: torch.dtype) -> Tensor:
-    """Where samples are, 0..1 within their level."""
+    """Sampling locations in 0..1 within each level, "b q m l p 2"."""
     points, offsets = reference_points.to(dtype)[:, :, None, :, None], offsets.to(dtype)
     if points.shape[-1] == 2:
         return points + offsets / _sizes(spatial_shapes, offsets)[:, None]
@@ -150,7 +157,7 @@ def _flat(spatial_shapes: Shapes) -> list[int]:
 
 
 def _check(name: str, value: Tensor, spatial_shapes: Shapes, samples: dict[str, Tensor]) -> None:
-    """`samples`: locations or offsets, and weights or logits, by the names that they have for the caller."""
+    """Check shapes, dtypes and devices; `samples` holds locations or offsets, and weights or logits, by name."""
     if not all(isinstance(shape, Sequence) and len(shape) == 2 for shape in spatial_shapes):
         shown = " ".join(str(spatial_shapes).split())
         raise TypeError(
@@ -213,7 +220,7 @@ def _objection(value: Tensor, *others: Tensor) -> str | None:
 
 @torch.library.custom_op("clouds::deformable_attention", mutates_args=())
 def _sample(value: Tensor, sizes: list[int], centers: Tensor | None, offsets: Tensor, logits: Tensor) -> Tensor:
-    """The Triton kernel. With `centers` in 0..1, `offsets` in cells and `logits`; without, locations and weights."""
+    """The Triton kernel. Without `centers`, `offsets` are locations in 0..1 and `logits` are weights."""
     from clouds.kernels._triton.deformable_attention import forward
 
     return forward(value, sizes, centers, offsets, logits)
@@ -273,7 +280,7 @@ def _differentiate(ctx, gradient: Tensor) -> tuple[Tensor, None, Tensor | None, 
     value, centers, offsets, logits, output = ctx.saved_tensors
     of_value, of_offsets, of_logits = _sample_backward(gradient, output, value, ctx.sizes, centers, offsets, logits)
     of_centers = None
-    if ctx.needs_input_grad[2]:  # a step of an offset is one cell, of a centre the whole level
+    if ctx.needs_input_grad[2]:  # offsets are in cells, centres in units of the whole level
         shapes = list(zip(ctx.sizes[::2], ctx.sizes[1::2], strict=True))
         of_centers = (of_offsets.float().sum((2, 4)) * _sizes(shapes, value)).to(centers.dtype)
     return of_value, None, of_centers, of_offsets, of_logits

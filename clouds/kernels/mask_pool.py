@@ -2,9 +2,9 @@
 
 pooled[b, q, c] = sum over pixels n of inside[b, q, n] x features[b, c, n] / (sum over n of inside[b, q, n] + 1e-8)
 
-where a pixel is inside where the mask's logit, resized bilinearly to the features (`align_corners=False`), is above 0.
-Torch resizes, also for Triton: so a pixel is inside for all forms or for none. The resized logits are small, because
-sizes differ only where the features are the coarser ones. Nothing else of [queries x pixels] exists on Triton.
+A pixel is inside if the mask's logit, resized bilinearly to the features (`align_corners=False`), is above 0. Torch
+resizes for all backends, so that they agree on the pixels inside. Resized logits are small, because sizes differ only
+if the features are coarser. Triton needs no other tensor of [queries x pixels].
 
 Axis letters: b images, q masks, c channels, h and w cells of the features, hm and wm of the masks, n = h x w.
 """
@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from clouds.kernels.backends import Backend, choose
 
-_EPSILON = 1e-8  # keeps the mean of an empty mask at 0, as published
+_EPSILON = 1e-8  # makes the mean of an empty mask 0, as published
 
 
 def mask_pool(
@@ -26,20 +26,20 @@ def mask_pool(
 ) -> Float[Tensor, "b q c"]:
     """Mean of `features` over the pixels inside each mask; 0 for an empty mask.
 
-    The gradient goes to the features, never to the masks. Sums are of float32 on Triton, and have the same order in
-    every run, forward and backward: there are no atomic additions.
+    Only the features get gradients. Triton sums in float32 without atomic additions, so forward and backward are
+    deterministic.
 
     Args:
-        features: any floating dtype and strides; nothing is copied on CUDA.
-        mask_logits: any floating dtype; above 0 is inside, and NaN is not.
+        features: any floating dtype and strides; not copied on CUDA.
+        mask_logits: any floating dtype; logits above 0 are inside, NaN is outside.
         backend: see `clouds.kernels.backends`.
 
     Returns:
         Means in the features' dtype.
 
     Raises:
-        TypeError: an input is not of a floating dtype.
-        ValueError: shapes or devices do not fit, or Triton was asked for and cannot run.
+        TypeError: an input does not have a floating dtype.
+        ValueError: shapes or devices do not match, or Triton was requested and cannot run.
     """
     _check(features, mask_logits)
     objection = "it computes in float32, and got float64" if features.dtype == torch.float64 else None
@@ -49,7 +49,8 @@ def mask_pool(
 
 
 def reference(features: Float[Tensor, "b c h w"], mask_logits: Float[Tensor, "b q hm wm"]) -> Float[Tensor, "b q c"]:
-    """The formula as one matrix product; float16, which cannot hold such sums, is summed in float32."""
+    """The formula as one matrix product; float16 is summed in float32, because its range is too small."""
+    # Pixels inside "b q n", sums of features "b q c", means
     inside = inside_of(mask_logits, (features.shape[-2], features.shape[-1]))
     work = torch.float32 if features.dtype == torch.float16 else features.dtype
     total = inside.to(work) @ features.flatten(2).mT.to(work)
@@ -57,14 +58,14 @@ def reference(features: Float[Tensor, "b c h w"], mask_logits: Float[Tensor, "b 
 
 
 def inside_of(mask_logits: Float[Tensor, "b q hm wm"], size: tuple[int, int]) -> Bool[Tensor, "b q n"]:
-    """Which of the n = height x width pixels lie inside each mask: logits, resized bilinearly, above 0."""
+    """Whether each of the n = height x width pixels is inside each mask: bilinearly resized logits above 0."""
     return (_resized(mask_logits, size) > 0).flatten(2)
 
 
 def _resized(mask_logits: Tensor, size: tuple[int, int]) -> Tensor:
     if tuple(mask_logits.shape[-2:]) == size:
         return mask_logits
-    maps = mask_logits.flatten(0, 1)[:, None]  # torch resizes no images without channels, but no images
+    maps = mask_logits.flatten(0, 1)[:, None]  # torch resizes an empty batch, but no images without channels
     resized = functional.interpolate(maps, size=size, mode="bilinear", align_corners=False)
     return resized[:, 0].unflatten(0, mask_logits.shape[:2])
 
@@ -73,7 +74,7 @@ def _resized(mask_logits: Tensor, size: tuple[int, int]) -> Tensor:
     "clouds::mask_pool", mutates_args=(), schema="(Tensor features, Tensor mask_logits) -> (Tensor, Tensor)"
 )
 def _pool(features: Tensor, mask_logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Means, and the pixels inside each mask: float32 "b q"."""
+    """Means, and the number of pixels inside each mask as float32 "b q"."""
     from clouds.kernels._triton.mask_pool import forward
 
     total, counts = forward(features, mask_logits)
@@ -93,7 +94,7 @@ def _(features: Tensor, mask_logits: Tensor) -> tuple[Tensor, Tensor]:
     schema="(Tensor gradient, Tensor mask_logits, Tensor counts) -> Tensor",
 )
 def _spread(gradient: Tensor, mask_logits: Tensor, counts: Tensor) -> Tensor:
-    """Gradient of the features, from that of the means."""
+    """Gradient of the features, from the gradient of the means."""
     from clouds.kernels._triton.mask_pool import backward
 
     return backward(gradient.float() / (counts + _EPSILON)[..., None], mask_logits, gradient.dtype)

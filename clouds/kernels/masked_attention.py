@@ -1,9 +1,9 @@
-"""Attention of queries to the cells of one level, each within its own mask (Cheng et al., Mask2Former, CVPR 2022, 3.2).
+"""Attention of queries to one level's cells, each within its mask (Cheng et al., Mask2Former, CVPR 2022, 3.2).
 
 output[b, m, q] = sum over keys n of softmax over n of (q[b, m, q] . k[b, m, n] / sqrt(d) + bias[b, q, n]) x v[b, m, n]
 bias[b, q, n]   = 0 where mask_embed[b, q] . mask_features[b, :, n] >= 0, else -inf; 0 everywhere for an empty mask
 
-A NaN lies outside of the mask. The mask is the same for all heads, and nothing is differentiated through it.
+NaN is outside the mask. All heads share the mask; it gets no gradient.
 Axis letters: b images, m heads, q queries, n keys, d channels per head, c channels of mask features.
 """
 
@@ -33,24 +33,24 @@ def masked_attention(
     *,
     backend: Backend | Literal["xformers"] = "auto",
 ) -> Float[Tensor, "b m q d"]:
-    """Attend within masks that are made on the way: there is no tensor of heads x queries x keys, forward or backward.
+    """Masked attention without a tensor of heads x queries x keys, forward or backward.
 
-    Triton makes the mask once, as 1 bit per query and key, and has no tensor of queries x keys either. "torch" is
-    `scaled_dot_product_attention` with a boolean mask, "xformers" its memory-efficient kernel with a bias; both have
-    one mask for all heads. "auto" takes Triton on CUDA and torch elsewhere; that Triton is the fastest of the three on
-    CUDA is what its bytes say (see `_triton/masked_attention.py`), and provisional until rows of a benchmark say so.
+    Triton stores the mask as 1 bit per query and key, and needs no tensor of queries x keys either. "torch" is
+    `scaled_dot_product_attention` with a boolean mask; "xformers" is its memory-efficient kernel with a bias. Both use
+    one mask for all heads. "auto" selects Triton on CUDA and torch elsewhere. That Triton is the fastest on CUDA is
+    derived from memory traffic (see `_triton/masked_attention.py`), and provisional until benchmarks confirm it.
 
-    Every sum of the Triton form has a fixed order, in the backward pass too: results are the same in every run.
+    The Triton form sums in a fixed order, also in the backward pass, so it is deterministic.
 
     Args:
-        q, k, v: queries, keys and values of one floating point type, of any strides. Triton takes bfloat16, float16
-            and float32 with d of 16, 32, 64 or 128, and sums in float32. They get gradients.
-        mask_embed, mask_features: their products are the mask logits; of any strides. They get none.
+        q, k, v: queries, keys and values of one floating dtype, with any strides; they get gradients. Triton supports
+            bfloat16, float16 and float32 with d of 16, 32, 64 or 128, and sums in float32.
+        mask_embed, mask_features: their products are the mask logits; any strides; they get no gradients.
         backend: see `clouds.kernels.backends`; or "xformers", which needs CUDA.
 
     Raises:
-        ValueError: shapes or devices do not fit, there is no key, or what was asked for cannot run.
-        TypeError: q, k and v differ in type, or a type is not floating point.
+        ValueError: shapes or devices do not match, there are no keys, or the requested backend cannot run.
+        TypeError: q, k and v differ in dtype, or a dtype is not floating.
     """
     tensors = {"q": q, "k": k, "v": v, "mask_embed": mask_embed, "mask_features": mask_features}
     _check_shapes({name: tuple(tensor.shape) for name, tensor in tensors.items()})
@@ -75,13 +75,14 @@ def reference(
     mask_features: Float[Tensor, "b c n"],
 ) -> Float[Tensor, "b m q d"]:
     """The formula."""
+    # Mask "b 1 q n", logits "b m q n", weighted values "b m q d"
     mask = attention_mask(_mask_logits(mask_embed.detach(), mask_features.detach()))
     logits = q @ k.mT / math.sqrt(q.shape[-1])
     return logits.masked_fill(~mask, -torch.inf).softmax(-1) @ v
 
 
 def attention_mask(mask_logits: Float[Tensor, "b q n"]) -> Bool[Tensor, "b 1 q n"]:
-    """Where a query may attend: its mask; a query with an empty mask attends everywhere."""
+    """Keys that each query may attend to: those in its mask, or all if the mask is empty."""
     inside = mask_logits >= 0
     return (inside | ~inside.any(-1, keepdim=True))[:, None]
 
@@ -108,7 +109,7 @@ def _xformers(q: Tensor, k: Tensor, v: Tensor, mask: Bool[Tensor, "b 1 q n"]) ->
 
 
 def attention_bias(mask: Bool[Tensor, "b 1 q n"], dtype: torch.dtype) -> Float[Tensor, "b 1 q n"]:
-    """0 where a query may attend, else -inf; rows start at multiples of 8 numbers, as xformers' kernel reads them."""
+    """0 where a query may attend, else -inf; rows are aligned to 8 elements, as xformers requires."""
     *shape, keys = mask.shape
     bias = torch.full((*shape, keys + -keys % 8), -torch.inf, dtype=dtype, device=mask.device)[..., :keys]
     return bias.masked_fill_(mask, 0)
@@ -146,7 +147,7 @@ def _check_types(tensors: dict[str, Tensor]) -> None:
 
 
 def _objection(tensors: dict[str, Tensor]) -> str | None:
-    """Why the Triton kernels cannot take these arguments."""
+    """Why the Triton kernels do not support these arguments, or None."""
     other = {name: tensor.dtype for name, tensor in tensors.items() if tensor.dtype not in _DTYPES}
     if other:
         return f"it takes bfloat16, float16 and float32, got {other}"
@@ -156,9 +157,9 @@ def _objection(tensors: dict[str, Tensor]) -> str | None:
 
 @torch.library.custom_op("clouds::masked_attention_pack", mutates_args=())
 def _pack(mask_embed: Tensor, mask_features: Tensor) -> Tensor:
-    """Masks as int32 "b w+1 q": word w has keys 32 w to 32 w + 31, lowest bit first; the last one is the words' union.
+    """Masks as int32 "b w+1 q": word w holds keys 32 w to 32 w + 31, lowest bit first; the last word is their union.
 
-    The union is 0 for an empty mask. Queries lie next to each other because a block of them reads one word each.
+    The union is 0 for an empty mask. Queries are contiguous because a block of queries reads one word each.
     """
     from clouds.kernels._triton.masked_attention import pack
 
@@ -174,7 +175,7 @@ def _(mask_embed: Tensor, mask_features: Tensor) -> Tensor:
 
 @torch.library.custom_op("clouds::masked_attention", mutates_args=())
 def _attend(q: Tensor, k: Tensor, v: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
-    """The output, and log2 of the sum of exp(logit) of each query, "b m q" in float32, for the backward pass."""
+    """The output, and for the backward pass log2 of each query's sum of exp(logit), float32 "b m q"."""
     from clouds.kernels._triton.masked_attention import forward
 
     return forward(q, k, v, words)
@@ -203,7 +204,7 @@ def _(
 
 
 def _like(x: Tensor) -> Tensor:
-    """As the kernels allocate: heads of a query or key side by side, so that joining them copies nothing."""
+    """Allocate like the kernels: heads of a query or key are contiguous, so that concatenation copies nothing."""
     batch, heads, length, width = x.shape
     return x.new_empty(batch, length, heads, width).transpose(1, 2)
 

@@ -1,12 +1,12 @@
-"""Costs of giving targets to queries, for all layers and images at once (Cheng et al., Mask2Former, CVPR 2022, 3.3).
+"""Costs of matching queries to targets, for all layers and images at once (Cheng et al., Mask2Former, CVPR 2022, 3.3).
 
 cost[l, q, t] = - w_class softmax(class_logits[l, i, q])[label_t]
                 + w_mask  mean over points of BCE(x, y)
                 + w_dice  (1 - (2 sum(sigmoid(x) y) + 1) / (sum(sigmoid(x)) + sum(y) + 1))
 
-where i is the image of target t, x the mask logits of query q and y the mask of t at the points of layer l and image i,
-and sums and the mean are over those points that count.
-Axis letters: l layers, b images, q queries, k classes with "no object", p points, t targets, image after image.
+where i is the image of target t, x the mask logits of query q and y the mask of t at the points of layer l and image i.
+Sums and the mean are over valid points.
+Axis letters: l layers, b images, q queries, k classes with "no object", p points, t targets of all images.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from clouds.kernels.backends import Backend, choose
 
-_QUERIES = 16  # at a time: what is computed on the way, 0.8 MB at 12,544 points, stays in the cache
+_QUERIES = 16  # per step, so that intermediates (0.8 MB at 12,544 points) stay in cache
 
 
 @torch.no_grad()
@@ -34,22 +34,22 @@ def matching_cost(
     *,
     backend: Backend = "auto",
 ) -> Float[Tensor, "l q t"]:
-    """Costs, without gradient, in float32 at least. Columns of one image are next to each other.
+    """Costs without gradient, in at least float32. Columns of one image are contiguous.
 
     Args:
-        class_logits: of each query.
+        class_logits: class logits of each query.
         mask_values: mask logits at the points.
-        labels: class of each target, 0..k-2. Not checked, which would wait for the device: a label that is no class
-            has the cost NaN (Triton), or is an error of indexing or taken for another class (torch).
-        target_values: masks of the targets at the points of their image, 0..1.
-        valid: 1 where a point counts, 0 on ignored pixels.
-        counts: targets of each image; they sum to t.
-        weights: of the class, mask and dice terms.
+        labels: class of each target, 0..k-2. Not checked, because that would synchronise: an invalid label costs NaN
+            (Triton), or raises an index error or counts as another class (torch).
+        target_values: target masks at the points of their image, 0..1.
+        valid: 1 for points that count, 0 on ignored pixels.
+        counts: number of targets per image; they sum to t.
+        weights: weights of the class, mask and dice terms.
         backend: see `clouds.kernels.backends`.
 
     Raises:
-        ValueError: shapes or devices do not fit, or Triton was asked for and cannot run.
-        TypeError: labels are no whole numbers, or another tensor is not floating point.
+        ValueError: shapes or devices do not match, or Triton was requested and cannot run.
+        TypeError: labels are not integers, or another tensor does not have a floating dtype.
     """
     tensors = {
         "class_logits": class_logits,
@@ -76,7 +76,7 @@ def reference(
     counts: Sequence[int],
     weights: tuple[float, float, float],
 ) -> Float[Tensor, "l q t"]:
-    """The formula, layer by layer and image by image; cross entropy and dice of all pairs are matrix products."""
+    """The formula, layer by layer and image by image; matrix products give cross entropy and dice of all pairs."""
     dtype = torch.promote_types(mask_values.dtype, torch.float32)
     cost = mask_values.new_empty(*mask_values.shape[:3:2], len(labels), dtype=dtype)
     class_logits, mask_values, valid = class_logits.to(dtype), mask_values.to(dtype), valid.to(dtype)
@@ -97,7 +97,9 @@ def _of_image(
     target_values: Float[Tensor, "n p"],
     weights: tuple[float, float, float],
 ) -> Float[Tensor, "q n"]:
+    # Class cost "q n"
     class_cost = -class_logits.softmax(-1)[:, labels]
+    # Mask and dice costs "q n", some queries at a time
     of_masks = [_of_masks(part, valid, target_values) for part in mask_values.split(_QUERIES)]
     mask_cost, dice_cost = (torch.cat(parts) for parts in zip(*of_masks, strict=True))
     return weights[0] * class_cost + weights[1] * mask_cost + weights[2] * dice_cost
@@ -106,10 +108,12 @@ def _of_image(
 def _of_masks(
     mask_values: Float[Tensor, "q p"], valid: Float[Tensor, " p"], target_values: Float[Tensor, "n p"]
 ) -> tuple[Float[Tensor, "q n"], Float[Tensor, "q n"]]:
+    # Target masks and their complements at valid points "n p"
     targets, others = target_values * valid, (1 - target_values) * valid
-    # BCE(x, y) = y relu(-x) + (1 - y) relu(x) - log(sigmoid(|x|)): one logarithm per query and point, for all targets.
+    # BCE(x, y) = y relu(-x) + (1 - y) relu(x) - log(sigmoid(|x|)): one logarithm per query and point for all targets
     either = mask_values.abs().sigmoid_().log_() @ valid
     mask_cost = mask_values.neg().relu_() @ targets.T + mask_values.relu() @ others.T - either[:, None]
+    # Dice "q n"
     probability = mask_values.sigmoid()
     overlap = 2 * (probability @ targets.T) + 1
     dice_cost = 1 - overlap / ((probability @ valid)[:, None] + targets.sum(-1) + 1)

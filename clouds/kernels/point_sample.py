@@ -2,7 +2,7 @@
 
 output[n, c, p] = sum over the four cells next to point p of (1 - |dx|) (1 - |dy|) maps[n, c, cell]
 
-where cell centres lie at (i + 0.5) / size and outside of the map is 0 (`align_corners=False`, zero padding).
+where cell centres are at (i + 0.5) / size and values outside the map are 0 (`align_corners=False`, zero padding).
 Axis letters: n maps, c channels, h and w their cells, p points.
 """
 
@@ -26,20 +26,20 @@ def point_sample(
 ) -> Float[Tensor, "n c p"]:
     """Sample every channel of each map at that map's points.
 
-    The gradient goes to `maps`, never to `points`. On CUDA it is summed by atomic additions in float32, whose order and
-    last bits differ between runs; under `torch.use_deterministic_algorithms(True)` a sorted sum takes their place.
+    Only `maps` gets gradients. On CUDA they are summed by atomic additions in float32, whose last bits differ between
+    runs; under `torch.use_deterministic_algorithms(True)` a sorted sum is used instead.
 
     Args:
-        maps: bool or floating point, of any strides; nothing is copied on CUDA.
-        points: (x, y), 0..1 within the map; anything outside reads 0, and NaN gives NaN.
+        maps: bool or floating point, with any strides; not copied on CUDA.
+        points: (x, y) in 0..1 within the map; points outside read 0, NaN gives NaN.
         backend: see `clouds.kernels.backends`.
 
     Returns:
-        Values in the type that `maps` and `points` promote to: float32 for bfloat16 maps at float32 points.
+        Values in the promoted dtype of `maps` and `points`: float32 for bfloat16 maps at float32 points.
 
     Raises:
-        ValueError: shapes or devices do not fit, or Triton was asked for and cannot run.
-        TypeError: a type is neither floating point nor, for maps, bool.
+        ValueError: shapes or devices do not match, or Triton was requested and cannot run.
+        TypeError: a dtype is neither floating nor, for maps, bool.
     """
     _check(maps, points)
     points = points.detach()
@@ -53,7 +53,7 @@ def point_sample(
 def reference(
     maps: Float[Tensor, "n c h w"] | Bool[Tensor, "n c h w"], points: Float[Tensor, "n p 2"]
 ) -> Float[Tensor, "n c p"]:
-    """The formula through `grid_sample`."""
+    """The formula, with `grid_sample`."""
     dtype = torch.promote_types(maps.dtype, points.dtype)
     grid = (2 * points.to(dtype) - 1)[:, :, None]
     return functional.grid_sample(maps.to(dtype), grid, align_corners=False)[..., 0]
@@ -94,7 +94,7 @@ def _(maps: Tensor, points: Tensor) -> Tensor:
     schema="(Tensor gradient, Tensor points, SymInt height, SymInt width, ScalarType dtype) -> Tensor",
 )
 def _gradient(gradient: Tensor, points: Tensor, height: int, width: int, dtype: torch.dtype) -> Tensor:
-    """Gradient of the maps "n c height width", from that of the values."""
+    """Gradient of the maps "n c height width", from the gradient of the values."""
     if torch.are_deterministic_algorithms_enabled():
         return scatter(gradient.float(), points.float(), (height, width)).to(dtype)
     from clouds.kernels._triton.point_sample import backward
@@ -126,12 +126,14 @@ _sample.register_autograd(_differentiate, setup_context=_keep)
 def scatter(
     gradient: Float[Tensor, "n c p"], points: Float[Tensor, "n p 2"], size: tuple[int, int]
 ) -> Float[Tensor, "n c h w"]:
-    """Gradient of the maps in plain torch, the same in every run: equal cells are sorted, then summed."""
+    """Deterministic gradient of the maps in plain torch: contributions are sorted by cell, then summed."""
+    # Low corner and fraction of each point "n p 2"
     height, width = size
     maps, channels, _ = gradient.shape
     position = points * points.new_tensor([width, height]) - 0.5
     low = position.floor()
     near = 1 - (position - low), position - low
+    # Per corner: weight "n p", cell index "n p" and contribution "np c", added to the sums "nhw c"
     sums = gradient.new_zeros(maps * height * width, channels)
     owners = torch.arange(maps, device=points.device)[:, None] * (height * width)
     for right in (0, 1):

@@ -2,20 +2,19 @@
 
 scores[k, y, x] = sum over queries q of P(class k | query q) x P(mask q at y, x),    labels = argmax over k
 
-P(mask) is the sigmoid of the mask logits, which come at a fraction of the network's size and are resized to it
-bilinearly (`align_corners=False`). As published ("merge_first") scores are merged there, cropped to the image and
-resized to the answer; "masks_first" crops and resizes the logits, and merges at the size of the answer.
+P(mask) is the sigmoid of the mask logits, which are resized bilinearly to the network's size (`align_corners=False`).
+As published ("merge_first"), scores are merged there, cropped to the image and resized to the output size.
+"masks_first" crops and resizes the logits, and merges at the output size.
 
-Nothing of [queries x height x width] exists but a strip (CPU) or a tile (Triton). Where scores must be resized, they
-are made and resized in bands: to make, per pixel of the answer, the scores of its four neighbours
-anew would cost four times the sigmoids per pixel of the answer, to keep a band costs 8 K bytes per pixel of the
-network, in cache. On a CPU, bands that follow each other share the rows that both need.
+Tensors of [queries x height x width] exist only as strips (CPU) or tiles (Triton). Scores to be resized are computed
+in bands. Recomputing four neighbours per output pixel would cost 4x the sigmoids; keeping a band costs 8 bytes per
+class and network pixel, in cache. On a CPU, consecutive bands share the rows that both need.
 
-Axis letters: q queries, k classes, h and w cells of the mask logits, y and x pixels of the answer.
+Axis letters: q queries, k classes, h and w cells of the mask logits, y and x pixels of the output.
 """
 
 # pyright: reportUnknownMemberType=false
-# (torch is typed in parts only)
+# (torch has incomplete types)
 
 from __future__ import annotations
 
@@ -33,7 +32,7 @@ from clouds.kernels.backends import Backend, choose
 Size = tuple[int, int]
 Order = Literal["merge_first", "masks_first"]
 Activation = Literal["sigmoid", "softmax"]
-Chain = tuple[tuple[int, int], ...]  # resizes of one axis: (to how many, how many of these are kept)
+Chain = tuple[tuple[int, int], ...]  # resizes of one axis: (new length, length after cropping)
 Taps = tuple[Tensor, Tensor]
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -41,10 +40,10 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "softmax": lambda maps: maps.softmax(0),
 }
 
-_STRIP = 1 << 18  # logits of one strip: 1 MB in float32 stays in a core's cache, and is not mapped anew for every strip
-_BAND = 1 << 19  # scores of one band on a CPU: 2 MB in float32 stay in a cache until the best is found
-_GPU_BAND = 1 << 24  # 64 MB: a band costs two launches
-_MOST_CLASSES = 256  # that a program of the Triton kernel holds; labels end at 254 anyway
+_STRIP = 1 << 18  # logits per strip: 1 MB in float32 stays in a core's cache, and is reused by the allocator
+_BAND = 1 << 19  # scores per band on a CPU: 2 MB in float32 stay in cache until the argmax
+_GPU_BAND = 1 << 24  # scores per band on a GPU: 64 MB; a band costs two launches
+_MOST_CLASSES = 256  # limit of the Triton kernel; labels end at 254 anyway
 
 
 def semantic_inference(
@@ -61,20 +60,21 @@ def semantic_inference(
 ) -> Tensor:
     """Labels or class scores of one image, from low-resolution mask logits.
 
-    Merged in float32 (float64 for float64) whatever the inputs are. The lowest of equally good labels wins, and a
-    score that is NaN beats every number, as in `torch.argmax`. On Triton, products of float32 inputs are made of three
-    TF32 products, which is float32 up to its last bits; those of bfloat16 and float16 inputs are TF32, whose rounding
-    (2^-11) is no more than that of the inputs, and sigmoids of 16-bit logits are off by up to 2^-12. Results are the
-    same in every run. Triton computes no gradients.
+    Scores are merged in float32 (float64 for float64 inputs). As in `torch.argmax`, the lowest of equal labels wins,
+    and NaN beats every number. Results are deterministic.
+
+    Triton multiplies float32 inputs as three TF32 products, which differs from float32 in the last bits. For bfloat16
+    and float16 inputs it uses TF32, whose rounding (2^-11) does not exceed that of the inputs; their sigmoids have
+    errors up to 2^-12. Triton computes no gradients.
 
     Args:
         class_probabilities: P(class | query), without "no object".
         mask_logits: logits of P(mask).
-        network_size: (height, width) of the network input, which the logits are resized to.
-        valid_size: (height, width) of the image within it, at its top left.
-        size: (height, width) of the answer.
-        postprocess: what is resized from `valid_size` to `size`: scores ("merge_first") or logits ("masks_first").
-        activation: P(mask): "sigmoid", or "softmax" over queries where each pixel belongs to exactly one.
+        network_size: (height, width) of the network input, to which the logits are resized.
+        valid_size: (height, width) of the image within it, at the top left.
+        size: (height, width) of the output.
+        postprocess: tensor resized from `valid_size` to `size`: scores ("merge_first") or logits ("masks_first").
+        activation: P(mask): "sigmoid", or "softmax" over queries if each pixel belongs to exactly one.
         scores: return scores instead of labels.
         backend: see `clouds.kernels.backends`.
 
@@ -82,9 +82,9 @@ def semantic_inference(
         uint8 "y x" labels, or float "k y x" scores.
 
     Raises:
-        TypeError: an input is not of a floating dtype.
-        ValueError: shapes, devices or sizes do not fit; an unknown name; labels are asked for more than 255 classes;
-            see `choose`.
+        TypeError: an input does not have a floating dtype.
+        ValueError: shapes, devices or sizes do not match; a name is unknown; labels are requested for more than 255
+            classes; or see `choose`.
     """
     _check(class_probabilities, mask_logits, network_size, valid_size, size, scores=scores)
     _check_names(postprocess, activation)
@@ -110,10 +110,12 @@ def reference(
     activation: Activation = "sigmoid",
     scores: bool = False,
 ) -> Tensor:
-    """The steps one after the other, each at full size, in the dtype of the inputs."""
+    """All steps at full size, in the dtype of the inputs."""
+    # Logits at network size, cropped to the image, for "masks_first" resized to the output: "q y x"
     maps = _resized(mask_logits, network_size)[:, : valid_size[0], : valid_size[1]]
     if postprocess == "masks_first":
         maps = _resized(maps, size)
+    # Merged scores "k y x", for "merge_first" resized to the output
     merged = torch.einsum("qk,qyx->kyx", class_probabilities, _ACTIVATIONS[activation](maps))
     if postprocess == "merge_first":
         merged = _resized(merged, size)
@@ -137,13 +139,15 @@ def _by_strips(
     activation: Activation = "sigmoid",
     scores: bool = False,
 ) -> Tensor:
-    """Some rows at a time, each step in cache: rows are resized before columns, while there are few of them."""
-    mask_logits = mask_logits.contiguous()  # else torch copies all of them for every choice of rows
+    """Process strips of rows so that intermediates stay in cache; rows are resized before columns, which is cheaper."""
+    # Interpolation tables of all resizes before the merge
+    mask_logits = mask_logits.contiguous()  # else torch copies all of it for every selection of rows
     rows, columns = _chains(network_size, valid_size, size if postprocess == "masks_first" else valid_size)
     taps = _taps(mask_logits.shape[1], rows, mask_logits.dtype)
     per_row = max(1, len(mask_logits)) * max(resized for resized, _ in columns)
 
     def merged(start: int, stop: int) -> Iterator[Tensor]:
+        # Strips of logits "q y x", then merged scores "k y x"
         for first, last in _cut(start, stop, _STRIP // per_row):
             logits = _resize_columns(_resize_rows(mask_logits, taps, first, last), columns)
             probabilities = _ACTIVATIONS[activation](logits)
@@ -153,6 +157,7 @@ def _by_strips(
         return _resize_columns(_resize_rows(scores, taps, 0, len(taps[0])), ((size[1], size[1]),))
 
     strips = merged(0, rows[-1][1])
+    # Scores of another size are resized in bands
     if rows[-1][1] != size[0] or columns[-1][1] != size[1]:
         index, weight = _taps(valid_size[0], ((size[0], size[0]),), mask_logits.dtype)
         cut = _bands(index, max(valid_size[1], size[1]), _BAND // class_probabilities.shape[1])
@@ -162,7 +167,7 @@ def _by_strips(
 
 
 def _window(strips: Iterator[Tensor]) -> Callable[[int, int], Tensor]:
-    """Rows from `first` to at least `last` of strips "k y x" below each other, asked for from top to bottom."""
+    """Function that returns rows `first` to at least `last` of consecutive strips "k y x"; requests must go down."""
     held, top = next(strips), 0
 
     def rows(first: int, last: int) -> Tensor:
@@ -180,13 +185,13 @@ def _window(strips: Iterator[Tensor]) -> Callable[[int, int], Tensor]:
 
 
 def _labels(scores: Tensor) -> Tensor:
-    """`scores.argmax(0)` as uint8, in place of the scores.
+    """`scores.argmax(0)` as uint8; overwrites the scores.
 
-    `argmax` goes from class to class of one pixel, which are often a power of two apart and evict each other from the
-    cache. Passes along rows do not: the best score, which classes have it, and the lowest of these.
+    `argmax` visits all classes of one pixel, which are often a power of two apart and evict each other from the cache.
+    Passes along rows avoid this: find the best score, mark the classes that have it, take the lowest of them.
     """
     best = scores.amax(0)
-    if best.isnan().any():  # no NaN equals another
+    if best.isnan().any():  # NaN does not equal NaN
         return scores.max(0).indices.to(torch.uint8)
     rank = torch.arange(len(scores), 0, -1, dtype=scores.dtype, device=scores.device)[:, None, None]
     return (len(scores) - scores.eq_(best).mul_(rank).amax(0)).to(torch.uint8)
@@ -239,9 +244,10 @@ def _(
 
 
 def _tables(*sizes: Any) -> Any:
-    """Arguments and result of `_new_tables`, kept by size, device and stream.
+    """`_new_tables`, cached by size, device and stream.
 
-    By stream, so that none reads what another still writes. A CUDA graph has tables of its own, which live as long.
+    The stream is part of the key so that no stream reads tables that another still writes. A CUDA graph has its own
+    tables, which live as long as the graph.
     """
     if (device := sizes[-1]).type != "cuda":
         return _kept_tables(0, *sizes)
@@ -251,7 +257,7 @@ def _tables(*sizes: Any) -> Any:
         return _kept_tables(torch.cuda.current_stream().cuda_stream, *sizes)
 
 
-@lru_cache(maxsize=32)  # some 100 KB for each size
+@lru_cache(maxsize=32)  # about 100 KB per size
 def _kept_tables(stream: int, *sizes: Any) -> Any:
     return _new_tables(*sizes)
 
@@ -259,9 +265,9 @@ def _kept_tables(stream: int, *sizes: Any) -> Any:
 def _new_tables(
     cells: Size, network_size: Size, valid_size: Size, size: Size, masks_first: bool, numbers: int, device: torch.device
 ) -> Any:
-    """Of each band: tables of the rows that are merged, and of the answer's if scores are resized. Then of columns.
+    """Row tables of each band for merging and, if scores are resized, for the output; then column tables of both.
 
-    They are computed on the device, which waits for no copy; what a launch must know of them, on the host, too.
+    They are computed on the device, without copies; values needed for the launch are also computed on the host.
     """
     from clouds.kernels._triton.semantic_inference import Table, together
 
@@ -284,9 +290,9 @@ def _new_tables(
 
 
 def _bands(index: Tensor, width: int, numbers: int) -> Iterator[tuple[int, int, int, int]]:
-    """Bands of the answer, with at most so many `numbers` of a class: rows start..stop, made of rows first..last.
+    """Yield bands of the output with at most `numbers` scores per class: rows start..stop, from rows first..last.
 
-    `index` says which rows make each row of the answer, "rows taps"; `width` is that of the wider of image and answer.
+    `index` holds the source rows of each output row, "rows taps"; `width` is the larger width of image and output.
     """
     rows = int(index.max()) + 1
     for start, stop in _cut(0, len(index), numbers // (width * -(-rows // len(index)))):
@@ -300,7 +306,7 @@ def _cut(start: int, stop: int, step: int) -> Iterator[tuple[int, int]]:
 
 
 def _chains(network_size: Sequence[int], valid_size: Sequence[int], size: Sequence[int]) -> tuple[Chain, Chain]:
-    """How rows and columns are resized: to so many, of which so many are kept, and again if the image is resized."""
+    """Resizes of rows and columns: to the network size, cropped to the image, then to the output size if it differs."""
     resized = tuple(size) != tuple(valid_size)
     rows, columns = (
         ((network, valid), (answer, answer)) if resized else ((network, valid),)
@@ -310,10 +316,10 @@ def _chains(network_size: Sequence[int], valid_size: Sequence[int], size: Sequen
 
 
 def _taps(length: int, chain: Chain, dtype: torch.dtype = torch.float32, device: torch.device | None = None) -> Taps:
-    """Which cells of an axis, with which weights, make each pixel of what `chain` makes of it: both "pixels taps".
+    """Source cells and weights of each pixel after the resizes in `chain`, along one axis: both "pixels taps".
 
-    Each resize doubles the taps. Coordinates are computed as torch does, in the dtype of the merge. An axis that keeps
-    its length keeps its cells.
+    Each resize doubles the taps; a resize to the same length is skipped. Coordinates are computed like torch's, in the
+    dtype of the merge.
     """
     index, weight = torch.arange(length, device=device)[:, None], torch.ones(length, 1, dtype=dtype, device=device)
     for resized, kept in chain:
@@ -330,7 +336,7 @@ def _taps(length: int, chain: Chain, dtype: torch.dtype = torch.float32, device:
 
 
 def _resize_rows(maps: Tensor, taps: Taps, start: int, stop: int) -> Tensor:
-    """Rows start..stop of what `taps` make of the rows of `maps`: "c h w" to "c y w"."""
+    """Rows start..stop of `maps` resized with `taps`: "c h w" to "c y w"."""
     index, weight = (table[start:stop].to(maps.device) for table in taps)
     parts = [maps.index_select(1, one) * share[:, None] for one, share in zip(index.T, weight.T, strict=True)]
     return sum(parts[1:], parts[0])
@@ -345,7 +351,7 @@ def _resize_columns(maps: Tensor, chain: Chain) -> Tensor:
 
 
 def _objection(class_probabilities: Tensor, work: torch.dtype) -> str | None:
-    """Why Triton cannot take these arguments; None if it can."""
+    """Why Triton does not support these arguments, or None."""
     classes = class_probabilities.shape[1]
     if work == torch.float64:
         return "it has no kernel for float64"

@@ -1,12 +1,10 @@
-"""Launches that were measured on a device, in place of the shipped ones: opt-in, and kept in a file.
+"""Kernel launches tuned on a device, stored in a file; opt-in.
 
-`clouds bench OP --tune` measures how many warps a program has, and how many loads are in flight, for each kernel of an
-operation, and writes a file. Where the environment variable `CLOUDS_TUNED` names it, launches are taken from it. For
-what it does not hold they are the shipped ones. Tiles always are: they follow from sizes, by rules that the kernels'
-modules state.
+`clouds bench OP --tune` measures the best numbers of warps and pipeline stages for each kernel of an operation, and
+writes a file. If the environment variable `CLOUDS_TUNED` names that file, its entries replace the shipped launches.
+Tile sizes are never tuned; the kernels' modules derive them from the input sizes.
 
-An entry holds for one kernel, device, dtype and version of Triton, and for all sizes of which the shipped launch is the
-same.
+An entry is valid for one kernel, device, dtype and version of Triton, and for all sizes with the same shipped launch.
 """
 
 from __future__ import annotations
@@ -26,31 +24,31 @@ from torch import Tensor
 VARIABLE = "CLOUDS_TUNED"
 Choice: TypeAlias = dict[str, int]
 _WARPS, _STAGES = (1, 2, 4, 8, 16), (1, 2, 3, 4)
-_GAIN = 0.97  # of the shipped launch's time: less is noise
+_GAIN = 0.97  # required time relative to the best so far; smaller gains are noise
 
 
 class TuningWarning(UserWarning):
-    """A file of launches cannot be used, and why."""
+    """A file of launches is ignored; the message says why."""
 
 
 @define
 class _Trial:
-    """Launches that are tried, by key, and the shipped ones that were asked for."""
+    """Launches to try, by key, and the shipped launches that were requested."""
 
     choices: dict[str, Choice] = field(factory=dict)
     shipped: dict[str, Choice] = field(factory=dict)
 
 
-_trials: list[_Trial] = []  # the innermost last; no context variable: backward passes on CUDA have threads of their own
+_trials: list[_Trial] = []  # innermost last; not a context variable, because CUDA backward passes run in other threads
 
 
 def launch_arguments(kernel: str, launch: Any, tensor: Tensor) -> dict[str, int]:
-    """Keyword arguments of a launch: those of the shipped one, with what was measured for this device.
+    """Keyword arguments of a launch: the shipped ones, updated with tuned values for this device.
 
     Args:
-        kernel: its name.
+        kernel: name of the kernel.
         launch: the shipped `Launch`.
-        tensor: what the kernel computes on; its device and dtype count.
+        tensor: a tensor with the device and dtype of the computation.
     """
     arguments, path = launch.arguments(), os.environ.get(VARIABLE, "")
     if not _trials and not path:
@@ -65,7 +63,7 @@ def launch_arguments(kernel: str, launch: Any, tensor: Tensor) -> dict[str, int]
 
 @cache
 def read(path: str) -> Mapping[str, Choice]:
-    """Launches of a file, by key. A file that cannot be read is ignored, with a warning; it is read once."""
+    """Read launches from a file, by key, once. An unreadable file is ignored with a warning."""
     try:
         with open(path, encoding="utf-8") as stream:
             found = json.load(stream)
@@ -79,11 +77,11 @@ def read(path: str) -> Mapping[str, Choice]:
 
 
 def tune(run: Callable[[], object], measure: Callable[[Callable[[], object]], float]) -> dict[str, Choice]:
-    """The fastest launches of all kernels in a computation, one kernel after the other, where they gain 3 %.
+    """Find faster launches (by at least 3 %) for all kernels of a computation, one kernel after the other.
 
     Args:
         run: the computation.
-        measure: its time.
+        measure: measures its time.
     """
     from triton.errors import TritonError
 
@@ -98,7 +96,7 @@ def tune(run: Callable[[], object], measure: Callable[[Callable[[], object]], fl
             try:
                 with _trying({**chosen, key: choice}):
                     took = measure(run)
-            except (TritonError, RuntimeError):  # not enough registers or shared memory for this one
+            except (TritonError, RuntimeError):  # not enough registers or shared memory
                 continue
             if took < _GAIN * best:
                 best, chosen[key] = took, choice

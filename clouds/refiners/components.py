@@ -1,4 +1,4 @@
-"""The built-in refiners, as the catalog sees them."""
+"""Catalog entries of the built-in refiners."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The refiner that changes nothing: the control of every experiment with refiners."""
+"""The refiner that changes nothing, as a control in experiments."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from clouds.core.contract.records import Prepared, Targets
 
 @final
 class IdentityRefiner(Refiner):
-    """Targets are the teacher's label maps."""
+    """Uses the teacher's label maps as targets."""
 
     def prepare(self, images: Sequence[UInt8[Tensor, "3 _ _"]]) -> list[Prepared]:
         return [Prepared() for _ in images]

@@ -1,4 +1,4 @@
-"""One function per built-in refiner: the numbers, and the built object. Imports nothing heavy by itself."""
+"""One builder per built-in refiner, with the published numbers as defaults. Heavy imports stay inside the functions."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def regions(*, cell: int = 8, compactness: float = 0.1, rounds: int = 5, agreeme
     """Colour regions of the image vote over the label map.
 
     Args:
-        cell: side of the grid cells that regions start from, in pixels.
-        compactness: weight of position against colour; larger gives rounder regions.
-        rounds: rounds of the clustering.
-        agreement: share of a region (0..1) that its winning class must have; below it the region keeps its labels.
+        cell: side of the initial grid cells in pixels.
+        compactness: weight of position against colour; larger values give rounder regions.
+        rounds: clustering iterations.
+        agreement: minimum share (0..1) of the winning class in a region; below it the region keeps its labels.
     """
     from clouds.refiners.regions import RegionRefiner
 
@@ -28,14 +28,14 @@ def regions(*, cell: int = 8, compactness: float = 0.1, rounds: int = 5, agreeme
 
 @prompt_preset
 def sam(*, model: Literal["vit_b", "vit_l", "vit_h"], pretrained: bool | Path = True) -> SamSegmenter:
-    """SAM answers point prompts drawn from the components of the label map.
+    """SAM segments point prompts drawn from the components of the label map.
 
-    The numbers are the published ones (CVPR 2024); `small_components`, `overlaps` and `empty` are as published with
-    "drop", "any" and "keep". A cached embedding takes 2 MiB for an image, and as much for its mirror image.
+    The defaults are the published ones (CVPR 2024), except `small_components`, `overlaps` and `empty`, whose published
+    values are "drop", "any" and "keep". A cached embedding takes 2 MiB per image, and as much for its mirror image.
 
     Args:
         model: segment-anything's name of the image encoder.
-        pretrained: load the published weights; False initialises randomly; a path reads a local file (.pth,
+        pretrained: load the published weights; False initialises randomly; a path loads a local file (.pth,
             .safetensors).
     """
     from clouds.refiners.sam import build_sam
@@ -44,7 +44,7 @@ def sam(*, model: Literal["vit_b", "vit_l", "vit_h"], pretrained: bool | Path = 
 
 
 def identity() -> Refiner:
-    """Keeps the teacher's label map."""
+    """Keep the teacher's label map."""
     from clouds.refiners.identity import IdentityRefiner
 
     return IdentityRefiner()

@@ -1,4 +1,4 @@
-"""From predicted masks to targets: the best of several, overlaps, one mask per class."""
+"""Merges predicted masks to targets: selects the best candidates, resolves overlaps, unites masks by class."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ Overlaps = Literal["between_classes", "any", "keep"]
 
 
 def best_of(masks: Float[Tensor, "n k h w"], quality: Float[Tensor, "n k"]) -> Float[Tensor, "n 1 h w"]:
-    """The mask of the best predicted IoU of each prompt; the first of equals."""
+    """Select the mask with the highest predicted IoU of each prompt; the first if equal."""
     rows = torch.arange(len(masks), device=masks.device)
     return masks[rows, quality.argmax(1)][:, None]
 
 
 def clear_overlaps(masks: Bool[Tensor, "n h w"]) -> Bool[Tensor, "n h w"]:
-    """Pixels that more than one mask claims belong to none."""
+    """Remove pixels that more than one mask claims from all masks."""
     return masks & (masks.sum(0, dtype=torch.int32) <= 1)
 
 
 def unite_classes(
     masks: Bool[Tensor, "n h w"], classes: Int[Tensor, " n"]
 ) -> tuple[Int[Tensor, " c"], Bool[Tensor, "c h w"]]:
-    """The classes that occur, ascending, and the union of each one's masks."""
+    """The occurring classes in ascending order, and the union of each class's masks."""
     present = cast("Tensor", classes.unique())
     united = [masks[classes == one].any(0) for one in present]
     return present, torch.stack(united) if united else masks
@@ -35,13 +35,14 @@ def unite_classes(
 def merge_masks(
     batches: Iterable[tuple[Bool[Tensor, "n h w"], Int[Tensor, " n"]]], *, overlaps: Overlaps
 ) -> tuple[Int[Tensor, " c"], Bool[Tensor, "c h w"]]:
-    """One mask per class, ascending. Pixels claimed twice are cleared "between_classes", between "any" two prompts (as
-    published, also of one class), or kept in both ("keep").
+    """Merge masks to one per class, in ascending order.
 
     Args:
-        batches: masks and the class of each, at least one batch. No more than a batch, and a mask per class, is held.
-        overlaps: see above.
+        batches: masks with their classes, at least one batch. Memory holds one batch and one mask per class.
+        overlaps: pixels claimed twice are cleared "between_classes", between "any" two prompts (as published, also of
+            one class), or kept in both ("keep").
     """
+    # Union per class "h w", and the number of masks that claim each pixel "h w"
     united: dict[int, Tensor] = {}
     claims: Tensor | int = 0
     for masks, labels in batches:
@@ -49,6 +50,7 @@ def merge_masks(
         classes, together = unite_classes(masks, labels)
         for label, mask in zip(classes.tolist(), together, strict=True):
             united[label] = united[label] | mask if label in united else mask
+    # Classes ascending "c h w", overlaps removed
     found = sorted(united)
     merged = torch.stack([united[label] for label in found]) if found else masks
     if overlaps != "keep":

@@ -1,4 +1,4 @@
-"""Options of the refiners that prompt a network with points: the only list of them. Nothing here imports torch."""
+"""The single list of options of point-prompted refiners. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ def _at_least(bound: int) -> Callable[[object, Attribute[int], int], None]:
 
 @frozen(kw_only=True)
 class PromptOptions:
-    """How components of a label map become prompts, and how the answers become targets.
+    """How components of a label map become prompts, and predicted masks become targets.
 
-    The numbers are the published ones (CVPR 2024); `small_components`, `overlaps` and `empty` are as published with
-    "drop", "any" and "keep".
+    The defaults are the published ones (CVPR 2024), except `small_components`, `overlaps` and `empty`, whose published
+    values are "drop", "any" and "keep".
 
     Attributes:
-        size_threshold: components of more than so many pixels are prompts.
-        points: points of each prompt.
-        selection: "random": anywhere in the component; "center": near its centroid; "largest_component": in the
-            largest part that the erosion leaves.
-        erosion: side of the square that erodes components before points are drawn, in pixels; 0 does not.
-        refinement: answer each prompt a second time, with the first mask as a part of the prompt.
-        small_components: components that are no prompt "keep" their labels, or "drop" out.
+        size_threshold: components with more pixels than this become prompts.
+        points: points per prompt.
+        selection: where points are drawn: "random": anywhere in the component; "center": near its centroid;
+            "largest_component": in the largest part after erosion.
+        erosion: side in pixels of the square that erodes components before points are drawn; 0 disables it.
+        refinement: segment each prompt a second time, with the first mask as part of the prompt.
+        small_components: components that are not prompts "keep" their labels or "drop" out.
         overlaps: pixels claimed twice are cleared "between_classes", between "any" two prompts, or kept in both
             ("keep").
-        empty: "drop" classes that lose all of their pixels, or "keep" them with an empty mask.
-        batch_size: prompts that the network answers together.
+        empty: "drop" classes without remaining pixels, or "keep" them with an empty mask.
+        batch_size: prompts per forward pass.
         dtype: autocast type of the network; None is float32.
 
     Raises:
@@ -58,11 +58,11 @@ class PromptOptions:
 
 @frozen(kw_only=True)
 class PresetOptions(PromptOptions):
-    """The options that `prompt_preset` adds to a preset: those of `PromptOptions`, and where embeddings are kept.
+    """Options that `prompt_preset` adds to a preset: those of `PromptOptions`, and the cache of embeddings.
 
     Attributes:
-        cache: folder for image embeddings, so that the encoder runs once for each.
-        cache_bytes: bound on the size of that folder; embeddings not used for longest make room.
+        cache: folder for image embeddings, so that the encoder runs once per image.
+        cache_bytes: maximum size of that folder; least recently used embeddings are evicted first.
     """
 
     cache: Path | None = None

@@ -1,7 +1,7 @@
-"""From a label map to point prompts: connected components, and points inside them.
+"""Draws point prompts from the connected components of a label map.
 
-Benigmim et al., "Collaborating Foundation Models for Domain Generalized Semantic Segmentation", CVPR 2024, section 3.3,
-in the order of the published code: classes ascending, components in scan order, one draw per component.
+Benigmim et al., "Collaborating Foundation Models for Domain Generalized Semantic Segmentation", CVPR 2024, section 3.3.
+The order is that of the published code: classes ascending, components in scan order, one draw per component.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Region:
 
     Attributes:
         label: train id.
-        top, left: where `mask` lies in the image.
+        top, left: position of `mask` in the image.
         mask: the component within its bounding box.
     """
 
@@ -37,7 +37,7 @@ class Region:
 
 
 def find_regions(label_map: UInt8[np.ndarray, "h w"], *, size_threshold: int = 0) -> list[Region]:
-    """Connected components (4 neighbours) of more than `size_threshold` pixels; 255 is no class.
+    """Connected components (4 neighbours) with more than `size_threshold` pixels; 255 is ignored.
 
     >>> [region.label for region in find_regions(np.array([[0, 3, 0], [0, 255, 3]], np.uint8))]
     [0, 0, 3, 3]
@@ -58,14 +58,14 @@ def find_regions(label_map: UInt8[np.ndarray, "h w"], *, size_threshold: int = 0
 def draw_points(
     region: Region, rng: Rng, *, points: int, selection: Selection = "random", erosion: int = 0
 ) -> Float32[np.ndarray, "n 2"] | None:
-    """Points inside a region, in image pixels (x, y); None when the region offers too few.
+    """Draw points (x, y) inside a region, in image pixels; None if the region has too few.
 
     Args:
-        region: where.
-        rng: source of the choice.
-        points: how many.
+        region: the component.
+        rng: random generator.
+        points: number of points.
         selection: see `select_random`, `select_center`, `select_largest_component`.
-        erosion: side of the square that erodes the region first, in pixels; 0 does not. The image's edge erodes, too.
+        erosion: side in pixels of the square that first erodes the region, also at the image's edge; 0 disables it.
     """
     mask = ndimage.binary_erosion(region.mask, structure=np.ones((erosion, erosion))) if erosion else region.mask
     pixels = _SELECT[selection](mask, points, rng)
@@ -75,22 +75,22 @@ def draw_points(
 
 
 def select_random(mask: Bool[np.ndarray, "h w"], points: int, rng: Rng) -> Int[np.ndarray, "n 2"] | None:
-    """Any pixels (row, column) of the mask; None when it has fewer."""
+    """Random pixels (row, column) of the mask; None if it has fewer."""
     pixels = np.argwhere(mask)
     return _choose(pixels, points, rng) if len(pixels) >= points else None
 
 
 def select_center(mask: Bool[np.ndarray, "h w"], points: int, rng: Rng) -> Int[np.ndarray, "n 2"] | None:
-    """Pixels of the largest component less than 10 pixels from its centroid; None unless there are more than asked."""
+    """Pixels less than 10 pixels from the centroid of the largest component; None unless there are more."""
     pixels = _largest_component(mask)
     near = pixels[np.linalg.norm(pixels - pixels.mean(0), axis=1) < _RADIUS] if len(pixels) else pixels
     return _choose(near, points, rng) if len(near) > points else None
 
 
 def select_largest_component(mask: Bool[np.ndarray, "h w"], points: int, rng: Rng) -> Int[np.ndarray, "n 2"] | None:
-    """Pixels of the largest component; None unless it has more than asked.
+    """Pixels of the largest component; None unless it has more.
 
-    The published code takes the component that comes last in scan order.
+    The published code uses the last component in scan order instead.
     """
     pixels = _largest_component(mask)
     return _choose(pixels, points, rng) if len(pixels) > points else None
@@ -100,7 +100,7 @@ _SELECT = {"random": select_random, "center": select_center, "largest_component"
 
 
 def _largest_component(mask: Bool[np.ndarray, "h w"]) -> Int[np.ndarray, "n 2"]:
-    """Its pixels (row, column); the first of several of one size; none of an empty mask."""
+    """Pixels (row, column) of the largest component, the first if equal; empty for an empty mask."""
     numbers, count = ndimage.label(mask)  # pyright: ignore[reportGeneralTypeIssues]
     return np.argwhere(numbers == np.bincount(numbers.ravel())[1:].argmax() + 1) if count else np.empty((0, 2), int)
 

@@ -1,4 +1,4 @@
-"""The decorator that gives the options of prompted refiners to a preset. Importing it does not import torch."""
+"""The decorator that adds the options of prompted refiners to a preset. Importing it does not import torch."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 
 def prompt_preset(build: Callable[..., Any]) -> Callable[..., PromptRefiner]:
-    """Turn a function that builds a `PromptedSegmenter` into a preset that builds a `PromptRefiner` around it.
+    """Turn a function that builds a `PromptedSegmenter` into a preset that builds a `PromptRefiner` with it.
 
-    Signature, annotations and docstring of the preset are those of `build`, followed by the options of
-    `PresetOptions`. If the docstring of `build` has a section `Args:`, it comes last.
+    The preset has the signature, annotations and docstring of `build`, followed by the options of `PresetOptions`. A
+    section `Args:` must come last in the docstring of `build`.
 
     Args:
-        build: takes keyword options, with annotations that its module can evaluate, and imports torch inside.
+        build: takes keyword options with annotations that its module can evaluate, and imports torch inside.
 
     >>> @prompt_preset
     ... def my_refiner(*, pretrained: bool = True):
@@ -61,6 +61,6 @@ def prompt_preset(build: Callable[..., Any]) -> Callable[..., PromptRefiner]:
 
 
 def _option_lines(record: type) -> str:
-    """The lines of a record's section `Attributes:`; "" where Python has dropped docstrings (-OO)."""
+    """Lines of a record's docstring section `Attributes:`; "" if Python drops docstrings (-OO)."""
     found = re.search(r"^Attributes:\n((?: .*\n?)+)", inspect.getdoc(record) or "", re.MULTILINE)
     return found[1].rstrip("\n") if found else ""

@@ -1,4 +1,4 @@
-"""Refinement by point prompts, for every network that segments what points lie on: SAM, MobileSAM, SAM 2.
+"""Refinement by point prompts, for promptable segmentation networks such as SAM, MobileSAM and SAM 2.
 
 Benigmim et al., "Collaborating Foundation Models for Domain Generalized Semantic Segmentation", CVPR 2024, section 3.3.
 """
@@ -29,14 +29,14 @@ from clouds.refiners.prompt_points import Region, Rng, draw_points, find_regions
 
 
 class PromptedSegmenter(nn.Module, ABC):
-    """A network that first encodes an image, and then segments what points in it lie on.
+    """A network that encodes an image, then segments the objects at point prompts.
 
-    Embeddings are named tensors that depend on the image alone; they may come back as float16.
+    Embeddings are named tensors that depend on the image only; `decode` may get them as float16.
     """
 
     @abstractmethod
     def encode(self, image: UInt8[Tensor, "3 h w"]) -> dict[str, Tensor]:
-        """The embedding of one image (RGB), of any size."""
+        """Embed one RGB image of any size."""
 
     @abstractmethod
     def decode(
@@ -46,30 +46,30 @@ class PromptedSegmenter(nn.Module, ABC):
         size: tuple[int, int],
         masks: Float[Tensor, "n 1 m m"] | None = None,
     ) -> tuple[Float[Tensor, "n k m m"], Float[Tensor, "n k"]]:
-        """Low-resolution mask logits and their predicted IoU, k for each prompt.
+        """Predict k low-resolution mask logits per prompt, and their IoU.
 
         Args:
-            embedding: what `encode` returned.
-            points: (x, y) in image pixels; the p points of a prompt lie on one thing.
+            embedding: the result of `encode`.
+            points: (x, y) in image pixels; the p points of a prompt lie on one object.
             size: (height, width) of the image.
-            masks: logits of an earlier answer, to improve.
+            masks: logits of an earlier prediction, to refine.
         """
 
     @abstractmethod
     def upscale(self, logits: Float[Tensor, "n 1 m m"], size: tuple[int, int]) -> Float[Tensor, "n 1 h w"]:
-        """Mask logits at the size (height, width) of the image."""
+        """Resize mask logits to the image's size (height, width)."""
 
 
 @final
 class PromptRefiner(nn.Module, Refiner):
-    """Each connected component of the label map becomes a prompt; its mask takes the component's class.
+    """Turns connected components of the label map into prompts; each predicted mask gets its component's class.
 
-    An image without a prompt, or for which nothing is left, keeps its label map. Pixels of no mask are not valid.
+    An image without prompts or without remaining masks keeps its label map. Pixels outside all masks are not valid.
 
     Args:
-        segmenter: what answers the prompts. It stays in eval mode for ever, without gradients.
-        cache: embeddings are read from it and added to it, as float16; None computes each time.
-        options: those of `PromptOptions`, as keywords.
+        segmenter: the promptable network. It stays in eval mode, without gradients.
+        cache: cache of float16 embeddings; None computes them each time.
+        options: options of `PromptOptions`, as keywords.
 
     Raises:
         ConfigError: a number is out of range.
@@ -89,9 +89,9 @@ class PromptRefiner(nn.Module, Refiner):
 
     @torch.no_grad()
     def prepare(self, images: Sequence[UInt8[Tensor, "3 _ _"]]) -> list[Prepared]:
-        """Embeddings; those in the cache cost no encoder.
+        """Compute embeddings, or read them from the cache.
 
-        Warns `CacheWarning` when an embedding could not be stored; it is returned all the same.
+        Warns `CacheWarning` if an embedding could not be stored; it is returned anyway.
         """
         return [Prepared(tensors=self._embed(image)) for image in images]
 
@@ -113,14 +113,17 @@ class PromptRefiner(nn.Module, Refiner):
                 f"refinement: the image is {tuple(image.shape[1:])}, its label map {tuple(label_map.shape)} (height, "
                 "width); resize one of them"
             )
+        # Prompts: n components and their points "n p 2"
         regions, points = self._draw(label_map.cpu().numpy(), rng)
         if not regions:
             return Targets.from_label_map(label_map)
+        # Masks of the prompts, in batches "b h w" with their classes "b"
         size = label_map.shape[0], label_map.shape[1]
         embedding = self._embed(image) if prepared is None else prepared.tensors
         labels = torch.tensor([region.label for region in regions], device=label_map.device)
         masks = (chunk.to(label_map.device) for chunk in self._segment(embedding, torch.from_numpy(points), size))
         batches = zip(masks, labels.split(self.options.batch_size), strict=True)
+        # One mask per class "c h w", including components that are not prompts
         if self.options.small_components == "keep":
             rest = Targets.from_label_map(_without(label_map, regions))
             batches = chain(batches, [(rest.masks, rest.labels)])
@@ -133,7 +136,7 @@ class PromptRefiner(nn.Module, Refiner):
         return Targets(labels=classes, masks=united, valid=united.any(0))
 
     def _draw(self, label_map: np.ndarray, rng: Rng) -> tuple[list[Region], np.ndarray]:
-        """The components that are prompts, and their points."""
+        """Components that become prompts, and their points."""
         options = self.options
         regions = find_regions(label_map, size_threshold=options.size_threshold)
         choice = {"points": options.points, "selection": options.selection, "erosion": options.erosion}
@@ -144,7 +147,7 @@ class PromptRefiner(nn.Module, Refiner):
     def _segment(
         self, embedding: Mapping[str, Tensor], points: Float[Tensor, "n p 2"], size: tuple[int, int]
     ) -> Iterator[Bool[Tensor, "b h w"]]:
-        """The best mask of each prompt, batch by batch: those of thousands of prompts would fill the memory."""
+        """Yield the best mask of each prompt in batches; masks of thousands of prompts would exceed the memory."""
         device = self._device
         embedding = {name: value.to(device) for name, value in embedding.items()}
         for chunk in points.to(device).split(self.options.batch_size):
@@ -152,7 +155,7 @@ class PromptRefiner(nn.Module, Refiner):
                 best = best_of(*self.segmenter.decode(embedding, chunk, size))
                 if self.options.refinement:
                     best = best_of(*self.segmenter.decode(embedding, chunk, size, best))
-            # one by one, so that what is upscaled stays in a CPU's cache
+            # One by one, so that upscaled masks stay in the CPU's cache
             yield torch.cat([self.segmenter.upscale(one, size)[:, 0] > 0 for one in best.float().split(1)])
 
     def _embed(self, image: Tensor) -> dict[str, Tensor]:
@@ -186,7 +189,7 @@ class PromptRefiner(nn.Module, Refiner):
 
 
 def image_key(image: UInt8[Tensor, "3 h w"]) -> str:
-    """Name of a picture: a hash that it shares with its mirror image, and which of the two it is."""
+    """Key of an image: a hash shared with its mirror image, and a mark for one of the two."""
     hashes = [_sha256(image), _sha256(image.flip(-1))]
     return f"{min(hashes)}-flipped" if hashes[1] < hashes[0] else hashes[0]
 
@@ -197,7 +200,7 @@ def _sha256(image: Tensor) -> str:
 
 
 def _without(label_map: UInt8[Tensor, "h w"], regions: Sequence[Region]) -> UInt8[Tensor, "h w"]:
-    """The label map with these regions ignored."""
+    """Copy the label map with these regions set to "ignore"."""
     rest = label_map.cpu().numpy().copy()
     for region in regions:
         height, width = region.mask.shape

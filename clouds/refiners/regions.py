@@ -1,7 +1,7 @@
-"""Colour regions vote over the label map, so that its boundaries follow the image's.
+"""Votes on the label map within colour regions, so that its boundaries follow the image's.
 
 Regions are superpixels after Achanta et al., "SLIC Superpixels Compared to State-of-the-Art Superpixel Methods", PAMI
-2012: k-means in colour and position, each pixel choosing among the nine cells around it.
+2012: k-means in colour and position, where each pixel chooses among the nine nearest cells.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _IGNORE = 255
 
 @final
 class RegionRefiner(Refiner):
-    """Each region takes the class that most of its pixels have.
+    """Gives each region the majority class of its pixels.
 
     Args:
-        cell: side of the grid cells that regions start from, in pixels.
+        cell: side of the initial grid cells in pixels.
         compactness: weight of position against colour.
-        rounds: rounds of the clustering.
-        agreement: share of a region that its winning class must have; below it the region keeps its labels.
+        rounds: clustering iterations.
+        agreement: minimum share of the winning class in a region; below it the region keeps its labels.
     """
 
     def __init__(self, *, cell: int, compactness: float, rounds: int, agreement: float) -> None:
@@ -64,10 +64,11 @@ def superpixels(image: UInt8[Tensor, "3 h w"], cell: int, compactness: float, ro
 
     Args:
         image: RGB.
-        cell: side of the starting cells; an image smaller than it is one region.
+        cell: side of the initial cells; a smaller image is one region.
         compactness: a distance of one cell weighs as much as `compactness` x 100 units of Lab colour.
-        rounds: rounds of k-means.
+        rounds: k-means iterations.
     """
+    # Colour and position of each pixel "hw 5"
     height, width = image.shape[1:]
     rows, columns = max(1, round(height / cell)), max(1, round(width / cell))
     lab = kornia.color.rgb_to_lab(image[None].float() / 255)[0]
@@ -75,9 +76,11 @@ def superpixels(image: UInt8[Tensor, "3 h w"], cell: int, compactness: float, ro
     x = (torch.arange(width, device=image.device) + 0.5) * (columns / width)
     position = torch.stack(torch.meshgrid(y, x, indexing="ij")) * (100 * compactness)
     pixels = torch.cat((lab, position)).flatten(1).T
+    # The nine candidate regions of each pixel "hw 9"; it starts in its own cell
     home_row, home_column = (axis.long() for axis in torch.meshgrid(y, x, indexing="ij"))
     candidates = _neighbours(home_row.flatten(), home_column.flatten(), rows, columns)
     regions = candidates[:, 4]
+    # k-means: region centres "r 5", squared distances "hw 9", nearest candidate "hw"
     for _ in range(rounds):
         centers = _means(pixels, regions, rows * columns)
         distance = (pixels[:, None] - centers[candidates]).square().sum(-1)
@@ -86,7 +89,8 @@ def superpixels(image: UInt8[Tensor, "3 h w"], cell: int, compactness: float, ro
 
 
 def vote(label_map: UInt8[Tensor, "h w"], regions: Int[Tensor, "h w"], agreement: float) -> UInt8[Tensor, "h w"]:
-    """Give each region the class of most of its labelled pixels; regions that do not agree keep their labels."""
+    """Give each region the majority class of its labelled pixels; regions below `agreement` keep their labels."""
+    # Pixels per region and class "r k"
     classes, indices = label_map.unique(return_inverse=True)
     count = int(regions.max()) + 1
     votes = torch.zeros(count * len(classes), device=label_map.device)
@@ -96,6 +100,7 @@ def vote(label_map: UInt8[Tensor, "h w"], regions: Int[Tensor, "h w"], agreement
         torch.ones_like(indices.flatten(), dtype=votes.dtype),
     )
     votes = votes.view(count, len(classes))
+    # Share of each class, and the winner other than "ignore" "r"
     share = votes / votes.sum(1, keepdim=True).clamp(min=1)
     best = share.masked_fill(classes == _IGNORE, -1.0).max(1)
     winner = classes[best.indices]
@@ -105,7 +110,7 @@ def vote(label_map: UInt8[Tensor, "h w"], regions: Int[Tensor, "h w"], agreement
 
 
 def _neighbours(row: Tensor, column: Tensor, rows: int, columns: int) -> Int[Tensor, "n 9"]:
-    """Numbers of the 3x3 cells around each pixel's own; at the border the nearest existing ones repeat."""
+    """Numbers of the 3 x 3 cells around each pixel's own cell; at the border the nearest cells repeat."""
     around = [
         (row + dy).clamp(0, rows - 1) * columns + (column + dx).clamp(0, columns - 1)
         for dy in (-1, 0, 1)

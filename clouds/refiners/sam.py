@@ -26,13 +26,13 @@ SamModel = Literal["vit_b", "vit_l", "vit_h"]
 
 @final
 class SamSegmenter(PromptedSegmenter):
-    """SAM with point prompts: three masks for each.
+    """SAM with point prompts and three masks per prompt.
 
-    The image is resized to a long side of the network's (1024) as published, by Pillow with 8 bits, and padded with 0
-    after normalisation.
+    As published, Pillow resizes the 8-bit image so that its long side is the network's (1024); after normalisation it
+    is padded with 0.
 
     Args:
-        sam: any `Sam` of segment-anything, also one with another image encoder.
+        sam: a `Sam` of segment-anything, with any image encoder.
     """
 
     def __init__(self, sam: Sam) -> None:
@@ -72,14 +72,14 @@ class SamSegmenter(PromptedSegmenter):
 
 
 def build_sam(model: SamModel, *, pretrained: bool | Path) -> SamSegmenter:
-    """SAM of a published size.
+    """Build a SAM of a published size.
 
     Args:
-        model: segment-anything's name of it.
-        pretrained: load the published weights; False initialises randomly; a path reads a local file.
+        model: segment-anything's model name.
+        pretrained: load the published weights; False initialises randomly; a path loads a local file.
 
     Raises:
-        WeightsError: the weights could not be had, do not fit, or have a published name and another hash.
+        WeightsError: the weights are unavailable, do not fit, or have a published name but another hash.
     """
     sam = sam_model_registry[model]()
     if pretrained is not False:

@@ -1,1 +1,1 @@
-"""The published implementation's checkpoints, in and out."""
+"""Import and export of the published implementation's checkpoints."""

@@ -1,7 +1,7 @@
-"""Checkpoints of the published implementation, read and written."""
+"""Import of checkpoints of the published implementation."""
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# (torch and numpy are typed in parts only)
+# (torch and numpy have incomplete types)
 
 from __future__ import annotations
 
@@ -41,23 +41,23 @@ def from_reference_checkpoint(
     device: str | torch.device = "auto",
     catalog: Catalog | None = None,
 ) -> Pipeline:
-    """Make a pipeline of a checkpoint that the published implementation (github.com/yasserben/CLOUDS) wrote.
+    """Build a pipeline from a checkpoint of the published implementation (github.com/yasserben/CLOUDS).
 
-    Backbone and head with its sizes are found from names and shapes. Weights of another precision are converted to
-    that of the modules. Tensors that no module uses are in `Pipeline.kept`.
+    Backbone, head and sizes are inferred from tensor names and shapes. Weights are converted to the modules' precision.
+    Tensors that no module uses go to `Pipeline.kept`.
 
     Args:
-        path_or_state_dict: a .pth file, read without running code, or its content: `{"model": state dict}` or the
-            state dict alone, of tensors or numpy arrays.
-        geometric_ensemble: combine the head's classes with those of CLIP, as published: for a ResNet only where a
-            mask has any pixel.
-        labels: what the classes are; their number must be that of the checkpoint.
+        path_or_state_dict: a .pth file, read without running code, or its content: `{"model": state dict}` or a state
+            dict of tensors or numpy arrays.
+        geometric_ensemble: combine class probabilities with CLIP's, as published: for a ResNet only where a mask has
+            any pixel.
+        labels: label space; it must have the checkpoint's number of classes.
         device: see `clouds.compose`.
         catalog: see `clouds.compose`.
 
     Raises:
-        WeightsError: the file is missing, damaged or carries code; the model is another one; or keys are missing, left
-            over or of a wrong shape, all of which are named.
+        WeightsError: the file is missing, damaged or carries code; it holds another model; or keys are missing,
+            unexpected or of a wrong shape, all of which are named.
     """
     source, state = _read(path_or_state_dict)
     shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
@@ -86,7 +86,7 @@ def from_reference_checkpoint(
 
 
 def _read(content: str | os.PathLike[str] | Mapping[str, Any]) -> tuple[str, dict[str, Tensor]]:
-    """What to call the checkpoint in messages, and its tensors by name."""
+    """The checkpoint's name for messages, and its tensors by key."""
     source = "the state dict" if isinstance(content, Mapping) else os.fspath(content)
     found = content if isinstance(content, Mapping) else read_pickle(content)
     found = unwrap_tables(found, source=source, kinds=(Tensor, np.ndarray, np.generic))

@@ -1,7 +1,7 @@
-"""Weights of a pipeline under the names of the published implementation."""
+"""Export of a pipeline's weights with the keys of the published implementation."""
 
 # pyright: reportUnknownMemberType=false
-# (torch is typed in parts only)
+# (torch has incomplete types)
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from clouds.core.system.errors import ConfigError
 
 
 def reference_state(plan: Plan, backbone: Backbone, head: Head, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights under the published names. See `Pipeline.to_reference_state_dict`."""
+    """The weights with the published keys. See `Pipeline.to_reference_state_dict`."""
     names = [plan.parts[kind].name for kind in (Kind.BACKBONE, Kind.HEAD)]
     if names[0] not in BACKBONES.values() or names[1] not in HEADS:
         raise ConfigError(
@@ -31,13 +31,13 @@ def reference_state(plan: Plan, backbone: Backbone, head: Head, kept: Mapping[st
 
 
 def published_names(backbone: Backbone, head: Head) -> dict[str, Tensor]:
-    """Every tensor of backbone and head, not copied, by its published name."""
+    """All tensors of backbone and head, not copied, by published key."""
     named = {f"{BACKBONE}{key}": tensor for key, tensor in backbone.state_dict().items()}
     return named | {key if key == VOID else f"{HEAD}{key}": tensor for key, tensor in head.state_dict().items()}
 
 
 def unused_tensors(plan: Plan, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors that the published code wants to find, though its inference does not depend on them."""
+    """Tensors that the published code requires when loading, although its inference does not use them."""
     class_weights = torch.ones(len(plan.trained_labels or plan.labels) + 1)
     class_weights[-1] = plan.parts[Kind.HEAD].options["no_object_weight"]
     width = own[f"{BACKBONE}clip_model.text_projection"].shape[1]

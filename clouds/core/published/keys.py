@@ -1,7 +1,7 @@
-"""Names in the published implementation's checkpoints: which components they belong to. Only shapes are looked at.
+"""Infers components and sizes from keys and shapes in the published implementation's checkpoints.
 
-The published model (github.com/yasserben/CLOUDS) keeps its backbone under `backbone.`, its head under `sem_seg_head.`,
-and beside them tensors that no module of ours uses. Components here use the published local names.
+The published model (github.com/yasserben/CLOUDS) stores its backbone under `backbone.`, its head under `sem_seg_head.`,
+and further tensors that no module here uses. Components here use the published local names.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _VISUAL = "backbone.clip_model.visual."
 _STEMS = {f"{_VISUAL}trunk.stem.0.weight": "ConvNeXt", f"{_VISUAL}conv1.weight": "ResNet"}
 _BLOCK = re.compile(re.escape(_VISUAL) + r"(?:trunk\.stages\.|layer)(\d+)\.(?:blocks\.)?(\d+)\.")
 _PREDICTOR, _ENCODER = "sem_seg_head.predictor.", "sem_seg_head.pixel_decoder.transformer.encoder.layers."
-_TEXT_CLASSES = f"{_PREDICTOR}class_embed.layers."  # the published text decoder has them last, the others do not
+_TEXT_CLASSES = f"{_PREDICTOR}class_embed.layers."  # last in the published text decoder only
 _ORDER = (BACKBONE, HEAD, _TEXT_CLASSES, *UNUSED)  # of the published state dict
-_HEADS, _LEVELS = 8, 3  # attention heads and levels of the pixel decoder: not to be seen in any shape
+_HEADS, _LEVELS = 8, 3  # attention heads and levels of the pixel decoder, which no shape shows
 
-# Output channels of the stem's first convolution and blocks per stage, which tell all of them apart.
+# Output channels of the stem's first convolution and blocks per stage, which identify each model.
 BACKBONES: dict[tuple[str, int, tuple[int, ...]], str] = {
     ("ConvNeXt", 128, (3, 3, 27, 3)): "clip-convnext-base",
     ("ConvNeXt", 192, (3, 3, 27, 3)): "clip-convnext-large-d-320",
@@ -42,11 +42,10 @@ HEADS = ("mask2former", "mask2former-text", "mask2former-pooled")
 
 
 def unwrap_published(state: Mapping[str, Any], *, source: str) -> dict[str, Any]:
-    """The same tensors under the published names: without what a wrapper put before all of them, and with the teacher's
-    head for a head where there is that alone.
+    """Convert keys to the published names: remove wrapper prefixes, and use the teacher's head if it is the only one.
 
     Raises:
-        WeightsError: the model is there more than once, under different prefixes.
+        WeightsError: the checkpoint holds the model more than once, under different prefixes.
     """
     plain = unwrap_names(state, (), source=source)
     prefixes = sorted({key.removesuffix(stem) for key in plain for stem in _STEMS if key.endswith(stem)})
@@ -66,7 +65,7 @@ def find_backbone(shapes: Shapes, *, source: str) -> tuple[str, str]:
     """Family (`ConvNeXt` or `ResNet`) and name of the backbone.
 
     Raises:
-        WeightsError: there is none, or it is not a published one.
+        WeightsError: the checkpoint has no published backbone.
     """
     stem = next((key for key in _STEMS if key in shapes), None)
     if stem is None:
@@ -88,13 +87,13 @@ def find_backbone(shapes: Shapes, *, source: str) -> tuple[str, str]:
 
 
 def find_head(shapes: Shapes, *, source: str) -> tuple[str, dict[str, Any]]:
-    """Name of the head, and its options that shapes tell.
+    """Name of the head, and the options that shapes show.
 
-    An option is told by several tensors. Where they differ one of them must be wrong; the option is then left out, so
-    that the comparison with a head of default size names that tensor.
+    Several tensors show each option. If they disagree, one of them is wrong. The option is then omitted, so that the
+    comparison with a head of default size names that tensor.
 
     Raises:
-        WeightsError: there is no head.
+        WeightsError: the checkpoint has no head.
     """
     local = [key.removeprefix(_PREDICTOR) for key in shapes if key.startswith(_PREDICTOR)]
     if not local:
@@ -118,7 +117,7 @@ def find_head(shapes: Shapes, *, source: str) -> tuple[str, dict[str, Any]]:
 
 
 def find_classes(shapes: Shapes) -> int | None:
-    """Classes of the linear classifier or else of the loss, without "no object"; None when tensors differ or lack."""
+    """Number of classes without "no object", from the classifier or else the loss; None if missing or inconsistent."""
     tensors = [shapes.get(f"{_PREDICTOR}class_embed.{name}") for name in ("weight", "bias")]
     tensors = tensors if any(tensors) else [shapes.get(CLASS_WEIGHTS)]
     found = _agreed(shape[0] for shape in tensors if shape)
@@ -126,7 +125,7 @@ def find_classes(shapes: Shapes) -> int | None:
 
 
 def position(key: str) -> int:
-    """Where a key's group stands in the published order."""
+    """Position of a key's group in the published order."""
     return max(index for index, prefix in enumerate(_ORDER) if key.startswith(prefix))
 
 
@@ -138,16 +137,16 @@ def _count_blocks(shapes: Shapes) -> tuple[int, ...]:
 
 
 def _count(shapes: Shapes, prefix: str) -> int:
-    """How many items a module list has."""
+    """Number of items in a module list."""
     return len({key.removeprefix(prefix).partition(".")[0] for key in shapes if key.startswith(prefix)})
 
 
 def _rows(shapes: Shapes, prefix: str, *endings: str) -> list[int]:
-    """First sizes of the tensors whose names begin and end so."""
+    """First dimensions of the tensors with this prefix and one of these endings."""
     return [shape[0] for key, shape in shapes.items() if key.startswith(prefix) and key.endswith(endings) and shape]
 
 
 def _agreed(sizes: Iterable[int]) -> int | None:
-    """The one size that all tensors have."""
+    """The common size of all tensors, or None."""
     distinct = set(sizes)
     return distinct.pop() if len(distinct) == 1 else None

@@ -1,4 +1,4 @@
-"""Streams of work: items are read ahead in a thread, worked on in batches of one kind, and answered in order."""
+"""Processing of streams: items are read ahead in a thread, processed in batches of one group, and answered in order."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ Answer = TypeVar("Answer")
 def read_ahead(read: Callable[[Item], Read], items: Iterable[Item], *, count: int) -> Iterator[Read]:
     """Yield `read(item)` for each item.
 
-    While the caller works, up to `count` further items are taken and read: in one thread, and so in order. Closed
-    early, it waits for the item that is being read, and takes no more.
+    While the caller works, a single thread reads up to `count` further items, in order. If the iterator is closed
+    early, it waits for the current read and takes no more items.
     """
     remaining = iter(items)
 
@@ -48,12 +48,12 @@ def answer_in_batches(
 ) -> Iterator[Answer]:
     """Yield the answer to each item, in the order of the items.
 
-    A batch holds items of one group, and items of group None are answered alone. A batch is answered when it has `size`
-    items. When 2 x `size` items wait, or no more come, the batch of the oldest one is answered as it is: so an endless
-    stream of groups that differ neither stops nor is collected without bound.
+    A batch holds items of one group; items of group None are answered alone. A batch is answered once it has `size`
+    items. When 2 x `size` items wait, or the stream ends, the oldest item's batch is answered incomplete. Endless
+    streams of many groups thus make progress with bounded memory.
 
     Raises:
-        DataError: of an item that cannot be read, after the answers to all items before it.
+        DataError: an item cannot be read; raised after the answers to all earlier items.
     """
     line: _Line[Item, Answer] = _Line(answer)
     failure: DataError | None = None
@@ -63,7 +63,7 @@ def answer_in_batches(
             item = next(stream)
         except StopIteration:
             break
-        except DataError as error:  # of this item: those before it are answered first
+        except DataError as error:  # earlier items are answered first
             failure = error
             break
         group = group_of(item)
@@ -81,7 +81,7 @@ def answer_in_batches(
 
 @define(eq=False)
 class _Place(Generic[Item, Answer]):
-    """Of an item in the line; `found` is empty until it is answered."""
+    """An item in the line; `found` is empty until it is answered."""
 
     item: Item
     group: Hashable
@@ -90,14 +90,14 @@ class _Place(Generic[Item, Answer]):
 
 @define(eq=False)
 class _Line(Generic[Item, Answer]):
-    """Items in their order, and those without an answer also by group."""
+    """Items in order; unanswered items also by group."""
 
     answer: Callable[[Sequence[Item]], Sequence[Answer]]
     places: deque[_Place[Item, Answer]] = field(factory=deque[Any])
     batches: dict[Hashable, list[_Place[Item, Answer]]] = field(factory=dict[Hashable, Any])
 
     def add(self, item: Item, group: Hashable) -> int:
-        """Put an item at the end. Returns how many of its group have no answer."""
+        """Append an item. Returns the number of unanswered items in its group."""
         place = _Place[Item, Answer](item, group)
         self.places.append(place)
         self.batches.setdefault(group, []).append(place)
@@ -110,11 +110,11 @@ class _Line(Generic[Item, Answer]):
             place.found.append(found)
 
     def finish_oldest(self) -> None:
-        """See to it that the first item has its answer."""
+        """Answer the first item with its group, unless it has an answer."""
         if not self.places[0].found:
             self.finish(self.places[0].group)
 
     def take_answers(self) -> Iterator[Answer]:
-        """Remove items from the front as long as they have answers."""
+        """Remove answered items from the front."""
         while self.places and self.places[0].found:
             yield from self.places.popleft().found

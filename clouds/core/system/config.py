@@ -1,4 +1,4 @@
-"""Configuration files: TOML into typed records, with errors that name the file and the path of the wrong key."""
+"""Configuration files: TOML to typed records, with errors that name the file and the path of the wrong key."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _WRITTEN = re.compile("\ufffe([0-9a-f]{4})")
 def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a TOML file. Raises `ConfigError` naming the file (and line) when it is missing or malformed."""
     try:
-        return parse_toml(Path(path).read_text(encoding="utf-8-sig"))  # some editors begin a file with a mark
+        return parse_toml(Path(path).read_text(encoding="utf-8-sig"))  # some editors write a byte order mark
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
     except (OSError, ValueError) as error:
@@ -36,7 +36,7 @@ def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def parse_toml(text: str) -> dict[str, Any]:
-    """Parse TOML; whatever is wrong with it is a `ValueError`, also nesting that is too deep for the parser."""
+    """Parse TOML. Every fault, including nesting too deep for the parser, is a `ValueError`."""
     try:
         return _map_strings(tomllib.loads(text), _unescape)
     except RecursionError:
@@ -44,9 +44,9 @@ def parse_toml(text: str) -> dict[str, Any]:
 
 
 def to_toml(document: Mapping[str, Any]) -> str:
-    """Write a document of plain values and tables of them; `parse_toml` is the way back, for every string.
+    """Write a document of plain values and tables of them; `parse_toml` restores every string.
 
-    TOML has no form for a byte of a file name that is no text, which Python keeps as a lone surrogate. It is written as
+    TOML cannot represent undecodable bytes of file names, which Python keeps as lone surrogates. They are written as
     the noncharacter U+FFFE and four hexadecimal digits, as is U+FFFE itself.
     """
     tables = {key: cast("Mapping[str, Any]", value) for key, value in document.items() if isinstance(value, Mapping)}
@@ -57,20 +57,20 @@ def to_toml(document: Mapping[str, Any]) -> str:
 
 
 def to_json(document: Any, **options: Any) -> str:
-    """`json.dumps` without escapes but for lone surrogates, which stand for bytes of a file name that are no text: so
-    any file and stream can take it, and `json.loads` is the way back."""
+    """`json.dumps` that escapes only lone surrogates (undecodable bytes of file names), so that any file or stream
+    can hold the text; `json.loads` restores it."""
     return _SURROGATES.sub(lambda match: f"\\u{ord(match[0]):04x}", json.dumps(document, ensure_ascii=False, **options))
 
 
 def within(low: float, high: float = math.inf, *, above: bool = False) -> Callable[[Any, Attribute[Any], Any], None]:
-    """A validator for a field of a record: a finite number in low..high, or a tuple of such numbers.
+    """Make a validator for a record field: a finite number in low..high, or a tuple of such numbers.
 
     Args:
-        low, high: the range; both ends belong to it.
-        above: `low` itself is refused.
+        low, high: the range, including both ends.
+        above: exclude `low`.
 
     Raises:
-        ConfigError: from the validator; it names field, value and range.
+        ConfigError: raised by the validator; names field, value and range.
     """
     first = f"more than {low:g}" if above else f"at least {low:g}"
     wanted = first if high == math.inf else f"{first} and at most {high:g}"
@@ -84,7 +84,7 @@ def within(low: float, high: float = math.inf, *, above: bool = False) -> Callab
 
 
 def parse_json(text: str | bytes) -> Any:
-    """What a JSON text says. Raises `ValueError` in one line when it is malformed, or nested too deep to be read."""
+    """Parse JSON. Raises a one-line `ValueError` for malformed or too deeply nested text."""
     try:
         return json.loads(text)
     except RecursionError:
@@ -92,20 +92,20 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def structure(document: Mapping[str, Any], record: type[T], *, source: str) -> T:
-    """Turn plain values into an attrs record; unknown keys and values of another type are errors.
+    """Convert plain values to an attrs record; unknown keys and values of another type are errors.
 
     Raises:
-        ConfigError: one line per fault, with the path of the key from `$`, and `source` in front.
+        ConfigError: `source`, then every fault with the path of its key from `$`.
     """
     try:
         return _converter().structure(document, record)
-    except Exception as error:  # whatever a converter raises is a fault of the document
+    except Exception as error:  # converters may raise anything for a faulty document
         faults = "; ".join(cattrs.transform_error(error, format_exception=_describe))
         raise ConfigError(f"{source}: {faults}") from error
 
 
 def parse_assignment(text: str) -> tuple[list[str], Any]:
-    """Parse `a.b=value`; the value is read as TOML, and as a plain string when it is not TOML.
+    """Parse `a.b=value`; the value is parsed as TOML, or else taken as a plain string.
 
     >>> parse_assignment("model.head.queries=20")
     (['model', 'head', 'queries'], 20)
@@ -122,18 +122,18 @@ def parse_assignment(text: str) -> tuple[list[str], Any]:
         return path, value
     except ValueError as error:
         raise ConfigError(f"{key.strip()}: {error}") from error
-    return path, found["value"] if list(found) == ["value"] else value  # a value with further lines is a text
+    return path, found["value"] if list(found) == ["value"] else value  # a value with several lines is a string
 
 
 def override(document: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
-    """Return a copy of a document with `a.b=value` assignments carried out, in order; see `set_values`."""
+    """Return a copy of a document with `a.b=value` assignments applied in order; see `set_values`."""
     return set_values(document, map(parse_assignment, assignments))
 
 
 def set_values(document: Mapping[str, Any], values: Iterable[tuple[Sequence[str], Any]]) -> dict[str, Any]:
     """Return a copy of a document with values set by the path of their key, in order.
 
-    A component given by name (`head = "linear"`) becomes a table when an option of it is set.
+    A component given by name (`head = "linear"`) becomes a table when one of its options is set.
     """
     changed = _copy(document)
     for path, value in values:
@@ -150,7 +150,7 @@ def set_values(document: Mapping[str, Any], values: Iterable[tuple[Sequence[str]
 
 
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `base` with `changes` laid over it, table by table; other values are replaced whole."""
+    """Return `base` updated with `changes`: tables are merged recursively, other values replaced."""
     merged = _copy(base)
     for key, value in changes.items():
         below = merged.get(key)
@@ -170,7 +170,7 @@ def _toml_key(key: str) -> str:
 
 
 def _toml_value(value: Any) -> str:
-    """A value in one line. JSON's strings, integers and booleans are TOML's, too, but for DEL."""
+    """Format a value in one line. JSON strings (except DEL), integers and booleans are valid TOML."""
     if isinstance(value, Mapping):
         return "{ " + ", ".join(_toml_pairs(cast("Mapping[str, Any]", value))) + " }"
     if isinstance(value, (list, tuple)):
@@ -199,7 +199,7 @@ def _map_strings(value: Any, change: Callable[[str], str]) -> Any:
 
 
 def _describe(error: BaseException, kind: Any) -> str:
-    if isinstance(error, cattrs.ForbiddenExtraKeysError):  # keys of a pickle need not be strings
+    if isinstance(error, cattrs.ForbiddenExtraKeysError):  # keys from a pickle may not be strings
         return f"extra fields found ({', '.join(sorted(map(str, error.extra_fields)))})"
     plain = isinstance(error, (TypeError, CloudsError, ArithmeticError)) or type(error) is Exception  # of a literal
     return str(error) if plain else cattrs.v.format_exception(error, kind)
@@ -213,7 +213,7 @@ def _copy(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _converter() -> cattrs.Converter:
-    """A converter that refuses unknown keys and converts no value silently ("5" is not an int)."""
+    """Make a converter that rejects unknown keys and never converts values implicitly ("5" is not an int)."""
     converter = cattrs.Converter(forbid_extra_keys=True)
 
     def strict(value: Any, kind: Any) -> Any:
@@ -221,7 +221,7 @@ def _converter() -> cattrs.Converter:
             raise TypeError(_unfit(value, kind))
         return kind(value)
 
-    inner = set[Any]()  # kinds of lists whose ordinary hook is wanted
+    inner = set[Any]()  # list types that use the default hook
 
     def listed(kind: Any) -> Callable[[Any, Any], Any]:
         inner.add(kind)
@@ -229,7 +229,7 @@ def _converter() -> cattrs.Converter:
         inner.remove(kind)
 
         def check(value: Any, kind: Any) -> Any:
-            if not isinstance(value, (list, tuple)):  # a string would be taken letter by letter, a table key by key
+            if not isinstance(value, (list, tuple)):  # strings and tables would be iterated
                 raise TypeError(_unfit(value, kind))
             return convert(value, kind)
 

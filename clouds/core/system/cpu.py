@@ -1,4 +1,4 @@
-"""Whether the CPU has instructions for a dtype."""
+"""Warning about dtypes that the CPU must emulate."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from clouds.core.system.errors import SlowDtypeWarning
 
 _CPUINFO = Path("/proc/cpuinfo")
-# Flags of x86; one of them is enough for oneDNN, which otherwise converts to float32 and back around every operation.
+# x86 flags. oneDNN needs one of them; otherwise it converts to float32 and back for every operation.
 _INSTRUCTIONS = {
     "bfloat16": ("avx512_bf16", "amx_bf16", "avx_ne_convert"),
     "float16": ("avx512_fp16", "amx_fp16", "avx_ne_convert"),
@@ -18,15 +18,15 @@ _INSTRUCTIONS = {
 
 
 def warn_of_slow_dtype(dtype: str | None, device: torch.device, *, remedy: str) -> None:
-    """Warn where an x86 CPU lacks the instructions; what other CPUs have is not known, and nothing is said.
+    """Warn if an x86 CPU lacks instructions for a dtype. Other CPUs are not checked.
 
     Args:
         dtype: name of the autocast type, or None for float32.
-        device: where the pipeline computes.
-        remedy: what the user can do at the door that was used.
+        device: device of the pipeline.
+        remedy: how the user can change the dtype in the interface in use.
 
     Warns:
-        SlowDtypeWarning: names the CPU, what it lacks, and the remedy.
+        SlowDtypeWarning: names the CPU, the missing instructions, and the remedy.
     """
     if device.type != "cpu" or dtype not in _INSTRUCTIONS or not _CPUINFO.is_file():
         return

@@ -1,22 +1,22 @@
-"""Every error that `clouds` raises on purpose: messages name the thing, the expected, the actual, and the remedy."""
+"""Errors and warnings of `clouds`. Messages name the subject, the expected and actual value, and the remedy."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-_SHOWN = 40  # words of a list, in one message
+_SHOWN = 40  # words listed in one message
 
 
 class CloudsError(Exception):
-    """Base class: catching it catches everything that `clouds` raises on purpose. Its message is one line."""
+    """Base class of all errors that `clouds` raises deliberately. The message is one line."""
 
     def __str__(self) -> str:
-        return super().__str__().replace("\n", "\\n")  # names of files and what libraries say may have several
+        return super().__str__().replace("\n", "\\n")  # file names and messages of libraries may contain line breaks
 
 
 class ComponentError(CloudsError):
-    """A component's declaration is wrong: its name, kind, factory or signature."""
+    """A component's declaration is invalid: its name, kind, factory or signature."""
 
 
 class UnknownComponentError(CloudsError):
@@ -24,7 +24,7 @@ class UnknownComponentError(CloudsError):
 
 
 class DuplicateComponentError(CloudsError):
-    """Two distributions offer a component of the same kind and name, and that name was asked for."""
+    """Two distributions offer the requested component."""
 
 
 class PluginError(CloudsError):
@@ -32,31 +32,31 @@ class PluginError(CloudsError):
 
 
 class ConfigError(CloudsError):
-    """A recipe, an option or a configuration file holds a wrong key or value."""
+    """A recipe, an option or a configuration file has an invalid key or value."""
 
 
 class DataError(CloudsError):
-    """An image, a label map or a dataset folder cannot be used as it is."""
+    """An image, a label map or a dataset folder is unusable."""
 
 
 class WeightsError(CloudsError):
-    """Weights are missing, truncated, or do not belong to the module they are loaded into."""
+    """Weights are missing, truncated, or do not fit their module."""
 
 
 class NonFiniteError(CloudsError):
-    """A number is not finite; the message names the images it came from, or the tensor that holds it."""
+    """A value is NaN or infinite; the message names the images or the tensor."""
 
 
 class TrainingError(CloudsError):
-    """A step of training failed for a reason outside of `clouds`; the message says which checkpoint there is."""
+    """A training step failed for a reason outside `clouds`; the message names the last checkpoint."""
 
 
 class TrustError(CloudsError):
-    """A saved pipeline's plan asks for more than networks from its own weights, and the caller has not consented.
+    """A part of a saved pipeline accesses resources outside its folder without the caller's consent.
 
     Attributes:
-        kind: the part.
-        fault: the part and its option, without the remedy, which differs from door to door.
+        kind: kind of the part.
+        fault: the part and its option, without the remedy, which depends on the interface.
     """
 
     def __init__(self, kind: str, fault: str, folder: str) -> None:
@@ -67,27 +67,27 @@ class TrustError(CloudsError):
         )
 
     def __reduce__(self) -> tuple[type[TrustError], tuple[str, str, str]]:
-        return type(self), (self.kind, self.fault, self.folder)  # as it travels between processes
+        return type(self), (self.kind, self.fault, self.folder)  # for pickling between processes
 
 
 class WorkerError(CloudsError):
-    """Workers on a cluster died over and over, or the cluster is gone."""
+    """Cluster workers died repeatedly, or the cluster is gone."""
 
 
 class SlowDtypeWarning(UserWarning):
-    """The CPU has no instructions for the dtype that was asked for, so it computes more slowly than with float32."""
+    """The CPU has no instructions for the requested dtype, which is therefore slower than float32."""
 
 
 class UntrainedHeadWarning(UserWarning):
-    """The head still has its initial random weights, so its predictions mean nothing."""
+    """The head still has its random initial weights, so its predictions are meaningless."""
 
 
 class LeftOutWarning(UserWarning):
-    """Files that lie in a dataset are not used; the message counts and names them."""
+    """Files of a dataset are not used; the message counts and names them."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return `"; did you mean 'x'?"` for the nearest known word, or some of the known words when none is near."""
+    """Return `"; did you mean 'x'?"` for the nearest known word, or list known words if none is near."""
     words = sorted(set(known))
     near = get_close_matches(word, words, n=1, cutoff=0.6)
     if near:

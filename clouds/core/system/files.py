@@ -1,4 +1,4 @@
-"""Writing files so that a killed run never leaves one that a later run takes for complete."""
+"""Atomic writing of files and folders: a killed run never leaves an incomplete file under its final name."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from typing import BinaryIO
 from clouds.core.system.errors import ConfigError, DataError
 
 _LOCK = ".lock"
-_UNFINISHED = re.compile(r"\.(.*)\.[0-9a-f]{8}\.(tmp|old)(\..*)?", re.DOTALL)  # names of what is being written
+_UNFINISHED = re.compile(r"\.(.*)\.[0-9a-f]{8}\.(tmp|old)(\..*)?", re.DOTALL)  # names of unfinished files and folders
 _AT_FDCWD, _EXCHANGE = -100, 2  # of <fcntl.h> and <linux/fs.h>
 
 
 @contextmanager
 def naming(path: str | os.PathLike[str]) -> Generator[None]:
-    """Give an error of the system the name of the file that is written within the block; a full disk names none."""
+    """Add the file name to an OSError that lacks one, such as "disk full"."""
     try:
         yield
     except OSError as error:
@@ -35,7 +35,7 @@ def naming(path: str | os.PathLike[str]) -> Generator[None]:
 
 @contextmanager
 def atomic_file(path: str | os.PathLike[str]) -> Generator[Path]:
-    """Yield a temporary path beside `path`; on success it replaces `path`, on an error it is removed.
+    """Yield a temporary path beside `path`; it replaces `path` on success and is removed on an error.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -59,11 +59,10 @@ def atomic_file(path: str | os.PathLike[str]) -> Generator[Path]:
 
 @contextmanager
 def only_writer(path: str | os.PathLike[str]) -> Generator[BinaryIO]:
-    """Yield a file, opened with "a+b", that nobody else can open in this way until the block ends. It is made if
-    missing; a process that is killed gives it free.
+    """Open a file with "a+b" and lock it until the block ends. It is created if missing; a killed process releases it.
 
     Raises:
-        DataError: another process, or another part of this one, has it.
+        DataError: another process, or another part of this one, holds the lock.
     """
     with open(target_in(Path(path).parent, Path(path).name), "a+b") as stream:
         try:
@@ -77,20 +76,20 @@ def only_writer(path: str | os.PathLike[str]) -> Generator[BinaryIO]:
 
 @contextmanager
 def own_folder(path: str | os.PathLike[str], *, marker: str) -> Generator[Path]:
-    """Yield a folder that nobody else can own until the block ends.
+    """Create or take a folder and lock it until the block ends.
 
-    It is made if missing. One that exists must be empty or hold `marker`, the file that shows that it is of the same
-    sort; what a killed process left unfinished in it counts for nothing, and is removed. Whoever owns a folder writes
-    `marker` first, in one piece. A folder that is refused is left alone.
+    An existing folder must be empty or hold `marker`, the file that identifies folders of this type. Unfinished files
+    of killed processes are ignored and removed. The owner writes `marker` first, atomically. A refused folder is not
+    changed.
 
     Raises:
-        DataError: it holds something else, or another process, or another part of this one, owns it.
+        DataError: the folder has other content, or another process, or another part of this one, owns it.
     """
     folder = Path(path)
     _require(folder, marker)
     folder.mkdir(parents=True, exist_ok=True)
     with only_writer(folder / _LOCK):
-        _require(folder, marker)  # once more, now that nobody else can change it
+        _require(folder, marker)  # again, now that the folder is locked
         for parent, folders, names in os.walk(folder):
             for left in [Path(parent, name) for name in (*folders, *names) if name[0] == "."]:
                 if _is_unfinished(left):
@@ -106,7 +105,7 @@ def _require(folder: Path, marker: str) -> None:
 
 
 def _may_take(folder: Path, marker: str, *, passing: Callable[[Path], bool] = lambda _: False) -> bool:
-    """Whether there is no such folder, or it holds `marker`, or it holds nothing but `passing` files."""
+    """Whether the folder is missing, holds `marker`, or holds only `passing` files."""
     if not folder.exists():
         return True
     return folder.is_dir() and ((folder / marker).is_file() or all(map(passing, folder.iterdir())))
@@ -117,7 +116,7 @@ def _is_unfinished(path: Path) -> bool:
 
 
 def _settle(left: Path) -> None:
-    """Remove what a killed process left unfinished. A folder that it was about to replace gets its name back."""
+    """Remove a leftover of a killed process; a folder that it was about to replace gets its name back."""
     found = _UNFINISHED.fullmatch(left.name)
     if found and found[2] == "old" and not left.with_name(found[1]).exists():
         os.replace(left, left.with_name(found[1]))
@@ -129,11 +128,11 @@ def _settle(left: Path) -> None:
 
 @contextmanager
 def atomic_folder(path: str | os.PathLike[str], *, marker: str) -> Generator[Path]:
-    """Yield a temporary folder beside `path`; on success it takes the place of `path`.
+    """Yield a temporary folder beside `path`; on success it replaces `path`.
 
-    An existing folder is replaced only when it is empty or holds `marker`, the file that shows that it is of the same
-    sort. Without that it is left alone. At every moment there is the old folder or the new one at `path`, where the
-    file system can exchange two names. What killed calls left beside it is removed.
+    An existing folder is replaced only if it is empty or holds `marker`, the file that identifies folders of this type.
+    If the file system can exchange names, `path` is at every moment the old or the new folder. Leftovers of killed
+    calls are removed.
 
     Raises:
         DataError: `path` exists and is something else.
@@ -153,12 +152,12 @@ def atomic_folder(path: str | os.PathLike[str], *, marker: str) -> Generator[Pat
             _put(temporary, target)
             _sync(target.parent)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)  # the new folder after a fault, otherwise the old one
+        shutil.rmtree(temporary, ignore_errors=True)  # the new folder after an error, else the old one
 
 
 @contextmanager
 def _in_use(folder: Path) -> Generator[None]:
-    """Mark a folder as one that a process works on, until the block or the process ends."""
+    """Mark a folder as in use until the block or the process ends."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -168,7 +167,7 @@ def _in_use(folder: Path) -> Generator[None]:
 
 
 def _settle_abandoned(target: Path) -> None:
-    """Settle the temporary folders beside `target` that no process works on any more."""
+    """Settle temporary folders beside `target` that are no longer in use."""
     for left in target.parent.glob(f".{glob.escape(target.name)}.*"):
         if _is_unfinished(left) and left.is_dir():
             with suppress(BlockingIOError, FileNotFoundError), _in_use(left):
@@ -176,21 +175,21 @@ def _settle_abandoned(target: Path) -> None:
 
 
 def _put(temporary: Path, target: Path) -> None:
-    """Give `temporary` the name `target`; a folder that has it already gets that of `temporary`."""
+    """Rename `temporary` to `target`; an existing `target` is renamed to `temporary`."""
     if not target.exists():
         os.replace(temporary, target)
         return
     if _exchange(temporary, target):
         return
-    old = temporary.with_suffix(".old")  # this file system cannot exchange: between two renames there is no folder
+    old = temporary.with_suffix(".old")  # without exchange, `target` is missing between two renames
     os.replace(target, old)
     os.replace(temporary, target)
     os.replace(old, temporary)
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Exchange two names in one step; False where the system or the file system cannot."""
-    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)  # Linux alone has it
+    """Exchange two names atomically; False if the file system does not support it."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)  # Linux only
     if rename is None:
         return False
     if rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _EXCHANGE) == 0:
@@ -202,7 +201,7 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def _sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on disk."""
+    """Flush a file, or the entries of a folder, to disk."""
     if path.is_symlink():
         return
     descriptor = os.open(path, os.O_RDONLY)
@@ -213,13 +212,13 @@ def _sync(path: Path) -> None:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write a text file (UTF-8) in one piece. Bytes of a file name that are no text are written as in "\\udcff"."""
+    """Write a UTF-8 text file atomically. Undecodable bytes of file names are escaped, as in "\\udcff"."""
     with atomic_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def link_file(source: Path, target: Path) -> None:
-    """Make `target` a link to `source` unless there is a file; a link to what is no longer there is replaced."""
+    """Link `target` to `source` unless it exists; a broken link is replaced."""
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         target.unlink(missing_ok=True)
@@ -227,7 +226,7 @@ def link_file(source: Path, target: Path) -> None:
 
 
 def printable(text: str) -> str:
-    """Text for a terminal: control characters and bytes that are no text are escaped; line ends and tabs stay.
+    """Escape control characters and undecodable bytes for a terminal; line ends and tabs stay.
 
     >>> printable("a\\x1b[2J.png")
     'a\\\\x1b[2J.png'
@@ -239,22 +238,22 @@ def printable(text: str) -> str:
 
 def _escape(letter: str) -> str:
     code = ord(letter)
-    byte = 0xDC80 <= code <= 0xDCFF  # how Python keeps a byte of a file name that is no text
+    byte = 0xDC80 <= code <= 0xDCFF  # surrogate of an undecodable byte
     return f"\\x{code - 0xDC00:02x}" if byte else letter.encode("unicode_escape").decode()
 
 
 def cache_folder(name: str) -> Path:
-    """Where what can be computed again is kept: `name` in `CLOUDS_CACHE`, or in `clouds` of the user's cache."""
+    """Cache folder `name` in `CLOUDS_CACHE`, or else in `clouds` of the user's cache."""
     base = os.environ.get("CLOUDS_CACHE")
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clouds"
     return (Path(base) if base else home) / name
 
 
 def without_tilde(path: str | os.PathLike[str]) -> Path:
-    """The path with `~` and `~user` in front replaced by the home folder.
+    """Replace a leading `~` or `~user` by the home folder.
 
     Raises:
-        ConfigError: there is no such user.
+        ConfigError: the user does not exist.
     """
     try:
         return Path(path).expanduser()
@@ -263,15 +262,15 @@ def without_tilde(path: str | os.PathLike[str]) -> Path:
 
 
 def inside(root: str | os.PathLike[str], name: str, *, links: bool = False) -> Path:
-    """Return `root / name`, refusing names that lead out of `root`.
+    """Return `root / name`; names that lead out of `root` are refused.
 
     Args:
         root: the folder.
-        name: below it.
-        links: whether links below the folder may lead anywhere, as they may where files are only read.
+        name: path relative to it.
+        links: allow links to other places, for files that are only read.
 
     Raises:
-        DataError: the name is absolute or climbs out of the folder.
+        DataError: the name is absolute or leads out of the folder.
     """
     base = Path(root).resolve()
     if "\0" in name:
@@ -283,10 +282,10 @@ def inside(root: str | os.PathLike[str], name: str, *, links: bool = False) -> P
 
 
 def target_in(root: str | os.PathLike[str], name: str) -> Path:
-    """`root / name`, to be written there: neither the file nor a folder below `root` is a link that leads elsewhere.
+    """Return `root / name` for writing; neither the file nor a folder below `root` may link out of `root`.
 
     Raises:
-        DataError: it is, or the name leads out by itself.
+        DataError: a link or the name itself leads out of `root`.
     """
     try:
         inside(root, name)

@@ -1,4 +1,4 @@
-"""Reading and writing pictures. Arrays are uint8, "h w 3", RGB; label maps are uint8 "h w"."""
+"""Reading and writing of images. Arrays are uint8, "h w 3", RGB; label maps are uint8 "h w"."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from clouds.core.system.errors import CloudsError, DataError, LeftOutWarning
 from clouds.core.system.files import atomic_file
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
-FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")  # Pillow's names; its other decoders never see a file
-MAX_PIXELS = 2**27  # 134 million: 10,000 x 10,000 and a 108-megapixel camera are below it
-_OPENED_AS = (*FORMATS, "MPO", None)  # MPO: a JPEG with further pictures behind it; None: made in memory
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")  # Pillow's names; its other decoders are never used
+MAX_PIXELS = 2**27  # 134 million, above 10,000 x 10,000 and 108-megapixel cameras
+_OPENED_AS = (*FORMATS, "MPO", None)  # MPO: a JPEG with further images appended; None: created in memory
 _DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
-_SHOWN = 5  # names of files that are not read
-_STRIP = 2**22  # pixels that are converted at a time, so that a large picture exists once in each form
+_SHOWN = 5  # file names listed in one message
+_STRIP = 2**22  # pixels converted at a time, to limit the memory
 
 
 @contextmanager
 def opened(
     path: str | os.PathLike[str], *, formats: Sequence[str] = FORMATS, max_pixels: int = MAX_PIXELS
 ) -> Generator[Image.Image]:
-    """Yield a picture whose header alone has been read. Whatever a decoder raises in the block becomes a `DataError`.
+    """Yield an image after reading its header only. Decoder errors within the block become a `DataError`.
 
     Args:
-        path: a regular file. What it holds decides, not its extension.
-        formats: of `FORMATS`, those that it may have.
-        max_pixels: a picture with more is refused before it is decoded.
+        path: a regular file; its format is detected from the content.
+        formats: allowed formats, from `FORMATS`.
+        max_pixels: images with more pixels are refused before decoding.
 
     Raises:
         DataError: the file is missing, not regular, of another format, too large, or damaged; the message names it.
@@ -51,7 +51,7 @@ def opened(
 
 
 def open_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Open and decode a picture as stored, whatever its mode, turned upright as its EXIF tag says.
+    """Open and decode an image in its stored mode, rotated upright according to its EXIF tag.
 
     Raises:
         DataError: see `opened`.
@@ -62,24 +62,26 @@ def open_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """A picture turned as its EXIF tag says; the same one when there is nothing to turn."""
+    """Rotate an image according to its EXIF tag; upright images are returned unchanged."""
     return image if _orientation(image) == 1 else ImageOps.exif_transpose(image)
 
 
 def upright_size(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """(height, width) of a picture turned upright, from its header. Raises `DataError`, see `opened`."""
+    """(height, width) of the upright image, from its header. Raises `DataError`, see `opened`."""
     with opened(path, max_pixels=max_pixels) as image:
         swapped = _orientation(image) >= 5
         return (image.width, image.height) if swapped else (image.height, image.width)
 
 
 def to_rgb(image: Image.Image, *, name: str = "image", max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarray, "h w 3"]:
-    """Convert a PIL image to RGB, as the same file would be read: decoded if it is not yet, turned upright as its EXIF
-    tag says; alpha is dropped, greyscale and palettes are expanded. The image itself stays as it is.
+    """Convert a PIL image to RGB with the same result as reading its file.
+
+    The image is decoded and rotated upright (EXIF); alpha is dropped, greyscale and palettes are expanded. The given
+    image is not changed.
 
     Raises:
-        DataError: the file that it was opened from has another format than `FORMATS`, or is damaged; the image has no
-            pixel, more than `max_pixels`, or more than 8 bits per channel, whose scaling nobody can guess.
+        DataError: the image's file is damaged or not in `FORMATS`; or the image has no pixels, more than `max_pixels`,
+            or more than 8 bits per channel, whose scaling is unknown.
     """
     if image.format not in _OPENED_AS:
         raise DataError(
@@ -93,20 +95,20 @@ def to_rgb(image: Image.Image, *, name: str = "image", max_pixels: int = MAX_PIX
 
 
 def read_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarray, "h w 3"]:
-    """Read a picture as RGB. Raises `DataError` naming the file."""
+    """Read an image as RGB. Raises a `DataError` that names the file."""
     return to_rgb(open_image(path, max_pixels=max_pixels), name=str(path), max_pixels=max_pixels)
 
 
 def short_side_size(
     height: int, width: int, side: int, *, name: str = "image", max_pixels: int = MAX_PIXELS
 ) -> tuple[int, int]:
-    """(height, width) with the short side at `side` and the same aspect, rounded as published: half goes up.
+    """(height, width) with short side `side` and the same aspect ratio, rounded half up as published.
 
     >>> short_side_size(1052, 1914, 1024)
     (1024, 1863)
 
     Raises:
-        DataError: that is more than `max_pixels`, as of a long and narrow image; it names file or image.
+        DataError: the result exceeds `max_pixels` (long, narrow images); the message names the image.
     """
     scale = side / min(height, width)
     size = (side, int(width * scale + 0.5)) if height < width else (int(height * scale + 0.5), side)
@@ -120,13 +122,13 @@ def short_side_size(
 
 
 def find_pictures(place: str | os.PathLike[str]) -> list[Path]:
-    """The pictures of a folder (not of folders in it) or of a glob pattern, sorted by path; or the one file itself.
+    """Image files of a folder (not recursive) or glob pattern, sorted by path; a file gives itself.
 
-    In a pattern `**` stands for any folders. Hidden files, whose names begin with a dot, are left out; other files that
-    are no pictures are said in a `LeftOutWarning`.
+    In a pattern, `**` matches any folders. Hidden files, whose names begin with a dot, are skipped; a `LeftOutWarning`
+    lists other files that are not images.
 
     Raises:
-        DataError: there is nothing of this name, or it holds no picture.
+        DataError: nothing has this name, or it holds no image.
     """
     path = Path(place)
     if path.is_file():
@@ -146,12 +148,12 @@ def find_pictures(place: str | os.PathLike[str]) -> list[Path]:
 
 
 def left_out(place: object, others: Sequence[Path], endings: Sequence[str] = EXTENSIONS) -> str:
-    """What to say of files that lie beside pictures and are not read: how many there are, and the names of some."""
+    """Message about files that are not images: their number, and the names of some."""
     return f"{place}: {counted(others)}: not read; pictures are files that end in {', '.join(endings)}"
 
 
 def counted(paths: Sequence[Path]) -> str:
-    """How many files, and the names of some.
+    """The number of files, and the names of some.
 
     >>> counted([Path("docs/notes.txt")])
     '1 file (notes.txt)'
@@ -161,14 +163,14 @@ def counted(paths: Sequence[Path]) -> str:
 
 
 def write_png(path: str | os.PathLike[str], pixels: UInt8[np.ndarray, "h w *c"]) -> None:
-    """Write a PNG in one piece: RGB from "h w 3", one channel from "h w"."""
+    """Write a PNG atomically: RGB from "h w 3", one channel from "h w"."""
     with atomic_file(Path(path).with_suffix(".png")) as temporary:
         Image.fromarray(pixels).save(temporary)
 
 
 @contextmanager
 def _decoding(name: str) -> Generator[None]:
-    """Decoders raise whatever comes to them from a damaged file; here it becomes a `DataError` that names the file."""
+    """Convert whatever decoders raise for a damaged file to a `DataError` that names the file."""
     try:
         yield
     except CloudsError:
@@ -181,8 +183,7 @@ def _decoding(name: str) -> Generator[None]:
 
 
 def _identify(stream: BinaryIO, name: str, formats: Sequence[str]) -> Image.Image:
-    """What `Image.open(stream, formats=formats)` does, but for Pillow's own limit on pixels: one for a whole process,
-    which only a global variable lifts."""
+    """Like `Image.open(stream, formats=formats)`, but without Pillow's pixel limit, which is a global variable."""
     if any(one not in Image.OPEN for one in formats):
         Image.init()
     start = stream.read(16)
@@ -205,9 +206,9 @@ def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF tag, 1 to 8; 1 is upright. Nothing is decoded for it, as Pillow would do for a PNG without EXIF."""
+    """The EXIF orientation, 1 (upright) to 8, without decoding, which Pillow does for a PNG without EXIF."""
     if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info):
-        return 1  # Pillow turns a TIFF by itself
+        return 1  # Pillow rotates TIFFs itself
     found = image.getexif().get(ExifTags.Base.Orientation, 1)
     return found if found in range(1, 9) else 1
 
@@ -221,6 +222,6 @@ def _convert(image: Image.Image, name: str) -> UInt8[np.ndarray, "h w 3"]:
         box = (0, top, image.width, min(top + rows, image.height))
         strip = image if rows >= image.height else image.crop(box)
         if "transparency" in image.info:
-            strip = strip.convert("RGBA")  # expands palette transparency, which a direct conversion warns about
+            strip = strip.convert("RGBA")  # direct conversion warns about palette transparency
         pixels[top : box[3]] = np.asarray(strip if strip.mode == "RGB" else strip.convert("RGB"))
     return pixels

@@ -1,4 +1,4 @@
-"""The memory of this process."""
+"""Memory use of this process."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 
 
 def peak_memory() -> int:
-    """Most bytes that this process has had resident so far.
+    """Peak resident memory of this process in bytes.
 
-    Linux hands `ru_maxrss` on to the programs that a process starts, so there the kernel's own figure is read.
+    On Linux, `ru_maxrss` is inherited by child processes, so the kernel's own figure is read there.
     """
     status = Path("/proc/self/status")
     if status.exists():
         peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
         return int(peak.split()[1]) * 1024
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

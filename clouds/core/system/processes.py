@@ -1,10 +1,10 @@
-"""The processes of one run: alone, or several that torchrun started.
+"""The processes of one run: a single one, or several started by torchrun.
 
 Work is split by position: process `rank` of `world` takes items `rank`, `rank + world`, ... of one global order.
 """
 
 # pyright: reportUnknownMemberType=false
-# (torch is typed in parts only)
+# (torch has incomplete types)
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ T = TypeVar("T")
 
 @frozen
 class Processes:
-    """Which of the processes this is. Every method that talks to the others must be called by all of them."""
+    """This process among those of the run. Collective methods must be called by all processes."""
 
     rank: int = 0
     world: int = 1
 
     @classmethod
     def current(cls) -> Processes:
-        """The processes that have joined; this one alone if none has."""
+        """The joined processes, or this one alone."""
         if not (distributed.is_available() and distributed.is_initialized()):
             return cls()
         return cls(distributed.get_rank(), distributed.get_world_size())
 
     @property
     def main(self) -> bool:
-        """Whether this is the one that writes files and shows progress."""
+        """Whether this process writes files and shows progress."""
         return self.rank == 0
 
     def share(self, items: Sequence[T]) -> Sequence[T]:
@@ -54,7 +54,7 @@ class Processes:
         return summed.cpu()
 
     def gather(self, value: Any) -> list[Any]:
-        """The value of every process, by rank. It travels as a pickle, among processes of one run."""
+        """The values of all processes, by rank, sent as pickles within the run."""
         if self.world == 1:
             return [value]
         values: list[Any] = [None] * self.world
@@ -62,27 +62,27 @@ class Processes:
         return values
 
     def wait(self) -> None:
-        """Wait until every process is here."""
+        """Wait for all processes."""
         self.sum(torch.zeros(1))
 
 
 def join(device: str) -> Processes:
-    """Join the processes that torchrun started, once, until this one ends; alone without torchrun.
+    """Join the process group of torchrun once, until this process ends; without torchrun, run alone.
 
     Args:
-        device: "cpu", and any without CUDA, joins through gloo; otherwise accelerate chooses, NCCL as a rule.
+        device: "cpu", or any device without CUDA, uses gloo; otherwise accelerate chooses the backend, usually NCCL.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized():
         from accelerate import PartialState  # pyright: ignore[reportMissingTypeStubs]
 
-        import_module("torch.distributed.nn")  # imported later, it would keep the group as a default argument
+        import_module("torch.distributed.nn")  # a later import would keep the group as a default argument
         PartialState(cpu=device == "cpu" or not torch.cuda.is_available())
         atexit.register(_leave)
     return Processes.current()
 
 
 def _leave() -> None:
-    """Give the group up, and with its last reference gloo's threads: those that outlive Python abort the process."""
+    """Release the group and gloo's threads, which abort the process if they outlive Python."""
     if distributed.is_initialized():
         distributed.destroy_process_group()
         gc.collect()

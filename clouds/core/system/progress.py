@@ -1,4 +1,4 @@
-"""Progress bars on standard error, for long work; none where that is not a terminal."""
+"""Progress bars on standard error, shown only on a terminal."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def progress_bar(*, shown: bool = True) -> Generator[Progress]:
     from rich.text import Text
 
     class Description(TextColumn):
-        """Names of files and data sets as they are: neither markup nor control characters."""
+        """Shows file and dataset names literally, without markup or control characters."""
 
         def render(self, task: Task) -> Text:
             return Text(printable(task.description), style="progress.description")

@@ -1,4 +1,4 @@
-"""Whether a server can be reached: asked once and briefly, before clients that try again for most of a minute."""
+"""Quick check whether a server is reachable, before clients that retry for most of a minute."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from threading import Thread
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-_DEADLINE = 3.0  # seconds for the look-up of the name and all connections together
+_DEADLINE = 3.0  # seconds for name look-up and all connections together
 _PORTS = {"https": 443, "http": 80}
 
 
 def unreachable(url: str) -> str | None:
-    """Why no connection to the server of an address can be made, in a few words; None when one can.
+    """Short reason why the server of a URL is unreachable; None if it is reachable.
 
-    Where a proxy is configured for the address, the connection is to the proxy.
+    If a proxy is configured for the URL, the proxy is tried instead.
     """
-    host, port = _door(url)
+    host, port = _endpoint(url)
     answers: list[str | None] = []
 
     def connect() -> None:
@@ -28,7 +28,7 @@ def unreachable(url: str) -> str | None:
         except OSError as error:
             answers.append(str(error))
 
-    asking = Thread(target=connect, daemon=True)  # the system's look-up of names cannot be given a limit
+    asking = Thread(target=connect, daemon=True)  # name look-up has no timeout
     asking.start()
     asking.join(_DEADLINE)
     reason = answers[0] if answers else f"no answer within {_DEADLINE:g} seconds"
@@ -37,16 +37,16 @@ def unreachable(url: str) -> str | None:
 
 @contextmanager
 def hub_access(refused: str = "") -> Generator[bool]:
-    """For the block, clients of the hub take what its cache has where the hub cannot be reached, or must not be.
+    """Within the block, hub clients use only the local cache if the hub is unreachable or must not be contacted.
 
-    Its offline mode is the one switch that all of them heed: huggingface_hub, open_clip, timm, transformers, diffusers.
-    The block gets whether the cache is all there is, for a client that says more than one line about it.
+    This sets the hub's offline mode, which all clients respect: huggingface_hub, open_clip, timm, transformers,
+    diffusers. Yields whether only the cache is used.
 
     Args:
-        refused: why the hub must not be asked; "" lets it.
+        refused: why the hub must not be contacted; "" allows it.
 
     Raises:
-        ConnectionError: the block wanted a file that the cache does not have; the message names the host.
+        ConnectionError: the block needed a file that the cache lacks; the message names the host.
     """
     from huggingface_hub import constants
     from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
@@ -67,8 +67,8 @@ def hub_access(refused: str = "") -> Generator[bool]:
         constants.HF_HUB_OFFLINE = before
 
 
-def _door(url: str) -> tuple[str, int]:
-    """Host and port that a request to the address connects to."""
+def _endpoint(url: str) -> tuple[str, int]:
+    """Host and port that a request to the URL connects to, considering proxies."""
     parts, proxies = urlsplit(url), getproxies()
     proxy = proxies.get(parts.scheme) or proxies.get("all")
     if proxy and not proxy_bypass(parts.hostname or ""):
@@ -77,7 +77,7 @@ def _door(url: str) -> tuple[str, int]:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error, what it was raised from, and so on."""
+    """The error and its chain of causes."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__

@@ -1,4 +1,4 @@
-"""Plain values, as JSON and TOML have them, and the type annotations that they fit."""
+"""Plain values of JSON and TOML, and the type annotations that they match."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any, Literal, cast
 
 
 def accepts(hint: Any, value: Any) -> bool:
-    """Whether a plain value (as it comes from JSON, TOML or a call) fits a type annotation.
+    """Whether a plain value (from JSON, TOML or a call) matches a type annotation.
 
-    A list fits a tuple, an int fits a float, a string fits a path; a bool is not an int. Annotations other than
-    plain types, unions, literals and containers accept everything: the factory itself checks those.
+    A list matches a tuple, an int a float, a string a path; a bool is not an int. Annotations other than plain types,
+    unions, literals and containers accept everything and are checked by the factory itself.
     """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is None or hint is types.NoneType:
@@ -53,7 +53,7 @@ def _accepts_sequence(origin: Any, arguments: tuple[Any, ...], value: Any) -> bo
 
 
 def to_json_value(value: Any) -> Any:
-    """Turn an option into plain JSON types (tuples become lists, paths strings). Raises `TypeError` otherwise."""
+    """Convert an option to plain JSON types (tuples to lists, paths to strings). Raises `TypeError` if impossible."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, PathLike):
@@ -66,7 +66,7 @@ def to_json_value(value: Any) -> Any:
 
 
 def from_json_value(hint: Any, value: Any) -> Any:
-    """Turn a plain value that `accepts` into one of the annotated type.
+    """Convert a plain value that `accepts` allows to the annotated type.
 
     >>> from_json_value(tuple[int, ...], [1, 2])
     (1, 2)

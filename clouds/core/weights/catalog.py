@@ -1,4 +1,4 @@
-"""The published weights of the built-in components, and finding those of built-ins and plugins by name."""
+"""Published weights of the built-in components, and look-up by name, including plugins."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def _sam(size: str, md5: str, sha256: str, length: int) -> FileWeights:
     )
 
 
-# segment-anything publishes the first digits of the md5, in the names. The sha256 are those that many projects found,
-# in agreement: micro_sam (`_CHECKSUMS`) and the SegmentAnything extension of 3D Slicer among them.
+# segment-anything's file names hold the first digits of the md5. Several projects agree on the sha256, among them
+# micro_sam (`_CHECKSUMS`) and the SegmentAnything extension of 3D Slicer.
 SAM = {
     "vit_b": _sam("b", "01ec64", "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912", 375_042_383),
     "vit_l": _sam("l", "0b3195", "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622", 1_249_524_607),
@@ -65,7 +65,7 @@ DIFFUSION = {
     "sdxl": _hub("sdxl", "stabilityai/stable-diffusion-xl-base-1.0", _RAIL, (*_DIFFUSION_FILES, *_SECOND_TEXT_ENCODER)),
 }
 
-# Commits, sizes and hashes of hub files are those that several projects found, in agreement.
+# Several projects agree on the commits, sizes and hashes of these hub files.
 _PINNED = {
     "timm/resnet50_clip.openai": (
         "ec3d92cf63a5f9d591f0d611b736895966c73076",
@@ -100,8 +100,8 @@ _ALL: tuple[Weights, ...] = (
     _open_clip("clip-rn50x4", "timm/resnet50x4_clip.openai", "MIT"),
     _open_clip("clip-rn50x16", "timm/resnet50x16_clip.openai", "MIT"),
     _open_clip("clip-rn50x64", "timm/resnet50x64_clip.openai", "MIT"),
-    _open_clip("clip-vit-l-14", "timm/vit_large_patch14_clip_224.openai", "Apache-2.0"),  # as its card says
-    _open_clip("clip-vit-b-32", "timm/vit_base_patch32_clip_224.openai", "Apache-2.0"),  # of the filter "clip"
+    _open_clip("clip-vit-l-14", "timm/vit_large_patch14_clip_224.openai", "Apache-2.0"),  # see its model card
+    _open_clip("clip-vit-b-32", "timm/vit_base_patch32_clip_224.openai", "Apache-2.0"),  # for the filter "clip"
     _open_clip("eva02-clip-l-14", "timm/eva02_large_patch14_clip_224.merged2b_s4b_b131k", "MIT"),
     _open_clip("siglip2-so400m", "timm/ViT-SO400M-16-SigLIP2-512", "Apache-2.0", "*token*.json"),
     _hub("dinov2-large", "timm/vit_large_patch14_dinov2.lvd142m", "Apache-2.0", _TIMM),
@@ -120,7 +120,7 @@ WEIGHTS: dict[str, Weights] = {weights.name: weights for weights in _ALL}
 
 
 def hub_note(repo: str) -> str:
-    """The note on a repository of the hub; "" where there is none."""
+    """The note on a hub repository, or ""."""
     return next((weights.note for weights in _ALL if isinstance(weights, HubWeights) and weights.repo == repo), "")
 
 
@@ -130,10 +130,10 @@ def clouds_weights() -> list[Weights]:
 
 
 def published_weights(catalog: Catalog | None = None) -> dict[str, Weights]:
-    """All published weights by name, those of built-ins first. A name that two distributions list is `dist::name`.
+    """All published weights by name, built-ins first. Names that two distributions list become `dist::name`.
 
     Args:
-        catalog: None takes built-ins and installed plugins.
+        catalog: None uses built-ins and installed plugins.
     """
     offers = (catalog or Catalog.from_environment()).weights()
     names = [weights.name for weights in offers.values()]
@@ -145,10 +145,10 @@ def find_weights(name: str, catalog: Catalog | None = None) -> Weights:
 
     Args:
         name: as in `clouds weights list`.
-        catalog: None takes built-ins and installed plugins.
+        catalog: None uses built-ins and installed plugins.
 
     Raises:
-        WeightsError: none are called so, or those of two distributions are; the message says how to choose.
+        WeightsError: no weights have the name, or those of two distributions do; the message says how to choose.
     """
     catalog = catalog or Catalog.from_environment()
     offers = catalog.weights()

@@ -1,4 +1,4 @@
-"""Getting a large file over HTTP: broken connections are resumed, and nothing appears before its hash is right."""
+"""Downloads large files over HTTP: resumes broken connections and verifies the hash before the file appears."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from clouds.core.system.progress import progress_bar
 from clouds.core.system.reach import unreachable
 
 _BLOCK = 1 << 20
-_ATTEMPTS = 3  # in a row that bring no more than there was before
-_PAUSE = 0.5  # seconds after a broken connection; doubled after each attempt that brings no more
+_ATTEMPTS = 3  # consecutive attempts without progress
+_PAUSE = 0.5  # seconds after a broken connection; doubled after each attempt without progress
 _TIMEOUT = 60.0  # seconds without a byte
 
 
 def sha256_of(path: Path) -> str:
-    """sha256 of a file's content, in hex."""
+    """sha256 of a file in hex."""
     with open(path, "rb") as stream:
         return file_digest(stream, "sha256").hexdigest()
 
 
 def require_sha256(path: Path, *expected: str, remedy: str) -> None:
-    """Raises `WeightsError`, which names the file and the hashes, when it has none of the expected ones."""
+    """Raise a `WeightsError` that names file and hashes unless the file has an expected hash."""
     found = sha256_of(path)
     if found not in expected:
         wanted = " or ".join(expected)
@@ -36,23 +36,23 @@ def require_sha256(path: Path, *expected: str, remedy: str) -> None:
 
 
 def download(url: str, path: Path, *, sha256: str, size: int) -> Path:
-    """Get a file; what a broken or killed call has got already, in `<path>.part`, is not fetched again.
+    """Download a file; the partial file of a broken or killed call, `<path>.part`, is resumed.
 
-    Several processes may ask for the same file: one gets it, the others wait.
+    If several processes request the same file, one downloads it and the others wait.
 
     Args:
-        url: where it is.
-        path: where it goes.
-        sha256: of the whole file, in hex.
-        size: in bytes.
+        url: source.
+        path: target.
+        sha256: hash of the whole file, in hex.
+        size: size in bytes.
 
     Raises:
-        WeightsError: it has another hash, nothing of it is kept; or the server sends something else, such as a page.
-        OSError: it could not be had; also `urllib.error.URLError`, `http.client.HTTPException`.
+        WeightsError: the hash is wrong (the file is then deleted), or the server sends something else, such as a page.
+        OSError: the download failed; also `urllib.error.URLError`, `http.client.HTTPException`.
     """
     from filelock import FileLock
 
-    if path.is_file():  # the folder may be one that nothing can be written to
+    if path.is_file():  # before locking: the folder may be read-only
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
@@ -74,14 +74,14 @@ def download(url: str, path: Path, *, sha256: str, size: int) -> Path:
 
 
 def _fill(url: str, part: Path, size: int) -> None:
-    """Append to `part` until it has `size` bytes; only attempts that do not get further than any before are counted."""
+    """Append to `part` until it has `size` bytes; only attempts without progress are counted."""
     failures, most = 0, _length(part)
     while (have := _length(part)) < size:
         try:
             _append(url, part, have, size)
             failure: Exception = OSError(f"the connection ended after {_length(part)} of {size} bytes")
         except (OSError, HTTPException) as error:
-            if isinstance(error, HTTPError) and error.code < 500:  # asking again would bring the same answer
+            if isinstance(error, HTTPError) and error.code < 500:  # a retry would give the same error
                 raise
             failure = error
         failures = 0 if _length(part) > most else failures + 1
@@ -93,13 +93,13 @@ def _fill(url: str, part: Path, size: int) -> None:
 
 
 def _append(url: str, part: Path, have: int, size: int) -> None:
-    """One request for what is missing. A server that sends all of it again begins the file anew."""
+    """Request the missing bytes. If the server sends the whole file, start again from the beginning."""
     request = Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
         response = urlopen(request, timeout=_TIMEOUT)
     except HTTPError as error:
         error.close()
-        if error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:  # the part is no part of what is there now
+        if error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:  # the file on the server has changed
             part.unlink(missing_ok=True)
         raise
     with response:
@@ -109,7 +109,7 @@ def _append(url: str, part: Path, have: int, size: int) -> None:
 
 
 def _require_the_file(response: HTTPResponse, url: str, have: int, size: int) -> None:
-    """Leave what is there already alone when something else comes: a page that asks for a login, another part."""
+    """Keep the partial file if the response is something else, such as a login page or another range."""
     kind, length = response.headers.get_content_type(), response.headers.get("Content-Length", "")
     partial = response.status == HTTPStatus.PARTIAL_CONTENT
     wanted = size - have if partial else size
@@ -117,7 +117,7 @@ def _require_the_file(response: HTTPResponse, url: str, have: int, size: int) ->
     if kind in ("text/html", "application/xhtml+xml") or (length.isdecimal() and int(length) != wanted) or not begins:
         raise WeightsError(
             f"{url}: sends {kind} of {length or 'unknown'} bytes in place of the {wanted} bytes of the file; a network "
-            "that wants a login first does so; what was there already is kept"
+            "that requires a login does so; the partial file is kept"
         )
 
 

@@ -1,7 +1,7 @@
-"""Weight files of the formats that open_clip and timm publish, read without ever running code from them."""
+"""Reads weight files in the formats of open_clip and timm without running code from them."""
 
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
-# (what a checkpoint holds is not known before it is read)
+# (the content of a checkpoint has no static type)
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from clouds.core.system.errors import WeightsError
 from clouds.core.weights.loading import read_pickle, read_safetensors
 
 _TORCH_ENDINGS = (".bin", ".pt", ".pth")
-_PLAIN = ("state_dict", "model", "model_state_dict")  # what training checkpoints file the weights under
-_OTHERS = ("ema", "teacher", "student", "momentum", "swa")  # further copies that they may hold
+_PLAIN = ("state_dict", "model", "model_state_dict")  # keys of the weights in training checkpoints
+_OTHERS = ("ema", "teacher", "student", "momentum", "swa")  # keys of further copies
 _WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")  # torch's own
 
 
 def read_weights(path: Path, *, names: Collection[str] = ()) -> dict[str, Tensor]:
-    """The state dict of a .safetensors, .bin, .pt or .pth file, on the CPU.
+    """Read the state dict of a .safetensors, .bin, .pt or .pth file to the CPU.
 
-    Wrappings are taken off where there is one choice: tables of training checkpoints (`state_dict`, `model`,
-    `state_dict_ema`, `teacher`, ...), what data-parallel training and `torch.compile` put before names (`module.`,
-    `_orig_mod.`), and, given `names`, whatever else stands before those (`model.`, `teacher.backbone.`).
+    Unambiguous wrappers are removed: tables of training checkpoints (`state_dict`, `model`, `state_dict_ema`,
+    `teacher`, ...), prefixes of data-parallel training and `torch.compile` (`module.`, `_orig_mod.`), and, given
+    `names`, any other prefix of them (`model.`, `teacher.backbone.`).
 
     Args:
         path: the file.
-        names: those that the module to be loaded has.
+        names: parameter names of the module.
 
     Raises:
-        WeightsError: the file is missing, truncated, of another format, or a pickle that holds more than tensors; or it
-            holds the weights more than once.
+        WeightsError: the file is missing, truncated, of another format, or a pickle with more than tensors; or it holds
+            the weights more than once.
     """
     if path.suffix == ".safetensors":
         return unwrap_names(read_safetensors(path)[0], names, source=str(path))
@@ -51,15 +51,15 @@ def read_weights(path: Path, *, names: Collection[str] = ()) -> dict[str, Tensor
 
 
 def unwrap_tables(content: Any, *, source: str, kinds: tuple[type, ...] = (Tensor,)) -> Any:
-    """The table of weights within a training checkpoint; what has none comes back as it is.
+    """Extract the table of weights from a training checkpoint; content without one is returned unchanged.
 
     Args:
-        content: what `torch.save` wrote.
+        content: the unpickled file.
         source: the file, for messages.
-        kinds: what weights are.
+        kinds: types of weights.
 
     Raises:
-        WeightsError: there are several, such as the model's and those of its moving average (EMA).
+        WeightsError: there are several tables, such as the model's and its moving average's (EMA).
     """
     while isinstance(content, Mapping) and not any(isinstance(value, kinds) for value in content.values()):
         tables = [key for key, value in content.items() if _holds(value, kinds)]
@@ -83,10 +83,10 @@ def _holds(value: Any, kinds: tuple[type, ...]) -> bool:
 
 
 def unwrap_names(state: Mapping[str, Any], names: Collection[str], *, source: str) -> dict[str, Any]:
-    """The same weights without what wrappers put before their names.
+    """Remove the prefixes that wrappers add to names.
 
     Raises:
-        WeightsError: the weights are there more than once, under different prefixes.
+        WeightsError: the weights occur more than once, under different prefixes.
     """
     state = {_WRAPPERS.sub("", key): value for key, value in state.items()}
     if state and all(key.startswith("module.") for key in state):
@@ -106,5 +106,5 @@ def unwrap_names(state: Mapping[str, Any], names: Collection[str], *, source: st
 
 
 def _cuts(key: str) -> list[int]:
-    """Where the parts of a dotted name begin."""
+    """Start positions of the parts of a dotted name."""
     return [0, *(match.end() for match in re.finditer(r"\.", key))]

@@ -1,7 +1,7 @@
-"""Reading weights safely and putting them into modules with a full account of what does not fit."""
+"""Reads weights safely and loads them into modules; errors list everything that does not fit."""
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
-# (torch and safetensors are typed in parts only)
+# (torch and safetensors have incomplete types)
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from clouds.core.system.errors import NonFiniteError, WeightsError
 from clouds.core.weights.pickle_scan import CarriesCode, Refused, TorchScript, scan_file
 
 _SHOWN = 5
-# What numpy's arrays and scalars are pickled with: checkpoints hold some beside their tensors.
+# Functions that unpickle numpy arrays and scalars, which checkpoints hold besides tensors.
 _REBUILD_ARRAY, _REBUILD_SCALAR = np.empty(0).__reduce__()[0], np.float64(0).__reduce__()[0]
 _NUMPY: list[Any] = [
     np.ndarray,
@@ -37,12 +37,12 @@ _NUMPY: list[Any] = [
 
 
 def check_finite(module: nn.Module, *, source: str) -> None:
-    """Refuse weights that are NaN or infinite, so that they never take the place of good ones.
+    """Refuse NaN or infinite weights, so that they never replace good ones.
 
-    A buffer may hold infinities: masks do.
+    Buffers may hold infinities, as masks do.
 
     Raises:
-        NonFiniteError: names `source` and the first tensors that are not finite.
+        NonFiniteError: names `source` and the first non-finite tensors.
     """
     bad = [name for name, weight in module.named_parameters() if not weight.isfinite().all()]
     bad += [name for name, buffer in module.named_buffers() if buffer.is_floating_point() and buffer.isnan().any()]
@@ -65,7 +65,7 @@ def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], d
 
 
 def safetensors_sizes(path: str | os.PathLike[str]) -> list[int]:
-    """Number of elements of each tensor of a safetensors file, from its header alone.
+    """Number of elements of each tensor in a safetensors file, from its header.
 
     Raises:
         WeightsError: the file is missing, truncated or of another format.
@@ -86,24 +86,24 @@ def _opened(path: str | os.PathLike[str]) -> Generator[Any]:
 
 
 def read_pickle(path: str | os.PathLike[str]) -> Any:
-    """Return what `torch.save` wrote, on the CPU: tensors, numpy arrays and plain values; code is never run.
+    """Load a file of `torch.save` to the CPU: tensors, numpy arrays and plain values; code is never run.
 
-    Time and memory are bounded by the file's size: its pickle is followed before anything is made (`pickle_scan`).
+    The pickle is scanned before anything is created (`pickle_scan`), so the file's size bounds time and memory.
 
     Raises:
-        WeightsError: the file is missing, truncated or of another format, its pickle carries code, or it asks for more
-            than it holds.
+        WeightsError: the file is missing, truncated or of another format, its pickle carries code, or its tensors
+            exceed the stored data.
     """
     if not Path(path).is_file():
         raise WeightsError(f"{path}: no such weight file")
     try:
         scan_file(Path(path))
         with torch.serialization.safe_globals(_NUMPY), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # advice on pickle protocols: what cannot be read is an error anyway
+            warnings.simplefilter("ignore")  # advice on pickle protocols; unreadable files are errors anyway
             return torch.load(path, map_location="cpu", weights_only=True)
     except TorchScript as error:
         raise WeightsError(
-            f"{path}: is a TorchScript program, nothing of it was run; where you trust it, take its weights out: "
+            f"{path}: is a TorchScript program, nothing of it was run; if you trust it, extract its weights: "
             "torch.save(torch.jit.load(path, map_location='cpu').state_dict(), 'weights.pth')"
         ) from error
     except CarriesCode as error:
@@ -120,7 +120,7 @@ def read_pickle(path: str | os.PathLike[str]) -> Any:
 
 
 def digest(state: Mapping[str, Tensor]) -> str:
-    """sha256 (hex) of names, types, shapes and bits of a state dict, in whatever order it comes."""
+    """sha256 (hex) of a state dict's names, dtypes, shapes and bits, independent of their order."""
     whole = hashlib.sha256()
     for key in sorted(state):
         tensor = state[key].detach().cpu().contiguous()
@@ -130,7 +130,7 @@ def digest(state: Mapping[str, Tensor]) -> str:
 
 
 def misfits(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, list[str]]:
-    """What keeps `state` from being loaded into tensors `own`, by sort of fault; empty when it fits."""
+    """Faults that prevent loading `state` into tensors `own`, by type of fault; empty if it fits."""
     shapes = [
         f"{key} is {tuple(state[key].shape)}, expected {tuple(own[key].shape)}"
         for key in own
@@ -148,7 +148,7 @@ def load_weights(module: nn.Module, state: Mapping[str, Tensor], *, source: str)
     """Load a state dict that must fit exactly.
 
     Raises:
-        WeightsError: naming missing keys, left-over keys and wrong shapes; the module is then unchanged.
+        WeightsError: names missing keys, unexpected keys and wrong shapes; the module is then unchanged.
     """
     own = module.state_dict()
     faults = [
@@ -157,5 +157,5 @@ def load_weights(module: nn.Module, state: Mapping[str, Tensor], *, source: str)
     ]
     if faults:
         raise WeightsError(f"{source} does not fit {type(module).__name__}: {'; '.join(faults)}")
-    own.update(state)  # `own` says of which version of each class it is, and some classes load nothing without
+    own.update(state)  # `own` carries module version metadata, which some classes need to load
     module.load_state_dict(own)

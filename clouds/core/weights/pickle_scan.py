@@ -1,8 +1,8 @@
-"""What a pickle of torch.save would make, found without making any of it: code, sizes and time, in one pass.
+"""Scans a pickle of torch.save for code, sizes and running time, without executing it.
 
-A pickle is a program. torch's `weights_only` runs no code, but calls what it allows with any argument: an array of
-any shape, a codec of quadratic time. Here each instruction is followed on a stack that holds stand-ins, so that a
-checkpoint is known to be tensors, numpy arrays and plain values of sizes that its file has, before torch reads it.
+A pickle is a program. torch's `weights_only` runs no foreign code, but calls allowed functions with any argument, such
+as an array of any shape or a codec of quadratic time. This module interprets each instruction on a stack of stand-ins.
+It accepts only tensors, numpy arrays and plain values whose data the file holds, before torch reads it.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from pathlib import Path
 from typing import Any, cast, final
 from zipfile import BadZipFile, ZipFile, is_zipfile
 
-_SHOWN = 5  # names
-_MOST_STEPS = 5_000_000  # of a pickle, which take some seconds; a tensor takes about 30
-_MOST_SIZES = 64  # of a tensor's shape
-_LEGACY = 5  # pickles of a file that is no archive: magic number, protocol, system, content, keys of storages
+_SHOWN = 5  # names in a message
+_MOST_STEPS = 5_000_000  # instructions, which take some seconds; a tensor takes about 30
+_MOST_SIZES = 64  # dimensions of a tensor
+_LEGACY = 5  # pickles in a legacy file (no archive): magic number, protocol, system, content, storage keys
 _MARK = object()
-_DTYPE = re.compile(r"[<>=|]?[a-zA-Z?]\d{0,3}")  # no fields, and no arrays of arrays
+_DTYPE = re.compile(r"[<>=|]?[a-zA-Z?]\d{0,3}")  # no structured dtypes or subarrays
 _ARRAYS = tuple(f"numpy.{core}.multiarray" for core in ("core", "_core"))
 _PLAIN = re.compile(
     r"torch (b?float\d+\w*|u?int\d+|complex\d+|bool|half|double|Tensor)|torch\.nn\.parameter Parameter|numpy ndarray"
 )
-_STORAGES = {  # bytes of an element
+_STORAGES = {  # bytes per element
     **{f"torch {name}Storage": 1 for name in ("Byte", "Char", "Bool", "QInt8", "QUInt8")},
     **{f"torch {name}Storage": 2 for name in ("Half", "BFloat16", "Short")},
     **{f"torch {name}Storage": 4 for name in ("Float", "Int", "QInt32")},
@@ -37,20 +37,20 @@ _STORAGES = {  # bytes of an element
 
 
 class Refused(Exception):
-    """The pickle is no checkpoint of tensors, arrays and plain values that fit its file."""
+    """The pickle is not a checkpoint of tensors, arrays and plain values that fit the file."""
 
 
 class TorchScript(Refused):
-    """It is a program of TorchScript, with weights in it."""
+    """The file is a TorchScript program with weights."""
 
 
 class CarriesCode(Refused):
-    """It names functions or classes of other kinds, which are the message."""
+    """The pickle uses unknown functions or classes, which the message lists."""
 
 
 @final
 class _Thing:
-    """Stands for what the pickle would make: `name` for a function or a class, `size` for the elements of a storage."""
+    """Stand-in for an object of the pickle: `name` of a function or class, `size` in elements of a storage."""
 
     __slots__ = ("name", "size")
 
@@ -58,15 +58,15 @@ class _Thing:
         self.name, self.size = name, size
 
 
-_SOMETHING, _BUILT = _Thing(), _Thing()  # `_BUILT` takes a state: a dict, an array or its type
+_SOMETHING, _BUILT = _Thing(), _Thing()  # `_BUILT` accepts a state: a dict, an array or its dtype
 
 
 def scan_file(path: Path) -> None:
-    """Follow the pickles of a file that torch.save wrote.
+    """Scan the pickles of a torch.save file.
 
     Raises:
-        Refused, CarriesCode: see `scan_pickle`; or an archive whose entries are larger than it.
-        ValueError: the file is something else, or truncated.
+        Refused, CarriesCode: see `scan_pickle`; or the entries of an archive are larger than the archive.
+        ValueError: the file is something else or truncated.
     """
     bytes_ = path.stat().st_size
     if not is_zipfile(path):
@@ -90,17 +90,17 @@ def scan_file(path: Path) -> None:
 
 
 def scan_pickle(stream: BytesIO | BufferedReader, sizes: Mapping[str, int] | int) -> None:
-    """Follow one pickle to its end; the stream is then behind it.
+    """Scan one pickle; afterwards the stream is positioned after it.
 
     Args:
-        stream: at the pickle's first byte.
-        sizes: bytes of each storage by its key, or bytes of the whole file, which bound them all.
+        stream: positioned at the pickle's first byte.
+        sizes: bytes of each storage by key, or bytes of the whole file as an upper bound.
 
     Raises:
-        Refused: an instruction that torch.save does not write, a call with other arguments than it writes, a tensor
-            larger than its storage, or a storage larger than the file has.
-        CarriesCode: naming what is not known.
-        ValueError: the bytes are no pickle, or it is truncated.
+        Refused: the pickle has an instruction or call that torch.save does not write, a tensor larger than its storage,
+            or a storage larger than the stored data.
+        CarriesCode: names unknown functions and classes.
+        ValueError: the bytes are not a pickle, or it is truncated.
     """
     scan = _Scan(sizes)
     try:
@@ -117,7 +117,7 @@ def scan_pickle(stream: BytesIO | BufferedReader, sizes: Mapping[str, int] | int
 
 @final
 class _Scan:
-    """The stack machine: values that calls depend on are kept, all others are one stand-in."""
+    """The stack machine. Values that calls depend on are kept; all others share one stand-in."""
 
     def __init__(self, sizes: Mapping[str, int] | int) -> None:
         self.sizes = sizes
@@ -164,7 +164,7 @@ class _Scan:
         self.stack.append(self.memo[place])
 
     def find(self, argument: str) -> None:
-        """A function or class, as "module name"."""
+        """Push a function or class, given as "module name"."""
         if not (argument in _CALLS or argument in _STORAGES or _PLAIN.fullmatch(argument)):
             self.unknown.add(argument.replace(" ", "."))
         self.stack.append(_Thing(argument))
@@ -196,7 +196,7 @@ class _Scan:
             raise Refused("a state of something that torch.save gives none")
 
     def storage(self, _: object) -> None:
-        """('storage', class, key, place, elements, ...)"""
+        """Push a storage, given as ('storage', class, key, location, elements, ...)."""
         said = self._take()
         if not isinstance(said, tuple) or len(stated := cast("tuple[Any, ...]", said)) < 5:
             raise Refused("a storage in another form than torch.save writes")
@@ -219,13 +219,13 @@ class _Scan:
 
 
 def _require_key(key: Any) -> None:
-    """Tuples of tuples of tuples may take longer than the age of the world to be hashed."""
+    """Refuse tuples as keys: hashing nested tuples may take exponential time."""
     if isinstance(key, tuple):
         raise Refused("a dict whose key is a tuple")
 
 
 def _is_tensor_call(arguments: tuple[Any, ...]) -> bool:
-    """storage, offset, size, stride, ...: not more elements than the storage has."""
+    """Check (storage, offset, size, stride, ...): at most as many elements as the storage has."""
     if len(arguments) < 4 or not isinstance(arguments[0], _Thing) or not isinstance(arguments[2], tuple):
         return False
     size = cast("tuple[Any, ...]", arguments[2])
@@ -253,7 +253,7 @@ def _is_wrapped(arguments: tuple[Any, ...]) -> bool:
 
 
 def _is_typed(arguments: tuple[Any, ...]) -> bool:
-    """A tensor with attributes: the function that makes it, its class, the function's arguments, the attributes."""
+    """Check a tensor with attributes: (function, class, arguments, attributes)."""
     if len(arguments) != 4 or not isinstance(arguments[0], _Thing) or not isinstance(arguments[2], tuple):
         return False
     return arguments[0].name in _TENSORS and _TENSORS[arguments[0].name](cast("tuple[Any, ...]", arguments[2]))
@@ -283,7 +283,7 @@ def _same(value: Any) -> Any:
     return value
 
 
-# What torch's own reader of weights follows.
+# Instructions that torch's own weights reader supports.
 _VALUES: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("SHORT_BINSTRING", "BINUNICODE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"), _same),
     **dict.fromkeys(("EMPTY_LIST", "EMPTY_DICT", "EMPTY_SET"), lambda _: _SOMETHING),

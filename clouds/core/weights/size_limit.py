@@ -1,7 +1,7 @@
-"""A bound on what is built for weights that a file holds, so that a number in the file cannot exhaust the machine."""
+"""Limits the size of networks built for the weights in a file, so that a number in it cannot exhaust the memory."""
 
 # pyright: reportUnknownParameterType=false
-# (torch is typed in parts only)
+# (torch has incomplete types)
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from torch.nn.modules.module import (
 
 from clouds.core.system.errors import WeightsError
 
-# A factory may build more than it keeps: a whole timm model before its classifier goes, and probes of it.
-_ELEMENTS, _MORE_ELEMENTS = 4, 2**26  # times those of the file, and so many more: 256 MiB of float32
-_ENTRIES, _MORE_ENTRIES = 16, 20_000  # modules, parameters and buffers for each tensor of the file, and so many more
+# Factories may build more than they keep: a whole timm model before its classifier is dropped, and probes of it.
+_ELEMENTS, _MORE_ELEMENTS = 4, 2**26  # factor on the file's elements, plus 256 MiB of float32
+_ENTRIES, _MORE_ENTRIES = 16, 20_000  # modules, parameters and buffers per tensor of the file, plus a constant
 
 
 @contextmanager
 def built_for(*, elements: int, tensors: int, source: str) -> Generator[None]:
-    """Within the block, stop the building of networks that are far larger than the weights they are built for.
+    """Within the block, refuse to build networks that are far larger than their weights.
 
-    A parameter is counted when it is given to its module, which is before its memory is touched.
+    Parameters are counted when they are registered, before their memory is touched.
 
     Args:
-        elements: numbers that the weights hold.
-        tensors: how many tensors they are in.
+        elements: number of elements of the weights.
+        tensors: number of tensors.
         source: the file, for messages.
 
     Raises:
-        WeightsError: a network registers more than some times the weights' elements or tensors.
+        WeightsError: a network registers a multiple of the weights' elements or tensors.
     """
     room = [_ELEMENTS * elements + _MORE_ELEMENTS, _ENTRIES * tensors + _MORE_ENTRIES]
 

@@ -1,11 +1,11 @@
-"""Published weights on this machine: finding, getting and verifying them.
+"""Finds, downloads and verifies published weights.
 
-`CLOUDS_WEIGHTS=FOLDER` names a folder that is looked in first, for machines without a network: files of an address
-lie in it by their name, files of a hub repository in `FOLDER/owner/name`. `clouds weights fetch --out FOLDER` makes it.
+`CLOUDS_WEIGHTS=FOLDER` names a folder that is searched first, for machines without a network. Files of a URL have their
+own name in it; files of a hub repository are in `FOLDER/owner/name`. `clouds weights fetch --out FOLDER` creates it.
 """
 
 # pyright: reportUnknownVariableType=false
-# (huggingface_hub is typed in parts only)
+# (huggingface_hub has incomplete types)
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ _SHA256, _GIT_SHA1 = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{40}")
 
 @frozen
 class Verdict:
-    """What a file's hash says.
+    """Result of hashing a file.
 
     Attributes:
         path: the file.
-        expected: published hash in hex (sha256; git's sha1 for small files of the hub), None where none is known.
-        found: hash of the content in hex, None where none is known that it could be compared with.
+        expected: published hash in hex (sha256; git's sha1 for small hub files), or None if unknown.
+        found: hash of the content in hex, or None if there is nothing to compare it with.
     """
 
     path: Path
@@ -51,7 +51,7 @@ class Verdict:
 
 
 def weights_folder() -> Path | None:
-    """The folder that `CLOUDS_WEIGHTS` names. Raises `WeightsError` when it does not exist."""
+    """The folder of `CLOUDS_WEIGHTS`, or None. Raises `WeightsError` if it does not exist."""
     named = os.environ.get(VARIABLE)
     if not named:
         return None
@@ -62,24 +62,24 @@ def weights_folder() -> Path | None:
 
 
 def obtain(weights: FileWeights) -> Path:
-    """The verified file of an address: from `CLOUDS_WEIGHTS`, the user's cache, or the network.
+    """The verified file of a URL, from `CLOUDS_WEIGHTS`, the user's cache, or the network.
 
     Raises:
-        WeightsError: it could not be had, or has another hash.
+        WeightsError: the file is unavailable or has another hash.
     """
     found = next(iter(locate(weights)), None)
     return _require_hash(found or _download(weights, cache_folder("weights")), weights)
 
 
 def weights_file(name: str, pretrained: Literal[True] | Path) -> Path:
-    """The verified file that a component's option `pretrained` asks for: the published one, or one of the user's.
+    """The verified file for a component's option `pretrained`: the published one, or the user's.
 
     Args:
-        name: of weights in one file, as in `clouds weights list`.
+        name: name of weights in one file, as in `clouds weights list`.
         pretrained: True, or a path.
 
     Raises:
-        WeightsError: no published file has the name, or those of two plugins; it could not be had, or has another hash.
+        WeightsError: no published file or those of two plugins have the name; it is unavailable or has another hash.
     """
     if isinstance(pretrained, Path):
         return require_published(pretrained)
@@ -90,10 +90,10 @@ def weights_file(name: str, pretrained: Literal[True] | Path) -> Path:
 
 
 def require_published(path: Path) -> Path:
-    """The same path, once a file of a published name is found to be the published file.
+    """Verify a file that has a published name, and return its path.
 
     Raises:
-        WeightsError: it is another one, or there is no such file.
+        WeightsError: the file is missing, or differs from the published one.
     """
     if not path.is_file():
         raise WeightsError(f"{path}: no such weight file")
@@ -102,7 +102,7 @@ def require_published(path: Path) -> Path:
 
 
 def hub_folder(repo: str) -> Path | None:
-    """Where `CLOUDS_WEIGHTS` has files of a hub repository, verified where hashes are known; None when it has none.
+    """The folder of a hub repository in `CLOUDS_WEIGHTS`, verified where hashes are known; None if missing.
 
     Raises:
         WeightsError: a file has another hash.
@@ -116,7 +116,7 @@ def hub_folder(repo: str) -> Path | None:
 
 
 def hub_file(repo: str, name: str) -> Path | None:
-    """A file of a hub repository in `CLOUDS_WEIGHTS`, verified where its hash is known; None when it is not there.
+    """A file of a hub repository in `CLOUDS_WEIGHTS`, verified if its hash is known; None if missing.
 
     Raises:
         WeightsError: the file has another hash.
@@ -126,10 +126,10 @@ def hub_file(repo: str, name: str) -> Path | None:
 
 
 def open_clip_file(tag: Mapping[str, Any]) -> Path | None:
-    """The file of weights of open_clip in `CLOUDS_WEIGHTS`, as safetensors or else as .bin; as `hub_file`.
+    """open_clip's weight file in `CLOUDS_WEIGHTS`, as .safetensors or else .bin; see `hub_file`.
 
     Args:
-        tag: open_clip's record of the weights; `hf_hub` in it is OWNER/NAME/FILE, or OWNER/NAME/ for the usual file.
+        tag: open_clip's record of the weights; its `hf_hub` is OWNER/NAME/FILE, or OWNER/NAME/ for the default file.
     """
     repo, _, name = tag.get("hf_hub", "").rpartition("/")
     bare = name.removesuffix(".bin")
@@ -138,7 +138,7 @@ def open_clip_file(tag: Mapping[str, Any]) -> Path | None:
 
 
 def locate(weights: Weights) -> list[Path]:
-    """The files that are on this machine; empty when some that are needed are missing."""
+    """The local files of published weights; empty if a required one is missing."""
     if isinstance(weights, FileWeights):
         folders = [folder for folder in (weights_folder(), cache_folder("weights")) if folder]
         return [folder / weights.file for folder in folders if (folder / weights.file).is_file()][:1]
@@ -149,14 +149,14 @@ def locate(weights: Weights) -> list[Path]:
 
 
 def fetch(weights: Weights, out: Path | None = None) -> list[Path]:
-    """Get and verify what is not there yet; a broken download is resumed.
+    """Download missing files and verify all; broken downloads are resumed.
 
     Args:
         weights: a record of published weights.
-        out: a folder for later use as `CLOUDS_WEIGHTS`; None takes that folder, or else the caches.
+        out: a folder for later use as `CLOUDS_WEIGHTS`; None uses that folder, or else the caches.
 
     Raises:
-        WeightsError: something could not be had, or has another hash.
+        WeightsError: a file is unavailable or has another hash.
     """
     folder = out or weights_folder()
     if isinstance(weights, PageWeights):
@@ -173,13 +173,13 @@ def fetch(weights: Weights, out: Path | None = None) -> list[Path]:
 
 
 def _of(repo: str) -> Weights | None:
-    """The entry of a hub repository; None for one that is not listed."""
+    """The catalog entry of a hub repository, or None."""
     listed = published_weights().values()
     return next((one for one in listed if isinstance(one, HubWeights) and one.repo == repo), None)
 
 
 def _carried(repo: str) -> Path | None:
-    """The folder of a hub repository in `CLOUDS_WEIGHTS`, as it is."""
+    """The folder of a hub repository in `CLOUDS_WEIGHTS`, not verified; or None."""
     folder = weights_folder()
     if folder is None or not _REPOSITORY.fullmatch(repo):
         return None
@@ -198,15 +198,15 @@ def _judge(path: Path, expected: str | None) -> Verdict:
 
 
 def _require_hash(path: Path, *published: FileWeights) -> Path:
-    """A file with the hash of one of these; any file when there are none."""
+    """Check that a file has the hash of one of these; with none, accept any file."""
     if published:
-        remedy = "it is damaged or not the published one: remove it and get it again, or rename one of your own"
+        remedy = "it is damaged or not the published one: remove it and get it again, or rename your own file"
         require_sha256(path, *(weights.sha256 for weights in published), remedy=remedy)
     return path
 
 
 def _require_sound(path: Path, weights: Weights | None = None) -> Path:
-    """A file of the hub, which must have its hash where that is known."""
+    """Verify a hub file if its hash is known."""
     verdict = _judge(path, _expected_hash(path, weights))
     if verdict.damaged:
         raise WeightsError(
@@ -217,15 +217,16 @@ def _require_sound(path: Path, weights: Weights | None = None) -> Path:
 
 
 def _expected_hash(path: Path, weights: Weights | None) -> str | None:
-    """The hash that is pinned here, or else what the hub says."""
+    """The pinned hash, or else the hub's."""
     pinned = weights.pinned.get(path.name) if isinstance(weights, HubWeights) else None
     return pinned.sha256 if pinned else _published_hash(path)
 
 
 def _published_hash(path: Path) -> str | None:
-    """What the hub says of a file: sha256 of large ones, git's sha1 of small ones.
+    """The hub's hash of a file: sha256 of large files, git's sha1 of small ones.
 
-    Its cache names content by that, and links to it; a folder of `snapshot_download(local_dir=...)` has notes.
+    In the hub's cache, links point to blobs named by hash; folders of `snapshot_download(local_dir=...)` have metadata
+    files.
     """
     hashes: list[str] = [path.resolve().name] if path.is_symlink() else []
     for root in path.parents:
@@ -242,7 +243,7 @@ def _git_sha1(path: Path) -> str:
 
 
 def _needed(files: Sequence[str], root: Path) -> list[Path]:
-    """The needed files in a folder with the repository's layout; empty when a pattern finds none."""
+    """The required files in a folder with the repository's layout; empty if a pattern matches none."""
     found = [sorted(path for path in root.glob(pattern) if path.is_file()) for pattern in files]
     return [path for paths in found for path in paths] if all(found) else []
 
@@ -267,7 +268,7 @@ def _download_hub(weights: HubWeights, files: Sequence[str], folder: Path | None
             return Path(
                 snapshot_download(weights.repo, revision=revision, allow_patterns=list(files), local_dir=folder)
             )
-    except Exception as error:  # the hub's client lets errors of its HTTP library through; the cause is kept
+    except Exception as error:  # the hub's client passes on errors of its HTTP library; the cause is kept
         what = f"hub repository {weights.repo}" + (f" ({weights.note})" if weights.note else "")
         raise _missing(what, error, f"{weights.repo}/ in {VARIABLE}=FOLDER") from error
 
@@ -282,7 +283,7 @@ def _download(weights: FileWeights, folder: Path) -> Path:
 def _missing(what: str, error: Exception, place: str) -> WeightsError:
     reason = " ".join(str(error).split())[:300]
     return WeightsError(
-        f"weights could not be had from {what} ({type(error).__name__}: {reason}); check the connection, or get them "
+        f"could not get weights from {what} ({type(error).__name__}: {reason}); check the connection, or get them "
         f"on another machine (`clouds weights fetch NAME --out FOLDER`) and put them at {place}, or use "
         "pretrained=FILE, or pretrained=False for random weights"
     )

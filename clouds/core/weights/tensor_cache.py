@@ -1,4 +1,4 @@
-"""Tensors that can be computed again, kept on disk: of bounded size, for several processes at once."""
+"""A disk cache of tensors with bounded size, shared by several processes."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ from clouds.core.system.errors import ConfigError, DataError
 from clouds.core.system.files import atomic_file
 from clouds.core.weights.loading import digest
 
-_OURS = re.compile(r".+\.cached(\.[0-9a-f]{8}\.tmp)?\.safetensors")  # and what is unfinished
-_UNFINISHED = 3600 * 10**9  # nanoseconds; the process of a file that takes longer was killed
+_OURS = re.compile(r".+\.cached(\.[0-9a-f]{8}\.tmp)?\.safetensors")  # including unfinished files
+_UNFINISHED = 3600 * 10**9  # nanoseconds; older unfinished files belong to killed processes
 
 
 class CacheWarning(UserWarning):
-    """What was computed could not be kept, so that it is computed again the next time."""
+    """A result could not be cached and will be computed again next time."""
 
 
 class DamagedCacheWarning(UserWarning):
-    """An entry of a cache is not what was put there, so that it is computed again."""
+    """A cache entry is damaged and will be computed again."""
 
 
 class TensorCache:
-    """A folder with one file, KEY.cached.safetensors, for each key; other files in it are left alone.
+    """A folder with one file, KEY.cached.safetensors, per key; other files in it are ignored.
 
-    A file appears whole or not at all, whatever happens to the process that writes it. It holds its key and a digest of
-    its content; a file that does not agree with them is never believed. What was not used for longest makes room. Any
-    number of processes may share the folder; one that lacks the right to write can read.
+    Files are written atomically. Each holds its key and a digest of its content, which are verified on reading. Least
+    recently used entries are evicted first. Several processes may share the folder; without write access it can still
+    be read.
 
     Args:
-        folder: made when first written to.
-        max_bytes: bound on the size of all cached files together.
+        folder: created on first write.
+        max_bytes: maximum total size of the cached files.
 
     Raises:
-        ConfigError: the bound is less than 1 byte.
+        ConfigError: `max_bytes` is less than 1.
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, max_bytes: int) -> None:
@@ -54,9 +54,9 @@ class TensorCache:
         self._said = False
 
     def get(self, key: str) -> dict[str, Tensor] | None:
-        """The tensors of a key, on the CPU; None when there are none, or their file is damaged or cannot be read.
+        """The tensors of a key, on the CPU; None if there are none, or the file is damaged or unreadable.
 
-        Warns `DamagedCacheWarning` at the first file that is there and is not what was put there.
+        Warns `DamagedCacheWarning` for the first damaged file.
         """
         path = self._path(key)
         try:
@@ -66,17 +66,17 @@ class TensorCache:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, SafetensorError, ValueError) as error:
-            self._say(path, error)
+            self._warn_damaged(path, error)
             return None
-        with suppress(OSError):  # a folder that may only be read
+        with suppress(OSError):  # a read-only folder
             os.utime(path, follow_symlinks=False)
         return found
 
     def put(self, key: str, tensors: Mapping[str, Tensor]) -> None:
-        """Keep the tensors of a key; others make room.
+        """Store the tensors of a key and evict others if needed.
 
         Raises:
-            DataError: the folder cannot be written, or the tensors alone exceed the bound.
+            DataError: the folder cannot be written, or the tensors alone exceed `max_bytes`.
         """
         plain = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
         content = save(plain, metadata={"key": key, "sha256": digest(plain)})
@@ -94,7 +94,7 @@ class TensorCache:
                 f"cache {self.folder} cannot be written ({error}); make room there or choose another folder"
             ) from error
 
-    def _say(self, path: Path, error: Exception) -> None:
+    def _warn_damaged(self, path: Path, error: Exception) -> None:
         if not self._said:
             self._said = True
             warnings.warn(
@@ -107,15 +107,15 @@ class TensorCache:
         return self.folder / f"{key}.cached.safetensors"
 
     def _make_room(self) -> None:
-        """Remove the files that were not used for longest, among them what killed processes left unfinished.
+        """Remove least recently used files and the leftovers of killed processes.
 
-        What another process is about to finish counts, and is never removed.
+        Files that another process is writing count towards the size, but are never removed.
         """
         files: list[tuple[int, int, str]] = []
         for entry in os.scandir(self.folder):
             if not _OURS.fullmatch(entry.name):
                 continue
-            with suppress(FileNotFoundError):  # another process was faster
+            with suppress(FileNotFoundError):  # removed by another process
                 facts = entry.stat()
                 files.append((facts.st_mtime_ns, facts.st_size, entry.path))
         surplus = sum(size for _, size, _ in files) - self.max_bytes
@@ -129,9 +129,9 @@ class TensorCache:
 
 
 def _read(content: bytes, key: str) -> dict[str, Tensor]:
-    """The tensors of a file. Raises `ValueError` when they are not those that were put under the key."""
+    """Parse a cache file. Raises `ValueError` if its content does not match key and digest."""
     found = load(content)
-    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])  # whole, as `load` has read it
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])  # complete, since `load` has read it
     noted = header.get("__metadata__", {})
     if noted.get("key") != key or noted.get("sha256") != digest(found):
         raise ValueError("its key or its digest is another one")

@@ -103,12 +103,12 @@ def test_a_server_that_answers_with_an_error(server: FileServer, tmp_path: Path)
 
 
 def test_a_page_in_place_of_the_file_leaves_what_is_there(server: FileServer, tmp_path: Path) -> None:
-    """As a network answers that wants a login first."""
+    """Like the page of a network that requires a login."""
     part = tmp_path / "new" / "w.pth.part"
     part.parent.mkdir()
     part.write_bytes(CONTENT[:100])
     server.page = [b"<html>please log in</html>"]
-    with pytest.raises(WeightsError, match=r"w.*: sends text/html of unknown bytes in place of .* wants a login first"):
+    with pytest.raises(WeightsError, match=r"w.*: sends text/html of unknown bytes in place of .* requires a login"):
         get(server, tmp_path)
     assert part.read_bytes() == CONTENT[:100]
     server.begins = 7

@@ -166,5 +166,5 @@ def test_a_torchscript_program_is_named_with_the_way_on(tmp_path: Path) -> None:
     with ZipFile(tmp_path / "w.pt", "w") as archive:  # as torch.jit.save lays it out
         for name in ("data.pkl", "code/__torch__.py", "constants.pkl", "data/0"):
             archive.writestr(f"w/{name}", b"")
-    with pytest.raises(WeightsError, match=r"w\.pt: is a TorchScript program, .* take its weights out: torch\.save\("):
+    with pytest.raises(WeightsError, match=r"w\.pt: is a TorchScript program, .* extract its weights: torch\.save\("):
         read_weights(tmp_path / "w.pt")

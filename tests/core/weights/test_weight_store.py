@@ -96,7 +96,7 @@ def test_the_folder_comes_before_the_cache(file: FileWeights, tmp_path: Path, mo
 def test_without_a_network_it_is_said_what_to_do(file: FileWeights, monkeypatch: pytest.MonkeyPatch) -> None:
     unreachable = FileWeights(name="x", licence="MIT", url="http://127.0.0.1:9/x.pth", sha256="0" * 64, size=1)
     match = (
-        r"could not be had from http://127.0.0.1:9/x.pth \(URLError: .*refused.*clouds weights fetch NAME --out FOLDER"
+        r"could not get weights from http://127.0.0.1:9/x.pth \(URLError: .*refused.*clouds weights fetch NAME --out FOLDER"
         r".*put them at x.pth in CLOUDS_WEIGHTS=FOLDER, or use pretrained=FILE"
     )
     with pytest.raises(WeightsError, match=match):
@@ -108,7 +108,7 @@ def test_a_file_of_a_published_name_must_be_the_published_one(file: FileWeights,
     own.write_bytes(b"mine")
     assert require_published(own) == own
     renamed = own.rename(tmp_path / "weights.pth")
-    with pytest.raises(WeightsError, match=r"weights\.pth: sha256 is .* or rename one of your own"):
+    with pytest.raises(WeightsError, match=r"weights\.pth: sha256 is .* or rename your own file"):
         require_published(renamed)
     with pytest.raises(WeightsError, match=r"none\.pth: no such weight file"):
         require_published(tmp_path / "none.pth")
