@@ -16,9 +16,9 @@ def test_a_run_has_a_folder_of_its_own(run: Run, photos: Path, tmp_path: Path, m
     first = run(*command, "--json")
     assert first.code == 0, first.err
     assert json.loads(first.out)["checkpoint"] == str(Path("runs", "mine", "warmup"))
-    assert_one_line(run(*command), f"{Path('runs', 'mine')} has a finished run already; choose another folder")
+    assert_one_line(run(*command), f"{Path('runs', 'mine')} already has a finished run; choose another folder")
     assert_one_line(
-        run(*command, "--out", Path("runs", "mine")), "runs/mine has a finished run already; choose another"
+        run(*command, "--out", Path("runs", "mine")), "runs/mine already has a finished run; choose another"
     )
     again = run("train", "--resume", Path("runs", "mine"))
     assert (again.code, again.out) == (0, "2 steps, complete before; trained pipeline in runs/mine/warmup\n")
