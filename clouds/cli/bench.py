@@ -71,8 +71,7 @@ def bench(
     for name in names:
         found += measure(name, given, numbers, place, compiled=compiled, repeats=repeats, ceilings=ceilings)
     if as_json:
-        rows = [_row(one) for one in found]
-        write_json({"device": _device_name(place), "ceilings": asdict(ceilings), "measurements": rows})
+        write_json({"device": _device_name(place), "ceilings": asdict(ceilings), "measurements": [*map(_row, found)]})
     else:
         _print(found, ceilings, f"{number}, {size[0]}x{size[1]}, batch {batch}, on {_device_name(place)}")
 

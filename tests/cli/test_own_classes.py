@@ -67,7 +67,7 @@ class TestCheckAndConvert:
             assert set(np.unique(np.asarray(picture))) == {0, 1}
         assert "classes (background, lesion)" in (tmp_path / "out" / "dataset.toml").read_text()
         other = run("datasets", "convert", f"folder:{skin}", tmp_path / "out", "--labels", '["lesion", "background"]')
-        assert_one_line(other, "holds folder:", "choose another folder")
+        assert_one_line(other, "has folder:", "choose another folder")
 
 
 class TestTrain:

@@ -62,7 +62,7 @@ def test_unknown_values_are_named_with_their_pixels() -> None:
     with pytest.raises(
         DataError,
         match=r"a.png: label values 34 \(2 pixels\), 77 \(1 pixels\) are unknown in encoding \'trainIds\' of label "
-        r'space \'cityscapes\' \(19 classes\); define them in dataset.toml .* "34" = "ignore"',
+        r'space \'cityscapes\' \(19 classes\); define them in dataset.toml: .* "34" = "ignore"',
     ):
         label_encoding(CITYSCAPES).decode(pixels, name="a.png")
     with pytest.raises(DataError, match=r"label values 1,2,3 \(1 pixels\) are unknown in encoding 'color'"):

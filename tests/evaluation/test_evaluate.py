@@ -196,7 +196,7 @@ def test_few_files_are_read_ahead(
         return forward(images)
 
     monkeypatch.setattr(pipeline, "forward", watch)
-    watched = Watched(**{name: getattr(dataset, name) for name in ("name", "spec", "items", "labels", "encoding")})
+    watched = Watched(**{name: getattr(dataset, name) for name in ("name", "spec", "items", "label_space", "encoding")})
     evaluate(pipeline, [watched], batch_size=batch_size)
     assert begun == predicted == list(range(6))
 
@@ -271,7 +271,7 @@ def test_a_faulty_file_ends_the_evaluation_where_it_comes(tmp_path: Path) -> Non
         ),
         (
             lambda spec: evaluate(RedChannel(), [open_dataset(spec, LabelSpace.from_names(["road"], name="other"))]),
-            r"day:val: has label space 'other', but the pipeline predicts 'toy'; open it with labels=pipeline\.labels",
+            r"day:val: has label space 'other', but the pipeline predicts 'toy'; open it with label_space=pipel",
         ),
     ],
 )
