@@ -7,7 +7,7 @@ from importlib import import_module
 
 from benchmarks.rows import append
 
-# Each imported when it is run: one needs no libraries of another.
+# Imported on demand, because a benchmark does not need the libraries of others.
 BENCHMARKS = (
     "compiled",
     "decoder",

@@ -1,7 +1,7 @@
-"""A CUDA driver without a device: kernels are compiled as they are launched, and the launches do nothing.
+"""A CUDA driver without a device: launches compile kernels but do not run them.
 
-Within `compile_only`, operations take Triton on CPU tensors. What Triton compiles then is what it would compile on a
-device of that compute capability: it sees the same dtypes, strides, sizes and alignments.
+Within `compile_only`, operations use Triton on CPU tensors. Triton compiles the same code as on a device of that
+compute capability, because it sees the same dtypes, strides, sizes and alignments.
 """
 
 from __future__ import annotations
@@ -19,32 +19,32 @@ from clouds.kernels import backends
 
 @frozen
 class _Utilities:
-    """What Triton asks of the driver's library when it loads a kernel."""
+    """The driver library that Triton calls to load a kernel."""
 
     def load_binary(self, *_: Any) -> tuple[int, int, int, int, int]:
-        """Module, function, registers, spills and most threads; only the last one is looked at."""
+        """Module, function, registers, spills and maximum threads; Triton only checks the last one."""
         return 0, 1, 0, 0, 1024
 
     def unload_module(self, *_: Any) -> None:
-        """There is none."""
+        """Nothing to unload."""
 
     def get_device_properties(self, _: int) -> dict[str, int]:
-        """Without limits: rows say how much a kernel takes, and the tests how much there is."""
+        """No limits: rows report a kernel's usage, and tests compare it with a device's limits."""
         return {"max_shared_mem": 1 << 30, "multiprocessor_count": 132, "warpSize": 32}
 
 
 @frozen
 class _Driver:
-    """A driver of one device of a compute capability, e.g. 90. The device's number is its capability.
+    """A driver of one device with a compute capability, e.g. 90, which is also the device number.
 
-    Triton keeps compiled kernels by device number, so capabilities do not share them.
+    Triton caches compiled kernels by device number, so capabilities do not share them.
     """
 
     capability: int
     utils: _Utilities = _Utilities()
 
     def launcher_cls(self, *_: Any) -> Any:
-        """What launches a kernel: it does nothing."""
+        """A launcher that does nothing."""
         return lambda *_: None
 
     def get_current_device(self) -> int:
@@ -52,26 +52,26 @@ class _Driver:
         return self.capability
 
     def get_current_stream(self, _: int) -> int:
-        """The default one."""
+        """The default stream."""
         return 0
 
     def get_current_target(self) -> Any:
-        """What kernels are compiled for."""
+        """Target of the compilation."""
         from triton.backends.compiler import GPUTarget
 
         return GPUTarget("cuda", self.capability, 32)
 
     def get_active_torch_device(self) -> torch.device:
-        """Where tensors are."""
+        """Device of the tensors."""
         return torch.device("cpu")
 
 
 @contextmanager
 def compile_only(capability: int) -> Iterator[list[tuple[str, Any]]]:
-    """Compile what is launched within; gives the launches, each as the kernel's name and what was compiled.
+    """Compile the kernels launched within the block; yield the launches as (kernel name, compiled kernel).
 
     Raises:
-        RuntimeError: Triton runs as an interpreter, so that there is nothing to compile.
+        RuntimeError: Triton runs as an interpreter, so there is nothing to compile.
     """
     from triton import knobs
     from triton.runtime import driver

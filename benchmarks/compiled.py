@@ -1,7 +1,7 @@
-"""What the compiler makes of every kernel as it is launched, without a GPU: registers, spills, barriers, instructions.
+"""Compiler statistics of every launched kernel, without a GPU: registers, spills, barriers, instructions.
 
 Operations run with random inputs of the released sizes, through the functions that launch their kernels, on a driver
-without a device (`compile_only`). The machine code is read back by the `cuobjdump` that comes with Triton.
+without a device (`compile_only`). Triton's `cuobjdump` disassembles the machine code.
 
     python -m benchmarks compiled       # appends rows to benchmarks/results/: compute capabilities 8.0, 8.9 and 9.0
     python -m benchmarks.compiled 90    # prints rows of one capability as JSON lines
@@ -37,9 +37,9 @@ def run() -> list[dict[str, Any]]:
 
 
 def rows(capabilities: Iterable[int], names: Iterable[str]) -> Iterator[dict[str, Any]]:
-    """Rows of the named forms. What two forms launch in common is a kernel of the first.
+    """Rows of the named forms. A kernel that two forms share is listed with the first.
 
-    Where a form launches several that were compiled of one function, they are numbered from the second on.
+    If a form launches several kernels compiled from one function, they are numbered from the second on.
     """
     for capability in capabilities:
         seen: set[str] = set()
@@ -55,7 +55,7 @@ def rows(capabilities: Iterable[int], names: Iterable[str]) -> Iterator[dict[str
 
 
 def launched(make: Callable[[], KernelProblem], capability: int) -> list[tuple[str, Any]]:
-    """The kernels of a form, forward and backward, each as its name and what was compiled, as often as launched."""
+    """All kernel launches of a form, forward and backward, as (kernel name, compiled kernel)."""
     problem = make()
     leaves = problem.leaves()
     with compile_only(capability) as launches:
@@ -75,13 +75,13 @@ def _rows(provider: str, compiled: Any, capability: int) -> Iterator[dict[str, A
 
 
 def machine_code(cubin: bytes) -> dict[str, int]:
-    """Figures of one kernel's machine code.
+    """Statistics of one kernel's machine code.
 
-    Registers per thread; bytes that its instructions spill and load back, per thread; barriers; all instructions; and
-    those of the longest loop that holds no other. The assembler may have unrolled that loop.
+    Registers and spilled bytes (stores and loads) per thread; barriers; all instructions; and instructions of the
+    longest innermost loop, which the assembler may have unrolled.
 
     Raises:
-        RuntimeError: the code cannot be read back.
+        RuntimeError: the code cannot be disassembled.
     """
     from triton import knobs
 
@@ -96,7 +96,7 @@ def machine_code(cubin: bytes) -> dict[str, int]:
     code = [
         (int(address, 16), name, types, operands.strip())
         for address, name, types, operands in _INSTRUCTION.findall(done.stdout)
-        if name != "NOP"  # behind the end, to fill a line
+        if name != "NOP"  # padding behind the end
     ]
     return {
         "registers": int(registers[1]),
@@ -108,13 +108,13 @@ def machine_code(cubin: bytes) -> dict[str, int]:
 
 
 def _width(types: str) -> int:
-    """Bytes of a local load or store: 4 unless it says how many bits."""
+    """Bytes of a local load or store: 4 unless it specifies bits."""
     bits = re.search(r"\.[US]?(\d+)$", types)
     return int(bits[1]) // 8 if bits else 4
 
 
 def _inner_loop(code: list[tuple[int, str, str, str]]) -> int:
-    """Instructions of the longest loop without a loop in it; a loop ends with a branch to its start. 0 without any."""
+    """Instructions of the longest innermost loop, 0 without loops; a loop ends with a branch to its start."""
     jumps = [(address, _TARGET.search(operands)) for address, name, _, operands in code if name == "BRA"]
     loops = [(int(found[1], 16), address) for address, found in jumps if found and int(found[1], 16) < address]
     inner = [

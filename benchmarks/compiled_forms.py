@@ -1,7 +1,7 @@
-"""The forms of each operation whose kernels differ: what `benchmarks.compiled` launches.
+"""The forms of each operation with different kernels, which `benchmarks.compiled` launches.
 
-Inputs are those of `clouds.bench.problems`, with other dtypes, widths and orders of work in their place. The
-first form of an operation is that of a released head in bfloat16.
+Inputs come from `clouds.bench.problems`, with changed dtypes, widths and orders of work. The first form of an operation
+is that of a released head in bfloat16.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from clouds.bench.gather import forward as gather_forward
 from clouds.bench.problems import PROBLEMS, KernelProblem, Size
 from clouds.kernels.deformable_attention import deformable_sampling
 
-# All scores of this answer fit into one band, also of 150 classes.
+# All scores of this output fit into one band, even for 150 classes.
 _SMALL = {"network_size": (128, 256), "valid_size": (128, 256), "size": (96, 192)}
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 Change: TypeAlias = Callable[[dict[str, Any]], Mapping[str, Any]]
 
 
 def _problem(op: str, dtype: str, change: Change) -> KernelProblem:
-    """One call of an operation, with changed arguments; of the levels of attention the largest."""
+    """One call of an operation with changed arguments; for attention, at the largest level."""
     problem = PROBLEMS[op](Size(), _DTYPES[dtype], torch.device("cpu"))
     return evolve(problem, parts=[change(dict(problem.parts[-1]))], copied=0)
 
@@ -35,7 +35,7 @@ def _same(part: dict[str, Any]) -> dict[str, Any]:
 
 
 def _wide(names: Sequence[str], width: int) -> Change:
-    """Heads of another width."""
+    """Change the width of the heads."""
 
     def change(part: dict[str, Any]) -> dict[str, Any]:
         return part | {
@@ -46,7 +46,7 @@ def _wide(names: Sequence[str], width: int) -> Change:
 
 
 def _sampling(dtype: str) -> KernelProblem:
-    """Deformable attention from locations and weights."""
+    """Deformable attention with given locations and weights."""
     problem = _problem("deformable_attention", dtype, _same)
     (part,) = problem.parts
     locations, logits = part["offsets"].sigmoid(), part["attention_logits"]
@@ -57,7 +57,7 @@ def _sampling(dtype: str) -> KernelProblem:
 
 
 def _changed(**arguments: Any) -> Change:
-    """Further arguments; "k" is a number of classes."""
+    """Change arguments; "k" is the number of classes."""
 
     def change(part: dict[str, Any]) -> dict[str, Any]:
         queries, classes = len(part["mask_logits"]), arguments.get("k", 19)
@@ -68,30 +68,30 @@ def _changed(**arguments: Any) -> Change:
 
 
 def _half(part: dict[str, Any]) -> dict[str, Any]:
-    """Class logits as autocast makes them; masks are sampled in float32."""
+    """Class logits in the autocast dtype; masks are sampled in float32."""
     return part | {"class_logits": part["class_logits"].bfloat16()}
 
 
 def _one_channel(part: dict[str, Any]) -> dict[str, Tensor]:
-    """Masks with points of their own."""
+    """Masks with separate points each."""
     maps = part["maps"].transpose(0, 1).contiguous()
     return {"maps": maps, "points": part["points"].expand(len(maps), -1, -1).contiguous()}
 
 
 def _points_of_masks() -> KernelProblem:
-    """Targets at points: bool, without a backward pass."""
+    """Targets sampled at points: bool, without a backward pass."""
     problem = _problem("point_sample", "fp32", _one_channel)
     (part,) = problem.parts
     return evolve(problem, parts=[{**part, "maps": part["maps"] > 0}], differentiable=())
 
 
 def _gather() -> KernelProblem:
-    """The ceiling of gathers."""
+    """The gather that measures its ceiling."""
     table = torch.randn(1 << 14, 32, dtype=torch.bfloat16)
     return KernelProblem(op=lambda table, backend: gather_forward(table), parts=[{"table": table}], copied=0)
 
 
-# Where rows of pixels do not lie between the same cells by fours.
+# Sizes where groups of four pixel rows do not lie between the same cells.
 _ANY_SCALE = _changed(network_size=(500, 1000), valid_size=(500, 1000), size=(500, 1000))
 _MASKS_FIRST = _changed(size=(360, 640), postprocess="masks_first")
 _VALUE, _HEADS = ("value",), ("q", "k", "v")

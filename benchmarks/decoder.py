@@ -1,7 +1,7 @@
-"""Time of pixel decoder and transformer decoder beside the same sizes in Hugging Face's `transformers`.
+"""Time of pixel decoder and transformer decoder, compared with Hugging Face's `transformers` at the same sizes.
 
-Both get the same features, run in turns in one process in float32, and have random weights. The peer's transformer
-decoder makes no classes, ours does.
+Both get the same features, alternate in one process in float32, and have random weights. The peer's transformer decoder
+computes no classes, ours does.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ LEVELS = ("res2", "res3", "res4", "res5")
 
 @frozen(kw_only=True)
 class Sizes:
-    """What is compared; the defaults are those of the released ConvNeXt-L configurations.
+    """Sizes of the comparison; the defaults are those of the released ConvNeXt-L configurations.
 
-    `channels` of res2; each further level has twice those of the one before.
+    `channels` are those of res2; each further level has twice as many.
     """
 
     image: tuple[int, int] = (512, 1024)
@@ -50,7 +50,7 @@ class Sizes:
 
 
 def head(sizes: Sizes) -> Any:
-    """Our whole head, for evaluation."""
+    """Our whole head in eval mode."""
     return build_part(
         "head",
         {
@@ -75,7 +75,7 @@ def ours(sizes: Sizes) -> tuple[nn.Module, nn.Module]:
 
 
 def peer_config(sizes: Sizes) -> Any:
-    """Of the peer's model; Swin's widths double like those here."""
+    """Configuration of the peer's model; Swin's widths double per level as ours."""
     from transformers import Mask2FormerConfig, SwinConfig
 
     swin: Any = SwinConfig(embed_dim=sizes.channels, depths=[1] * 4, num_heads=[1] * 4)
@@ -87,14 +87,14 @@ def peer_config(sizes: Sizes) -> Any:
         hidden_dim=sizes.width,
         encoder_layers=sizes.encoder_layers,
         encoder_feedforward_dim=sizes.encoder_feedforward,
-        decoder_layers=sizes.decoder_layers + 1,  # it counts predictions
+        decoder_layers=sizes.decoder_layers + 1,  # counts predictions, not layers
         dim_feedforward=sizes.feedforward,
         num_queries=sizes.queries,
     )
 
 
 def theirs(sizes: Sizes) -> tuple[nn.Module, nn.Module]:
-    """The peer's, taken from a whole model, which alone initialises them."""
+    """The peer's pixel decoder and transformer decoder, from a whole model, because only that initialises them."""
     from transformers import Mask2FormerModel
 
     model: Any = Mask2FormerModel(peer_config(sizes)).eval()
@@ -115,7 +115,7 @@ def _timed(pixel_decoder: Callable[[], Any], transformer_decoder: Callable[[Any]
 
 
 def compare(runs: Mapping[str, Callable[[], dict[str, float]]], *, repeats: int) -> dict[str, dict[str, list[float]]]:
-    """Seconds per metric and provider, measured in turns after one warm-up each."""
+    """Seconds per metric and provider; providers alternate after one warm-up each."""
     times: dict[str, dict[str, list[float]]] = {}
     for repeat in range(repeats + 1):
         for provider, run in runs.items():
@@ -126,7 +126,7 @@ def compare(runs: Mapping[str, Callable[[], dict[str, float]]], *, repeats: int)
 
 
 def run(sizes: Sizes | None = None, *, repeats: int = 5) -> list[dict[str, Any]]:
-    """Rows of seconds for both, and of how many times faster ours is (of the two runs of each turn)."""
+    """Rows of seconds for both, and of our speedup in each turn."""
     sizes = sizes or Sizes()
     peer = f"transformers {version('transformers')}"
     facts = {"shape": list(sizes.image), "queries": sizes.queries, "dtype": "float32"}
@@ -150,7 +150,7 @@ def run(sizes: Sizes | None = None, *, repeats: int = 5) -> list[dict[str, Any]]
 
 @contextmanager
 def thread_count(count: int) -> Iterator[None]:
-    """So many threads of torch within."""
+    """Limit torch's threads within the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

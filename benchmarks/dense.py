@@ -1,8 +1,8 @@
-"""The dense layers of a computation by themselves: its linear layers, convolutions and matrix products, and no more.
+"""Only the dense layers of a computation: its linear layers, convolutions and matrix products.
 
-They are recorded while the computation runs once, and repeated on random numbers in the same shapes, strides and types,
-with the same routine. Equal shapes share their numbers, so that these are in the cache more often than in the
-computation itself. Fused attention is not among them. So their time is a floor for the computation's.
+They are recorded in one run of the computation, and repeated on random inputs with the same shapes, strides and types,
+with the same routines. Equal shapes share inputs, so cache hits are more frequent than in the computation itself. Fused
+attention is excluded. Their time is thus a lower bound for the computation.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _FORMS = tuple(getattr(packet, name) for packet in _DENSE for name in packet.ove
 
 
 class DenseLayers(TorchDispatchMode):
-    """Within it, calls of dense layers are recorded.
+    """Records calls of dense layers within the block.
 
     Attributes:
-        calls: what is repeated, in order.
+        calls: recorded calls, in order.
     """
 
     def __init__(self) -> None:
@@ -40,12 +40,12 @@ class DenseLayers(TorchDispatchMode):
         return func(*args, **kwargs)
 
     def run(self) -> None:
-        """Compute all of them."""
+        """Repeat all recorded calls."""
         for call in self.calls:
             call()
 
     def _like(self, tensor: Tensor) -> Tensor:
-        """Random numbers in the shape, strides and type of a tensor, in memory of their own."""
+        """A random tensor with the same shape, strides and type, in its own memory."""
         key = (tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
         if key not in self._numbers:
             fresh = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device)

@@ -1,6 +1,6 @@
-"""Whole computations in each order of work: head forward, head with its backward pass, `predict`, a training step.
+"""Whole computations in both orders of work: head forward, head with backward pass, `predict`, a training step.
 
-"clouds" is the code as it runs; "reference order" is the published order of work on the same weights
+"clouds" is the library's code; "reference order" is the published order of work on the same weights
 (`benchmarks.reference_head`), with the same loss. A training step is the head's: forward, loss, backward, AdamW.
 
     python -m benchmarks end_to_end      # on a CPU: one image of 256x512, then one of 512x1024
@@ -27,7 +27,7 @@ _CLASSES, _TARGETS = 19, 10
 
 
 def run(sizes: Sizes | None = None) -> list[dict[str, Any]]:
-    """Rows of a CPU, in float32."""
+    """Rows for a CPU, in float32."""
     chosen = [sizes] if sizes else [Sizes(image=image) for image in ((256, 512), (512, 1024))]
     return [one for size in chosen for one in measure(size, 1, torch.device("cpu"), "float32", repeats=5)]
 
@@ -35,9 +35,9 @@ def run(sizes: Sizes | None = None) -> list[dict[str, Any]]:
 def measure(
     sizes: Sizes, batch: int, device: torch.device, dtype: str, *, backbone: str = "tiny", repeats: int
 ) -> Iterator[dict[str, Any]]:
-    """Rows of milliseconds, of megabytes, and of how many times faster or smaller ours is, as they are made.
+    """Yield rows of milliseconds, megabytes, and our speedup and memory saving.
 
-    An order of work that cannot run has a row that says why.
+    An order of work that cannot run gets a row with the reason.
     """
     facts = {"shape": list(sizes.image), "batch": batch, "queries": sizes.queries, "dtype": dtype}
     for metric, forms in computations(sizes, batch, device, backbone):
@@ -60,11 +60,11 @@ def measure(
 def computations(
     sizes: Sizes, batch: int, device: torch.device, backbone: str
 ) -> Iterator[tuple[str, dict[str, Callable[[], object]]]]:
-    """What is run: metrics with their providers. The pipeline, last, needs libraries that the head does without."""
+    """Metrics and their providers. The pipeline is last, because it needs additional libraries."""
     mine = head(sizes).to(device)
     maps = {level: one.to(device).expand(batch, -1, -1, -1) for level, one in sizes.features().items()}
     features, targets = Features(**maps), [_targets(sizes.image, device) for _ in range(batch)]
-    optimizer = torch.optim.AdamW(mine.parameters(), lr=0.0)  # the weights stay, so that all runs compute the same
+    optimizer = torch.optim.AdamW(mine.parameters(), lr=0.0)  # weights stay constant, so that all runs compute the same
     yield (
         "head forward",
         {
@@ -87,13 +87,13 @@ def computations(
         },
     )
     pipeline: Any = clouds.compose(backbone=backbone, head="mask2former", pretrained=False, device=str(device))
-    pipeline.trained = True  # only its speed is of interest
+    pipeline.trained = True  # only speed matters here
     image = np.random.default_rng(0).integers(0, 256, (*sizes.image, 3), np.uint8)
     yield f"predict with {backbone}", {OURS: lambda: pipeline.predict(image).labels}
 
 
 def _backward(module: torch.nn.Module, output: HeadOutput) -> None:
-    """Of the sum of all logits of all layers."""
+    """Backward pass of the sum of all logits of all layers."""
     module.zero_grad()
     layers = (output, *output.auxiliary)
     torch.stack([one.class_logits.float().sum() + one.mask_logits.float().sum() for one in layers]).sum().backward()
@@ -106,7 +106,7 @@ def _step(module: Any, optimizer: torch.optim.Optimizer, output: HeadOutput, tar
 
 
 def _targets(size: tuple[int, int], device: torch.device) -> Targets:
-    """Vertical stripes, one class each."""
+    """Targets of vertical stripes, one class each."""
     columns = torch.arange(size[1], device=device) * _TARGETS // size[1]
     masks = (columns == torch.arange(_TARGETS, device=device)[:, None])[:, None].expand(-1, size[0], -1)
     return Targets(

@@ -1,9 +1,8 @@
-"""What `clouds.evaluate` costs beyond the model, on pictures and labels of the procedural generator.
+"""Overhead of `clouds.evaluate` beyond the model, on images and labels of the procedural generator.
 
-The model alone segments the same decoded pictures: backbone, head, and the merging of masks into labels. Both run in
-each round, one after the other, so that whatever else the machine does meets both; the overhead is their ratio.
-Beside it the parts by themselves: reading a pair of files, which the evaluation does in a thread meanwhile, and
-counting.
+The model alone (backbone, head, and merging of masks into labels) segments the same decoded images. Both alternate in
+each round, so that other load affects both; the overhead is their ratio. Further rows time the parts: reading a pair of
+files, which the evaluation does in a parallel thread, and counting.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ PROMPTS = ("a busy road in daylight", "a quiet street at night", "a highway in t
 
 @frozen(kw_only=True)
 class Load:
-    """How much is evaluated: `images` of `size` (height, width) pixels in each of `rounds`, by each backbone."""
+    """Amount of work: `images` of `size` (height, width) pixels in each of `rounds`, for each backbone."""
 
     backbones: tuple[str, ...] = ("tiny", "clip-rn50")
     size: tuple[int, int] = (512, 1024)
@@ -49,7 +48,7 @@ def run(load: Load | None = None) -> list[dict[str, Any]]:
 
 
 def write_files(folder: Path, load: Load) -> None:
-    """A dataset of street scenes with exact labels, as PNG."""
+    """Write a dataset of street scenes with exact labels, as PNG."""
     requests = [
         GenerationRequest(prompt=PROMPTS[index % len(PROMPTS)], seed=index, size=load.size)
         for index in range(load.images)
@@ -62,7 +61,7 @@ def write_files(folder: Path, load: Load) -> None:
 
 def _measure(backbone: str, folder: Path, load: Load) -> list[dict[str, Any]]:
     pipeline = clouds.compose(backbone=backbone, head="mask2former", pretrained=False)
-    pipeline.trained = True  # only its speed is of interest
+    pipeline.trained = True  # only speed matters here
     dataset = open_dataset(f"folder:{folder}", pipeline.labels)
     pictures = [dataset.read_image(index) for index in range(load.images)]
     runs: dict[str, Callable[[], object]] = {
@@ -90,7 +89,7 @@ def _measure(backbone: str, folder: Path, load: Load) -> list[dict[str, Any]]:
 
 @torch.inference_mode()
 def segment_all(pipeline: clouds.Pipeline, pictures: list[np.ndarray]) -> list[np.ndarray]:
-    """Label maps of decoded pictures, by the model's parts alone."""
+    """Label maps of decoded images, computed by the model's parts only."""
     pipeline.backbone.eval()
     pipeline.head.eval()
     answers: list[np.ndarray] = []
@@ -102,7 +101,7 @@ def segment_all(pipeline: clouds.Pipeline, pictures: list[np.ndarray]) -> list[n
 
 
 def _parts(pipeline: clouds.Pipeline, dataset: Dataset) -> dict[str, list[float]]:
-    """Milliseconds for each image."""
+    """Milliseconds per image, by part."""
     times: dict[str, list[float]] = {"reading": [], "counting confusion": [], "counting boundaries": []}
     classes = len(pipeline.labels)
     for index in range(len(dataset)):

@@ -1,19 +1,19 @@
-"""What generated images and refinement bring on real photographs: three arms over several seeds, on a CPU.
+"""Effect of generated images and refinement on real photographs: three arms over several seeds, on a CPU.
 
-Source: renders of a driving simulator. Target: photographs whose labels are never looked at in training. The backbone
-is SqueezeNet with its ImageNet weights, frozen (`plugins/clouds-torchvision`). Every arm of a seed starts from the same
-warm-up on the source and makes the same number of further steps with as many source images in each:
+Source: renders of a driving simulator. Target: photographs whose labels are never used in training. The backbone is
+SqueezeNet with frozen ImageNet weights (`plugins/clouds-torchvision`). All arms of a seed start from the same warm-up
+on the source, and make the same number of further steps with as many source images per step:
 
-- `source`: on the source alone;
-- `generated`: with as many drawn images besides, labelled by the teacher;
-- `refined`: the same, their labels refined.
+- `source`: on the source only;
+- `generated`: plus as many drawn images, labelled by the teacher;
+- `refined`: the same, with refined labels.
 
-And once, with the first seed, the arm `source` with the backbone `tiny`, trained from scratch.
+A further run, with the first seed, is the arm `source` with the backbone `tiny`, trained from scratch.
 
     python -m benchmarks.generalization --data DIR --weights squeezenet1_0.safetensors --out DIR [--seeds 0 1 2]
 
-`--data` holds `carla_town07`, `carla_mix` and `camvid`. Rows are appended to `benchmarks/results/generalization.jsonl`
-as they are made; a call that was interrupted goes on with the rows that are missing.
+`--data` has `carla_town07`, `carla_mix` and `camvid`. Each row is appended to `benchmarks/results/generalization.jsonl`
+when it is ready; repeat an interrupted call to add the missing rows.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "refined": {"generated": True, "refiner": "regions"},
 }
 MODEL = "torchvision:squeezenet1_0"
-NORMALISATION = {"mean": [123, 117, 104], "std": [1, 1, 1], "unit_rms": True}  # what these weights were trained with
+NORMALISATION = {"mean": [123, 117, 104], "std": [1, 1, 1], "unit_rms": True}  # of the weights' training images
 SCRATCH = "source, tiny from scratch"
 IMAGES, SIZE = 600, (192, 320)
 FOLD = {"rider": "bicycle", "truck": "car", "bus": "car", "traffic light": "traffic sign", "terrain": "ignore"}
@@ -51,7 +51,7 @@ RECIPE = (
 
 
 def run(data: Path, weights: Path, out: Path, seeds: list[int]) -> None:
-    """Make the rows that are missing."""
+    """Compute and append the missing rows."""
     known = _known()
     generated = out / "generated"
     frozen = {"name": MODEL, "pretrained": str(weights), **NORMALISATION}
@@ -72,7 +72,7 @@ def run(data: Path, weights: Path, out: Path, seeds: list[int]) -> None:
 
 
 def _warm_up(backbone: dict[str, Any], recipe: tuple[str, ...], folder: Path) -> Path:
-    """The pipeline after the warm-up, which goes on where it was interrupted."""
+    """Run or resume the warm-up, and return the folder of its pipeline."""
     if not (folder / "warmup" / "plan.json").is_file():
         pipeline = clouds.compose(backbone=backbone, head="linear")
         started = time.perf_counter()
@@ -114,7 +114,7 @@ def _joint(
 
 
 def _factor() -> float:
-    """Repeats of a generated image per epoch, so that half of the samples are generated."""
+    """How often an epoch repeats each generated image, so that half of the samples are generated."""
     return (2401 + 34.0 * 30) / IMAGES
 
 

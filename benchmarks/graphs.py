@@ -1,8 +1,8 @@
-"""The head launched kernel by kernel beside a CUDA graph of it: whether it is bound by launches.
+"""The head launched kernel by kernel, compared with a CUDA graph, which shows whether launches limit its speed.
 
-"device" is the time between events on the device, "wall clock" that of the caller until the device is done, "launching"
-that of the caller until the call returns. The graph is that of `Pipeline.use_cuda_graphs`: one launch, and copies of
-its input and outputs.
+"device" is the time between events on the device, "wall clock" the caller's time until the device is done, "launching"
+the caller's time until the call returns. The graph is that of `Pipeline.use_cuda_graphs`: one launch, and copies of its
+input and outputs.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ EAGER, GRAPH = "eager", "CUDA graph"
 
 
 class _Head(nn.Module):
-    """The head on given features, as a network that `CudaGraphs` takes: of one tensor, to a tuple of tensors."""
+    """The head on given features, as a network for `CudaGraphs`: from one tensor to a tuple of tensors."""
 
     def __init__(self, head: Head, features: Features) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class _Head(nn.Module):
 
 
 def measure(sizes: Sizes, device: torch.device, *, repeats: int) -> Iterator[dict[str, Any]]:
-    """Rows of milliseconds, in bfloat16 by autocast. What cannot be recorded has a row that says why."""
+    """Rows of milliseconds, in bfloat16 by autocast. A graph that cannot be recorded gets a row with the reason."""
     features = Features(**{level: one.to(device) for level, one in sizes.features().items()})
     network, graphs = _Head(head(sizes).to(device), features).eval(), CudaGraphs(1)
     facts = {"shape": list(sizes.image), "batch": 1, "queries": sizes.queries, "dtype": "bfloat16"}
@@ -51,7 +51,7 @@ def measure(sizes: Sizes, device: torch.device, *, repeats: int) -> Iterator[dic
         try:
             for _ in range(2):  # the second run of a shape records it
                 replay()
-        except (ConfigError, RuntimeError) as error:  # a wait for the device, or no device
+        except (ConfigError, RuntimeError) as error:  # a synchronization with the device, or no device
             yield row("graphs", GRAPH, "device", "ms", [], error=reason(error), **facts)
             return
         yield from _rows(GRAPH, replay, device, repeats, facts)

@@ -1,9 +1,8 @@
-"""The whole mask2former head beside the reference order of work and Hugging Face's module, and its dense layers alone.
+"""The whole mask2former head, compared with the reference order of work, Hugging Face's module, and its dense layers.
 
-From the same features of one image, with random weights; the reference order (`benchmarks.reference_head`) has those of
-ours. All are run in turns in one process. "forward" ends with class and mask logits, "labels" with a label for every
-pixel of the image. The peer merges its masks at 384 x 384 pixels whatever the image's size, ours and the reference at
-the size of the image.
+All get the same features of one image and have random weights; the reference order (`benchmarks.reference_head`) shares
+ours. All alternate in one process. "forward" ends with class and mask logits, "labels" with a label for every pixel of
+the image. The peer always merges its masks at 384 x 384 pixels, ours and the reference at the size of the image.
 
     python -m benchmarks head     # float32, and bfloat16 by autocast
 """
@@ -30,7 +29,7 @@ _CLASSES = 19
 
 
 class _Given(nn.Module):
-    """In place of the peer's backbone: features that are there already."""
+    """Replaces the peer's backbone by given features."""
 
     def __init__(self, maps: list[Tensor]) -> None:
         super().__init__()
@@ -47,7 +46,7 @@ def run(
     dtypes: tuple[str, ...] = ("float32", "bfloat16"),
     repeats: int = 7,
 ) -> list[dict[str, Any]]:
-    """Rows of seconds for each provider, of how many times faster ours is, and of the share that is dense layers."""
+    """Rows of seconds per provider, of our speedup, and of the share of dense layers."""
     sizes = sizes or Sizes()
     with thread_count(THREADS if device == "cpu" else torch.get_num_threads()):
         return [one for dtype in dtypes for one in _measure(sizes, device, dtype, repeats)]
@@ -77,7 +76,7 @@ def _measure(sizes: Sizes, device: str, dtype: str, repeats: int) -> Iterator[di
 
 
 def providers(sizes: Sizes, device: torch.device) -> dict[str, tuple[Callable[[], Any], Callable[[Any], Tensor]]]:
-    """Of each provider that is installed, what makes the logits of one image, and what makes labels "y x" of these."""
+    """Per installed provider, a function for the logits of one image, and a function from these to labels "y x"."""
     mine = head(sizes).to(device)
     maps = {level: one.to(device) for level, one in sizes.features().items()}
     features = Features(**maps)

@@ -1,11 +1,11 @@
-"""The operations of `clouds bench` with peers beside them, at the released sizes.
+"""The operations of `clouds bench`, compared with other projects, at the released sizes.
 
     python -m benchmarks kernels                # on a CPU: one image of 512x1024, semantic inference in three sizes
     python -m benchmarks.gpu                    # on a GPU
 
-Peers of `deformable_attention`: the CUDA and Triton kernels of `deformops`, where it is installed, and the function of
-Hugging Face's `transformers`. They are given locations, the latter weights, too; what it takes to make these counts, as
-it does in the modules that use them.
+Peers of `deformable_attention`: the CUDA and Triton kernels of `deformops`, if installed, and the function of Hugging
+Face's `transformers`. They need locations, the latter also weights. Their time includes computing these, as in the
+modules that use them.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from clouds.bench.problems import PROBLEMS, KernelProblem, Size
 from clouds.bench.runner import Measurement, measure
 
 IMAGE = (512, 1024)
-LARGE = (1024, 2048)  # where the reference of semantic inference takes most: also on a CPU
-MANY = Size(image=IMAGE, classes=255, enlarged=2)  # as many classes as labels can name, whose scores are resized
+LARGE = (1024, 2048)  # the worst case of the reference of semantic inference; also measured on a CPU
+MANY = Size(image=IMAGE, classes=255, enlarged=2)  # the maximum number of classes, with resized scores
 
 
 def run() -> list[dict[str, Any]]:
-    """Rows of a CPU: every operation at the smallest size, semantic inference at the largest and of many classes."""
+    """Rows for a CPU: every operation at the smallest size, semantic inference at the largest and with many classes."""
     device, sizes = torch.device("cpu"), [(op, Size(image=IMAGE)) for op in PROBLEMS]
     sizes.append(("semantic_inference", Size(image=LARGE)))
     ceilings = measure_ceilings(torch.float32, device)
@@ -40,7 +40,7 @@ def run() -> list[dict[str, Any]]:
 
 
 def many_classes(ceilings: Ceilings) -> list[dict[str, Any]]:
-    """Rows of semantic inference on a CPU whose scores of 255 classes are resized to twice the size."""
+    """Rows of semantic inference on a CPU with scores of 255 classes resized to twice the size."""
     made = rows("semantic_inference", MANY, torch.float32, torch.device("cpu"), ceilings, repeats=5)
     return [one | {"op": f"semantic_inference, {MANY.classes} classes, resized x{MANY.enlarged}"} for one in made]
 
@@ -55,19 +55,19 @@ def rows(
     others: bool = True,
     **options: Any,
 ) -> list[dict[str, Any]]:
-    """A row per form and pass of one operation; of a form that cannot run it says why.
+    """A row per form and pass of one operation; a form that cannot run gets a row with the reason.
 
     Args:
-        op, size, dtype, device, ceilings: what is measured; without ceilings there are no shares of them.
-        others: whether other projects are measured, too.
-        options: further ones of `clouds.bench.runner.measure`.
+        op, size, dtype, device, ceilings: the measurement; without ceilings, rows have no shares of them.
+        others: also measure other projects.
+        options: further arguments of `clouds.bench.runner.measure`.
     """
     given = {"others": others, "peers": peers if others else None, **options}
     return [_row(one, ceilings) for one in measure(op, size, dtype, device, ceilings=ceilings, **given)]
 
 
 def ceiling_rows(ceilings: Ceilings, dtype: torch.dtype) -> list[dict[str, Any]]:
-    """What the device can do at most."""
+    """Rows of the device's ceilings."""
     units = {"copied": "GB/s", "gathered": "GB/s", "multiplied": "TFLOP/s"}
     return [
         row("kernels", "device", name, units[name], [value / _SCALES[units[name]]], dtype=str(dtype)[6:])
@@ -103,7 +103,7 @@ def _row(one: Measurement, ceilings: Ceilings | None) -> dict[str, Any]:
 
 
 def peers(problem: KernelProblem) -> Mapping[str, Callable[[], Any]]:
-    """Forms of other projects, on the same inputs."""
+    """Implementations of other projects, on the same inputs."""
     if problem.op.__name__ != "deformable_attention":
         return {}
     (part,) = problem.parts
@@ -117,7 +117,7 @@ def peers(problem: KernelProblem) -> Mapping[str, Callable[[], Any]]:
 
 
 def _locations(part: Mapping[str, Any]) -> Tensor:
-    """As callers of the published core make them, in the dtype of the offsets."""
+    """Sampling locations in the dtype of the offsets, computed as by callers of the published core."""
     offsets = part["offsets"]
     sizes = torch.tensor([[width, height] for height, width in part["spatial_shapes"]], device=offsets.device)
     return (part["reference_points"][:, :, None, :, None] + offsets / sizes[:, None]).to(offsets.dtype)
@@ -132,7 +132,7 @@ def _transformers(part: Mapping[str, Any]) -> Tensor:
 
 
 def _deformops(part: Mapping[str, Any], backend: str) -> Tensor:
-    """Its kernels make the softmax themselves."""
+    """Call a kernel of `deformops`, which includes the softmax."""
     registry = import_module("deformops.registry")
     shapes = torch.tensor(part["spatial_shapes"], device=part["value"].device)
     starts = torch.cat((shapes.new_zeros(1), shapes.prod(1).cumsum(0)[:-1]))

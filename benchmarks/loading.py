@@ -1,8 +1,8 @@
-"""Training views per second from PNG files of the size of GTA5's, beside torchvision's own pipeline on the same files.
+"""Training views per second from PNG files of GTA5's size, compared with torchvision's transforms on the same files.
 
-Both read image and label, resize by a random factor of 0.5 to 2, crop 768x768 (padding 0 and 255), distort colours with
-the published ranges and flip, in two reading processes with one thread each, as `torch.utils.data.DataLoader` starts
-them. Rounds of the providers alternate, so that whatever else the machine does meets all of them.
+Both read image and label, resize by a random factor of 0.5 to 2, crop 768x768 (padding 0 and 255), distort colours in
+the published ranges and flip, in two data loader processes with one thread each. Rounds of the providers alternate, so
+that other load affects all of them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ WORKERS, BATCH = 2, 4
 
 @frozen(kw_only=True)
 class Load:
-    """How much is read: files of `size` (height, width) pixels, `images` of them in each of `rounds`."""
+    """Amount of work: `images` files of `size` (height, width) pixels in each of `rounds`."""
 
     size: tuple[int, int] = (1052, 1914)
     crop: int = 768
@@ -45,9 +45,9 @@ class Load:
 
 
 class TorchvisionReader(TorchDataset[Any]):
-    """torchvision's v2 transforms on pictures that Pillow decodes, as in torchvision's own datasets.
+    """torchvision's v2 transforms on images decoded by Pillow, as in torchvision's own datasets.
 
-    Its decoder into tensors is deprecated since 0.29 and not timed.
+    Its decoder to tensors is deprecated since 0.29 and not measured.
     """
 
     def __init__(self, folder: Path, load: Load) -> None:
@@ -75,7 +75,7 @@ class TorchvisionReader(TorchDataset[Any]):
 
 
 def run(load: Load | None = None) -> list[dict[str, Any]]:
-    """Rows of views per second, and of the reading processes' CPU time, for each; and ours over the peer's."""
+    """Rows of views per second and of the loader processes' CPU time for each provider, and our ratio to the peer."""
     load = load or Load()
     peer = f"torchvision {version('torchvision')}"
     readers = {"clouds": _consume_ours, peer: _consume_theirs}
@@ -107,13 +107,13 @@ def run(load: Load | None = None) -> list[dict[str, Any]]:
 
 
 def _cpu_of_children() -> float:
-    """Seconds, of processes that have ended."""
+    """CPU-seconds of ended child processes."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 
 
 def _consume_ours(folder: Path, load: Load, seed: int) -> None:
-    """The released settings, as training reads them."""
+    """Read views as in training, with the released settings."""
     given = [f"data.source=folder:{folder}:train", f"data.crop=[{load.crop},{load.crop}]"]
     data = load_recipe("gta-convnext-l", given).data
     reader = SampleReader([open_dataset(data.source[0], CITYSCAPES)], (), data.augmentation(), seed=seed)
@@ -132,7 +132,7 @@ def _consume_theirs(folder: Path, load: Load, seed: int) -> None:
 
 
 def _write_files(folder: Path, load: Load) -> float:
-    """Pictures of smooth areas with edges and grain, which compress about as renderings do; returns bytes per image."""
+    """Write images with smooth areas, edges and grain, which compress about like renders; return bytes per image."""
     rng = np.random.default_rng(0)
     height, width = load.size
     for index in range(load.files):

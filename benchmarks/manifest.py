@@ -1,7 +1,7 @@
-"""How long a call that goes on with 100,000 images takes to decide what is missing, and the memory that it takes.
+"""Time and memory of a resumed generation of 100,000 images until it knows which ones are missing.
 
-In a process of its own. The time ends when the generator is asked for the one image that is missing. "decision" is the
-memory on top of what the process had by then, most of it torch; "process" is all of it.
+It runs in its own process. The time ends when the generator is asked for the only missing image. "decision" is the
+additional memory of this step, "process" all memory of the process, most of which is torch.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SIZE = (8, 8)
 
 
 class Grey(clouds.Generator):
-    """Draws grey, and notes when it was first asked for a picture, and the peak memory at that time."""
+    """Returns grey images, and records time and peak memory of the first request."""
 
     def __init__(self) -> None:
         self.asked: tuple[float, float] | None = None
@@ -44,7 +44,7 @@ class Grey(clouds.Generator):
 
 
 def fill(folder: Path, n: int) -> None:
-    """A dataset of n images, but for the last: copies of one that was generated."""
+    """Write a dataset of n images without the last one, as copies of one generated image."""
     first = generate_set(Grey(), PART, PROMPTS, n=1, out=folder, size=SIZE).rows[0]
     content = (folder / first.file).read_bytes()
     with open(folder / FILE_NAME, "w", encoding="utf-8") as lines:
@@ -57,8 +57,7 @@ def fill(folder: Path, n: int) -> None:
 
 
 def decide(folder: Path, n: int) -> tuple[float, float, float]:
-    """Seconds until the missing image is asked for, and the gigabytes that the process has had resident before and
-    until then."""
+    """Seconds until the missing image is requested, and peak resident gigabytes before and until then."""
     generator, before = Grey(), resident()
     start = time.perf_counter()
     generate_set(generator, PART, PROMPTS, n=n, out=folder, size=SIZE)
@@ -76,7 +75,7 @@ def run(n: int = 100_000, *, repeats: int = 5) -> list[dict[str, Any]]:
         fill(folder, n)
         manifest = (folder / FILE_NAME).read_bytes()
         for _ in range(repeats):
-            (folder / FILE_NAME).write_bytes(manifest)  # the last image is missing again
+            (folder / FILE_NAME).write_bytes(manifest)  # removes the last image again
             command = [sys.executable, "-m", "benchmarks.manifest", str(folder), str(n)]
             done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
             seconds, before, peak = map(float, done.stdout.split()[-3:])

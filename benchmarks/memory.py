@@ -1,6 +1,6 @@
-"""Peak memory of segmenting one image with a ResNet-50, each provider in a process of its own.
+"""Peak memory of segmenting one image with a ResNet-50, each provider in its own process.
 
-The peer merges masks at 384 x 384 pixels whatever the image, ours at the image's size.
+The peer always merges masks at 384 x 384 pixels, ours at the image's size.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ CLASSES = 19
 
 
 def peak(provider: str, backbone: str, height: int, width: int) -> tuple[float, float]:
-    """Gigabytes before and after one image: the most this process has ever had resident."""
+    """Peak resident gigabytes of this process before and after one image."""
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     if provider == OURS:
         pipeline = clouds.compose(backbone=backbone, head="mask2former", pretrained=False, device="cpu")
-        pipeline.trained = True  # only its memory is of interest
+        pipeline.trained = True  # only memory matters here
         before = resident()
         labels = pipeline.predict(image).labels
     else:
@@ -61,7 +61,7 @@ def _peer() -> tuple[Any, Any]:
 
 
 def measure(provider: str, size: tuple[int, int], *, backbone: str) -> tuple[float, float]:
-    """What `peak` gives in a process of its own."""
+    """Run `peak` in its own process."""
     command = [sys.executable, "-m", "benchmarks.memory", provider, backbone, *map(str, size)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     before, after = map(float, done.stdout.split()[-2:])
@@ -69,7 +69,7 @@ def measure(provider: str, size: tuple[int, int], *, backbone: str) -> tuple[flo
 
 
 def run(size: tuple[int, int] = (1024, 2048), *, backbone: str = "clip-rn50") -> list[dict[str, Any]]:
-    """Two rows per provider: with the model built, and with the image segmented."""
+    """Two rows per provider: after building the model, and after segmenting the image."""
     rows: list[dict[str, Any]] = []
     for provider in (OURS, PEER):
         before, after = measure(provider, size, backbone=backbone)

@@ -1,8 +1,8 @@
-"""A picture of the rows of the operations: median time per form, one chart for each operation and pass.
+"""Plots the rows of the operations: median time per form, one chart per operation and pass.
 
     python -m benchmarks.plot OUT.html [fact=value ...]     # e.g. device=cpu dtype=float32 batch=1
 
-Rows that differ in a fact that the picture does not show are not mixed: name one value of it.
+Rows that differ in a fact that the plot does not show are not mixed: give one value of that fact.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _HIDDEN = ("device", "dtype", "batch", "queries")
 
 
 def select(rows: Sequence[Row], facts: dict[str, str]) -> list[Row]:
-    """Rows with these facts.
+    """Select rows with these facts.
 
     Raises:
-        ValueError: there are none, or they differ in a fact that the picture does not show.
+        ValueError: there are none, or they differ in a fact that the plot does not show.
     """
     chosen = [
         one
@@ -71,7 +71,7 @@ _COLORS = ("#0072b2", "#56b4e9", "#999999", "#e69f00", "#009e73", "#cc79a7", "#d
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Write the picture."""
+    """Write the plot."""
     if not arguments:
         print("expected: python -m benchmarks.plot OUT.html [fact=value ...]", file=sys.stderr)
         return 2

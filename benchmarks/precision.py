@@ -1,10 +1,10 @@
-"""How far pictures of a diffusion model, and predictions, differ between batches and between precisions.
+"""Differences of diffusion images and of predictions between batches and between precisions.
 
-`pictures`: a Stable Diffusion pipeline with small random weights, as published otherwise (50 steps, guidance 7.5), in
-levels of 0..255. A row is of all pictures: what each of them has as mean, or as largest, difference.
+`pictures`: a Stable Diffusion pipeline with small random weights and the published settings (50 steps, guidance 7.5),
+in levels of 0..255. A row has the mean, or the largest, difference of every image.
 
-`predictions`: the small backbone with random weights, in a batch beside one by one: of each image the largest
-difference of a class score, and the share of pixels whose label differs.
+`predictions`: the small backbone with random weights, in a batch compared with single images. Rows have the largest
+difference of a class score, and the share of pixels with another label, of every image.
 
     python -m benchmarks precision
 """
@@ -27,12 +27,12 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 def run() -> list[dict[str, Any]]:
-    """Rows of pictures and of predictions."""
+    """Rows of images and of predictions."""
     return pictures() + predictions()
 
 
 def pictures(*, size: int = 128, count: int = 8, steps: int = 50) -> list[dict[str, Any]]:
-    """Rows for each precision: a batch beside its pictures drawn alone, and alone beside float32 alone."""
+    """Rows per precision: a batch compared with single images, and single images compared with float32."""
     requests = [
         clouds.GenerationRequest(prompt="A photo of a street at night.", seed=index, size=(size, size))
         for index in range(count)
@@ -54,7 +54,7 @@ def pictures(*, size: int = 128, count: int = 8, steps: int = 50) -> list[dict[s
 
 
 def predictions(*, size: tuple[int, int] = (128, 256), count: int = 8) -> list[dict[str, Any]]:
-    """Rows for heads and precisions: a batch beside its images alone."""
+    """Rows per head and precision: a batch compared with single images."""
     rows: list[dict[str, Any]] = []
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (*size, 3), np.uint8) for _ in range(count)]
@@ -62,7 +62,7 @@ def predictions(*, size: tuple[int, int] = (128, 256), count: int = 8) -> list[d
         pipeline = clouds.compose(
             backbone="tiny", head=head, pretrained=False, dtype=None if dtype == "float32" else dtype
         )
-        pipeline.trained = True  # only its rounding is of interest
+        pipeline.trained = True  # only rounding matters here
         pairs = list(zip(pipeline.predict_many(images, batch_size=count), map(pipeline.predict, images), strict=True))
         away = [1e6 * float(np.abs(one.scores() - alone.scores()).max()) for one, alone in pairs]
         changed = [100 * float((one.labels != alone.labels).mean()) for one, alone in pairs]

@@ -1,7 +1,7 @@
-"""Time of `Pipeline.predict` with the small backbone, per head and image size, and of batches beside one by one.
+"""Time of `Pipeline.predict` with the small backbone, per head and image size, and of batches.
 
-Of one by one and batches of 1, 2, 4 and 8 in turns, a row has seconds per image of a stream of JPEG files, and the most
-bytes of tensors at a time. On a GPU `batches` is given the device, and measures CUDA graphs, too.
+Single images and batches of 1, 2, 4 and 8 alternate. A row has seconds per image of a stream of JPEG files, and peak
+bytes of tensors. On a GPU, `batches` also measures CUDA graphs.
 
     python -m benchmarks predict
 """
@@ -29,7 +29,7 @@ ALONE = "one by one"
 
 
 def run() -> list[dict[str, Any]]:
-    """Rows of a CPU."""
+    """Rows for a CPU."""
     rows = singles()
     for backbone in BACKBONES:
         for size in SIZES:
@@ -43,7 +43,7 @@ def singles() -> list[dict[str, Any]]:
     rng = np.random.default_rng(0)
     for head in HEADS:
         pipeline = clouds.compose(backbone="tiny", head=head)
-        pipeline.trained = True  # only its speed is of interest
+        pipeline.trained = True  # only speed matters here
         for height, width in SIZES:
             image = rng.integers(0, 256, (height, width, 3), np.uint8)
             times = seconds(lambda image=image, pipeline=pipeline: pipeline.predict(image).labels, repeats=7)
@@ -62,18 +62,18 @@ def batches(
     images: int = 8,
     repeats: int = 3,
 ) -> list[dict[str, Any]]:
-    """Rows of one by one, of each batch size, and on a GPU of both with CUDA graphs.
+    """Rows of single images, of each batch size, and on a GPU of both with CUDA graphs.
 
     Args:
-        backbone, head: what is composed, with random weights.
+        backbone, head: parts of the pipeline, with random weights.
         size: (height, width) of the images.
-        device, dtype: where it runs, and its autocast type.
-        sizes: of batches.
-        images: in the stream.
-        repeats: of the stream.
+        device, dtype: device, and autocast dtype.
+        sizes: batch sizes.
+        images: number of images in the stream.
+        repeats: repeats of the stream.
     """
     pipeline = clouds.compose(backbone=backbone, head=head, pretrained=False, device=device, dtype=dtype)
-    pipeline.trained = True  # only its speed is of interest
+    pipeline.trained = True  # only speed matters here
     facts = {"shape": list(size), "images": images, "dtype": dtype or "float32"}
     rows: list[dict[str, Any]] = []
     with TemporaryDirectory() as folder:
@@ -81,7 +81,7 @@ def batches(
         runs = _runs(pipeline, paths, sizes)
         memory = {way: peak_memory(partial(work, most), pipeline.device) / 1e6 for way, (work, most) in runs.items()}
         for work, _ in list(runs.values()) * (3 if pipeline.device.type == "cuda" else 0):
-            work(images)  # graphs are recorded, launches tuned
+            work(images)  # records graphs, tunes launches
         times: dict[str, list[float]] = {way: [] for way in runs}
         for _ in range(repeats):
             for way, (work, _) in runs.items():
@@ -99,7 +99,7 @@ def batches(
 def _runs(
     pipeline: clouds.Pipeline, paths: Sequence[Path], sizes: Sequence[int]
 ) -> dict[str, tuple[Callable[[int], None], int]]:
-    """What segments the first so many images in each way, and how many of them make a batch."""
+    """Functions that segment the first n images in each way, and the batch size of each."""
 
     def alone(count: int) -> None:
         for path in paths[:count]:
@@ -124,7 +124,7 @@ def _runs(
 
 
 def _write_images(folder: Path, size: tuple[int, int], count: int) -> list[Path]:
-    """Smooth colours, which are decoded about as fast as photographs."""
+    """Write images of smooth colours, which decode about as fast as photographs."""
     paths = [folder / f"{index}.jpg" for index in range(count)]
     for index, path in enumerate(paths):
         coarse = np.random.default_rng(index).integers(0, 256, (size[0] // 16, size[1] // 16, 3), np.uint8)

@@ -1,15 +1,15 @@
-"""The mask2former head in the order of work of the published code, on the weights of ours: what it is compared with.
+"""The mask2former head in the published code's order of work, on our weights, as the baseline of our head.
 
-What differs from `clouds.heads`, all of it as published (Cheng et al., Mask2Former, CVPR 2022; CLOUDS, CVPR 2024):
+Differences from `clouds.heads`, all as published (Cheng et al., Mask2Former, CVPR 2022; CLOUDS, CVPR 2024):
 
-- deformable attention fills values of padded cells with 0 though none is padded, makes weights and locations as
-  tensors of their own, and samples level by level with `grid_sample`;
-- before the first and after every decoder layer there are classes, and masks at a quarter of the image's size, which
+- deformable attention fills values of padded cells with 0 although none is padded, computes weights and locations as
+  separate tensors, and samples level by level with `grid_sample`;
+- before the first and after every decoder layer, it predicts classes, and masks at a quarter of the image's size, which
   are resized to the next level;
-- the mask of a layer is boolean and repeated for each head; attention makes its weights, and their mean over heads;
-- for labels, all masks are resized to the size of the network, and merged there at once.
+- the attention mask is boolean and repeated for each head; attention returns its weights, and their mean over heads;
+- for labels, all masks are resized to the size of the network's input and merged there at once.
 
-The published code computes this in float32 whatever the model runs in; here it runs in any dtype.
+The published code always computes this in float32; here it runs in any dtype.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _LEVELS = 3
 
 
 def forward(head: Any, features: Features) -> HeadOutput:
-    """What `head(features)` gives in evaluation, with the predictions of all layers; `head` classifies linearly."""
+    """Same result as `head(features)` in evaluation, with the predictions of all layers; `head` classifies linearly."""
     return _decode(head.predictor, *_pixel_features(head.pixel_decoder, features))
 
 
@@ -42,7 +42,7 @@ def segment(output: HeadOutput, size: tuple[int, int]) -> Tensor:
 
 
 def _pixel_features(decoder: Any, features: Features) -> tuple[Tensor, list[Tensor]]:
-    """Mask features, and the levels that queries attend to."""
+    """Mask features "b c h/4 w/4", and the levels that queries attend to."""
     levels = features.levels()
     maps = [project(levels[name]) for project, name in zip(decoder.input_proj, _ENCODED, strict=True)]
     encoded = _encode(decoder.transformer, maps)
@@ -106,7 +106,7 @@ def _decode(predictor: Any, mask_features: Tensor, levels: list[Tensor]) -> Head
 
 
 def _predict(predictor: Any, x: Tensor, mask_features: Tensor, size: torch.Size) -> tuple[HeadOutput, Tensor]:
-    """Classes and masks of queries "q b c", and where they may not attend next: bool "bm q n"."""
+    """Classes and masks of queries "q b c", and the attention mask of the next layer (True: blocked): bool "bm q n"."""
     x = predictor.decoder_norm(x).transpose(0, 1)
     logits = torch.einsum("bqc,bchw->bqhw", predictor.mask_embed(x), mask_features)
     small = functional.interpolate(logits, size=size, mode="bilinear", align_corners=False)
@@ -116,7 +116,7 @@ def _predict(predictor: Any, x: Tensor, mask_features: Tensor, size: torch.Size)
 
 
 def _attend(attention: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    """`torch.nn.MultiheadAttention` as it is called there: "q b c", and weights are asked for."""
+    """`torch.nn.MultiheadAttention` as the published code calls it: "q b c", with weights."""
     attended, _ = functional.multi_head_attention_forward(
         query,
         key,
@@ -139,5 +139,5 @@ def _attend(attention: Any, query: Tensor, key: Tensor, value: Tensor, mask: Ten
 
 
 def _position(level: Tensor) -> Tensor:
-    """Of the cells of "b c h w": "n c"; all levels have the width of the decoder by now."""
+    """Position embedding "n c" of the cells of "b c h w"; c is the width of the decoder."""
     return sine_position(level.shape[2], level.shape[3], level.shape[1], level.device).flatten(1).T

@@ -1,8 +1,8 @@
-"""What a refiner does to boundaries: pixel accuracy near the true boundaries before and after, and its time.
+"""Effect of a refiner on boundaries: pixel accuracy near true boundaries before and after, and its time.
 
-Label maps are the exact labels of drawn scenes made coarse: each block of pixels takes one of its labels, as a network
-that predicts at a quarter or an eighth of the image's size would. The measure is the accuracy within a band around
-true boundaries (trimap accuracy, Kohli et al., IJCV 2009).
+Label maps are coarse versions of the exact labels of drawn scenes: each block of pixels has one label, like predictions
+at a quarter or an eighth of the image's size. The metric is the accuracy within a band around true boundaries (trimap
+accuracy, Kohli et al., IJCV 2009).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def scenes(count: int, size: tuple[int, int]) -> list[tuple[np.ndarray, np.ndarr
 
 
 def coarse(labels: np.ndarray, block: int) -> np.ndarray:
-    """Each block of pixels takes the label of its middle."""
+    """Give each block of pixels the label of its middle."""
     small = labels[block // 2 :: block, block // 2 :: block]
     grown = small.repeat(block, 0).repeat(block, 1)
     height, width = labels.shape
@@ -40,14 +40,14 @@ def coarse(labels: np.ndarray, block: int) -> np.ndarray:
 
 
 def band_accuracy(labels: np.ndarray, truth: np.ndarray, band: int) -> float:
-    """Share of right pixels among the labelled ones within `band` pixels of a true boundary, in percent."""
+    """Accuracy of labelled pixels within `band` pixels of a true boundary, in percent."""
     edge = ndimage.maximum_filter(truth, 3) != ndimage.minimum_filter(truth, 3)
     near = ndimage.binary_dilation(edge, iterations=band) & (truth != 255)
     return float((labels == truth)[near].mean() * 100)
 
 
 def run() -> list[dict[str, Any]]:
-    """Rows for every built-in refiner: accuracy near boundaries for two coarsenesses, and time per image."""
+    """Rows for every built-in refiner: accuracy near boundaries for two block sizes, and time per image."""
     made = scenes(SCENES, SIZE)
     images = [image_tensor(image) for image, _ in made]
     rngs = [np.random.default_rng(0) for _ in images]

@@ -21,9 +21,9 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def row(benchmark: str, provider: str, metric: str, unit: str, values: Sequence[float], **facts: Any) -> dict[str, Any]:
-    """One row: the 20th, 50th and 80th percentile of repeated measurements, what was measured, and where.
+    """One row: the 20th, 50th and 80th percentile of repeated measurements, with settings and environment.
 
-    What could not run has no values, and `error` among its facts; its percentiles are None.
+    A computation that could not run has no values, `error` among its facts, and percentiles None.
     """
     low, middle, high = (
         round(float(np.percentile(values, share)), 5) if len(values) else None for share in (20, 50, 80)
@@ -55,7 +55,7 @@ def seconds(run: Callable[[], object], *, repeats: int) -> list[float]:
 
 
 def clock(run: Callable[[], object]) -> float:
-    """Wall-clock seconds of one run, to the end of what it started on a GPU."""
+    """Wall-clock seconds of one run, including its work on a GPU."""
     _finish()
     start = time.perf_counter()
     run()
@@ -86,21 +86,21 @@ def _version(distribution: str) -> str | None:
 
 @cache
 def _driver() -> str | None:
-    """Of the GPU, as its own tool says; None without a GPU, or without the tool."""
+    """Driver version of the GPU from nvidia-smi; None without a GPU or the tool."""
     if not torch.cuda.is_available():
         return None
-    return _said("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader").partition("\n")[0] or None
+    return _output_of("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader").partition("\n")[0] or None
 
 
 @cache
 def _commit() -> str:
-    """As git says; where there is none, or no repository, what `CLOUDS_COMMIT` says."""
-    said = _said("git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty")
+    """Commit from git; without git or a repository, from `CLOUDS_COMMIT`."""
+    said = _output_of("git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty")
     return said or os.environ.get("CLOUDS_COMMIT", "unknown")
 
 
-def _said(*command: str) -> str:
-    """What a tool says; nothing where it is not installed, or fails."""
+def _output_of(*command: str) -> str:
+    """Output of a command; empty if it is not installed or fails."""
     if shutil.which(command[0]) is None:
         return ""
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -1,8 +1,8 @@
-"""Refinement by SAM: what a cached embedding saves, and what prompts in batches save over prompts one by one.
+"""Refinement by SAM: savings of cached embeddings, and of batched prompts over single prompts.
 
-Two images of 768 x 768 with 20 components each, a ViT-B of random weights. "One by one" is segment-anything's own
-predictor, which is given each prompt alone and answers with three masks at the image's size, of which the best is kept.
-"dense layers" are those of "prompts in batches" alone: no order of work that keeps them is faster.
+Two images of 768 x 768 with 20 components each, a ViT-B with random weights. "One by one" is segment-anything's own
+predictor, which gets each prompt alone and returns three masks at the image's size, the best of which is kept. "dense
+layers" are only those of "prompts in batches", a lower bound for any order of work.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ SIZE, ROWS, COLUMNS, IMAGES, POINTS = 768, 4, 5, 2, 5
 
 
 def run() -> list[dict[str, Any]]:
-    """Rows for a SAM of ViT-B's size on the best device there is."""
+    """Rows for a SAM of ViT-B's size on the best available device."""
     return measure(build_sam("vit_b", pretrained=False), size=SIZE, repeats=7)
 
 
 def measure(segmenter: SamSegmenter, *, size: int, repeats: int) -> list[dict[str, Any]]:
-    """Seconds of each way for both images together, and their ratios.
+    """Seconds of each method for both images together, and their ratios.
 
     Args:
-        segmenter: what is timed.
+        segmenter: the segmenter.
         size: side of the images, in pixels.
-        repeats: of everything but the first pass, which is timed once after a warm-up on another picture. Ways take
-            turns, and a ratio is that of one turn.
+        repeats: repeats of everything except the first pass, which is measured once after a warm-up on another image.
+            Methods alternate, and a ratio is that of one turn.
     """
     device = segmenter.to(pick_device("auto")).sam.device
     images, label_maps = pictures(size, device), [tiles(size)] * IMAGES
@@ -74,7 +74,7 @@ def measure(segmenter: SamSegmenter, *, size: int, repeats: int) -> list[dict[st
 
 
 def ratios(found: dict[str, list[float]]) -> dict[str, list[float]]:
-    """How many times faster the second of two ways was, in each turn."""
+    """Speedup of the second of two methods in each turn."""
     pairs = [
         ("encoder and decoder", "cached embedding"),
         ("prompts one by one, segment-anything", "prompts in batches"),
@@ -84,7 +84,7 @@ def ratios(found: dict[str, list[float]]) -> dict[str, list[float]]:
 
 
 def in_turns(ways: dict[str, Callable[[], object]], *, repeats: int) -> dict[str, list[float]]:
-    """Wall-clock seconds of each, one after the other `repeats` times, after a warm-up of each."""
+    """Wall-clock seconds of each method, alternating `repeats` times after a warm-up of each."""
     for way in ways.values():
         way()
     rounds = [[clock(way) for way in ways.values()] for _ in range(repeats)]
@@ -92,7 +92,7 @@ def in_turns(ways: dict[str, Callable[[], object]], *, repeats: int) -> dict[str
 
 
 def pictures(size: int, device: torch.device) -> list[torch.Tensor]:
-    """Pictures of noise."""
+    """Images of noise."""
     noise = torch.Generator().manual_seed(0)
     return [
         torch.randint(0, 256, (3, size, size), dtype=torch.uint8, generator=noise).to(device) for _ in range(IMAGES)
@@ -100,7 +100,7 @@ def pictures(size: int, device: torch.device) -> list[torch.Tensor]:
 
 
 def tiles(size: int) -> torch.Tensor:
-    """A label map of as many components as there are prompts; no two neighbours are of one class."""
+    """A label map with as many components as prompts; neighbours have different classes."""
     row_of, column_of = torch.arange(size) * ROWS // size, torch.arange(size) * COLUMNS // size
     return ((row_of[:, None] * COLUMNS + column_of) % 19).to(torch.uint8)
 
@@ -108,7 +108,7 @@ def tiles(size: int) -> torch.Tensor:
 def one_by_one(
     sam: Sam, images: list[torch.Tensor], label_maps: list[torch.Tensor]
 ) -> Callable[[], list[list[torch.Tensor]]]:
-    """A function that answers the same prompts with segment-anything's predictor; images are encoded before."""
+    """A function that segments the same prompts with segment-anything's predictor, after encoding the images."""
     predictors: list[SamPredictor] = []
     for image in images:
         predictors.append(SamPredictor(sam))

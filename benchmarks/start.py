@@ -1,8 +1,8 @@
-"""CPU-seconds until an import, a pipeline or a command is done: user and system time of a fresh process.
+"""CPU-seconds of an import, a pipeline or a command: user and system time of a fresh process.
 
-All start in turns with `import torch` alone, and differences are of one turn. A first turn that is not counted writes
-the byte code that an installed package has. Processes start in an empty folder, so that PYTHONPATH decides which tree
-of `clouds` they import: `PYTHONPATH=OTHER_WORKTREE python -m benchmarks start` measures another, and rows name it.
+All alternate with `import torch`, and differences are within a turn. A first, uncounted turn writes the byte code that
+an installed package has. Processes start in an empty folder, so that PYTHONPATH decides which source tree of `clouds`
+they import: `PYTHONPATH=OTHER_WORKTREE python -m benchmarks start` measures another one, and rows name it.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ pipeline.save("model")
 
 @frozen(kw_only=True)
 class Load:
-    """What is started: the named `cases` (None: all), in each of `rounds` turns."""
+    """Amount of work: the named `cases` (None: all), in each of `rounds` turns."""
 
     rounds: int = 5
     cases: tuple[str, ...] | None = None
 
 
 def run(load: Load | None = None) -> list[dict[str, Any]]:
-    """Rows of CPU-seconds, and of what is beyond `import torch` for what imports it."""
+    """Rows of CPU-seconds; for cases that import torch, also of the time beyond `import torch`."""
     load = load or Load()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -62,7 +62,7 @@ def run(load: Load | None = None) -> list[dict[str, Any]]:
 
 
 def _cases(folder: Path) -> dict[str, Sequence[str]]:
-    """Words behind `python -c` of each case; a command also does its work, on the smallest input."""
+    """Arguments of `python -c` by case; a command also does its work, on the smallest input."""
     image, data = folder / "data" / "images" / "val" / "0.png", f"folder:{folder / 'data'}:val"
     generate = ["generate", "--generator", "procedural", "--prompts", "prompts.txt", "--n", "1", "--out", "generated"]
     commands = {
@@ -80,10 +80,10 @@ def _cases(folder: Path) -> dict[str, Sequence[str]]:
 
 
 def _cpu_seconds(words: Sequence[str], folder: Path) -> float:
-    """Of one process and those that it waited for.
+    """CPU-seconds of a process and the children that it waited for.
 
     Raises:
-        CalledProcessError: it failed; the error holds what it said.
+        CalledProcessError: the process failed; the error has its output.
     """
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     arguments = [sys.executable, "-c", *words]
@@ -100,7 +100,7 @@ def _cpu_seconds(words: Sequence[str], folder: Path) -> float:
 
 
 def _prepare(folder: Path) -> None:
-    """A saved pipeline, one labelled picture and one prompt."""
+    """Write a saved pipeline, one labelled image and one prompt."""
     rng = np.random.default_rng(0)
     write_png(folder / "data" / "images" / "val" / "0.png", rng.integers(0, 256, (64, 96, 3), np.uint8))
     write_png(folder / "data" / "labels" / "val" / "0.png", rng.integers(0, 19, (64, 96), np.uint8))
@@ -109,7 +109,7 @@ def _prepare(folder: Path) -> None:
 
 
 def imported_tree(folder: Path) -> str:
-    """`clouds`, or where another tree than this one is imported, its commit, too."""
+    """`clouds`; for another source tree than this one, with its commit."""
     find = [sys.executable, "-c", "import clouds; print(clouds.__file__)"]
     tree = Path(subprocess.run(find, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()).parents[1]
     if tree == Path(__file__).parents[1]:

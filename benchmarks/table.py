@@ -1,10 +1,10 @@
-"""Tables in `benchmarks/README.md` and `SECURITY.md`, made of the rows in `benchmarks/results/`; prose has no figures.
+"""Generates the tables in `benchmarks/README.md` and `SECURITY.md` from the rows in `benchmarks/results/`.
 
-    python -m benchmarks.table            # writes them
-    python -m benchmarks.table --check    # exit code 1 where they are not those of the rows
+    python -m benchmarks.table            # writes the tables
+    python -m benchmarks.table --check    # exit code 1 if a table differs from the rows
 
-A table stands between `<!-- table: NAME -->` and `<!-- end -->`. Of rows that measure the same on the same device, the
-last one counts; the table of compiled kernels has the first one, too.
+A table is between `<!-- table: NAME -->` and `<!-- end -->`. Of rows with the same measurement on the same device, the
+last one counts; the table of compiled kernels also shows the first one.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ Row = dict[str, Any]
 
 
 def read_rows(name: str, folder: Path = RESULTS) -> list[Row]:
-    """All rows of one file, the oldest first; none where there is no file."""
+    """All rows of one file, oldest first; none if there is no file."""
     path = folder / f"{name}.jsonl"
     return list(map(json.loads, path.read_text(encoding="utf-8").splitlines())) if path.exists() else []
 
 
 def latest(rows: Iterable[Row]) -> list[Row]:
-    """Only the last of those that measure the same."""
+    """Only the last row of each measurement."""
     found: dict[str, Row] = {}
     for one in rows:
         key = json.dumps({fact: value for fact, value in one.items() if fact not in (*_MEASURED, *_RESULTS)})
@@ -82,7 +82,7 @@ def end_to_end_table(rows: Iterable[Row]) -> str:
 
 
 def predict_table(rows: Iterable[Row]) -> str:
-    """Batches beside one by one."""
+    """Batches compared with single images."""
     header = ("device", "composition", "image", "dtype", "what", "median", "20 % .. 80 %", "peak memory")
     cells = [
         (one["device"], one["provider"], _size(one), one["dtype"], one["metric"], *_spread(one), _megabytes(one))
@@ -93,7 +93,7 @@ def predict_table(rows: Iterable[Row]) -> str:
 
 
 def start_table(rows: Iterable[Row]) -> str:
-    """CPU-seconds of each import, pipeline and command; trees beside each other."""
+    """CPU-seconds of each import, pipeline and command, by source tree."""
     header = ("what", "metric", "provider", "median", "20 % .. 80 %")
     ordered = sorted(latest(rows), key=lambda one: (one["metric"], one["case"]))
     cells = [(f"`{one['case']}`", one["metric"], one["provider"], *_spread(one)) for one in ordered]
@@ -114,9 +114,9 @@ def graphs_table(rows: Iterable[Row]) -> str:
 
 
 def compiled_table(rows: Iterable[Row]) -> str:
-    """Kernels as they are launched, by version of Triton: figures of the first and, where they differ, the last row.
+    """Statistics of launched kernels by Triton version: of the first row and, if different, the last row.
 
-    Spills and shared memory are those of all three capabilities, the other figures those of 9.0.
+    Spills and shared memory are for all three capabilities, other statistics for 9.0.
     """
     header = ("kernel", "triton", "registers", "barriers", "instructions", "inner loop", "spilled", "shared memory")
     figures: dict[tuple[str, str], dict[str, list[Row]]] = {}
@@ -136,7 +136,7 @@ def compiled_table(rows: Iterable[Row]) -> str:
 
 
 def _before_and_after(made: dict[str, list[Row]], metric: str, capabilities: Sequence[int]) -> str:
-    """Values of the first and the last row, those of several capabilities with slashes between."""
+    """Values of the first and the last row; values of several capabilities are separated by slashes."""
     before, after = (
         " / ".join(f"{made[f'{metric} {capability}'][place]['p50']:.0f}" for capability in capabilities)
         for place in (0, -1)
@@ -145,7 +145,7 @@ def _before_and_after(made: dict[str, list[Row]], metric: str, capabilities: Seq
 
 
 def torture_table(rows: Iterable[Row]) -> str:
-    """Fuzzed inputs of each door, and all of them together."""
+    """Fuzzed inputs of each door, and their total."""
     found = latest(rows)
     cells = [_fuzzed(f"`{one['door']}`", str(one["seed"]), [one]) for one in found]
     return _table(
@@ -171,10 +171,10 @@ TABLES: dict[str, Callable[[Iterable[Row]], str]] = {
 
 
 def filled(text: str, folder: Path = RESULTS) -> str:
-    """The text with its tables made anew.
+    """Replace the tables in a text.
 
     Raises:
-        ValueError: a marker names no table.
+        ValueError: a marker names an unknown table.
     """
 
     def make(found: re.Match[str]) -> str:

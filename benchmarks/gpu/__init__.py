@@ -1,1 +1,1 @@
-"""Everything that needs a GPU, in order of value, within a time that was given: `python -m benchmarks.gpu`."""
+"""Everything that needs a GPU, in order of value, within a time limit: `python -m benchmarks.gpu`."""

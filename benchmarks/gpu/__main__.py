@@ -2,9 +2,9 @@
 
     python -m benchmarks.gpu --out FOLDER --limit SECONDS
 
-Rows are written to FOLDER/results as they are made, what the parts print to FOLDER/logs, and FOLDER/summary.txt says
-after each part what was done, what failed and what was not reached. Exit code 0: everything was done; 1: something
-failed, was cut off or was not reached; 2: wrong use, or FOLDER cannot be written.
+Each row is written to FOLDER/results when it is ready, and the output of the parts to FOLDER/logs. FOLDER/summary.txt
+is updated after each part and lists parts that are done, failed or not reached. Exit code 0: everything was done; 1:
+something failed, was cut off or was not reached; 2: wrong use, or FOLDER cannot be written.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     wanted = [part for part in plan if not given.only or part.name in (*given.only, ENVIRONMENT, "wheels")]
     if given.commit:
         os.environ["CLOUDS_COMMIT"] = given.commit
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that a part ends with this process
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that this process ends its current part
     try:
         return run(wanted, given.out.resolve(), given.limit)
     except OSError as error:

@@ -2,8 +2,8 @@
 
     python -m benchmarks.gpu.beside OUT TREE OTHER    # rows in OUT/results/beside.jsonl
 
-The trees run one after the other, each in a process of its own, and TREE once more: what its two runs differ by is
-noise. The deviation is how far outputs are from those of the reference, as a share of their norm.
+The trees run one after the other, each in its own process, then TREE again: its two runs differ only by noise. The
+deviation is the distance of outputs from the reference, relative to their norm.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ def main(out: str, *trees: str) -> int:
 
 
 def measured(tree: Path, run: int, device: str, forms: Sequence[Sequence[int]]) -> Iterator[dict[str, Any]]:
-    """Rows of one tree, whose `clouds` is imported in place of this one's.
+    """Rows of one tree, measured in a process that imports its `clouds`.
 
     Raises:
-        RuntimeError: its process failed.
+        RuntimeError: the process failed.
     """
     from benchmarks.rows import row
 
@@ -52,7 +52,7 @@ def measured(tree: Path, run: int, device: str, forms: Sequence[Sequence[int]]) 
 
 
 def measure_here(tree: str, device: str, forms: str) -> None:
-    """In the process of a tree: a line of JSON for each operation."""
+    """Runs in the process of a tree, and prints a line of JSON per operation."""
     import torch
 
     import clouds

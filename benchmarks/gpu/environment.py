@@ -1,4 +1,4 @@
-"""What there is to measure on: written to `environment.json`, and in one line to standard output."""
+"""Describes the machine in `environment.json`, and in one line on standard output."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _QUERY = "name,driver_version,memory.total,memory.used,clocks.sm,clocks.mem,powe
 
 
 def main(out: Path) -> int:
-    """0 where there is a device to measure on."""
+    """Write the description; return 0 if there is a device."""
     facts: dict[str, Any] = software() | {"smi": _smi(f"--query-gpu={_QUERY}", "--format=csv,noheader")}
     _write(out, facts)  # importing torch may fail
     facts |= card()
@@ -32,13 +32,13 @@ def main(out: Path) -> int:
 
 
 def software() -> dict[str, Any]:
-    """Versions, and which tools there are."""
+    """Versions, and available tools."""
     tools = {tool: shutil.which(tool) for tool in ("git", "gcc", "ninja", "nvcc", "ncu")}
     return {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES.split()}, **tools}
 
 
 def card() -> dict[str, Any]:
-    """The first CUDA device; or why there is none, as "obstacle"."""
+    """The first CUDA device; without one, the reason as "obstacle"."""
     import torch
 
     if torch.version.cuda is None:
@@ -51,7 +51,7 @@ def card() -> dict[str, Any]:
     return {
         "name": torch.cuda.get_device_name(),
         "capability": "{}.{}".format(*capability),
-        "bfloat16": capability >= (8, 0),  # older cards compute it in float32, of which times say nothing
+        "bfloat16": capability >= (8, 0),  # older cards emulate it in float32, so times are meaningless
         "multiprocessors": torch.cuda.get_device_properties(0).multi_processor_count,
         "free": free,
         "memory": memory,
@@ -60,7 +60,7 @@ def card() -> dict[str, Any]:
 
 
 def _smi(*arguments: str) -> str:
-    """What the driver's own tool says."""
+    """Output of nvidia-smi."""
     try:
         done = subprocess.run(["nvidia-smi", *arguments], capture_output=True, text=True, check=False, timeout=20)
     except (OSError, subprocess.TimeoutExpired) as error:

@@ -1,8 +1,8 @@
-"""The parts that measure: each appends its rows as they are made, and says which computations could not run.
+"""The measuring parts: each appends rows when they are ready, and reports computations that could not run.
 
     python -m benchmarks.gpu.measure PART OUT    # rows in OUT/results
 
-A line that starts with "FAILED" names a computation that could not run; the others run all the same.
+A line that starts with "FAILED" names a computation that could not run; the others still run.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Step: TypeAlias = tuple[str, Callable[[], Rows]]
 Form: TypeAlias = tuple[torch.dtype, tuple[int, int], int]  # dtype, (height, width), batch
 
 LARGE, SMALL = (1024, 2048), (512, 1024)
-OPERATIONS = (  # those first that take most of the released network's time
+OPERATIONS = (  # the most expensive ones of the released network first
     "deformable_attention",
     "semantic_inference",
     "masked_attention",
@@ -36,7 +36,7 @@ OPERATIONS = (  # those first that take most of the released network's time
     "matching_cost",
     "mask_pool",
 )
-# The reference order must fit, too: with gradients, eight images of 1024x2048 would take it more than 80 GB.
+# The reference order must also fit: with gradients, eight images of 1024x2048 would need more than 80 GB.
 FORMS: tuple[Form, ...] = (
     (torch.bfloat16, LARGE, 1),
     (torch.bfloat16, SMALL, 1),
@@ -46,7 +46,7 @@ FORMS: tuple[Form, ...] = (
 
 
 def operations(forms: Sequence[Form], device: torch.device, **options: Any) -> Iterator[Step]:
-    """Ceilings, and every operation in each form. Without a ceiling, times have no share of it."""
+    """Ceilings, and every operation in each form. Without a ceiling, rows have no share of it."""
     ceilings: dict[torch.dtype, Ceilings] = {}
 
     def ceiling(dtype: torch.dtype) -> Rows:
@@ -65,20 +65,20 @@ def operations(forms: Sequence[Form], device: torch.device, **options: Any) -> I
 
 
 def launches(device: torch.device) -> Iterator[Step]:
-    """The head eager beside a CUDA graph."""
+    """The head, eager and as a CUDA graph."""
     for image in (SMALL, LARGE):
         yield f"graphs {image[0]}x{image[1]}", partial(graphs.measure, Sizes(image=image), device, repeats=20)
 
 
 def predictions(device: torch.device) -> Iterator[Step]:
-    """Images one by one beside batches of them, both also with CUDA graphs; `tiny` needs no further library."""
+    """Single images and batches, with and without CUDA graphs; `tiny` needs no additional library."""
     for backbone in predict.BACKBONES:
         run = partial(predict.batches, backbone, SMALL, device=device.type, dtype="bfloat16", images=32)
         yield f"predict {backbone} {SMALL[0]}x{SMALL[1]}", run
 
 
 def heads(device: torch.device) -> Iterator[Step]:
-    """The whole head beside the reference order and its peers."""
+    """The whole head, the reference order, and peers."""
     for image in (SMALL, LARGE):
         for dtype in ("bfloat16", "float32"):
             run = partial(head.run, Sizes(image=image), device=device.type, dtypes=(dtype,), repeats=20)
@@ -86,7 +86,7 @@ def heads(device: torch.device) -> Iterator[Step]:
 
 
 def computations(device: torch.device) -> Iterator[Step]:
-    """Whole computations, the smallest first; the reference order of a training step fits into 80 GB."""
+    """Whole computations, smallest first; the reference order of a training step fits into 80 GB."""
     for image, batch in ((SMALL, 1), (LARGE, 1), (SMALL, 8)):
         facts = Sizes(image=image), batch, device, "bfloat16"
         run = partial(end_to_end.measure, *facts, backbone="clip-rn50", repeats=10)
@@ -104,10 +104,10 @@ PARTS: Mapping[str, Callable[[torch.device], Iterator[Step]]] = {
 
 
 def perform(steps: Iterable[Step], folder: Path, *, first: int = 0) -> int | None:
-    """Take the steps from `first` on, and append their rows in `folder`.
+    """Run the steps from `first` on, and append their rows in `folder`.
 
     Returns:
-        None, or where the device is of no more use to this process: the step to go on with in another one.
+        None; or, if the device no longer works in this process, the step to continue with in another one.
     """
     for number, (name, step) in enumerate(steps):
         if number < first:
@@ -116,7 +116,7 @@ def perform(steps: Iterable[Step], folder: Path, *, first: int = 0) -> int | Non
             for one in step():
                 append(one["benchmark"], [one], folder)
                 print(_line(name, one), flush=True)
-        except Exception as error:  # noqa: BLE001 - a kernel, or a library, may raise anything; the others run
+        except Exception as error:  # noqa: BLE001 - a kernel or a library may raise anything; other steps still run
             print(f"FAILED {name}: {reason(error)}", flush=True)
         if not _usable():
             return number + 1
@@ -130,7 +130,7 @@ def _line(name: str, one: Mapping[str, Any]) -> str:
 
 
 def _usable() -> bool:
-    """Whether the device still works: after an access beyond memory it fails until the process ends."""
+    """Whether the device still works; after an illegal memory access it fails until the process ends."""
     if not torch.cuda.is_available():
         return True
     try:
@@ -142,7 +142,7 @@ def _usable() -> bool:
 
 
 def main(part: str, out: str, first: str = "0") -> int:
-    """All steps of a part; after a failure that the device does not get over, the rest in a new process."""
+    """Run all steps of a part; after a failure that disables the device, the rest in a new process."""
     device = torch.device("cuda")
     if torch.cuda.get_device_capability() < (8, 0):
         print("FAILED bfloat16: this card computes it in other types; its times say nothing", flush=True)

@@ -1,4 +1,4 @@
-"""The parts, in order of value. Each is a process of its own, so that it fails, or runs too long, by itself."""
+"""The parts, in order of value. Each is a separate process, so that its failure or time-out affects no other."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from attrs import field, frozen
 ENVIRONMENT = "environment"
 _ROOT = Path(__file__).parents[2]
 _TESTS = ("tests/kernels", "tests/bench", "tests/core/pipeline/test_cuda_graphs.py", "tests/heads/test_mask2former.py")
-_WORKERS = 12  # compile side by side: a kernel takes some seconds, and a test launches several
+_WORKERS = 12  # parallel compilation: a kernel takes some seconds, and a test launches several
 
 
 @frozen(kw_only=True)
@@ -21,11 +21,11 @@ class Part:
     """One process.
 
     Attributes:
-        name: of the part and of its log.
-        seconds: it is cut off after so many.
-        command: with its arguments; it runs in the root of the source tree.
-        environment: variables beside those that there are.
-        required: without it no other part can run.
+        name: name of the part and its log.
+        seconds: time limit.
+        command: command with arguments; it runs in the root of the source tree.
+        environment: additional environment variables.
+        required: whether all other parts need this one.
     """
 
     name: str
@@ -36,10 +36,10 @@ class Part:
 
 
 def parts(out: Path, *, wheels: Path | None = None, beside: Path | None = None) -> list[Part]:
-    """What is run for the folder `out`, the most valuable first.
+    """Parts for the folder `out`, the most valuable first.
 
-    Wrong results make times worthless, so tests come before them; then the operations at the released size. Providers
-    that must compile for long or may not fit the machine come last.
+    Wrong results make times worthless, so tests are first; then the operations at the released size. Providers that
+    compile for long or may not work on the machine are last.
     """
     site = out / "site"
     paths = [str(_ROOT), *([str(site)] if wheels else []), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -82,7 +82,7 @@ def parts(out: Path, *, wheels: Path | None = None, beside: Path | None = None) 
 
 
 def _pytest(out: Path) -> list[str]:
-    """Tests that need a GPU. Warnings of other versions of libraries are no failures here."""
+    """Command for tests that need a GPU. Warnings, as of other library versions, are not failures here."""
     options = ["-q", "-m", "gpu", "-W", "default", "-p", "no:cacheprovider", "--maxfail", "40"]
     workers = ["-n", str(_WORKERS), "--dist", "worksteal"] if find_spec("xdist") else []
     return [*options, *workers, f"--junitxml={out / 'tests.xml'}", *_TESTS]

@@ -1,4 +1,4 @@
-"""Running parts one after the other, each within its limit, all within the time there is; and the summary."""
+"""Runs parts one after the other, within their limits and the total limit, and writes the summary."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from attrs import frozen
 from benchmarks.gpu.parts import Part
 
 _ROOT = Path(__file__).parents[2]
-_LEAST = 5.0  # seconds: in less no part gets further than its imports
-_GRACE = 3.0  # seconds from asking a process to end to ending it
-_MOST_FAILURES = 30  # of a part, that the summary shows
+_LEAST = 5.0  # seconds; less does not suffice for a part's imports
+_GRACE = 3.0  # seconds between terminating and killing a process
+_MOST_FAILURES = 30  # maximum failures per part in the summary
 
 
 @frozen(kw_only=True)
 class Outcome:
-    """What became of a part: "done", "failed", "cut off" or "not reached"; for how long, and what it said last."""
+    """Outcome of a part: "done", "failed", "cut off" or "not reached", its duration, and its last line."""
 
     part: Part
     state: str
@@ -38,7 +38,7 @@ class Outcome:
 
 
 def run(parts: Sequence[Part], out: Path, limit: float, *, say: Callable[[str], None] = print) -> int:
-    """Run all, and write `out/summary.txt` after each; 0 if all were done, otherwise 1.
+    """Run all parts, and write `out/summary.txt` after each; return 0 if all were done, else 1.
 
     Raises:
         OSError: `out` cannot be written.
@@ -65,7 +65,7 @@ def run(parts: Sequence[Part], out: Path, limit: float, *, say: Callable[[str], 
 
 
 def run_part(part: Part, log: Path, seconds: float) -> Outcome:
-    """One part in a process group of its own, which ends with its time. What it prints goes to `log` as it comes."""
+    """Run one part in its own process group, which is killed at its time limit; its output streams to `log`."""
     start = time.monotonic()
     with open(log, "wb") as stream:
         environment = {**os.environ, **part.environment}
@@ -80,7 +80,7 @@ def run_part(part: Part, log: Path, seconds: float) -> Outcome:
             _end(process)
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     said = next((line.strip()[:160] for line in reversed(lines) if line.strip()), "it said nothing")
-    failures = tuple(line[:200] for line in lines if line.startswith(("FAILED", "ERROR")))  # as pytest begins them
+    failures = tuple(line[:200] for line in lines if line.startswith(("FAILED", "ERROR")))  # pytest's prefixes
     state = "done"
     if code is None:
         state, said = "cut off", f"after {seconds:.0f} s; last: {said}"
@@ -92,7 +92,7 @@ def run_part(part: Part, log: Path, seconds: float) -> Outcome:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the process and those that it started, all of which are in its group: first by asking."""
+    """Terminate the process group, and kill it after a grace period."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, number)
@@ -104,7 +104,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _write_summary(out: Path, outcomes: Sequence[Outcome], rest: Sequence[Part]) -> None:
-    """So that it is right also where this process is ended before the next part is."""
+    """Write the summary after every part, so that it is right even if this process is killed."""
     running = [Outcome(part=part, state="cut off", said="the run was ended within it") for part in rest[:1]]
     waiting = [Outcome(part=part, state="not reached", said="the run was ended before it") for part in rest[1:]]
     text = "".join(f"{outcome}\n" for outcome in (*outcomes, *running, *waiting))

@@ -1,1 +1,1 @@
-"""."""
+"""The `clouds` command."""

@@ -30,16 +30,16 @@ from clouds.cli.output import write_notes
 from clouds.core.system.errors import CloudsError, LeftOutWarning, TrustError
 from clouds.core.system.files import printable
 
-_HELP = """Domain-generalized semantic segmentation by collaborating foundation models.
+_HELP = """Domain-generalized semantic segmentation with collaborating foundation models.
 
-`clouds demo` shows the whole method in minutes; `clouds COMMAND --help` explains one command.
+`clouds demo` shows the whole method in minutes; `clouds COMMAND --help` explains a command.
 """
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_EPILOGUE = "Exit codes: 0 done, 1 failed, 2 wrong use. CLOUDS_TRACEBACK=1 shows where an error came from."
+_EPILOGUE = "Exit codes: 0 done, 1 failed, 2 wrong use. CLOUDS_TRACEBACK=1 shows the traceback of an error."
 
 
 def build_app() -> App:
-    """All commands, in the order in which a newcomer meets them."""
+    """All commands, in the order in which a new user needs them."""
     plain = Parameter(negative=())  # no --no-x and --empty-x twins
     app = App(name="clouds", help=_HELP, help_epilogue=_EPILOGUE, version=__version__, default_parameter=plain)
     commands = {
@@ -62,7 +62,7 @@ def build_app() -> App:
     refining = refine_commands.refine_app()
     refining.sort_key = list(commands).index("generate") + 0.5
     app.command(refining)
-    datasets = App(name="datasets", help="Look after labelled datasets.", sort_key=len(commands))
+    datasets = App(name="datasets", help="Check and convert labelled datasets.", sort_key=len(commands))
     datasets.command(data_commands.check, name="check")
     datasets.command(data_commands.convert, name="convert")
     app.command(datasets)
@@ -76,32 +76,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code: 0 done, 1 failed, 2 wrong use, 130 interrupted.
 
     Args:
-        arguments: what follows the program's name; None takes it from the process.
+        arguments: arguments after the program name; None means those of the process.
     """
     if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # file names may hold bytes that are no text
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names may have undecodable bytes
     try:
         tokens = list(sys.argv[1:] if arguments is None else arguments)
         command, bound, _ = build_app().parse_args(tokens, exit_on_error=False, print_error=False)
-        with _showing_warnings():
+        with _readable_warnings():
             return command(*bound.args, **bound.kwargs) or 0
     except (CycloptsError, UsageError) as error:
         return _fail(error, code=2)
     except TrustError as error:
         fault = f"{error.fault}; if you trust whoever made it, add --trust {error.kind}"
-        return _fail(error, code=1, said=fault)
+        return _fail(error, code=1, message=fault)
     except (CloudsError, OSError) as error:
-        remedy = isinstance(error, OSError) and error.errno in _FULL
-        return _fail(error, code=1, hint="; make room there, and give the same command again" if remedy else "")
+        full = isinstance(error, OSError) and error.errno in _FULL
+        return _fail(error, code=1, hint="; free disk space, and repeat the command" if full else "")
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return 130
 
 
 @contextmanager
-def _showing_warnings() -> Generator[None]:
-    """Show warnings of the block with control characters of names escaped, and each `LeftOutWarning` once and in one
-    line, whatever filters there are."""
+def _readable_warnings() -> Generator[None]:
+    """Escape control characters in warnings; show each `LeftOutWarning` once, as a note, regardless of filters."""
     noted = set[str]()
     with warnings.catch_warnings():
         show = warnings.showwarning
@@ -118,8 +117,8 @@ def _showing_warnings() -> Generator[None]:
         yield
 
 
-def _fail(error: Exception, *, code: int, hint: str = "", said: str = "") -> int:
+def _fail(error: Exception, *, code: int, hint: str = "", message: str = "") -> int:
     if os.environ.get("CLOUDS_TRACEBACK") == "1":
         raise error
-    sys.stderr.write(f"error: {printable(said or str(error))}{hint}\n")
+    sys.stderr.write(f"error: {printable(message or str(error))}{hint}\n")
     return code

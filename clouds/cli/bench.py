@@ -1,4 +1,4 @@
-"""`clouds bench`: time and memory of the operations on this machine. Heavy imports wait for the command to run."""
+"""`clouds bench`: time and memory of the operations on this machine. Heavy imports are inside functions."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ def bench(
     tune: Annotated[bool, Parameter(show_default=False)] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Time and memory of the decoder's operations at the sizes of the released models, beside their references.
+    """Measure time and memory of the decoder's operations at the released models' sizes, beside their references.
 
     Args:
-        op: one operation; all when left out.
+        op: operation to measure; default: all.
         size: height and width of the images in pixels, multiples of 32.
-        batch: images.
-        queries: queries for each image.
-        dtype: of the inputs; auto is bfloat16 on CUDA, float32 on a CPU.
-        device: auto is CUDA where there is a device.
-        compiled: measure torch.compile of the references, too, which takes minutes.
-        repeats: runs of each form.
-        tune: look for faster launches of the kernels first, and keep them in a file (see CLOUDS_TUNED); CUDA only.
+        batch: number of images.
+        queries: number of queries per image.
+        dtype: dtype of the inputs; auto means bfloat16 on CUDA, float32 on a CPU.
+        device: auto means CUDA if available.
+        compiled: also measure torch.compile of the references; takes minutes.
+        repeats: runs per form.
+        tune: first search for faster kernel launches, and save them to a file (see CLOUDS_TUNED); CUDA only.
     """
-    os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # torch's profiler, which counts memory, otherwise talks
+    os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # silences torch's profiler, which counts memory
     import torch
 
     from clouds.bench.ceilings import measure_ceilings
@@ -58,8 +58,8 @@ def bench(
     from clouds.core.pipeline.build import pick_device
 
     if op is not None and op not in PROBLEMS:
-        raise UsageError(f"no operation {op!r}; expected one of {', '.join(PROBLEMS)}")
-    _check(size, {"batch": batch, "queries": queries, "repeats": repeats})
+        raise UsageError(f"unknown operation {op!r}; expected one of {', '.join(PROBLEMS)}")
+    _check_sizes(size, {"batch": batch, "queries": queries, "repeats": repeats})
     place = pick_device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     number = {"cuda": "bfloat16", "cpu": "float32"}[place.type] if dtype == "auto" else dtype
     numbers, given = getattr(torch, number), Size(image=size, batch=batch, queries=queries)
@@ -71,13 +71,13 @@ def bench(
     for name in names:
         found += measure(name, given, numbers, place, compiled=compiled, repeats=repeats, ceilings=ceilings)
     if as_json:
-        write_json({"device": _name(place), "ceilings": asdict(ceilings), "measurements": [_row(one) for one in found]})
+        write_json({"device": _device_name(place), "ceilings": asdict(ceilings), "measurements": [*map(_row, found)]})
     else:
-        _print(found, ceilings, f"{number}, {size[0]}x{size[1]}, batch {batch}, on {_name(place)}")
+        _print(found, ceilings, f"{number}, {size[0]}x{size[1]}, batch {batch}, on {_device_name(place)}")
 
 
 def _tune(names: list[str], size: Any, dtype: Any, device: Any, repeats: int) -> None:
-    """Write the launches that are faster than the shipped ones beside those that were found before, and use them."""
+    """Find launches that are faster than the shipped ones, add them to the file of tuned launches, and use them."""
     from clouds.bench.runner import fastest_launches
     from clouds.core.system.files import cache_folder, write_text
     from clouds.kernels.tuning import VARIABLE, read
@@ -88,7 +88,7 @@ def _tune(names: list[str], size: Any, dtype: Any, device: Any, repeats: int) ->
     found: dict[str, Any] = {}
     for name in names:
         found |= fastest_launches(name, size, dtype, device, repeats=repeats)
-    read.cache_clear()  # another run may have added launches in the meantime
+    read.cache_clear()  # another process may have added launches meanwhile
     found = {**(read(str(path)) if path.exists() else {}), **found}
     write_text(path, json.dumps(found, indent=2))
     read.cache_clear()
@@ -96,7 +96,7 @@ def _tune(names: list[str], size: Any, dtype: Any, device: Any, repeats: int) ->
     sys.stderr.write(f"{len(found)} launches in {path}; {VARIABLE}={path} uses them\n")
 
 
-def _check(size: tuple[int, int], counts: dict[str, int]) -> None:
+def _check_sizes(size: tuple[int, int], counts: dict[str, int]) -> None:
     wrong = [f"--{name} {count}" for name, count in counts.items() if count < 1]
     if wrong:
         raise UsageError(f"{', '.join(wrong)}: expected at least 1")
@@ -104,7 +104,7 @@ def _check(size: tuple[int, int], counts: dict[str, int]) -> None:
         raise UsageError(f"--size {size[0]} {size[1]}: expected multiples of {_STRIDE}")
 
 
-def _name(device: Any) -> str:
+def _device_name(device: Any) -> str:
     import torch
 
     return (

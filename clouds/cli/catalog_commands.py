@@ -1,4 +1,4 @@
-"""`clouds list` and `clouds info`: what there is, and what one component promises. Nothing here imports torch."""
+"""`clouds list` and `clouds info`: the components and their contracts. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from clouds.core.system.errors import DuplicateComponentError, UnknownComponentE
 
 
 def list_components(kind: AnyKind | None = None, /, *, as_json: AsJson = False) -> None:
-    """List the components that can be composed, and the plugins that are broken.
+    """List the available components and the broken plugins.
 
     Args:
-        kind: backbones, generators, refiners, heads or prompters; all when left out.
+        kind: backbones, generators, refiners, heads or prompters; default: all.
     """
     catalog = Catalog.from_environment()
     entries = [entry for each in ([kind] if kind else Kind) for entry in catalog.entries(each)]
@@ -33,11 +33,11 @@ def list_components(kind: AnyKind | None = None, /, *, as_json: AsJson = False) 
 
 
 def info(name: str, /, *, kind: AnyKind | None = None, as_json: AsJson = False) -> None:
-    """Show one component: where it comes from, what it provides and needs, and its options.
+    """Show a component: its source, licence, capabilities and options.
 
     Args:
-        name: a name of `clouds list`, an alias, `dist::name`, or a pattern such as timm:convnext_atto.
-        kind: needed only when components of several kinds have the name.
+        name: a name from `clouds list`, an alias, `dist::name`, or a pattern such as timm:convnext_atto.
+        kind: kind of the component; needed only if several kinds share the name.
     """
     catalog = Catalog.from_environment()
     entry = catalog.entry(kind, name) if kind else _find(catalog, name)
@@ -49,7 +49,7 @@ def info(name: str, /, *, kind: AnyKind | None = None, as_json: AsJson = False) 
 
 
 def describe(entry: Entry) -> dict[str, Any]:
-    """What a component declares, as plain values, with its owner and its hook."""
+    """The declared fields of a component as plain values, with its distribution and hook."""
     component = entry.component
     return {
         "kind": component.kind,
@@ -82,7 +82,7 @@ def _find(catalog: Catalog, name: str) -> Entry:
         raise UnknownComponentError(f"unknown component {name!r}{did_you_mean(name, known)}{broken}")
     if len(found) > 1:
         choices = " or ".join(f"--kind {entry.component.kind}" for entry in found)
-        raise DuplicateComponentError(f"components of several kinds are called {name!r}; choose one: {choices}")
+        raise DuplicateComponentError(f"components of several kinds are named {name!r}; choose one: {choices}")
     return found[0]
 
 

@@ -1,4 +1,4 @@
-"""`clouds convert`: a published checkpoint to this format. Heavy imports wait for the command to run."""
+"""`clouds convert`: convert a published checkpoint. Heavy imports are inside functions."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from clouds.core.contract.component import Kind
 
 
 def convert(reference: Path, out: Path, /, *, geometric_ensemble: bool = False, as_json: AsJson = False) -> None:
-    """Convert a checkpoint of the published implementation (.pth); no code in it is run.
+    """Convert a checkpoint of the published implementation (.pth) without running code in it.
 
     Args:
         reference: the checkpoint.
         out: folder for the saved pipeline.
-        geometric_ensemble: combine the head's classes with those of CLIP.
+        geometric_ensemble: combine the head's class scores with CLIP's.
     """
     from clouds.core.published.checkpoint import from_reference_checkpoint
 
@@ -35,12 +35,12 @@ def convert(reference: Path, out: Path, /, *, geometric_ensemble: bool = False, 
         write_json(found)
         return
     write(f"{backbone}\n{head}\nclasses: {', '.join(pipeline.labels.names)}")
-    write(f"kept, though no module uses them: {_summary(found['kept']) or 'none'}")
+    write(f"kept, but unused by any module: {_summary(found['kept']) or 'none'}")
     write(f"saved pipeline in {out}")
 
 
 def _summary(keys: list[str]) -> str:
-    """Names of single tensors, counts of groups.
+    """Tensor names, grouped by their first part with a count.
 
     >>> _summary(["sam.a", "sam.b", "void_embedding.weight"])
     'sam.* (2), void_embedding.weight'

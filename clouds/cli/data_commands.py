@@ -1,4 +1,4 @@
-"""`clouds prompts`, `clouds generate`, `clouds datasets`: training data. Heavy imports wait for the command to run."""
+"""`clouds prompts`, `clouds generate`, `clouds datasets`: training data. Heavy imports are inside functions."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def prompts(
     assignments: Assignments = (),
     as_json: AsJson = False,
 ) -> None:
-    """Write prompts for a generator, one per line, and count what they speak of.
+    """Write prompts for a generator, one per line, and count their classes, weather and time of day.
 
     Args:
-        n: how many.
-        out: the text file to write.
-        prompter: a name of `clouds list prompters`.
-        seed: another one gives other prompts.
+        n: number of prompts.
+        out: text file to write.
+        prompter: a name from `clouds list prompters`.
+        seed: random seed.
         assignments: options of the prompter.
     """
     if n < 1:
@@ -83,24 +83,24 @@ def generate(
     assignments: Assignments = (),
     as_json: AsJson = False,
 ) -> None:
-    """Generate a dataset with a manifest; the same call again finishes a run that was killed.
+    """Generate a dataset with a manifest; repeat the command to finish an interrupted run.
 
     Args:
-        generator: a name of `clouds list generators`.
+        generator: a name from `clouds list generators`.
         n: number of images.
         out: folder of the dataset.
-        prompts: a text file, one prompt per line.
-        prompter: a name of `clouds list prompters`; it writes min(n, 100) prompts.
+        prompts: text file, one prompt per line.
+        prompter: a name from `clouds list prompters`; it writes min(n, 100) prompts.
         size: height and width in pixels.
         seed: image j has the seed `seed + j`.
-        batch_size: images that the generator may work on together.
-        keep_labels: write exact labels, too, when the generator knows them.
-        filters: blank, duplicate or clip, as often as needed: a picture that does not pass is drawn again with another
-            seed. The least score that passes may follow, as in duplicate=5 (different bits of 64) or clip=0.25.
-        clip: open_clip's MODEL/WEIGHTS for the filter clip; or MODEL/FILE.
-        attempts: how often an image is drawn before it is left out.
-        verify: compare the content of files that are there with the manifest, not only their length.
-        shards: write WebDataset tars to OUT/shards, too.
+        batch_size: images per batch of the generator.
+        keep_labels: also write exact labels, if the generator knows them.
+        filters: blank, duplicate or clip; repeatable. A rejected image is generated again with another seed. The
+            optional value is the minimum score, as in duplicate=5 (different bits of 64) or clip=0.25.
+        clip: open_clip's MODEL/WEIGHTS, or MODEL/FILE, for the filter clip.
+        attempts: maximum attempts per image; after that it is left out.
+        verify: compare hashes of existing files with the manifest, not only their size.
+        shards: also write WebDataset tars to OUT/shards.
         assignments: options of the generator.
     """
     from clouds.synthesis.engines import build_component, open_workers, plan_component, to_document
@@ -122,8 +122,8 @@ def _finish(made: GeneratedSet, *, n: int, prompts: int, attempts: int, shards: 
 
     if not made.images:
         raise DataError(
-            f"{made.folder}: none of {n} images was kept, each was rejected {attempts} times; lower what --filter asks "
-            "for, raise --attempts, or look at rejected.jsonl"
+            f"{made.folder}: none of {n} images was kept, each was rejected {attempts} times; lower the minimum of "
+            "--filter, raise --attempts, or look at rejected.jsonl"
         )
     if shards:
         write_shards(made, progress=True)
@@ -138,11 +138,11 @@ def _finish(made: GeneratedSet, *, n: int, prompts: int, attempts: int, shards: 
 
 
 def check(spec: str, /, *, labels: Labels = "", dataset_config: DatasetConfig = None, as_json: AsJson = False) -> int:
-    """Read every file of a dataset, count its classes, and report every fault at once.
+    """Read every file of a dataset, count the pixels per class, and report all faults at once.
 
     Args:
         spec: KIND:PATH[:SPLIT], for example folder:photos:train or cityscapes:/data/cityscapes:val.
-        labels: the classes; when left out those of Cityscapes, or those of the dataset's own mapping.
+        labels: label space; default: Cityscapes, or the classes of the dataset's mapping.
     """
     from clouds.data.check import check_dataset
     from clouds.data.folder import open_dataset
@@ -161,7 +161,7 @@ def check(spec: str, /, *, labels: Labels = "", dataset_config: DatasetConfig = 
         for fault in report.faults[:_SHOWN_FAULTS]:
             write(f"fault: {fault.message}")
         if len(report.faults) > _SHOWN_FAULTS:
-            write(f"... and {len(report.faults) - _SHOWN_FAULTS} more faults; --json has them all")
+            write(f"... and {len(report.faults) - _SHOWN_FAULTS} more faults; --json lists all")
         write(f"{report.name}: {report.images} images, {len(report.faults)} faults")
     return 0 if report.ok else 1
 
@@ -176,15 +176,15 @@ def convert(
     dataset_config: DatasetConfig = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write a dataset's labels as PNGs of train ids, in folders; the same call again adds what is missing.
+    """Convert a dataset to folders with labels as PNGs of train ids; repeat the command to add missing files.
 
-    Training and evaluation read every dataset as it is downloaded; this is for other programs.
+    Training and evaluation read datasets as downloaded; this is for other programs.
 
     Args:
         spec: KIND:PATH[:SPLIT], for example gta5:/data/gta5.
-        out: folder of the new dataset, which is then folder:OUT:SPLIT. Several splits may share it.
-        images: symbolic links to the original images, or copies, which leave the new dataset independent of them.
-        labels: the classes; when left out those of Cityscapes, or those of the dataset's own mapping.
+        out: folder of the new dataset folder:OUT:SPLIT. Several splits may share it.
+        images: write symbolic links to the original images, or copies.
+        labels: label space; default: Cityscapes, or the classes of the dataset's mapping.
     """
     from clouds.data.convert import convert_dataset
     from clouds.data.folder import open_dataset
@@ -194,11 +194,11 @@ def convert(
     if as_json:
         write_json({"spec": made.spec, "images": made.images, "written": made.written})
     else:
-        write(f"{made.written} label maps written, {made.images - made.written} were there: {made.spec}")
+        write(f"{made.written} label maps written, {made.images - made.written} existed: {made.spec}")
 
 
 def _label_space(asked: str, spec: str, dataset_config: Path | None) -> LabelSpace:
-    """The classes that are asked for. When none are, those of Cityscapes, but where a mapping knows only others."""
+    """The label space of --labels; default: Cityscapes, unless the dataset's mapping has only other classes."""
     from clouds.core.contract.label_table import read_labels
     from clouds.data.config import FILE_NAME, mapped_classes
     from clouds.data.spec import parse_spec
@@ -209,12 +209,12 @@ def _label_space(asked: str, spec: str, dataset_config: Path | None) -> LabelSpa
     names = mapped_classes(path) if path.is_file() else ()
     if not names or set(names) & set(CITYSCAPES.names):
         return CITYSCAPES
-    write_notes([f"the classes are those of {path}: {', '.join(names)}; a recipe has them as labels"])
+    write_notes([f"using the classes of {path}: {', '.join(names)}; a recipe needs them as labels"])
     return LabelSpace.from_names(names)
 
 
 def _build_filters(asked: tuple[str, ...], clip: str, device: str) -> list[Filter]:
-    """The filters of `--filter NAME[=LEAST]`."""
+    """Build the filters of `--filter NAME[=LEAST]`."""
     from clouds.core.pipeline.build import pick_device
     from clouds.synthesis.clip_filter import ClipFilter
     from clouds.synthesis.filters import BlankFilter, DuplicateFilter
@@ -247,5 +247,5 @@ def _write_prompts(prompter: str | dict[str, Any], n: int, seed: int, catalog: C
 
 
 def _read_prompts(path: Path, n: int, catalog: Catalog) -> list[str]:
-    """Up to n lines of a file; a shorter file is not repeated."""
+    """Up to n prompts of a file; a shorter file is not repeated."""
     return list(dict.fromkeys(_write_prompts({"name": "file", "path": str(path)}, n, 0, catalog)))

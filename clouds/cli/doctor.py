@@ -1,4 +1,4 @@
-"""`clouds doctor`: the environment, every component, every broken plugin, and a verdict."""
+"""`clouds doctor`: checks the environment, all components and all plugins."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _GIB = 2**30
 
 
 def doctor(*, as_json: AsJson = False) -> int:
-    """Look for everything that is broken: libraries, components, plugins. Exit code 1 when something is."""
+    """Find broken libraries, components and plugins. The exit code is 1 if there are any."""
     catalog = Catalog.from_environment()
     libraries = {name: _library(name) for name in _REMEDIES}
     components = [_component(entry) for kind in Kind for entry in catalog.entries(kind)]
@@ -81,7 +81,7 @@ def _print(document: dict[str, Any]) -> None:
 
 
 def _library(name: str) -> dict[str, str | None]:
-    """Version of a library, or why it is absent, or why it cannot be imported."""
+    """Version of a library, or the reason why it is absent or cannot be imported."""
     try:
         found = version(name)
     except PackageNotFoundError:
@@ -89,14 +89,14 @@ def _library(name: str) -> dict[str, str | None]:
         return {"version": None, "absent": absent, "error": absent if name in _NEEDED else None}
     try:
         import_module(name)
-    except Exception as error:  # noqa: BLE001 - a library that does not fit another may raise anything at import
+    except Exception as error:  # noqa: BLE001 - incompatible libraries may raise anything at import
         reason = f"{found} cannot be imported: {type(error).__name__}: {error} ({_REMEDIES[name]})"
         return {"version": None, "absent": None, "error": reason}
     return {"version": found, "absent": None, "error": None}
 
 
 def _component(entry: Entry) -> dict[str, str | None]:
-    """Whether the factory of a component can be imported and has a signature that fits."""
+    """Check that the factory of a component can be imported and has a valid signature."""
     component = entry.component
     row = {
         "kind": component.kind,
@@ -112,23 +112,23 @@ def _component(entry: Entry) -> dict[str, str | None]:
 
 
 def _call_other_hooks(catalog: Catalog) -> None:
-    """Call the hooks that discovery does not, so that the catalog learns which plugins fail in them."""
+    """Call the hooks that discovery does not call, so that the catalog records failing plugins."""
     catalog.trackers()
     catalog.weights()
-    with suppress(CloudsError):  # nobody has such a model
+    with suppress(CloudsError):  # the model does not exist
         catalog.find(Kind.BACKBONE, "doctor:no-such-model")
-    with suppress(PlanError):  # a plugin may object to a plan; failing is another matter, and recorded
+    with suppress(PlanError):  # a plugin may reject the plan; only failures are recorded
         make_plan(backbone=f"{BUILT_IN}::tiny", head=f"{BUILT_IN}::linear", pretrained=False, catalog=catalog)
 
 
 def _duplicates(entries: Sequence[Entry]) -> list[str]:
-    """One sentence for each name that several components of a kind answer to."""
+    """One sentence per name that several components of a kind share."""
     owners: dict[str, list[Entry]] = {}
     for entry in entries:
         for name in {entry.component.name, *entry.component.aliases}:
             owners.setdefault(name, []).append(entry)
     return [
-        f"{found[0].component.kind} {name!r} is offered twice: "
+        f"{found[0].component.kind} {name!r} is defined twice: "
         + " and ".join(f"{entry.distribution} {entry.version} ({entry.qualified_name})" for entry in found)
         for name, found in sorted(owners.items())
         if len(found) > 1
@@ -148,7 +148,7 @@ def _machine() -> dict[str, str]:
 def _memory() -> str:
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / _GIB
     meminfo = Path("/proc/meminfo")
-    if not meminfo.exists():  # macOS has no count of what is available
+    if not meminfo.exists():  # macOS does not report available memory
         return f"{total:.1f} GiB"
     fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
     available = int(fields["MemAvailable"].split()[0]) * 1024 / _GIB

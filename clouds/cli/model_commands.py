@@ -1,4 +1,4 @@
-"""`clouds plan`, `train`, `evaluate`, `predict`, `demo`. Heavy imports wait for the command to run."""
+"""`clouds plan`, `train`, `evaluate`, `predict`, `demo`. Heavy imports are inside functions."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from clouds.core.system.errors import ConfigError, DataError, did_you_mean
 from clouds.core.system.progress import progress_bar
 from clouds.training.recipe import MODEL_KEYS, Phase, Recipe, changed, load_recipe
 
-_UNUSED: dict[Phase, tuple[str, ...]] = {  # generated images are on disk when training begins
+_UNUSED: dict[Phase, tuple[str, ...]] = {  # training reads generated images from disk
     "warmup": ("generator", "prompter", "refiner"),
     "joint": ("generator", "prompter"),
 }
@@ -52,14 +52,14 @@ def plan(
     phase: Phase | None = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print a recipe with every value, and check what it would build, without building anything.
+    """Print a recipe with every value, and check its pipeline without building anything.
 
-    What is printed is a recipe file by itself; the parts stand in its last lines, as comments.
+    The output is a valid recipe file; its last lines list the parts as comments.
 
     Args:
-        recipe: a recipe's name, or a TOML file.
-        labels: the classes, in place of the recipe's.
-        phase: only the parts that this phase of training needs.
+        recipe: name of a recipe, or a TOML file.
+        labels: label space; replaces the recipe's.
+        phase: only the parts that this training phase needs.
     """
     settings = load_recipe(recipe, _with_labels(assignments, labels))
     if as_json:
@@ -84,7 +84,7 @@ def train(
     trust: Trust = (),
     as_json: AsJson = False,
 ) -> None:
-    """Train on a labelled source, then on generated images if there are any.
+    """Train on a labelled source, then also on generated images if there are any.
 
     On several GPUs: torchrun --nproc-per-node N --no-python clouds train ...
 
@@ -92,14 +92,14 @@ def train(
     --rdzv-backend c10d --rdzv-endpoint FIRST:29500 --no-python clouds train ...
 
     Args:
-        recipe: a recipe's name, or a TOML file.
-        out: folder for the log, the resolved recipe, checkpoints, and a saved pipeline per phase; a new folder
-            runs/RECIPE when left out.
-        labels: the classes, in place of the recipe's.
-        phase: warmup or joint alone; both when left out.
-        init: a saved pipeline to go on from, for example the warm-up's for the joint phase, in place of a new model.
-        resume: folder of a run that was interrupted, to go on with exactly; it takes the place of everything else but
-            --set of settings that do not affect steps already made, such as data.on_error=skip.
+        recipe: name of a recipe, or a TOML file.
+        out: folder for the log, the resolved recipe, checkpoints, and a saved pipeline per phase; default: a new folder
+            runs/RECIPE.
+        labels: label space; replaces the recipe's.
+        phase: warmup or joint; default: both.
+        init: saved pipeline to start from instead of a new model, for example the warm-up's for the joint phase.
+        resume: folder of an interrupted run to continue exactly; excludes other options except --set of settings that
+            do not affect past steps, such as data.on_error=skip.
     """
     from clouds.core.system.processes import join
     from clouds.training.train import read_recipe
@@ -107,16 +107,16 @@ def train(
 
     assignments = _with_labels(assignments, labels)
     if resume and (recipe or out or phase or init):
-        raise UsageError("--resume goes on with a run as it was begun; leave out RECIPE, --out, --phase and --init")
+        raise UsageError("--resume continues a run with its own settings; omit RECIPE, --out, --phase and --init")
     if not (resume or recipe):
-        raise UsageError("a new run needs RECIPE; to go on with one, give --resume DIR")
+        raise UsageError("a new run needs RECIPE; to continue a run, give --resume DIR")
     if not resume:
-        out = _place(out, recipe)
+        out = _new_folder(out, recipe)
     settings = changed(read_recipe(resume), assignments) if resume else load_recipe(recipe, assignments)
     processes = join(device := str(settings.model.get("device", "auto")))
     with progress_bar(shown=processes.main) as shown:
         run = run_training(
-            _go_on(resume, device, trust) if resume else _start(settings, recipe, phase, init, trust),
+            _initial_pipeline(resume, device, trust) if resume else _compose(settings, recipe, phase, init, trust),
             recipe=None if resume else settings,
             out=out,
             phase=phase,
@@ -144,16 +144,16 @@ def evaluate(
     device: Device = "auto",
     trust: Trust = (),
 ) -> None:
-    """Measure a saved pipeline on labelled datasets, one domain each.
+    """Evaluate a saved pipeline on labelled datasets, one per domain.
 
     Args:
         checkpoint: folder of a saved pipeline.
         data: KIND:PATH[:SPLIT], one or more.
         protocol: native scores at the label's size, published at a short side of 1024.
-        scales: average the scores of each image at these sizes, for example 0.75 1 1.25.
-        flip: average with the scores of the mirror image, too.
+        scales: average the scores of each image at these scales, for example 0.75 1 1.25.
+        flip: also average with the scores of the mirror image.
         window: images of more than window x window pixels are segmented in overlapping windows of that side.
-        as_json: file for all figures.
+        as_json: file for all metrics.
         report: folder for report.html and report.json.
     """
     from clouds.core.pipeline.composer import load
@@ -177,7 +177,7 @@ def evaluate(
 
 
 def _write_report(result: Report, as_json: Path | None, folder: Path | None) -> None:
-    """Write all that was found. Raises `DataError` when a dataset had nothing to measure."""
+    """Write the results. Raises `DataError` when a dataset has no labelled pixel."""
     from clouds.core.system.files import write_text
 
     write(result.to_text())
@@ -188,7 +188,7 @@ def _write_report(result: Report, as_json: Path | None, folder: Path | None) -> 
         write_text(folder / "report.html", result.to_html())
     if result.unmeasured:
         raise DataError(
-            f"{', '.join(result.unmeasured)}: no labelled pixel, so nothing was measured there; "
+            f"{', '.join(result.unmeasured)}: no labelled pixel, so nothing was measured; "
             "`clouds datasets check` counts the values of the label files"
         )
 
@@ -206,20 +206,20 @@ def predict(
     trust: Trust = (),
     as_json: AsJson = False,
 ) -> None:
-    """Segment pictures: NAME.png holds train ids, NAME_overlay.png shows them on the picture.
+    """Segment images: NAME.png has the train ids, NAME_overlay.png shows them on the image.
 
     Args:
         checkpoint: folder of a saved pipeline.
-        images: pictures of any size; folders, glob patterns and datasets KIND:PATH[:SPLIT] stand for those in them.
+        images: images of any size, or folders, glob patterns and datasets KIND:PATH[:SPLIT] with images.
         out: folder for the results.
-        short_side: resize the short side to this many pixels first; the results keep the picture's own size.
+        short_side: first resize the short side to this many pixels; the results keep the image's own size.
     """
     import numpy as np
 
     from clouds.core.pipeline.composer import load
     from clouds.core.system.images import MAX_PIXELS, write_png
 
-    places = _places(_pictures(images), out)
+    places = _output_files(_find_images(images), out)
     pipeline = load(checkpoint, device=device, trust=trust)
     predictions = pipeline.predict_many(
         list(places), batch_size=batch_size, short_side=short_side, max_pixels=max_pixels or MAX_PIXELS
@@ -240,8 +240,8 @@ def demo(*, out: Path = Path("demo"), seed: int = 0, steps: int | None = None, a
 
     Args:
         out: folder for data, models and the report.
-        seed: of every random choice.
-        steps: optimizer steps of each arm, half of them warm-up; the recipe's when left out.
+        seed: seed of all random choices.
+        steps: optimizer steps of each arm, half of them warm-up; default: the recipe's.
     """
     from clouds.demo.run import run_demo
 
@@ -261,7 +261,7 @@ def demo(*, out: Path = Path("demo"), seed: int = 0, steps: int | None = None, a
 
 
 def _step_display(shown: Progress) -> Callable[[Phase, int, int, dict[str, float]], None]:
-    """A callback for training that draws one bar per phase: loss, last mIoU, images per second, memory."""
+    """A training callback with one progress bar per phase: loss, last mIoU, images per second, memory."""
     tasks: dict[Phase, TaskID] = {}
     last: dict[str, float] = {}
     forms = {"loss": "loss {:.3f}", "miou": "mIoU {:.1f} %", "images_per_second": "{:.1f} images/s"}
@@ -278,36 +278,38 @@ def _step_display(shown: Progress) -> Callable[[Phase, int, int, dict[str, float
 
 
 def _write_run(run: TrainingRun, *, as_json: bool) -> None:
-    loss = None if math.isnan(run.loss) else run.loss  # a run that was complete made no step
+    loss = None if math.isnan(run.loss) else run.loss  # the run was already complete
     if as_json:
         write_json({"checkpoint": run.checkpoint, "log": run.log, "steps": run.steps, "loss": loss})
         return
-    last = "complete before" if loss is None else f"last loss {loss:.3f}"
+    last = "already complete" if loss is None else f"last loss {loss:.3f}"
     write(f"{run.steps} steps, {last}; trained pipeline in {run.checkpoint}")
 
 
-def _place(asked: Path | None, recipe: str) -> Path:
-    """Where a new run goes. A slip of the hand must not throw away what an earlier one has made."""
+def _new_folder(asked: Path | None, recipe: str) -> Path:
+    """The folder of a new run. A mistake must not overwrite an earlier run."""
     from clouds.training.train import require_unused
 
     out = asked or Path("runs", Path(recipe).stem)
     require_unused(out)
     if asked is None and out.exists():
-        raise ConfigError(f"{out} has a run already; choose another folder with --out")
+        raise ConfigError(f"{out} already has a run; choose another folder with --out")
     return out
 
 
-def _go_on(folder: Path, device: str, trust: tuple[Kind, ...]) -> Pipeline:
-    """What an interrupted run began with. Whoever resumes a run runs its recipe, which names the refiner."""
+def _initial_pipeline(folder: Path, device: str, trust: tuple[Kind, ...]) -> Pipeline:
+    """Load the initial pipeline of a run to resume. Resuming trusts its recipe, so also the refiner that it names."""
     from clouds.core.pipeline.composer import load
     from clouds.training.train import START
 
     return load(folder / START, device=device, trust=(Kind.REFINER, *trust))
 
 
-def _start(recipe: Recipe, source: str, phase: Phase | None, init: Path | None, trust: tuple[Kind, ...]) -> Pipeline:
-    """What a run begins with: a new pipeline, whose weights depend on the recipe's seed alone, or a saved one with the
-    recipe's refiner, which a warm-up has none of."""
+def _compose(recipe: Recipe, source: str, phase: Phase | None, init: Path | None, trust: tuple[Kind, ...]) -> Pipeline:
+    """A new pipeline with weights from the recipe's seed, or the saved pipeline `init` with the recipe's refiner.
+
+    The refiner is added because a pipeline saved after the warm-up has none.
+    """
     import torch
 
     from clouds.core.pipeline.build import build_part
@@ -335,8 +337,10 @@ def _percent(value: float | None) -> str:
 
 
 def _model(recipe: Recipe, source: str, phase: Phase | None) -> dict[str, Any]:
-    """The arguments of `compose` that a recipe holds, or those that a phase of training needs; what is missing is the
-    plan's to report."""
+    """The recipe's arguments of `compose`, without those that the phase does not need.
+
+    A missing backbone or head is None, which the plan reports.
+    """
     for key in recipe.model:
         if key not in MODEL_KEYS:
             raise ConfigError(f"recipe {source}: model.{key} is unknown{did_you_mean(key, MODEL_KEYS)}")
@@ -344,8 +348,8 @@ def _model(recipe: Recipe, source: str, phase: Phase | None) -> dict[str, Any]:
     return {"backbone": None, "head": None, **needed}
 
 
-def _pictures(images: Sequence[str]) -> list[Path]:
-    """Files in the order in which they are named."""
+def _find_images(images: Sequence[str]) -> list[Path]:
+    """Image files, in the order of the arguments."""
     from clouds.core.system.images import find_pictures
     from clouds.data.folder import dataset_images
     from clouds.data.spec import is_spec
@@ -354,11 +358,11 @@ def _pictures(images: Sequence[str]) -> list[Path]:
     return list(chain.from_iterable(found))
 
 
-def _places(images: Sequence[Path], out: Path) -> dict[Path, tuple[Path, Path]]:
-    """Where the label map and the overlay of each picture go.
+def _output_files(images: Sequence[Path], out: Path) -> dict[Path, tuple[Path, Path]]:
+    """Label map file and overlay file of each image.
 
     Raises:
-        DataError: two pictures would share a file, or a result would replace a picture.
+        DataError: two images would share a file, or a result would overwrite an image.
     """
     places = {image: (out / f"{image.stem}.png", out / f"{image.stem}_overlay.png") for image in images}
     inputs = {image.resolve() for image in places}
@@ -366,8 +370,8 @@ def _places(images: Sequence[Path], out: Path) -> dict[Path, tuple[Path, Path]]:
     for image, files in places.items():
         for file in files:
             if file in owners:
-                raise DataError(f"results of {owners[file]} and {image} would both be {file}; predict them one by one")
+                raise DataError(f"results of {owners[file]} and {image} would both be {file}; predict them separately")
             if file.resolve() in inputs:
-                raise DataError(f"{file} is one of the pictures and would be overwritten; choose another --out")
+                raise DataError(f"{file} is one of the images and would be overwritten; choose another --out")
             owners[file] = image
     return places

@@ -15,7 +15,7 @@ from clouds.core.system.errors import ConfigError
 
 
 class UsageError(ConfigError):
-    """A command line that is wrong in itself, whatever the files that it names hold."""
+    """An invalid command line, regardless of the content of files."""
 
 
 def _check_assignments(_: Any, texts: tuple[str, ...]) -> None:
@@ -27,7 +27,7 @@ def _check_assignments(_: Any, texts: tuple[str, ...]) -> None:
 
 
 def _to_kind(_: Any, tokens: Sequence[Token]) -> Kind:
-    """Read `backbone` or `backbones`; folders and hooks have the "s", keywords have not."""
+    """Accept `backbone` and `backbones`, as keywords are singular, and folders and hooks plural."""
     word = tokens[0].value.removesuffix("s")
     if word not in list(Kind):
         raise ValueError(f"unknown kind {tokens[0].value!r}; expected one of {', '.join(Kind)}")
@@ -35,18 +35,18 @@ def _to_kind(_: Any, tokens: Sequence[Token]) -> Kind:
 
 
 AnyKind = Annotated[Kind, Parameter(converter=_to_kind, show_choices=False)]
-AsJson = Annotated[bool, Parameter(name="--json", help="Print JSON alone.", show_default=False)]
+AsJson = Annotated[bool, Parameter(name="--json", help="Print only JSON.", show_default=False)]
 Assignments = Annotated[
     tuple[str, ...],
     Parameter(
         name="--set",
         show_default=False,
         validator=_check_assignments,
-        help="a.b=value, as often as needed; the value is read as TOML, else as plain text.",
+        help="a.b=value; repeatable. The value is parsed as TOML, else taken as text.",
     ),
 ]
 BatchSize = Annotated[
-    int, Parameter(validator=Number(gte=1), help="Images of one size that go through the network at once.")
+    int, Parameter(validator=Number(gte=1), help="Images per forward pass; they must have the same size.")
 ]
 Labels = Annotated[
     str,
@@ -60,26 +60,26 @@ MaxPixels = Annotated[
     int | None,
     Parameter(
         validator=Number(gte=1),
-        help="Pictures with more pixels are refused before they are decoded; 134 million when left out.",
+        help="Refuse images with more pixels before decoding them; default: 134 million.",
     ),
 ]
 Device = Annotated[str, Parameter(help="auto, cpu, cuda, cuda:N or mps.")]
 Trust = Annotated[
     tuple[Kind, ...],
-    Parameter(help="A part of the saved pipeline that may reach out of its folder; as often as needed."),
+    Parameter(help="A part of the saved pipeline that may use files outside its folder; repeatable."),
 ]
 DatasetConfig = Annotated[
     Path | None,
-    Parameter(name="--dataset-config", help="A dataset.toml in place of the dataset's own."),
+    Parameter(name="--dataset-config", help="A dataset.toml that replaces the dataset's own."),
 ]
 Engine = Annotated[
     Literal["local", "ray"],
     Parameter(
-        help="This process, or workers of the Ray cluster that RAY_ADDRESS names (else of this machine). Weights and "
-        "checkpoints must be at the same absolute path on each machine."
+        help="Run in this process, or on the Ray cluster at RAY_ADDRESS (default: on this machine). Weights and "
+        "checkpoints must have the same absolute path on each machine."
     ),
 ]
 WorkerCount = Annotated[
     int | None,
-    Parameter(name="--workers", help="How many on the cluster; one for each of its GPUs when left out."),
+    Parameter(name="--workers", help="Number of Ray workers; default: one per GPU of the cluster."),
 ]

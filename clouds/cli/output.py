@@ -1,4 +1,4 @@
-"""What commands write to standard output."""
+"""Output of commands: text, notes, JSON and tables."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from typing import Any
 from clouds.core.system.config import to_json
 from clouds.core.system.files import printable
 
-_UNPRINTABLE = re.compile(r"[\x7f-\x9f\ud800-\udfff\u200e\u200f\u202a-\u202e\u2066-\u2069]")  # JSON has these plain
-_UNLIMITED = 10_000  # columns; a table that goes into a file or a pipe is not folded
+_UNPRINTABLE = re.compile(r"[\x7f-\x9f\ud800-\udfff\u200e\u200f\u202a-\u202e\u2066-\u2069]")  # JSON keeps these
+_UNLIMITED = 10_000  # columns; a table in a file or pipe is not wrapped
 
 
 def write(text: str) -> None:
-    """Write text and a line end to standard output; control characters of names are escaped."""
+    """Write a line of text to standard output; control characters are escaped."""
     sys.stdout.write(printable(text) + "\n")
 
 
 def write_notes(notes: Iterable[str]) -> None:
-    """Write what the user should know to standard error, one line each, so that it is in no program's way."""
+    """Write notes for the user to standard error, one line each, so that programs can read standard output."""
     for note in notes:
         sys.stderr.write(f"note: {printable(note)}\n")
 
 
 def write_json(document: Any) -> None:
-    """Write a document as JSON; what JSON has no type for (a path, say) becomes its text."""
+    """Write a document as JSON; values without a JSON type, such as paths, are written as text."""
     text = to_json(document, indent=2, default=str)
     sys.stdout.write(_UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
 
 
 def write_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Write a table, folded to the width of the terminal when there is one."""
+    """Write a table, wrapped to the width of the terminal if there is one."""
     from rich.console import Console
     from rich.table import Table
 

@@ -1,4 +1,4 @@
-"""`clouds refine`: label maps refined once, and embeddings made ahead. Heavy imports wait for the command to run."""
+"""`clouds refine`: refine label maps, and compute embeddings in advance. Heavy imports are inside functions."""
 
 from __future__ import annotations
 
@@ -47,16 +47,16 @@ def refine(
     assignments: Assignments = (),
     as_json: AsJson = False,
 ) -> None:
-    """Refine the label maps of a generated dataset once; the same call again finishes a run that was killed.
+    """Refine the label maps of a generated dataset; repeat the command to finish an interrupted run.
 
-    The result is a dataset of its own, folder:OUT:train, with pictures of before and after in OUT/pictures.
+    The result is a new dataset, folder:OUT:train, with images of before and after in OUT/pictures.
 
     Args:
         folder: a generated dataset.
-        refiner: a name of `clouds list refiners`.
-        checkpoint: saved pipeline that labels the images; without it their own label maps are refined.
-        out: folder for the result; FOLDER-refined when left out.
-        seed: of the refiner's random choices.
+        refiner: a name from `clouds list refiners`.
+        checkpoint: saved pipeline that labels the images; default: refine their own label maps.
+        out: folder for the result; default: FOLDER-refined.
+        seed: seed of the refiner's random choices.
         assignments: options of the refiner.
     """
     from clouds.synthesis.engines import open_workers, plan_component, to_document
@@ -82,7 +82,7 @@ def refine(
     if as_json:
         write_json({"spec": made.spec, "images": made.images, "written": made.written})
     else:
-        write(f"{made.written} label maps refined, {made.images - made.written} were there: {made.spec}")
+        write(f"{made.written} label maps refined, {made.images - made.written} existed: {made.spec}")
 
 
 def prepare(
@@ -96,15 +96,15 @@ def prepare(
     assignments: Assignments = (),
     as_json: AsJson = False,
 ) -> None:
-    """Make the image embeddings of a generated dataset ahead; the same call again makes what is missing.
+    """Compute the image embeddings of a generated dataset in advance; repeat the command to add missing ones.
 
     Training uses them with the same refiner and `--set refiner.cache=CACHE`.
 
     Args:
         folder: a generated dataset.
-        refiner: a name of `clouds list refiners` with the option `cache`.
+        refiner: a name from `clouds list refiners` that has the option `cache`.
         cache: folder for the embeddings.
-        orientation: "both": of mirror images, too, which training shows half of the time.
+        orientation: "both" includes mirror images, which training shows half of the time.
         assignments: options of the refiner, such as cache_bytes.
     """
     from clouds.synthesis.embeddings import prepare_embeddings
@@ -115,7 +115,7 @@ def prepare(
     asked = override({"name": refiner, "cache": str(cache)}, assignments)
     part = plan_component(Kind.REFINER, asked, Catalog.from_environment())
     built: Refiner = build_component(Kind.REFINER.value, to_document(part), device)
-    room = part.options.get("cache_bytes")  # refiners of plugins need not have it
+    room = part.options.get("cache_bytes")  # plugins' refiners may lack it
     made = prepare_embeddings(built, dataset.images, room=room, mirrored=orientation == "both", progress=True)
     if as_json:
         write_json({"cache": cache, "embeddings": made.count, "bytes": made.bytes})
@@ -124,7 +124,7 @@ def prepare(
 
 
 def _made_with(part: Part, folder: Path, checkpoint: Path | None) -> dict[str, Any]:
-    """What refined labels are of; a checkpoint by the content of its files, as one trained further is another."""
+    """Provenance of refined labels; a checkpoint is identified by its file hashes."""
     from clouds.core.weights.download import sha256_of
 
     files = sorted(path for path in checkpoint.iterdir() if path.is_file()) if checkpoint else []
@@ -138,13 +138,13 @@ def _made_with(part: Part, folder: Path, checkpoint: Path | None) -> dict[str, A
 
 
 def _own_labels(dataset: GeneratedSet) -> Callable[[Path], np.ndarray]:
-    """What gives the label map that an image has already."""
+    """A function that reads the existing label map of an image."""
     from clouds.core.contract.labels import CITYSCAPES
     from clouds.data.encodings import label_encoding
     from clouds.data.label_files import read_label_pixels
 
     if dataset.labels is None:
-        raise DataError(f"{dataset.folder} has no label map for every image; give --checkpoint, which labels them")
+        raise DataError(f"{dataset.folder} lacks label maps; give --checkpoint to label the images")
     own = dict(zip(dataset.images, dataset.labels, strict=True))
-    train_ids = label_encoding(CITYSCAPES, "trainIds")  # as a manifest promises, of whatever label space
+    train_ids = label_encoding(CITYSCAPES, "trainIds")  # a manifest's labels are train ids of any label space
     return lambda path: read_label_pixels(own[path], train_ids)

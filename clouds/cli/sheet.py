@@ -1,4 +1,4 @@
-"""`clouds sheet`: a page to look at a generated dataset."""
+"""`clouds sheet`: a contact sheet of a generated dataset."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _WIDTH = 320
 
 
 def sheet(folder: Path, /, *, out: Path | None = None, n: int = 60) -> None:
-    """Write a contact sheet of a generated dataset: one HTML file that needs nothing else.
+    """Write a contact sheet of a generated dataset as one self-contained HTML file.
 
     Args:
-        folder: what `clouds generate` wrote, or the published dataset.
-        out: the page; FOLDER/sheet.html by default.
-        n: how many pictures, evenly spread over the dataset.
+        folder: output folder of `clouds generate`, or the published dataset.
+        out: HTML file; default: FOLDER/sheet.html.
+        n: number of images, evenly spread over the dataset.
     """
     from clouds.synthesis.generated_set import open_generated
 
@@ -37,7 +37,7 @@ def write_sheet(dataset: GeneratedSet, out: Path, *, n: int = 60) -> None:
     from clouds.evaluation import html
 
     if n < 1:
-        raise ConfigError(f"a contact sheet needs at least 1 picture, got n={n}")
+        raise ConfigError(f"a contact sheet needs at least 1 image, got n={n}")
     count = len(dataset.images)
     chosen = [position * count // min(n, count) for position in range(min(n, count))]
     pictures: list[Any] = [_picture(dataset, index) for index in chosen]
@@ -70,11 +70,11 @@ def _picture(dataset: GeneratedSet, index: int) -> Any:
 
 
 def _facts(dataset: GeneratedSet) -> Any:
-    """A table of what the rows have in common; where they differ, of how many values there are."""
+    """A table of the rows' common values, or the number of different ones."""
     from clouds.evaluation import html
 
     if not dataset.rows:
-        return html.text("There is no manifest: nothing is known of how the pictures were made.")
+        return html.text("There is no manifest, so the settings of the generation are unknown.")
     columns: dict[str, Sequence[Any]] = {
         "generator": [row.generator.name or row.generator.ready for row in dataset.rows],
         **{key: [row.model.get(key) for row in dataset.rows] for key in dataset.rows[0].model},

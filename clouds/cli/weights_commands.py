@@ -21,7 +21,7 @@ _MIB = 2**20
 
 def weights_app() -> App:
     """`clouds weights list`, `fetch` and `verify`."""
-    app = App(name="weights", help="Published weights: where they are, getting them, verifying them.")
+    app = App(name="weights", help="List, fetch and verify published weights.")
     app.command(list_weights, name="list")
     app.command(fetch_weights, name="fetch")
     app.command(verify_weights, name="verify")
@@ -29,7 +29,7 @@ def weights_app() -> App:
 
 
 def list_weights(*, as_json: AsJson = False) -> None:
-    """Published weights, their licence, and where they are on this machine (CLOUDS_WEIGHTS, or the caches)."""
+    """List published weights, their licences, and their location on this machine (CLOUDS_WEIGHTS, or the caches)."""
     documents = [_describe(name, weights) for name, weights in published_weights().items()]
     if as_json:
         write_json(documents)
@@ -42,14 +42,14 @@ def list_weights(*, as_json: AsJson = False) -> None:
 
 
 def fetch_weights(*names: str, out: Path | None = None, as_json: AsJson = False) -> None:
-    """Get weights and verify them; a broken download is resumed.
+    """Download weights and verify them; a partial download is resumed.
 
     Args:
-        names: names of `clouds weights list`.
-        out: a folder to carry to a machine without a network, and to name there: CLOUDS_WEIGHTS=FOLDER.
+        names: names from `clouds weights list`.
+        out: folder to copy to a machine without a network, where CLOUDS_WEIGHTS=FOLDER uses it.
     """
     if not names:
-        raise UsageError(f"no weights are named; names are {', '.join(published_weights())}")
+        raise UsageError(f"no weights are named; give one or more of {', '.join(published_weights())}")
     fetched = {name: fetch(weights, out) for name, weights in _find(names).items()}
     if as_json:
         write_json(fetched)
@@ -60,10 +60,10 @@ def fetch_weights(*names: str, out: Path | None = None, as_json: AsJson = False)
 
 
 def verify_weights(*names: str, as_json: AsJson = False) -> int:
-    """Compare files on this machine with their published hashes. Exit code 1 when one differs, or is not there.
+    """Compare files on this machine with their published hashes. The exit code is 1 if one differs or is missing.
 
     Args:
-        names: names of `clouds weights list`; all that are there when left out.
+        names: names from `clouds weights list`; default: all on this machine.
     """
     asked = _find(names) if names else published_weights()
     files = {name: locate(weights) for name, weights in asked.items()}
@@ -75,7 +75,7 @@ def verify_weights(*names: str, as_json: AsJson = False) -> int:
         write_json({"files": judged, "missing": missing})
         return int(failed)
     for name, verdict in verdicts:
-        state = "whole" if verdict.expected else "no published hash is known here"
+        state = "intact" if verdict.expected else "no published hash is known"
         if verdict.damaged:
             state = f"DAMAGED: hash is {verdict.found}, expected {verdict.expected}; remove it and fetch it again"
         write(f"{name}: {verdict.path}: {state}")

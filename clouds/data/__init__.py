@@ -1,1 +1,1 @@
-"""Datasets: specs, typed label encodings, readers, checks, training views and weighted mixing."""
+"""Datasets: SPECs, typed label encodings, readers, checks, training views and weighted mixing."""

@@ -1,4 +1,4 @@
-"""Checking a whole dataset before training: every fault at once, and how often each class occurs."""
+"""Check a whole dataset before training: all faults at once, and pixel counts per class."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ FaultKind = Literal["image", "label", "missing label", "missing image", "size", 
 
 @frozen(kw_only=True)
 class Fault:
-    """One thing that is wrong with a dataset.
+    """One fault of a dataset.
 
     Attributes:
         kind: "image" or "label" (cannot be read), "missing label", "missing image", "size" (image and label differ),
-            "values" (label values without a meaning), "nothing labelled" (no label map has a labelled pixel).
-        file: the file it is about.
-        message: what is wrong, with the remedy.
+            "values" (unknown label values), "nothing labelled" (no label map has a labelled pixel).
+        file: the file with the fault.
+        message: the fault and its remedy.
     """
 
     kind: FaultKind
@@ -40,15 +40,15 @@ class Fault:
 
 @frozen(kw_only=True)
 class CheckReport:
-    """What `check_dataset` found.
+    """Result of `check_dataset`.
 
     Attributes:
-        name: of the dataset.
-        images: how many there are.
-        pixels: labelled pixels by class name, and "ignore"; label files with faulty values are not counted.
-        unknown: pixels by label value without a meaning.
-        faults: in the order of the files.
-        notes: what is no fault by itself: files that are not used, and label maps without a labelled pixel.
+        name: name of the dataset.
+        images: number of images.
+        pixels: number of pixels by class name, and "ignore"; excludes label files with unknown values.
+        unknown: number of pixels by unknown label value.
+        faults: faults in the order of the files.
+        notes: remarks that are not faults: unused files, and label maps without a labelled pixel.
     """
 
     name: str
@@ -81,8 +81,8 @@ def check_dataset(dataset: Dataset, *, progress: bool = False) -> CheckReport:
     Open the dataset with `require_labels=False`, so that missing label files are found together with everything else.
 
     Args:
-        dataset: what to check.
-        progress: show a progress bar on standard error, when that is a terminal.
+        dataset: dataset to check.
+        progress: show a progress bar on standard error if it is a terminal.
     """
     counts = np.zeros(IGNORE_ID + 1, np.int64)
     unknown, faults = Counter[str](), list[Fault]()
@@ -110,8 +110,10 @@ def check_dataset(dataset: Dataset, *, progress: bool = False) -> CheckReport:
 
 
 def check_labelled(dataset: Dataset) -> None:
-    """Raise `DataError` when no label map of a dataset has a labelled pixel. Label files are read until one has; one
-    that cannot be read ends the search, too, as whoever uses the dataset says what is wrong with it."""
+    """Raise `DataError` when no label map of a dataset has a labelled pixel.
+
+    The search stops at the first labelled pixel. It also stops at an unreadable label file, which later use reports.
+    """
 
     def is_labelled(index: int) -> bool:
         try:
@@ -127,8 +129,8 @@ def check_labelled(dataset: Dataset) -> None:
 
 def _nothing_labelled(dataset: Dataset) -> str:
     return (
-        f"{dataset.spec}: no labelled pixel in {len(dataset)} label maps; with encoding {dataset.encoding.name!r} "
-        "every value in them is ignored"
+        f"{dataset.spec}: no labelled pixel in {len(dataset)} label maps; encoding {dataset.encoding.name!r} "
+        "ignores all of their values"
     )
 
 
@@ -139,25 +141,28 @@ def _describe_unlabelled(paths: list[Path]) -> list[str]:
 def _check_item(dataset: Dataset, index: int) -> _Finding:
     item, encoding, faults = dataset.items[index], dataset.encoding, list[Fault]()
     finding = _Finding(counts=np.zeros(IGNORE_ID + 1, np.int64), unknown={}, faults=faults)
-    image = _attempt(faults, "image", item.image, lambda: dataset.read_image(index))
+    image = _collect_fault(faults, "image", item.image, lambda: dataset.read_image(index))
     label = item.label
     if label is None:
         faults.append(
             Fault(kind="missing label", file=str(item.image), message=f"{item.image}: has no label file; {item.lacks}")
         )
         return finding
-    pixels = _attempt(faults, "label", label, lambda: read_label_pixels(label, encoding, max_pixels=dataset.max_pixels))
+    pixels = _collect_fault(
+        faults, "label", label, lambda: read_label_pixels(label, encoding, max_pixels=dataset.max_pixels)
+    )
     if pixels is None:
         return finding
     if image is not None:
-        _attempt(faults, "size", label, lambda: check_sizes(item, image, pixels))
-    train_ids = _attempt(faults, "values", label, lambda: encoding.decode(pixels, name=str(label)))
+        _collect_fault(faults, "size", label, lambda: check_sizes(item, image, pixels))
+    train_ids = _collect_fault(faults, "values", label, lambda: encoding.decode(pixels, name=str(label)))
     if train_ids is None:
         return evolve(finding, unknown=encoding.unknown(pixels))
     return evolve(finding, counts=np.bincount(train_ids.ravel(), minlength=IGNORE_ID + 1))
 
 
-def _attempt(faults: list[Fault], kind: FaultKind, file: Path, action: Callable[[], T]) -> T | None:
+def _collect_fault(faults: list[Fault], kind: FaultKind, file: Path, action: Callable[[], T]) -> T | None:
+    """The action's result; on a `DataError`, None, and the error is added to `faults`."""
     try:
         return action()
     except DataError as error:
@@ -167,5 +172,5 @@ def _attempt(faults: list[Fault], kind: FaultKind, file: Path, action: Callable[
 
 def _without_image(path: Path, dataset: Dataset) -> Fault:
     like = next((other for other in dataset.left_out if other.stem == path.stem), None)
-    reason = f"its image {like.name} is not read, as it has another format" if like else "no image has this name"
+    reason = f"its image {like.name} has a format that is not read" if like else "no image has this name"
     return Fault(kind="missing image", file=str(path), message=f"{path}: {reason}")

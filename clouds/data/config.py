@@ -1,14 +1,14 @@
-"""`dataset.toml`: what a dataset says about its own files.
+"""`dataset.toml`: settings of a dataset.
 
-max_pixels = 400_000_000    # the largest image that is meant; others are refused before they are decoded
+max_pixels = 400_000_000    # size limit; larger images are refused before they are decoded
 [labels]
-encoding = "ids"            # "trainIds", "ids", "color", or a published data set's: "gta5", "mapillary-v1.2", ...
-[labels.mapping]            # more values, or all of them
+encoding = "ids"            # "trainIds", "ids", "color", or that of a published dataset: "gta5", "mapillary-v1.2", ...
+[labels.mapping]            # additional values, or all of them
 "0" = "ignore"
-[fold]                      # predictions only, for datasets with coarser classes
+[fold]                      # applied to predictions only, for datasets with coarser classes
 rider = "bicycle"
 terrain = "ignore"
-[converted]                 # written by `clouds datasets convert`: what each split was made from
+[converted]                 # written by `clouds datasets convert`: the source of each split
 train = "gta5:/data/gta5:train"
 """
 
@@ -42,10 +42,10 @@ class DatasetConfig:
     """A whole `dataset.toml`.
 
     Attributes:
-        labels: how label files are encoded.
+        labels: encoding of the label files.
         fold: predicted class name -> class name or "ignore".
-        converted: split -> what it was converted from.
-        max_pixels: an image or a label with more is refused before it is decoded.
+        converted: split -> source of its conversion.
+        max_pixels: size limit; larger images and labels are refused before they are decoded.
     """
 
     labels: LabelSettings = field(factory=LabelSettings)
@@ -59,7 +59,7 @@ class DatasetConfig:
 
 
 def mapped_classes(path: Path) -> tuple[str, ...]:
-    """The class names that `[labels.mapping]` of a file gives, in its order. Raises `ConfigError`, see below."""
+    """Class names in `[labels.mapping]` of a file, in order. Raises `ConfigError` as `read_dataset_config` does."""
     mapping = structure(read_toml(path), DatasetConfig, source=str(path)).labels.mapping
     names = [name for name in mapping.values() if isinstance(name, str) and name != IGNORE]
     return tuple(dict.fromkeys(names))
@@ -68,23 +68,23 @@ def mapped_classes(path: Path) -> tuple[str, ...]:
 def read_dataset_config(
     path: Path | None, label_space: LabelSpace, *, encoding: str = "trainIds"
 ) -> tuple[LabelEncoding, np.ndarray | None, int]:
-    """Read the label encoding, the fold table (uint8 "256", or None) and the most pixels from a file.
+    """Read the label encoding, the fold table (uint8 "256", or None) and `max_pixels` from a file.
 
     Args:
         path: the file; None gives the defaults.
-        label_space: the label space to decode into.
-        encoding: name of the encoding where the file has no table `[labels]`.
+        label_space: label space to decode into.
+        encoding: name of the encoding if the file has no table `[labels]`.
 
     Raises:
-        ConfigError: the file is missing or not TOML, or has a wrong key or value; the message names file and key.
+        ConfigError: the file is missing or not TOML, or has an invalid key or value; the message names file and key.
     """
     if path is None:
         return label_encoding(label_space, encoding), None, MAX_PIXELS
     config = structure(read_toml(path), DatasetConfig, source=str(path))
-    said = config.labels if config.labels != LabelSettings() else LabelSettings(encoding=encoding)
+    labels = config.labels if config.labels != LabelSettings() else LabelSettings(encoding=encoding)
     try:
         return (
-            label_encoding(label_space, said.encoding, said.mapping),
+            label_encoding(label_space, labels.encoding, labels.mapping),
             fold_table(label_space, config.fold),
             config.max_pixels,
         )

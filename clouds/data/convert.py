@@ -1,4 +1,4 @@
-"""Converting a dataset to files: label maps as PNGs of train ids, laid out as a `folder:` dataset."""
+"""Convert a dataset to a `folder:` dataset, with label maps as PNGs of train ids."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from clouds.data.threads import map_in_threads
 
 @frozen(kw_only=True)
 class Conversion:
-    """What `convert_dataset` did.
+    """Result of `convert_dataset`.
 
     Attributes:
-        spec: the converted dataset.
-        images: how many there are.
-        written: label files written now; the others were there.
+        spec: SPEC of the converted dataset.
+        images: number of images.
+        written: number of label files that this call wrote; the others existed.
     """
 
     spec: str
@@ -44,23 +44,23 @@ def convert_dataset(
 ) -> Conversion:
     """Write `out/images/<split>/NAME.*`, `out/labels/<split>/NAME.png` (train ids, 255 = ignore) and `dataset.toml`.
 
-    All images come before the first label map, and every file appears whole, so that what an interrupted run leaves
-    cannot be taken for a dataset; the same call again adds what is missing. Several splits may share `out`.
+    All images are written before the first label map, and each file atomically, so that an interrupted conversion is
+    not mistaken for a dataset. Repeating the call adds the missing files. Several splits may share `out`.
 
     Args:
-        dataset: what to convert; each image needs a label file.
-        out: the folder.
+        dataset: dataset to convert; each image needs a label file.
+        out: output folder.
         images: "link" makes symbolic links to the originals, "copy" makes `out` independent of them.
-        progress: show a progress bar on standard error, when that is a terminal.
+        progress: show a progress bar on standard error if it is a terminal.
 
     Raises:
-        DataError: `out` holds something else, another run is writing to it, a label file cannot be read, or it and its
-            image differ in size; nothing of that file is written.
+        DataError: `out` holds something else, another process is writing to it, or a label file cannot be read or
+            differs from its image in size; that label file is not written.
     """
     root, split = Path(out), str(dataset.spec.split)
-    _to_write(dataset, root, split)  # what cannot be used is refused before anything is written
+    _new_config(dataset, root, split)  # refuses an unusable folder before anything is written
     with own_folder(root, marker=FILE_NAME):
-        if config := _to_write(dataset, root, split):
+        if config := _new_config(dataset, root, split):
             write_text(root / FILE_NAME, _to_toml(config))
         return _fill(dataset, root, split, images, progress)
 
@@ -85,15 +85,15 @@ def _fill(dataset: Dataset, root: Path, split: str, images: Literal["link", "cop
     return Conversion(spec=f"folder:{root}:{split}", images=len(dataset), written=written)
 
 
-def _to_write(dataset: Dataset, root: Path, split: str) -> DatasetConfig | None:
-    """What `dataset.toml` is to say of the split; None where it says so. Refuses a folder that holds something else."""
+def _new_config(dataset: Dataset, root: Path, split: str) -> DatasetConfig | None:
+    """The `dataset.toml` that includes the split; None if the file already does. Refuses a folder with other data."""
     path, wanted = root / FILE_NAME, _config(dataset, split)
     there = structure(read_toml(path), DatasetConfig, source=str(path)) if path.exists() else None
     used = any((root / part / split).exists() for part in ("images", "labels"))
     converted = there.converted if there else {}
-    before = converted.get(split, "files of another origin" if used else wanted.converted[split])
+    before = converted.get(split, "files of unknown origin" if used else wanted.converted[split])
     if before != wanted.converted[split]:
-        raise DataError(f"{root}: split {split!r} holds {before}, not {wanted.converted[split]}; choose another folder")
+        raise DataError(f"{root}: split {split!r} has {before}, not {wanted.converted[split]}; choose another folder")
     if there and evolve(there, converted=wanted.converted) != wanted:
         raise DataError(f"{path}: its [labels] or [fold] differ from those of {dataset.spec}; choose another folder")
     return None if split in converted else evolve(wanted, converted=converted | wanted.converted)
@@ -117,7 +117,7 @@ def _config(dataset: Dataset, split: str) -> DatasetConfig:
 
 
 def _described(label_space: LabelSpace) -> str:
-    """Two label spaces of one's own may have one name; their classes tell them apart."""
+    """Name and classes of a label space, since custom label spaces may share a name."""
     return label_space.name if label_space == CITYSCAPES else f"{label_space.name} ({', '.join(label_space.names)})"
 
 

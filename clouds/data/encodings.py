@@ -1,4 +1,4 @@
-"""Label encodings: what the pixel values of label files mean, as train ids of a label space."""
+"""Label encodings map the pixel values of label files to train ids of a label space."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ ENCODINGS = ("trainIds", "ids", "color", *ID_TABLES)
 _GREY, _COLOR = re.compile("[0-9]{1,3}"), re.compile(r"([0-9]{1,3}),\s*([0-9]{1,3}),\s*([0-9]{1,3})")
 _BLACK = 0
 _DEEP = "synthia"  # stored with 16 bits per channel
-_SUSPECT = 254  # stands for unknown codes in lookup tables; only a space of 255 classes has it as a train id, too
+_SUSPECT = 254  # marks unknown codes in lookup tables; a valid train id only in a space of 255 classes
 _SHOWN = 8
 _REMEDY = (
-    'say in dataset.toml what they mean: [labels] encoding = "trainIds", "ids" or "color", '
+    'define them in dataset.toml: [labels] encoding = "trainIds", "ids" or "color", '
     'or [labels.mapping] with lines such as {example} = "ignore"'
 )
 
 
 @frozen(eq=False, kw_only=True)
 class LabelEncoding:
-    """A code book between the pixel values of label files and train ids.
+    """Mapping between the pixel values of label files and train ids.
 
     Attributes:
         name: one of `ENCODINGS`, or "mapping".
-        label_space: the label space of the train ids.
+        label_space: label space of the train ids.
         colored: codes are RGB colours, packed as 0xRRGGBB; otherwise they are grey values 0..255.
-        codes: the train id of every code that may occur. `encode` writes the first code of a train id.
-        deep: label files have 16 bits per channel, and the code is in the first one.
-        mapped: the codes that `[labels.mapping]` names.
+        codes: code -> train id, for all valid codes. `encode` writes the first code of a train id.
+        deep: label files have 16 bits per channel, with the code in the first channel.
+        mapped: codes that `[labels.mapping]` lists.
     """
 
     name: str
@@ -58,7 +58,7 @@ class LabelEncoding:
         """Turn the pixels of a label file ("h w", or RGB "h w 3" when `colored`) into train ids.
 
         Raises:
-            DataError: a value has no meaning; the message has `name`, the values and how many pixels they cover.
+            DataError: a value is unknown; the message has `name`, the values and their pixel counts.
         """
         train_ids = self._lookup(self._pack(pixels, name))
         if (train_ids == _SUSPECT).any():
@@ -85,7 +85,7 @@ class LabelEncoding:
         return np.stack([packed >> 16, packed >> 8 & 255, packed & 255], axis=-1).astype(np.uint8)
 
     def unknown(self, pixels: UInt8[np.ndarray, "h w *rgb"], *, name: str = "label map") -> dict[str, int]:
-        """Values that have no meaning, as `[labels.mapping]` writes them, with the number of their pixels."""
+        """Pixel counts of unknown values, written as in `[labels.mapping]`."""
         codes, counts = np.unique(self._pack(pixels, name), return_counts=True)
         return {self._text(int(code)): int(n) for code, n in zip(codes, counts, strict=True) if code not in self.codes}
 
@@ -97,7 +97,7 @@ class LabelEncoding:
         more = f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
         example = f'"{next(iter(unknown))}"'
         raise DataError(
-            f"{name}: label values {shown}{more} mean nothing in encoding {self.name!r} of label space "
+            f"{name}: label values {shown}{more} are unknown in encoding {self.name!r} of label space "
             f"{self.label_space.name!r} ({len(self.label_space)} classes); {_REMEDY.format(example=example)}"
         )
 
@@ -107,16 +107,16 @@ class LabelEncoding:
 
     @cached_property
     def _table(self) -> np.ndarray:
-        """Train id of each code; one entry per colour (16 MB) is still faster than a search among the known ones."""
+        """Train id of each code; for colours, a full table (16 MB) is faster than a search among the known ones."""
         table = np.full(1 << 24 if self.colored else 256, _SUSPECT, np.uint8)
         table[list(self.codes)] = list(self.codes.values())
         return table
 
     def _lookup(self, packed: np.ndarray) -> UInt8[np.ndarray, "h w"]:
-        """Train ids, `_SUSPECT` where a code is unknown. Every sample of a training run passes here."""
+        """Train ids, `_SUSPECT` for unknown codes. Speed matters: every training sample is decoded here."""
         if self.colored:
-            return self._table.take(packed, mode="clip")  # any mode but "raise", which checks the bounds
-        translated = bytearray(np.ascontiguousarray(packed)).translate(self._table.data)  # half the time of an index
+            return self._table.take(packed, mode="clip")  # skips the bounds check of "raise"
+        translated = bytearray(np.ascontiguousarray(packed)).translate(self._table.data)  # twice as fast as indexing
         return np.frombuffer(translated, np.uint8).reshape(packed.shape)
 
     def _pack(self, pixels: np.ndarray, name: str) -> np.ndarray:
@@ -141,25 +141,25 @@ class LabelEncoding:
 def label_encoding(
     label_space: LabelSpace, name: str | None = None, mapping: Mapping[str, object] | None = None
 ) -> LabelEncoding:
-    """Make the encoding that a `dataset.toml` asks for.
+    """Build the label encoding of a `dataset.toml`.
 
     Args:
-        label_space: the label space.
+        label_space: label space of the train ids.
         name: "trainIds" (the default without a mapping), "ids" (raw ids of the label space), "color" (its palette), or
-            the ids of a published data set, given by class name: "cityscapes", "gta5", "synthia" (16-bit files),
-            "mapillary-v1.2", "bdd100k". Classes of the data set that the label space has not are ignored.
+            the ids of a published dataset, matched by class name: "cityscapes", "gta5", "synthia" (16-bit files),
+            "mapillary-v1.2", "bdd100k". Classes that are not in the label space are ignored.
         mapping: from grey values ("7") or colours ("128,64,128") to class names, train ids or "ignore". It extends
-            the encoding `name`, or stands alone.
+            the encoding `name`; without a name it is the whole encoding.
 
-    The value 255 (in colour: black) means "ignore" unless it was given another meaning. Train ids in memory are
+    The value 255 (in colour: black) means "ignore" unless the mapping says otherwise. Train ids in memory are
     0..k-1, and 255 for "ignore".
 
     >>> label_encoding(LabelSpace.from_names(["road", "sky"]), "ids").codes
     {0: 0, 1: 1, 255: 255}
 
     Raises:
-        ConfigError: unknown encoding or class, a malformed value, classes of one colour, or classes that a published
-            data set does not label.
+        ConfigError: unknown encoding or class, a malformed value, classes that share a colour, or classes that a
+            published dataset does not label.
     """
     if name is not None and name not in ENCODINGS:
         raise ConfigError(f"labels.encoding: unknown encoding {name!r}{did_you_mean(name, ENCODINGS)}")
@@ -183,7 +183,7 @@ def label_encoding(
 
 
 def fold_table(label_space: LabelSpace, fold: Mapping[str, str]) -> np.ndarray | None:
-    """A lookup (uint8, 256 entries) from predicted to folded train ids, for datasets with coarser classes, or None.
+    """Lookup table (uint8, 256 entries) from predicted to folded train ids, for datasets with coarser classes; or None.
 
     Raises:
         ConfigError: a name is not a class of the label space.
@@ -209,7 +209,7 @@ def _built_in_codes(label_space: LabelSpace, name: str) -> dict[int, int]:
         if other != train_id:
             raise ConfigError(
                 f"label space {label_space.name!r}: {label_space.names[other]!r} and {label_space.names[train_id]!r} "
-                f'have the same colour {red},{green},{blue}, so labels.encoding = "color" cannot tell them apart'
+                f'share the colour {red},{green},{blue}, so labels.encoding = "color" cannot distinguish them'
             )
     return codes
 
@@ -220,8 +220,8 @@ def _codes_by_class(label_space: LabelSpace, name: str) -> dict[int, int]:
     if strange:
         hint = did_you_mean(strange[0], set(table.values()) - {IGNORE})
         raise ConfigError(
-            f"label space {label_space.name!r}: {strange[0]!r} is no class of encoding {name!r}{hint}; "
-            "use classes of Cityscapes, or say in [labels.mapping] what the values mean"
+            f"label space {label_space.name!r}: {strange[0]!r} is not a class of encoding {name!r}{hint}; "
+            "use classes of Cityscapes, or map the values to classes in [labels.mapping]"
         )
     return {
         code: label_space.names.index(one) if one in label_space.names else IGNORE_ID for code, one in table.items()
@@ -250,5 +250,5 @@ def _train_id(label_space: LabelSpace, key: str, value: object) -> int:
     raise ConfigError(
         f"{key}: {value!r} is neither a class of label space {label_space.name!r}, nor a train id "
         f"0..{len(label_space) - 1}, nor {IGNORE!r}{hint}; "
-        "classes of your own are a label space: give it with labels, or --labels"
+        "for your own classes, give a label space with labels=, or --labels"
     )

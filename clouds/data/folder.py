@@ -1,4 +1,4 @@
-"""Data sets on disk: finding their files by layout, and reading pairs of image and label map."""
+"""Datasets on disk: find their files by layout, and read pairs of image and label map."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from clouds.data.spec import Spec, parse_spec
 
 @frozen
 class Item:
-    """One image of a dataset and its label file; None when it has none, and then `lacks` says what was looked for."""
+    """An image of a dataset and its label file, or None; then `lacks` names the expected file."""
 
     name: str
     image: Path
@@ -47,15 +47,15 @@ class Dataset:
 
     Attributes:
         name: readable domain name, for example "camvid:val" or "acdc-fog:val".
-        spec: what it was opened from, with its split.
-        items: what there is, sorted by name.
+        spec: SPEC of the dataset, with its split.
+        items: images with their label files, sorted by name.
         label_space: label space of the label maps that `read` returns.
-        encoding: what the values in the label files mean.
-        fold: uint8 lookup of 256 train ids, applied to predictions before they are scored; or None.
+        encoding: encoding of the label files.
+        fold: uint8 lookup of 256 train ids, applied to predictions before scoring; or None.
         unpaired: label files without an image.
-        left_out: what lies in the folder of the images and is not read: other formats, and folders.
-        misfits: images that are left out because their labels are known to have another size.
-        max_pixels: an image or a label with more is refused before it is decoded.
+        left_out: unread entries in the image folder: other formats, and folders.
+        misfits: images left out because their labels differ in size.
+        max_pixels: size limit; larger images and labels are refused before they are decoded.
     """
 
     name: str
@@ -71,10 +71,10 @@ class Dataset:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What lies there and is not used, one line for each reason."""
+        """Unused files, one line per reason."""
         reasons = (
-            (self.unpaired, "label files without an image of their name"),
-            (self.misfits, "left out, as image and label are known to differ in size"),
+            (self.unpaired, "label files without an image of the same name"),
+            (self.misfits, "left out, because image and label differ in size"),
         )
         others = [left_out(self.spec, self.left_out, self._endings)] if self.left_out else []
         return (*others, *(f"{self.spec}: {counted(paths)}: {reason}" for paths, reason in reasons if paths))
@@ -90,7 +90,7 @@ class Dataset:
         """The image (RGB) and its label map (train ids, 255 = ignore).
 
         Raises:
-            DataError: a file is missing, damaged or of the wrong form, or their sizes differ.
+            DataError: a file is missing, damaged or has the wrong format, or their sizes differ.
         """
         image, label = self.read_image(index), self.read_label(index)
         check_sizes(self.items[index], image, label)
@@ -117,25 +117,25 @@ def open_dataset(
     default_split: str = "train",
     require_labels: bool = True,
 ) -> Dataset:
-    """Find the files of a dataset in the layout in which it is downloaded. Nothing but `dataset.toml` is read, and the
-    sizes of `Layout.misfits`. What lies there and is not used is said in a `LeftOutWarning`; see `Dataset.notes`.
+    """Find the files of a dataset in its download layout.
 
-    Names are compared in Unicode's composed form (NFC), so that files from other systems find each other.
+    This reads only `dataset.toml` and the sizes of `Layout.misfits`. A `LeftOutWarning` lists unused files; see
+    `Dataset.notes`. Names are compared in Unicode's composed form (NFC), as systems store them differently.
 
     Args:
-        spec: `KIND:PATH[:SPLIT]`; `clouds.data.layouts.LAYOUTS` has the kinds. Without a split the only one is taken,
-            or `default_split` where there are several.
-        label_space: the label space to decode label files into. Published data sets are decoded by class name, so it
-            may be any selection of the 19 classes of Cityscapes, in any order; the others are ignored.
-        config: a file that takes the place of `PATH/dataset.toml`, for data that must not be altered. What it says
-            about labels goes before the encoding of the kind.
+        spec: `KIND:PATH[:SPLIT]`; the kinds are in `clouds.data.layouts.LAYOUTS`. The split defaults to the only one,
+            or to `default_split` if there are several.
+        label_space: label space to decode label files into. Published datasets are decoded by class name, so it may be
+            any selection of the 19 Cityscapes classes, in any order; other classes are ignored.
+        config: file that replaces `PATH/dataset.toml`, for a read-only dataset. Its `[labels]` take precedence over the
+            encoding of the kind.
         default_split: "train" or "val".
         require_labels: an image without a label file is an error; otherwise its `Item.label` is None, and the caller
-            says what `notes` say.
+            reports `notes`.
 
     Raises:
-        ConfigError: the spec or the configuration is wrong, or a class is not labelled by this kind.
-        DataError: a folder is missing or empty, an image has no label, or two files have one name.
+        ConfigError: the SPEC or the configuration is invalid, or this kind does not label a class.
+        DataError: a folder is missing or empty, an image has no label, or two files share a name.
     """
     parsed = parse_spec(spec)
     layout = LAYOUTS[parsed.kind]
@@ -168,16 +168,17 @@ def open_dataset(
 
 
 def dataset_images(spec: str, *, default_split: str = "val") -> list[Path]:
-    """The images of a dataset, sorted by name, whatever its labels; for `Pipeline.predict_many`. What lies beside them
-    and is not read is said in a `LeftOutWarning`.
+    """The images of a dataset with or without labels, sorted by name, for `Pipeline.predict_many`.
+
+    A `LeftOutWarning` lists unread files beside them.
 
     Args:
         spec: `KIND:PATH[:SPLIT]`, as in `open_dataset`.
         default_split: "train" or "val".
 
     Raises:
-        ConfigError: the spec is wrong.
-        DataError: a folder is missing or empty, or two files have one name.
+        ConfigError: the SPEC is invalid.
+        DataError: a folder is missing or empty, or two files share a name.
     """
     parsed = parse_spec(spec)
     layout = LAYOUTS[parsed.kind]
@@ -194,14 +195,14 @@ def check_sizes(item: Item, image: UInt8[np.ndarray, "h w 3"], label: UInt8[np.n
 
 
 def check_equal_sizes(item: Item, image: tuple[int, int], label: tuple[int, int]) -> None:
-    """Raise `DataError` unless the sizes (height, width) of an image and its label are one."""
+    """Raise `DataError` unless an image and its label have the same size (height, width)."""
     if image == label:
         return
-    reason = "they must be of one size"
+    reason = "the sizes must be equal"
     if image[::-1] == label:
         with opened(item.image, max_pixels=image[0] * image[1]) as picture:
             if (picture.height, picture.width) != image:
-                reason = "the image is turned upright by its EXIF orientation and the label is not: turn the label, too"
+                reason = "the EXIF orientation rotates the image but not the label: rotate the label, too"
     raise DataError(
         f"{item.image} is {image[0]}x{image[1]}, but its label {item.label} is {label[0]}x{label[1]} "
         f"(height x width); {reason}"
@@ -218,21 +219,21 @@ def _check_labels(spec: str, items: list[Item]) -> None:
 
 
 def _locate(spec: Spec, layout: Layout, default: str) -> tuple[str, str, FilePattern, FilePattern]:
-    """The split, its folder, and the form in which images and labels lie there."""
+    """Split, its folder, and the patterns of its images and labels."""
     try:
         split = _choose_split(spec, layout, default)
         folder = split if layout.splits is None else layout.splits[split]
         return split, folder, *_choose_variant(spec, layout, folder)
-    except (OSError, ValueError) as error:  # a name that no file can have, or a folder that may not be read
+    except (OSError, ValueError) as error:  # an invalid file name, or no permission to read the folder
         raise DataError(f"{spec}: cannot be read ({error}); give the root folder of the dataset") from error
 
 
 def _find_images(spec: Spec, layout: Layout, folder: str, images: FilePattern) -> tuple[dict[str, Path], list[Path]]:
-    """Images by NAME, and what else lies there."""
+    """Images by NAME, and other files."""
     found, others = _find(spec.path, folder, images)
     if not found:
         named = f" but {counted(others)}" if others else ""
-        raise _not_there(spec, layout, f"{images.path(spec.path, folder)} holds no image{named}")
+        raise _layout_error(spec, layout, f"{images.path(spec.path, folder)} holds no image{named}")
     return found, others
 
 
@@ -240,13 +241,13 @@ def _differs_in_size(item: Item, max_pixels: int) -> bool:
     try:
         sizes = {upright_size(path, max_pixels=max_pixels) for path in (item.image, item.label) if path}
     except DataError:
-        return False  # whoever reads it says what is wrong
+        return False  # reading the item later reports the error
     return len(sizes) > 1
 
 
 @frozen
 class _Lacking:
-    """What to say of an image without a label file: which one was looked for, and what lies there in its place."""
+    """Describes the missing label file of an image: the expected path, and a similar file that exists."""
 
     layout: Layout
     files: FilePattern
@@ -270,44 +271,44 @@ def _choose_split(spec: Spec, layout: Layout, default: str) -> str:
     else:
         folder = layout.variants[0][0].path(spec.path, "")
         if not folder.is_dir():
-            raise _not_there(spec, layout, f"no folder {folder}")
+            raise _layout_error(spec, layout, f"no folder {folder}")
         splits = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
         where = str(folder)
     if spec.split is None and len(splits) == 1:
         return splits[0]
     wanted = spec.split or default
     if wanted not in splits:
-        raise DataError(f"{spec}: {where} has no split {wanted!r}{did_you_mean(wanted, splits)}{_colon(spec)}")
+        raise DataError(f"{spec}: {where} has no split {wanted!r}{did_you_mean(wanted, splits)}{_colon_hint(spec)}")
     return wanted
 
 
-def _colon(spec: Spec) -> str:
-    """What to say when a folder's name may have been cut at a colon."""
+def _colon_hint(spec: Spec) -> str:
+    """Hint for a folder name that may have been cut at a colon."""
     if spec.split is None or spec.path.is_dir():
         return ""
     return f"; {spec.split!r} after the last colon is the split: a folder of that name is {spec.path}:{spec.split}/"
 
 
 def _choose_variant(spec: Spec, layout: Layout, split_folder: str) -> tuple[FilePattern, FilePattern]:
-    """The form in which the data lie there; labels may be missing."""
+    """The published layout that exists on disk; labels may be missing."""
     known = layout.variants
     with_images = [pair for pair in known if pair[0].path(spec.path, split_folder).is_dir()]
     if not with_images:
         missing = " nor ".join(dict.fromkeys(str(images.path(spec.path, split_folder)) for images, _ in known))
-        raise _not_there(spec, layout, f"no folder {missing}")
+        raise _layout_error(spec, layout, f"no folder {missing}")
     whole = [pair for pair in with_images if pair[1].path(spec.path, split_folder).is_dir()]
     if len(whole) > 1:
         folders = " and ".join(str(labels.path(spec.path, split_folder)) for _, labels in whole)
-        raise DataError(f"{spec}: {folders} are both there, and either could be meant; rename one of them")
+        raise DataError(f"{spec}: both {folders} exist, so the labels are ambiguous; rename one of them")
     return (whole or with_images)[0]
 
 
-def _not_there(spec: Spec, layout: Layout, what: str) -> DataError:
-    return DataError(f"{spec}: {what}; expected {layout} below {spec.path} ({layout.download}){_colon(spec)}")
+def _layout_error(spec: Spec, layout: Layout, what: str) -> DataError:
+    return DataError(f"{spec}: {what}; expected {layout} below {spec.path} ({layout.download}){_colon_hint(spec)}")
 
 
 def _find(root: Path, split_folder: str, files: FilePattern) -> tuple[dict[str, Path], list[Path]]:
-    """Files by NAME, and what else lies there; both sorted."""
+    """Files by NAME, and other files; both sorted."""
     found: dict[str, Path] = {}
     others: list[Path] = []
     endings = tuple(ending.lower() for ending in files.endings)
@@ -322,14 +323,14 @@ def _find(root: Path, split_folder: str, files: FilePattern) -> tuple[dict[str, 
         other = found.setdefault(name, path)
         if other != path:
             raise DataError(
-                f"{path} and {other} have one name, {name!r}; images and labels are paired by name: rename one of them"
+                f"{path} and {other} share the name {name!r}; images and labels are paired by name: rename one of them"
                 + ("" if ascii(path.name) == ascii(other.name) else f" ({path.name!a}, {other.name!a})")
             )
     return dict(sorted(found.items())), sorted(others, key=lambda path: path.name)
 
 
 def _visible(folder: Path, *, nested: bool) -> Iterator[Path]:
-    """Files of a folder, sorted, and of the folders in it; what begins with a dot is unfinished or not meant for us."""
+    """Entries of a folder, sorted, or of its subfolders if `nested`; skips hidden and unfinished files."""
     if not folder.is_dir():
         return
     with os.scandir(folder) as entries:

@@ -1,8 +1,8 @@
-"""What the values in the label files of published data sets mean, by class name of Cityscapes.
+"""Label values of published datasets, mapped to Cityscapes class names.
 
-Class names, not train ids, so that a table serves every label space made of some of these classes. What a data set
-labels beyond the 19 classes is "ignore". Sources: the label definitions that come with each data set; for SYNTHIA and
-Mapillary Vistas the assignment to the Cityscapes classes that domain generalization uses (CLOUDS, CVPR 2024).
+Names rather than train ids, so that a table serves every label space that selects some of these classes. Classes beyond
+the 19 are "ignore". Sources: the label definitions of each dataset; for SYNTHIA and Mapillary Vistas, the assignment to
+Cityscapes classes that is common in domain generalization (CLOUDS, CVPR 2024).
 """
 
 from __future__ import annotations

@@ -1,16 +1,16 @@
-"""Reading label files as they were stored, before their values are given a meaning.
+"""Read label files as stored, before an encoding maps their values.
 
-What a PNG says about itself decides, not how a picture viewer would show it:
+The PNG format decides which values a file has, not its appearance in a viewer:
 
-- Grey of 1, 2, 4 or 8 bits: the sample values, 0 to 2^bits - 1. A viewer would stretch them to 0..255.
-- A palette with a colour in it: the indices. The colours are for people.
-- A palette of greys alone, which lossless optimisers make of a label map with few values: the greys, unless they do not
-  tell the indices apart; then the indices. Where the grey of each index is the index, both are one.
-- Black and white alone, and palettes whose greys rise evenly from 0 to 255, can be meant either way: a viewer's form of
-  the values 0, 1, 2, ..., or an optimiser's form of 0, ..., 255. A file for which that makes a difference is refused,
-  unless `[labels.mapping]` names all values of one reading and not all of the other.
+- Greyscale of 1, 2, 4 or 8 bits: the sample values, 0 to 2^bits - 1. A viewer would stretch them to 0..255.
+- A palette with a colour in it: the indices. The colours are for display.
+- A palette of greys only: the greys, if they are distinct, else the indices. Lossless optimisers write label maps with
+  few values this way.
+- Black and white, and palettes whose greys rise evenly from 0 to 255, are ambiguous: either the values 0, 1, 2, ...
+  stretched for display, or 0, ..., 255 from an optimiser. If the readings differ, the file is refused, unless
+  `[labels.mapping]` lists all values of only one of them.
 
-Transparency (tRNS) and interlacing change no value. Colour encodings take the colours of RGB and palette files.
+Transparency (tRNS) and interlacing do not change values. Colour encodings read the colours of RGB and palette files.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from clouds.data.encodings import LabelEncoding
 
 _INDEX_MODES = ("L", "P", "1")
 _COLOR_FORMS = ("RGB", "RGBA", "P", "P;1", "P;2", "P;4")
-_STRETCH = {"L;2": 85, "L;4": 17}  # by which Pillow multiplies grey samples of fewer than 8 bits
+_STRETCH = {"L;2": 85, "L;4": 17}  # factor by which Pillow stretches grey samples of fewer than 8 bits
 _LEVELS = 256
 
 
 def read_label_pixels(
     path: Path, encoding: LabelEncoding, *, max_pixels: int = MAX_PIXELS
 ) -> UInt8[np.ndarray, "h w *rgb"]:
-    """Read a label file (PNG) as it was stored: values "h w", or RGB "h w 3" for colour encodings.
+    """Read a label file (PNG) as stored: values "h w", or RGB "h w 3" for colour encodings.
 
     Raises:
-        DataError: the file cannot be read, has other bits or channels than the encoding expects, or can be meant in
-            two ways; the message names it.
+        DataError: the file cannot be read, is ambiguous, or its bit depth or channels do not fit the encoding; the
+            message names it.
     """
     with opened(path, formats=("PNG",), max_pixels=max_pixels) as image:
         form = _form(image)
@@ -52,7 +52,7 @@ def read_label_pixels(
 
 
 def _form(image: Image.Image) -> str:
-    """How the samples are stored, in Pillow's words: "L;4" is grey of 4 bits, "P;1" a palette of 2 entries, ..."""
+    """Storage format in Pillow's notation: "L;4" is greyscale of 4 bits, "P;1" a palette of 2 entries, ..."""
     return str(image.tile[0].args) if image.tile else image.mode  # type: ignore[attr-defined]
 
 
@@ -65,7 +65,7 @@ def _read_values(path: Path, image: Image.Image, form: str, encoding: LabelEncod
         return stored
     used = np.flatnonzero(np.bincount(stored.ravel(), minlength=_LEVELS))
     if used[-1] >= len(greys) or len(set(greys[: used[-1] + 1].tolist())) <= used[-1]:
-        return stored  # greys that do not tell the indices apart
+        return stored  # greys are not distinct
     if (greys[used] == used).all():
         return stored
     if _rises_evenly(greys):
@@ -75,7 +75,7 @@ def _read_values(path: Path, image: Image.Image, form: str, encoding: LabelEncod
 
 
 def _grey_palette(image: Image.Image) -> UInt8[np.ndarray, " n"] | None:
-    """The greys of a palette by index; None without one, or when it has a colour."""
+    """Greys of a palette by index; None without a palette, or if it has a colour."""
     if image.mode != "P" or image.palette is None:
         return None
     colors = np.frombuffer(bytes(image.palette.getdata()[1]), np.uint8).reshape(-1, 3)
@@ -83,19 +83,18 @@ def _grey_palette(image: Image.Image) -> UInt8[np.ndarray, " n"] | None:
 
 
 def _rises_evenly(greys: UInt8[np.ndarray, " n"]) -> bool:
-    """Whether these are the greys of a viewer's ramp: from 0 to 255 in equal steps, of fewer levels than there are."""
+    """Whether the greys are fewer than 256 and rise from 0 to 255 in equal steps, as a display ramp."""
     exact = np.linspace(0, 255, len(greys))
     return 1 < len(greys) < _LEVELS and bool((np.abs(greys - exact) < 1).all())
 
 
 def _means_indices(path: Path, encoding: LabelEncoding, what: str, indices: np.ndarray, greys: np.ndarray) -> bool:
-    """Which of two readings a dataset's mapping names: indices (True), or greys."""
+    """Whether a dataset's mapping lists the indices (True) or the greys (False) of an ambiguous file."""
     named = [encoding.mapped.issuperset(values.tolist()) for values in (indices, greys)]
     if named[0] == named[1]:
         raise DataError(
-            f"{path}: label has {what}, so its values can be {_listed(indices)} or {_listed(greys)}; say in "
-            "dataset.toml, under [labels.mapping], what each value of one of the two means, or store it as grey of 8 "
-            "bits"
+            f"{path}: label has {what}, so its values can be {_listed(indices)} or {_listed(greys)}; list the values "
+            "of one of the two in dataset.toml, under [labels.mapping], or store it as 8-bit greyscale"
         )
     return named[0]
 
@@ -107,8 +106,8 @@ def _listed(values: np.ndarray) -> str:
 def _read_deep(path: Path, image: Image.Image, form: str, encoding: LabelEncoding) -> UInt8[np.ndarray, "h w"]:
     """The first of three 16-bit channels, 0..255.
 
-    Pillow has pictures of 8 bits alone and keeps the upper byte of each channel, which is 0 in label files. PNG stores
-    the upper byte first; read as if it came last, the same bytes give the lower one.
+    Pillow reduces channels to 8 bits and keeps the upper byte, which is 0 in label files. PNG stores the upper byte
+    first; reading the data as little-endian makes Pillow keep the lower byte.
     """
     if form != "RGB;16B":
         raise _misfit(path, f"form {form}", encoding)
@@ -117,9 +116,9 @@ def _read_deep(path: Path, image: Image.Image, form: str, encoding: LabelEncodin
 
 
 def _misfit(path: Path, actual: str, encoding: LabelEncoding) -> DataError:
-    wanted = "a PNG of 16 bits RGB, with the class in the first channel" if encoding.deep else "one channel of 8 bits"
+    wanted = "a 16-bit RGB PNG, with the class in the first channel" if encoding.deep else "one channel of 8 bits"
     return DataError(
         f"{path}: label has {actual}, but encoding {encoding.name!r} expects "
-        f"{'an RGB picture of 8 bits' if encoding.colored else wanted}; "
+        f"{'an 8-bit RGB image' if encoding.colored else wanted}; "
         "choose another labels.encoding in dataset.toml, or convert the file"
     )

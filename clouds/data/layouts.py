@@ -1,4 +1,4 @@
-"""Where published data sets keep their files, as they are downloaded: one record per kind of spec."""
+"""File layouts of published datasets as downloaded: one record per kind of SPEC."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from clouds.core.system.images import EXTENSIONS
 
 @frozen(kw_only=True)
 class FilePattern:
-    """A set of files, each called by its NAME.
+    """Location and name pattern of a set of files; the variable part of a file name is NAME.
 
     Attributes:
-        folder: below the root; "<split>" stands for the split's folder.
-        endings: what may follow NAME in a file's name; upper and lower case are one.
-        group: what the folders between `folder` and the files stand for, or "" when there are none.
-        skip: ending of files that other tools leave in the same folder, or "".
+        folder: folder below the root; "<split>" stands for the split's folder.
+        endings: possible text after NAME in a file name; case is ignored.
+        group: meaning of the folders between `folder` and the files, or "" if there are none.
+        skip: ending of files to ignore because other tools write them to the same folder, or "".
     """
 
     folder: str
@@ -26,7 +26,7 @@ class FilePattern:
     skip: str = ""
 
     def path(self, root: Path, split_folder: str) -> Path:
-        """The folder that holds the files of a split."""
+        """The folder with the files of a split."""
         return root / self.folder.replace("<split>", split_folder)
 
     def __str__(self) -> str:
@@ -36,15 +36,15 @@ class FilePattern:
 
 @frozen(kw_only=True)
 class Layout:
-    """How a kind of data set lies on disk.
+    """File layout of a kind of dataset.
 
     Attributes:
-        variants: the forms in which it was published: image files and label files, paired by NAME.
-        splits: the folder of each split; None takes whatever folders there are.
-        encoding: what label files hold, a name for `clouds.data.encodings.label_encoding`.
-        source: the paper.
-        download: which files to get, and where.
-        misfits: NAMEs whose image and label are known to differ in size. They are left out where they do.
+        variants: published folder layouts: image files and label files, paired by NAME.
+        splits: split -> folder; None means that each folder is a split.
+        encoding: label encoding, a name for `clouds.data.encodings.label_encoding`.
+        source: paper.
+        download: files to download, and their address.
+        misfits: NAMEs whose image and label may differ in size, and are left out if they do.
     """
 
     variants: tuple[tuple[FilePattern, FilePattern], ...]
@@ -59,7 +59,7 @@ class Layout:
 
 
 _SPLITS = {name: name for name in ("train", "val", "test")}
-_OTHER_TOOLS = "_labelTrainIds.png"  # train ids that converters of other projects write beside the originals
+_OTHER_TOOLS = "_labelTrainIds.png"  # train ids that other projects' converters write beside the originals
 
 
 def _acdc(condition: str) -> Layout:

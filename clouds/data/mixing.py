@@ -1,4 +1,4 @@
-"""Weighted mixing of datasets, as the published repeat-factor sampler does it."""
+"""Weighted mixing of datasets, like the published repeat-factor sampler."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 
 from clouds.core.system.errors import ConfigError
 
-_FEWEST = 0.01  # samples per epoch on average: with fewer, one sample takes the coins of hundreds of epochs
+_FEWEST = 0.01  # samples per epoch on average; with fewer, finding one sample takes hundreds of epochs
 
 
 class Draw(NamedTuple):
@@ -27,11 +27,11 @@ class Draw(NamedTuple):
 def mixed_order(lengths: Sequence[int], factors: Sequence[float], *, seed: int, epoch: int) -> Int[np.ndarray, "n 2"]:
     """The order of one epoch over several datasets: rows of (dataset, index).
 
-    The records of `repeated`, with coins drawn anew for each epoch, shuffled. The same seed and epoch give the same
-    order. Several processes take their shares of this one order, so that together they make exactly one epoch.
+    It shuffles the rows of `repeated`, with new coins for each epoch. The same seed and epoch give the same order.
+    Several processes take shares of this order, so that together they run exactly one epoch.
 
     Raises:
-        ConfigError: lengths and factors differ in number or are negative, or no record would ever be drawn.
+        ConfigError: lengths and factors differ in number or are negative, or no sample would ever be drawn.
     """
     _check(lengths, factors)
     rng = np.random.default_rng((seed, epoch))
@@ -41,9 +41,9 @@ def mixed_order(lengths: Sequence[int], factors: Sequence[float], *, seed: int, 
 def repeated(
     lengths: Sequence[int], factors: Sequence[float], coins: Float[np.ndarray, " r"]
 ) -> Int[np.ndarray, "n 2"]:
-    """The records of one epoch, in order: rows of (dataset, index).
+    """The samples of one epoch, in order: rows of (dataset, index).
 
-    Every record of dataset d occurs floor(f_d) times, and once more where its coin, a number in 0..1, is below
+    Every sample of dataset d occurs floor(f_d) times, and once more if its coin, a number in 0..1, is below
     f_d - floor(f_d).
     """
     dataset = np.repeat(np.arange(len(lengths)), lengths)
@@ -54,10 +54,10 @@ def repeated(
 
 
 def endless(lengths: Sequence[int], factors: Sequence[float], seed: int) -> Iterator[Draw]:
-    """Epoch after epoch of `mixed_order`, for ever. `itertools.islice(..., n, None)` goes on after n samples.
+    """Yield epochs of `mixed_order` forever. `itertools.islice(..., n, None)` continues after n samples.
 
     Raises:
-        ConfigError: as `mixed_order`, or so few samples per epoch that most epochs are empty.
+        ConfigError: as `mixed_order`, or an epoch has so few samples that most epochs are empty.
     """
     _check(lengths, factors)
     expected = sum(length * factor for length, factor in zip(lengths, factors, strict=True))
@@ -74,7 +74,7 @@ def endless(lengths: Sequence[int], factors: Sequence[float], seed: int) -> Iter
 
 def _check(lengths: Sequence[int], factors: Sequence[float]) -> None:
     if len(lengths) != len(factors):
-        raise ConfigError(f"mixing: {len(factors)} repeat factors for {len(lengths)} datasets; give one for each")
+        raise ConfigError(f"mixing: {len(factors)} repeat factors for {len(lengths)} datasets; give one per dataset")
     wrong = [value for value in (*lengths, *factors) if not (value >= 0 and math.isfinite(value))]
     if wrong:
         raise ConfigError(f"mixing: lengths and repeat factors must be finite and not negative, got {wrong[0]}")

@@ -1,7 +1,7 @@
-"""Photometric randomization: colour changes far beyond a camera's, so that colour says little about the class.
+"""Photometric randomization: strong colour changes, so that a network does not rely on colour.
 
-It serves networks that are trained from random weights, which otherwise learn the source's colours by heart; pretrained
-backbones do not need it. Source: domain randomization, Tobin et al., IROS 2017.
+It helps networks trained from random weights, which otherwise overfit to the source's colours; pretrained backbones do
+not need it. Source: domain randomization, Tobin et al., IROS 2017.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _NOISE = 0.06  # largest standard deviation, of the range 0..1
 
 
 def randomize_colors(image: UInt8[np.ndarray, "h w 3"], rng: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:
-    """Gamma, gains and offsets per channel, swapped channels, less colour, less contrast, noise; all drawn anew."""
+    """Draw and apply gamma, gains and offsets per channel, channel swaps, desaturation, lower contrast, and noise."""
     values = (image.astype(np.float32) / 255) ** np.float32(rng.uniform(*_GAMMA))
     gains = rng.uniform(*_GAIN, 3).astype(np.float32)
     values = values * gains + rng.uniform(-_OFFSET, _OFFSET, 3).astype(np.float32)
@@ -31,5 +31,5 @@ def randomize_colors(image: UInt8[np.ndarray, "h w 3"], rng: np.random.Generator
 
 
 def _towards(anchor: np.ndarray, values: np.ndarray, share: float) -> np.ndarray:
-    """`share` of the way from the anchor to the values."""
+    """Interpolate from the anchor (share 0) to the values (share 1)."""
     return anchor + np.float32(share) * (values - anchor)

@@ -1,4 +1,4 @@
-"""Dataset specs: `KIND:PATH[:SPLIT]`, the one way to name a dataset in recipes, calls and commands."""
+"""Dataset SPECs: `KIND:PATH[:SPLIT]` names a dataset in recipes, calls and commands."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Spec:
     Attributes:
         kind: a name of `clouds.data.layouts.LAYOUTS`.
         path: the dataset's root folder.
-        split: subset of the dataset, or None when the spec leaves it open.
+        split: subset of the dataset, or None if the SPEC has none.
     """
 
     kind: str
@@ -30,13 +30,13 @@ class Spec:
 
 
 def is_spec(text: str) -> bool:
-    """Whether a text begins with a known kind and a colon."""
+    """Whether a text starts with a known kind and a colon."""
     kind, colon, _ = text.partition(":")
     return bool(colon) and kind in LAYOUTS
 
 
 def parse_spec(text: str) -> Spec:
-    """Read a spec `KIND:PATH[:SPLIT]`; what follows the last colon is a split unless it holds a slash.
+    """Parse `KIND:PATH[:SPLIT]`; text after the last colon is the split unless it contains a slash.
 
     >>> parse_spec("folder:photos/town:val").split
     'val'

@@ -1,6 +1,6 @@
-"""Training views of images and label maps, uint8 arrays. All randomness comes from the generator that is passed in.
+"""Training views of images and label maps as uint8 arrays. All randomness comes from the `rng` argument.
 
-Geometry and colours are drawn as small records and then applied, so that a draw can be repeated and tested.
+Geometry and colour changes are first drawn as records and then applied, so that a draw can be repeated and tested.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ def _to_range(value: Sequence[float]) -> tuple[float, float]:
 
 @frozen(kw_only=True)
 class Augmentation:
-    """How training views are made.
+    """Settings of the training views.
 
     Attributes:
         crop: (height, width) of every view, in pixels.
-        scale: range of the factor on the image's own size, drawn uniformly.
-        flip: mirror half of the views left to right.
+        scale: range of the uniformly drawn resize factor.
+        flip: flip half of the views horizontally.
         distortion: distort colours, as published.
-        randomize: change colours far more on top of it; see `clouds.data.randomize`.
-        crop_offsets: "independent" draws a number for the rows of a crop and one for its columns; "diagonal", as
-            published, draws one for both, so that crops lie on the image's diagonal.
-        label_resize: label maps are read at pixel centres, as images are ("nearest-exact"), or, as published, up to
-            half a pixel beside them ("nearest"); both are called as torch calls them.
-        distort_padding: distort the colours of the padding too, as published, or leave it black.
+        randomize: additionally apply the stronger colour changes of `clouds.data.randomize`.
+        crop_offsets: "independent" draws the row and column offset of a crop separately; "diagonal", as published,
+            draws one number for both, so that crops lie on the image's diagonal.
+        label_resize: torch's name of the interpolation. "nearest-exact" samples label maps at pixel centres, like
+            images; "nearest", as published, up to half a pixel beside them.
+        distort_padding: also distort the colours of the padding, as published; otherwise it is black.
     """
 
     crop: tuple[int, int] = field(converter=_to_size)
@@ -74,7 +74,7 @@ class Geometry:
     Attributes:
         size: (height, width) that the whole image is resized to.
         offset: (top, left) of the crop in the resized image.
-        flip: mirror left to right, last.
+        flip: flip horizontally, as the last step.
     """
 
     size: tuple[int, int]
@@ -87,11 +87,11 @@ class Distortion:
     """Drawn colour changes; the defaults change nothing.
 
     Attributes:
-        brightness: added to every channel, of 255.
+        brightness: offset of every channel, for a range of 0..255.
         contrast: factor on every channel.
         saturation: factor on the saturation (HSV).
-        hue: added to the hue (HSV), in degrees.
-        contrast_first: contrast before saturation and hue, or after them.
+        hue: offset of the hue (HSV), in degrees.
+        contrast_first: apply contrast before saturation and hue, instead of after them.
     """
 
     brightness: float = 0.0
@@ -107,9 +107,9 @@ def augment(
     rng: np.random.Generator,
     settings: Augmentation,
 ) -> tuple[UInt8[np.ndarray, "hc wc 3"], UInt8[np.ndarray, "hc wc"]]:
-    """A training view of the size `settings.crop`: resize, crop, distort, pad, flip.
+    """Make a training view of size `settings.crop`: resize, crop, distort, pad, flip.
 
-    What the crop lacks is padded at the bottom and the right, with 0 in the image and 255 in the label map.
+    Smaller images are padded at the bottom and the right, with 0 in the image and 255 in the label map.
     """
     geometry = draw_geometry(label.shape, rng, settings)
     part = _resize(image, geometry, settings.crop, Image.Resampling.BILINEAR)
@@ -123,8 +123,8 @@ def generated_views(
 ) -> tuple[UInt8[np.ndarray, "hc wc 3"], UInt8[np.ndarray, "hc wc 3"]]:
     """The clean view of a generated image for the teacher, and the same view with distorted colours for the student.
 
-    As published the image keeps its scale and is only flipped. One that is larger than `settings.crop` is cropped,
-    a smaller one is padded with 0 at the bottom and the right (`rows < h` and `columns < w` are the image).
+    As published, the image keeps its scale and is only flipped. An image larger than `settings.crop` is cropped; a
+    smaller one is padded with 0 at the bottom and the right (`rows < h` and `columns < w` are the image).
     """
     size, crop = (image.shape[0], image.shape[1]), settings.crop
     flip = settings.flip and rng.random() < 0.5
@@ -144,10 +144,10 @@ def draw_geometry(shape: tuple[int, ...], rng: np.random.Generator, settings: Au
 def resize_crop(
     pixels: UInt8[np.ndarray, "h w *c"], geometry: Geometry, crop: tuple[int, int], *, resample: Image.Resampling
 ) -> UInt8[np.ndarray, "hc wc *c"]:
-    """Resize to `geometry.size` and crop at `geometry.offset`; padding and `geometry.flip` are left to the caller.
+    """Resize to `geometry.size` and crop at `geometry.offset`; the caller pads and flips.
 
-    Only what is kept is computed; its pixels are those of the whole resized image. Where that is smaller than the crop
-    the result is, too.
+    Only the pixels of the crop are computed, with the same values as in the whole resized image. If the resized image
+    is smaller than the crop, so is the result.
     """
     return np.asarray(_resize(pixels, geometry, crop, resample))
 
@@ -155,7 +155,7 @@ def resize_crop(
 def resize_crop_label(
     label: UInt8[np.ndarray, "h w"], geometry: Geometry, settings: Augmentation
 ) -> UInt8[np.ndarray, "hc wc"]:
-    """Like `resize_crop`, for a label map, as `settings.label_resize` says."""
+    """Like `resize_crop` for a label map, with the interpolation `settings.label_resize`."""
     if settings.label_resize == "nearest-exact":
         return resize_crop(label, geometry, settings.crop, resample=Image.Resampling.NEAREST)
     rows, columns = (
@@ -175,7 +175,7 @@ def pad(pixels: UInt8[np.ndarray, "h w *c"], size: tuple[int, int], fill: int) -
 
 
 def draw_distortion(rng: np.random.Generator) -> Distortion:
-    """Draw colour changes with the published ranges; each is made with probability 1/2, in one of two orders.
+    """Draw colour changes in the published ranges, each with probability 1/2, in one of two orders.
 
     Source: Liu et al., "SSD: Single Shot MultiBox Detector", ECCV 2016, as used by Mask2Former and CLOUDS.
     """
@@ -189,11 +189,11 @@ def draw_distortion(rng: np.random.Generator) -> Distortion:
 
 
 def distort(image: UInt8[np.ndarray, "h w 3"], distortion: Distortion) -> UInt8[np.ndarray, "h w 3"]:
-    """Apply colour changes: brightness, then contrast and HSV in the drawn order. Values are cut off at 0 and 255."""
+    """Apply colour changes: brightness, then contrast and HSV in the drawn order. Values are clipped to 0..255."""
     return np.asarray(_distort(Image.fromarray(image), distortion))
 
 
-# Between its steps a view stays a Pillow picture: handing it over and back costs as much as resizing it.
+# Between steps a view stays a Pillow image, because converting it to an array and back costs as much as resizing it.
 
 
 def _resize(pixels: np.ndarray, geometry: Geometry, crop: tuple[int, int], resample: Image.Resampling) -> Image.Image:
@@ -218,7 +218,7 @@ def _distort(picture: Image.Image, distortion: Distortion) -> Image.Image:
 
 
 def _change_colors(part: Image.Image, rng: np.random.Generator, settings: Augmentation) -> UInt8[np.ndarray, "hc wc 3"]:
-    """The part with the colour changes that the settings ask for, padded to the crop."""
+    """Apply the colour changes of the settings, and pad to the crop size."""
     if settings.distort_padding:
         part = part.crop((0, 0, settings.crop[1], settings.crop[0]))  # black outside
     if settings.distortion:
@@ -228,7 +228,7 @@ def _change_colors(part: Image.Image, rng: np.random.Generator, settings: Augmen
 
 
 def _kept(geometry: Geometry, crop: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns of the resized image that the crop takes."""
+    """Number of rows and columns of the resized image inside the crop."""
     rows, columns = (
         min(part, full - start) for part, full, start in zip(crop, geometry.size, geometry.offset, strict=True)
     )
@@ -236,7 +236,7 @@ def _kept(geometry: Geometry, crop: tuple[int, int]) -> tuple[int, int]:
 
 
 def _legacy_nearest(index: np.ndarray, old: int, new: int) -> np.ndarray:
-    """Where pixels of a side that was resized from `old` to `new` come from, in float32 as torch computes it."""
+    """Source index of each pixel of a side resized from `old` to `new`, computed in float32 like torch's "nearest"."""
     return np.minimum((index * np.float32(old / new)).astype(np.int64), old - 1)
 
 
@@ -263,5 +263,5 @@ def _to_level(values: np.ndarray) -> np.ndarray:
 
 
 def _lookup(*tables: np.ndarray) -> list[int]:
-    """One table for each of three channels, or one for all of them."""
+    """Pillow lookup of three channels, from one table per channel or one for all."""
     return np.concatenate(tables * (3 // len(tables))).tolist()

@@ -21,13 +21,13 @@ _SETTINGS = "dataset.toml"
 def write_domain(name: str, out: Path, *, count: int, size: tuple[int, int], seed: int) -> None:
     """Write a domain as `out/images/<split>` and `out/labels/<split>`; the source is "train", the others are "val".
 
-    Picture i depends on the domain, the seed, the size and i alone. Labels are Cityscapes train ids. The folder appears
-    when it is complete, and takes the place of an earlier one.
+    Image i depends only on the domain, the seed, the size and i. Labels are Cityscapes train ids. The folder is written
+    atomically, and replaces an earlier one.
 
     Args:
         name: `SOURCE` or one of `UNSEEN`.
         out: folder of the dataset.
-        count: number of pictures.
+        count: number of images.
         size: (height, width) in pixels.
         seed: 0 or more.
 

@@ -1,4 +1,4 @@
-"""The demo's HTML report: the table, predictions before and after, pseudo-labels before and after refinement."""
+"""The demo's HTML report: the scores, predictions of both arms, pseudo-labels before and after refinement."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ def demo_page(
     quality: PseudoLabelQuality,
     subtitle: str,
 ) -> str:
-    """The whole page.
+    """The report as an HTML page.
 
     Args:
         rows: (domain, source only, CLOUDS), mIoU in percent.
         arms: the trained pipelines `source-only` and `clouds`.
-        teacher: the pipeline after the warm-up, which is the first teacher of self-training; it has the refiner.
+        teacher: the pipeline after the warm-up with the refiner; it is the first teacher of self-training.
         unseen: the test domains.
         generated: the generated images, with exact labels.
-        quality: of the teacher's pseudo-labels of them.
-        subtitle: how the demo was run.
+        quality: quality of the teacher's pseudo-labels for them.
+        subtitle: settings of the run.
     """
     return html.page(
         "CLOUDS demo",
@@ -49,8 +49,8 @@ def demo_page(
             ),
             html.Section(
                 title="Generated images and their pseudo-labels",
-                note="What the teacher after the warm-up says about the clean view, and what the refiner makes of it. "
-                "The exact labels are known here because the images are drawn; training never sees them.",
+                note="Predictions of the teacher after the warm-up on the clean view, before and after refinement. "
+                "The exact labels are known because the images are drawn; training never sees them.",
                 content=[
                     html.cards(
                         [
@@ -72,8 +72,8 @@ def _scores(rows: Sequence[Row]) -> html.Section:
     return html.Section(
         title="Unseen domains",
         note="mIoU in percent over the classes present. Both arms made the same number of optimizer steps from the "
-        "same warm-up weights, with as many labelled images in each; the test domains use textures, palettes, layouts, "
-        "weather and sensor noise that no prompt can reach.",
+        "same warm-up weights, with as many labelled images per step. The test domains use textures, palettes, "
+        "layouts, weather and sensor noise that no prompt can produce.",
         content=[
             html.cards([("source only, mean", before), ("CLOUDS, mean", after), ("gain in points", gain)]),
             html.table(["domain", "source only", "CLOUDS"], rows, bars=True, footer=1),

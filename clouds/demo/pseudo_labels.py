@@ -1,4 +1,4 @@
-"""What the demo's first teacher says about generated images, before and after refinement, and how good that is."""
+"""Quality of the first teacher's pseudo-labels on generated images, before and after refinement."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class PseudoLabelQuality:
     """Agreement of pseudo-labels with the exact labels, which are known because the demo's images are drawn.
 
     Attributes:
-        images: number of generated images that were compared.
-        before, after: mIoU in percent of the teacher's label maps, and of what the refiner made of them; None when no
-            class is in the exact labels. Pixels that the refiner leaves without a label count as wrong.
+        images: number of compared images.
+        before, after: mIoU in percent of the teacher's label maps before and after refinement; None if no class is in
+            the exact labels. Pixels that the refiner ignores count as wrong.
     """
 
     images: int
@@ -45,8 +45,8 @@ def measure_pseudo_labels(teacher: Pipeline, generated: GeneratedSet) -> PseudoL
     chosen = list(zip(generated.rows, generated.images, generated.labels or (), strict=True))[:_MEASURED]
     for row, image_path, label_path in chosen:
         truth = read_label_pixels(label_path, train_ids)
-        said, refined = pseudo_labels(teacher, read_image(image_path), row.index)
-        before += count_confusion(truth, said, classes=count)
+        predicted, refined = pseudo_labels(teacher, read_image(image_path), row.index)
+        before += count_confusion(truth, predicted, classes=count)
         after += count_confusion(truth, refined, classes=count)
     return PseudoLabelQuality(images=len(chosen), before=mean_iou(before), after=mean_iou(after))
 
@@ -54,7 +54,7 @@ def measure_pseudo_labels(teacher: Pipeline, generated: GeneratedSet) -> PseudoL
 def pseudo_labels(
     teacher: Pipeline, image: UInt8[np.ndarray, "h w 3"], index: int
 ) -> tuple[UInt8[np.ndarray, "h w"], UInt8[np.ndarray, "h w"]]:
-    """The teacher's label map of image number `index`, and the refiner's version of it; the same without a refiner."""
+    """The teacher's label map of image number `index` before and after refinement; equal without a refiner."""
     before = teacher.predict(image).labels
     if teacher.refiner is None:
         return before, before

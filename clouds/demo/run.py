@@ -32,16 +32,15 @@ SOURCE_IMAGES, UNSEEN_IMAGES, GENERATED_IMAGES = 240, 30, 240
 
 @frozen(kw_only=True)
 class DemoResult:
-    """What `clouds demo` found.
+    """Result of `clouds demo`.
 
     Attributes:
-        out: folder with everything: data, runs, report.
+        out: folder with data, runs and report.
         report: the HTML page.
-        seed, steps: of this run; steps are optimizer steps per arm, warm-up included.
+        seed, steps: settings of this run; steps are optimizer steps per arm, including the warm-up.
         warmup, source_only, clouds: evaluations on the unseen domains, after the warm-up and for the two arms.
-        pseudo_labels: how good the labels of the teacher after the warm-up are on generated images, before and after
-            refinement.
-        seconds: how long it took.
+        pseudo_labels: quality of the teacher's pseudo-labels after the warm-up, before and after refinement.
+        seconds: duration.
     """
 
     out: Path
@@ -61,7 +60,7 @@ class DemoResult:
         return [*rows, ("mean", self.source_only.miou, self.clouds.miou)]
 
     def to_json(self) -> str:
-        """The table and what it was made with, as JSON text."""
+        """The table and the settings of the run, as JSON text."""
         domains = {name: {"source_only": before, "clouds": after} for name, before, after in self.table()}
         document = {
             "seed": self.seed,
@@ -87,16 +86,16 @@ def run_demo(
 ) -> DemoResult:
     """Run the demo.
 
-    Both arms start from the same warm-up weights and make the same number of optimizer steps: "source only" goes on
-    with the source, "CLOUDS" adds as many generated images to each batch, with the teacher's refined labels. The
-    unseen domains are drawn with textures, palettes, layouts, weather and sensor noise that no prompt can reach.
+    Both arms start from the same warm-up weights and make the same number of optimizer steps: "source only" continues
+    on the source, "CLOUDS" adds as many generated images to each batch, with the teacher's refined labels. The unseen
+    domains use textures, palettes, layouts, weather and sensor noise that no prompt can produce.
 
     Args:
-        out: folder for data, runs and the report; files of an earlier demo there are replaced.
-        seed: of data, weights and training.
-        steps: optimizer steps per arm, half of them warm-up; None takes the recipe's.
+        out: folder for data, runs and the report; files of an earlier demo are replaced.
+        seed: seed of data, weights and training.
+        steps: optimizer steps per arm, half of them warm-up; None means the recipe's.
         on_step: called after every optimizer step.
-        say: called with one line before each stage.
+        say: called with one line of text before each stage.
     """
     started, folder = time.monotonic(), Path(out)
     recipe = _recipe(seed, steps)
@@ -149,7 +148,7 @@ def _continue(
     on_step: StepReport | None,
     say: Callable[[str], None],
 ) -> Pipeline:
-    """One arm: the joint phase from the warm-up's weights, with generated pictures or without."""
+    """Train one arm: the joint phase from the warm-up's weights, with or without generated images."""
     say(f"{name}: {recipe.joint.steps} more steps")
     arm = load(folder / "warmup" / "warmup")
     train(
@@ -165,7 +164,7 @@ def _continue(
 
 
 def _cleared(folder: Path) -> Path:
-    """The folder of an arm, without the run of an earlier demo; what is no run is left for `train` to refuse."""
+    """Remove the run of an earlier demo from an arm's folder; `train` refuses other files."""
     if (folder / RECIPE).is_file():
         shutil.rmtree(folder)
     return folder
@@ -190,7 +189,7 @@ def _unseen(pipeline: Pipeline, folder: Path, seed: int) -> list[Dataset]:
 
 
 def _compose(recipe: Recipe, seed: int) -> Pipeline:
-    """Initial weights depend on the seed alone; the caller's random state is left as it was."""
+    """Compose with initial weights from the seed; the caller's random state is unchanged."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return compose(**recipe.model, device="auto")

@@ -1,16 +1,15 @@
-"""Boundary IoU: how well the contours of each class are found, whatever the size of its areas.
+"""Boundary IoU: the accuracy of each class's contours, independent of the size of its areas.
 
 Cheng et al., "Boundary IoU: Improving Object-Centric Image Segmentation Evaluation", CVPR 2021: the IoU of the boundary
-regions of two masks. The boundary region is what an erosion of the mask takes away: its pixels within a distance d of
-its contour, where d is 2 % of the image diagonal and the image's edge is part of the contour.
+regions of two masks. The boundary region has the mask's pixels within a distance d of its contour, which an erosion
+removes; d is 2 % of the image diagonal, and the image's edge is part of the contour.
 
 The paper compares single objects. For classes, intersections and unions are summed over the images of a dataset, as
-for the IoU of classes. Ignored pixels (255 in the ground truth) are treated like what lies outside of the image, for
-the ground truth and the prediction alike: they belong to no boundary region, and what is predicted there changes
-nothing.
+for class IoU. Ignored pixels (255 in the ground truth) count as outside the image, for ground truth and prediction:
+they belong to no boundary region, and predictions there have no effect.
 
-All classes are eroded at once. The paper erodes d times by a square of 3x3, which is once by the square of side 2d+1.
-A pixel survives when all pixels of the square around it are of its class: when none of the (2d)x(2d) corners between
+All classes are eroded at once. The paper's d erosions by a 3x3 square equal one erosion by a square of side 2d+1. A
+pixel survives if all pixels of the square around it have its class, that is, if none of the (2d)x(2d) corners between
 them touches two labels.
 """
 
@@ -49,16 +48,16 @@ def boundary_map(label_map: UInt8[np.ndarray, "h w"], distance: int) -> UInt8[np
 def count_boundaries(
     truth: UInt8[np.ndarray, "h w"], prediction: UInt8[np.ndarray, "h w"], *, classes: int
 ) -> Int[np.ndarray, "k 3"]:
-    """Count the pixels of one image's boundary regions. The inputs are left as they are.
+    """Count the pixels of one image's boundary regions. The inputs are not modified.
 
     Args:
         truth: train ids; 255 is ignored.
         prediction: train ids; 255 is no class.
-        classes: how many there are.
+        classes: number of classes.
 
     Returns:
-        Per class: pixels in both regions, in that of the ground truth, and in that of the prediction. They add up
-        over images.
+        Per class: number of pixels in both regions, in the ground truth's, and in the prediction's; to be summed over
+        images.
     """
     distance = boundary_distance(*truth.shape)
     seen = np.where(truth == IGNORE_ID, truth, prediction)
@@ -67,12 +66,12 @@ def count_boundaries(
 
 
 def boundary_iou(counts: Int[np.ndarray, "k 3"]) -> list[float | None]:
-    """Boundary IoU per class, in percent; None for a class that the ground truth does not have."""
+    """Boundary IoU per class, in percent; None for a class that is absent from the ground truth."""
     return intersection_over_union(counts[:, 0], counts[:, 1], counts[:, 2])
 
 
 def _any_of(flags: Bool[np.ndarray, "n m"], size: int) -> Bool[np.ndarray, "n-{size}+1 m"]:
-    """Whether any of `size` consecutive rows is set, from each row on; runs are doubled, in log2(size) steps."""
+    """Whether any of `size` consecutive rows from each row on is set; doubling the run takes log2(size) steps."""
     length = 1
     while length < size:
         step = min(length, size - length)

@@ -1,7 +1,7 @@
-"""Confusion counts and the figures made from them. Every figure is in percent, or None where it is not defined.
+"""Confusion counts and metrics computed from them. Metrics are in percent, or None if undefined.
 
-Counts are int64 "k k+1", [ground truth, prediction]; the last column counts pixels predicted as "ignore", which are
-wrong for the class they belong to and for no other. Pixels whose ground truth is 255 count nowhere.
+Counts are int64 "k k+1", [ground truth, prediction]. The last column counts pixels predicted as "ignore": they are
+false negatives of their true class, but no false positives. Pixels with ground truth 255 are not counted.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from clouds.core.system.errors import DataError
 
 
 def count_pairs(rows: UInt8[np.ndarray, "h w"], columns: UInt8[np.ndarray, "h w"]) -> Int[np.ndarray, "256 256"]:
-    """How many pixels have each pair of values, int64 [value in `rows`, value in `columns`]."""
+    """Number of pixels with each pair of values, int64 [value in `rows`, value in `columns`]."""
     pairs = rows.astype(np.uint16)
     pairs <<= 8
     pairs |= columns
@@ -26,7 +26,7 @@ def count_pairs(rows: UInt8[np.ndarray, "h w"], columns: UInt8[np.ndarray, "h w"
 def count_confusion(
     truth: UInt8[np.ndarray, "h w"], prediction: UInt8[np.ndarray, "h w"], *, classes: int
 ) -> Int[np.ndarray, "k k+1"]:
-    """Count the pixels of one image by true and predicted class. The inputs are left as they are.
+    """Count the pixels of one image by true and predicted class. The inputs are not modified.
 
     Raises:
         DataError: the shapes differ, or a value is neither a class (0..classes-1) nor 255.
@@ -38,7 +38,7 @@ def count_confusion(
         strange = np.flatnonzero(values[classes:IGNORE_ID]) + classes
         if strange.size:
             raise DataError(
-                f"{what} holds train ids {strange.tolist()}; expected 0..{classes - 1} or {IGNORE_ID} (ignore)"
+                f"{what} has train ids {strange.tolist()}; expected 0..{classes - 1} or {IGNORE_ID} (ignore)"
             )
     return pairs[:classes, [*range(classes), IGNORE_ID]]
 
@@ -46,38 +46,38 @@ def count_confusion(
 def intersection_over_union(
     hits: Int[np.ndarray, " k"], truth: Int[np.ndarray, " k"], predicted: Int[np.ndarray, " k"]
 ) -> list[float | None]:
-    """IoU per class, TP / (TP + FN + FP); None for a class that the ground truth does not have.
+    """IoU per class, TP / (TP + FN + FP); None for a class that is absent from the ground truth.
 
     Everingham et al., "The PASCAL Visual Object Classes Challenge", IJCV 2015.
 
     Args:
-        hits: pixels of the class in both.
-        truth: pixels of the class in the ground truth.
-        predicted: labelled pixels that were predicted as the class.
+        hits: pixels with the class in both.
+        truth: pixels with the class in the ground truth.
+        predicted: labelled pixels predicted as the class.
     """
     return _percent(hits, np.where(truth > 0, truth + predicted - hits, 0))
 
 
 def class_iou(counts: Int[np.ndarray, "k k+1"]) -> list[float | None]:
-    """Intersection over union per class; None for a class that the ground truth does not have."""
+    """Intersection over union per class; None for a class that is absent from the ground truth."""
     return intersection_over_union(np.diagonal(counts), counts.sum(axis=1), counts[:, :-1].sum(axis=0))
 
 
 def class_accuracy(counts: Int[np.ndarray, "k k+1"]) -> list[float | None]:
-    """Share of the pixels of each class that are right, TP / (TP + FN); None for a class that there is not."""
+    """Accuracy per class, TP / (TP + FN); None for a class that is absent from the ground truth."""
     return _percent(np.diagonal(counts), counts.sum(axis=1))
 
 
 def mean_iou(counts: Int[np.ndarray, "k k+1"]) -> float | None:
-    """Mean IoU over the classes that the ground truth has, as published; None when it has none.
+    """Mean IoU over the classes of the ground truth, as published; None if it has none.
 
-    A class that is predicted but never true lowers the IoU of the classes it was mistaken for, nothing else.
+    Predictions of an absent class only lower the IoU of the true classes.
     """
     return mean(class_iou(counts))
 
 
 def frequency_weighted_iou(counts: Int[np.ndarray, "k k+1"]) -> float | None:
-    """Mean IoU weighted by how many pixels of the ground truth each class has; None when nothing is labelled.
+    """Mean IoU weighted by the number of ground truth pixels per class; None if nothing is labelled.
 
     Long et al., "Fully Convolutional Networks for Semantic Segmentation", CVPR 2015, section 5.
     """
@@ -87,13 +87,13 @@ def frequency_weighted_iou(counts: Int[np.ndarray, "k k+1"]) -> float | None:
 
 
 def pixel_accuracy(counts: Int[np.ndarray, "k k+1"]) -> float | None:
-    """Share of labelled pixels that are right; None when nothing is labelled."""
+    """Share of labelled pixels that are correct; None if nothing is labelled."""
     total = counts.sum()
     return 100.0 * float(np.trace(counts)) / float(total) if total else None
 
 
 def mean(values: Sequence[float | None]) -> float | None:
-    """Mean of the values that there are; None when there is none."""
+    """Mean of the values that are not None; None if there are none."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
 

@@ -1,4 +1,4 @@
-"""Evaluation of a pipeline on labelled datasets, one domain each."""
+"""Evaluation of a pipeline on labelled datasets, one per domain."""
 
 from __future__ import annotations
 
@@ -39,27 +39,28 @@ def evaluate(
     configs: Configs = None,
     progress: bool = False,
 ) -> Report:
-    """Segment datasets and compare with their labels.
+    """Segment datasets and compare the predictions with their labels.
 
-    Among several processes (torchrun) each segments its share of the images; all of them call this, and all get the
-    same report, with the counts of one process.
+    Under torchrun, all processes call this function, each segments its share of the images, and all return the same
+    report of all images.
 
     Args:
         pipeline: a composed or loaded pipeline.
-        specs: dataset specs such as "folder:PATH:val" (without a split: the only one, or "val"), or open datasets.
+        specs: SPECs such as "folder:PATH:val" (default split: the only one, or "val"), or open datasets.
         protocol: "native" (each image at its own size, scored at the size of its label) or "published" (image and
-            label resized to a short side of 1024, scored at that size; the long side is limited by `max_pixels` of
-            `dataset.toml` alone).
+            label resized to a short side of 1024, scored at that size; only `max_pixels` of `dataset.toml` limits the
+            long side).
         scales: test-time augmentation: average the scores of the image at these sizes, relative to the protocol's.
-        flip: test-time augmentation: average with the scores of the mirror images, too.
+        flip: test-time augmentation: also average with the scores of the mirror images.
         window: images of more than window x window pixels are segmented in overlapping windows of that side.
-        batch_size: images that go through the network at once; see `Pipeline.predict_many`.
-        configs: a `dataset.toml` for all specs, or one by spec, in place of the datasets' own.
-        progress: show a progress bar on standard error, when that is a terminal.
+        batch_size: images per forward pass; see `Pipeline.predict_many`.
+        configs: a `dataset.toml` for all datasets, or one per SPEC; it replaces the datasets' own.
+        progress: show a progress bar on standard error if it is a terminal.
 
     Raises:
-        ConfigError: the protocol, a scale, the batch size, a spec or a configuration is wrong, or two datasets are one.
-        DataError: a file cannot be used, or is too large when it is resized; the message names it.
+        ConfigError: the protocol, a scale, the batch size, a SPEC or a configuration is invalid, or a dataset is listed
+            twice.
+        DataError: a file cannot be used, or is too large after resizing; the message names it.
     """
     import torch
 
@@ -106,7 +107,7 @@ def _open(specs: Sequence[str | Dataset], label_space: LabelSpace, configs: Conf
         if other is not None and isinstance(spec, str) and other.items != dataset.items:
             name = spec  # another folder of the same name
         if name in datasets:
-            raise ConfigError(f"evaluate: dataset {dataset.name!r} is there twice; give it once, or another name")
+            raise ConfigError(f"evaluate: dataset {dataset.name!r} is listed twice; list it once, or rename one")
         datasets[name] = dataset
     return datasets
 
@@ -123,10 +124,10 @@ def _count(
     protocol: str,
     advance: Callable[[], None],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Counts of confusion and of boundaries, over some images of a dataset."""
+    """Confusion and boundary counts over some images of a dataset."""
     classes = len(dataset.label_space)
     confusion, boundaries = np.zeros((classes, classes + 1), np.int64), np.zeros((classes, 3), np.int64)
-    truths: deque[np.ndarray] = deque()  # of images that are being predicted
+    truths: deque[np.ndarray] = deque()  # of the images in progress
 
     def images() -> Iterator[np.ndarray]:
         for index in indices:

@@ -1,4 +1,4 @@
-"""Self-contained HTML pages: tables, figures and grids of pictures. No page ever loads anything from a network."""
+"""Self-contained HTML pages with tables, figures and image grids. A page never loads anything from a network."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from clouds.core.contract.labels import IGNORE_ID, LabelSpace
 
 Cell = str | int | float | None
 _UNLABELLED = (24, 24, 27)
-# Distinguishable in this order with common forms of colour blindness, and readable on light and dark pages.
+# In this order distinguishable with common forms of colour blindness, and readable on light and dark pages.
 SERIES = ("#4c78a8", "#f58518", "#54a24b", "#e45756", "#72b7b2", "#b279a2", "#d4a72c", "#9d755d")
 _POLICY = "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
 
 @frozen
 class Fragment:
-    """A piece of HTML; `plotly` says that it needs the plotly script."""
+    """A piece of HTML; `plotly` marks that it needs the plotly script."""
 
     html: str
     plotly: bool = False
@@ -38,7 +38,7 @@ def _to_tuple(value: Iterable[Fragment]) -> tuple[Fragment, ...]:
 
 @frozen(kw_only=True)
 class Section:
-    """A headed part of a page; `note` is a sentence under the heading."""
+    """A part of a page under a heading; `note` is a sentence below the heading."""
 
     title: str
     content: tuple[Fragment, ...] = field(converter=_to_tuple)
@@ -47,12 +47,12 @@ class Section:
 
 @frozen(eq=False)
 class Picture:
-    """A picture for a grid.
+    """An image for a grid.
 
     Attributes:
         pixels: uint8 "h w 3", RGB.
-        caption: shown below; may be empty.
-        lossless: PNG with sharp pixels, for label maps; photographs become JPEG.
+        caption: text below the image; may be empty.
+        lossless: PNG with sharp pixels, for label maps; otherwise JPEG.
     """
 
     pixels: UInt8[np.ndarray, "h w 3"]
@@ -61,7 +61,7 @@ class Picture:
 
 
 def page(title: str, sections: Iterable[Section], *, subtitle: str = "") -> str:
-    """A whole HTML document, readable in light and dark surroundings; plotly.js is inlined once when it is needed."""
+    """A complete HTML document for light and dark mode; plotly.js is inlined once if needed."""
     parts = list(sections)
     script = ""
     if any(fragment.plotly for section in parts for fragment in section.content):
@@ -86,7 +86,7 @@ def text(words: str) -> Fragment:
 
 
 def cards(figures: Sequence[tuple[str, Cell]]) -> Fragment:
-    """Headline figures: (what, value)."""
+    """Headline figures: (title, value)."""
     inner = "".join(
         f'<div class="card"><span class="value">{escape(number(value))}</span>'
         f'<span class="what">{escape(what)}</span></div>'
@@ -96,13 +96,13 @@ def cards(figures: Sequence[tuple[str, Cell]]) -> Fragment:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Cell]], *, bars: bool = False, footer: int = 0) -> Fragment:
-    """A table; the first column is the heading of each row.
+    """A table; the first column has the row headings.
 
     Args:
         header: one title per column.
-        rows: numbers get one decimal, None becomes a dash.
+        rows: floats get one decimal, None becomes a dash.
         bars: show numbers as percentages with bars behind them.
-        footer: this many last rows are summaries.
+        footer: number of summary rows at the end.
     """
     kinds = ["word" if any(isinstance(row[i], str) for row in rows) else "number" for i in range(len(header))]
     head = "".join(
@@ -118,12 +118,12 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Cell]], *, bars: bool =
 
 
 def folded(title: str, content: Fragment) -> Fragment:
-    """Something under a heading that opens it."""
+    """Collapsible content under a heading."""
     return Fragment(f"<details><summary>{escape(title)}</summary>{content.html}</details>", content.plotly)
 
 
 def figure(plot: Any, *, name: str) -> Fragment:
-    """A plotly figure; `name` is unique on the page."""
+    """A plotly figure; `name` must be unique on the page."""
     plot.update_layout(
         template="none",
         paper_bgcolor="rgba(0,0,0,0)",
@@ -141,7 +141,7 @@ def figure(plot: Any, *, name: str) -> Fragment:
 
 
 def picture_grid(columns: Sequence[str], rows: Sequence[Sequence[Picture | None]]) -> Fragment:
-    """Pictures in rows under labelled columns; None leaves a place empty."""
+    """Images in rows under labelled columns; None leaves a cell empty."""
     head = "".join(f'<div class="column">{escape(one)}</div>' for one in columns)
     body = "".join(_picture(picture, column) for row in rows for picture, column in zip(row, columns, strict=True))
     grid = f'<div class="pictures" style="--columns:{len(columns)}">{head}{body}</div>'
@@ -149,7 +149,7 @@ def picture_grid(columns: Sequence[str], rows: Sequence[Sequence[Picture | None]
 
 
 def legend(label_space: LabelSpace, present: Iterable[int] | None = None) -> Fragment:
-    """The class colours by name; `present` limits them to some train ids."""
+    """Class names with their colours; `present` limits them to some train ids."""
     ids = range(len(label_space)) if present is None else sorted(set(present) - {IGNORE_ID})
     entries = [(label_space.names[i], label_space.palette[i]) for i in ids] + [("not labelled", _UNLABELLED)]
     inner = "".join(
@@ -165,7 +165,7 @@ def colorize(label_map: UInt8[np.ndarray, "h w"], label_space: LabelSpace, *, ca
 
 
 def number(value: Cell) -> str:
-    """Text of a cell: one decimal for floats, a dash for None and for what is not finite."""
+    """Text of a cell: one decimal for floats, a dash for None and non-finite numbers."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return "–"
     return f"{value:.1f}" if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""The report of an evaluation: figures per domain and class. Every figure is in percent, finite, or None."""
+"""Evaluation reports: metrics per domain and class. Each metric is a finite percentage, or None."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PROTOCOLS = {
     "native": "each image at its own size, scored at the size of its label",
     "published": "image and label resized to a short side of 1024 pixels, scored at that size",
 }
-# Rows below the classes: their titles, and the attributes of a result that they show.
+# Summary rows below the classes: title -> attribute of a result.
 _SUMMARIES = {
     "mIoU": "miou",
     "frequency weighted IoU": "fwiou",
@@ -41,18 +41,18 @@ _SUMMARIES = {
 
 @frozen(kw_only=True)
 class DomainResult:
-    """How well one domain was segmented. Means are over the classes of the ground truth; None stands where it has none.
+    """Metrics of one domain. Means are over the classes of the ground truth; None if it has none.
 
     Attributes:
         miou: mean IoU.
-        fwiou: IoU weighted by how many pixels of the ground truth each class has.
-        mean_accuracy: mean of the classes' accuracies.
-        pixel_accuracy: share of labelled pixels that are right.
+        fwiou: IoU weighted by the number of ground truth pixels per class.
+        mean_accuracy: mean class accuracy.
+        pixel_accuracy: share of labelled pixels that are correct.
         boundary_miou: mean Boundary IoU.
-        images: how many there were.
-        iou: by class name.
-        accuracy: by class name: the share of its pixels that are right.
-        boundary_iou: by class name, see `clouds.evaluation.boundary`.
+        images: number of images.
+        iou: IoU by class name.
+        accuracy: share of a class's pixels that are correct, by class name.
+        boundary_iou: Boundary IoU by class name, see `clouds.evaluation.boundary`.
         confusion: pixel counts, [ground truth][prediction]; the last column is "ignore".
     """
 
@@ -69,7 +69,7 @@ class DomainResult:
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """The classes that the ground truth does not have. Means are over the others."""
+        """Classes that are absent from the ground truth. Means are over the others."""
         return tuple(name for name, value in self.iou.items() if value is None)
 
     @classmethod
@@ -81,7 +81,7 @@ class DomainResult:
         names: Sequence[str],
         images: int,
     ) -> DomainResult:
-        """Make all figures from the counts of `count_confusion` and `count_boundaries`, summed over images."""
+        """Compute all metrics from the counts of `count_confusion` and `count_boundaries`, summed over images."""
         accuracies, contours = class_accuracy(confusion), boundary_iou(boundaries)
         return cls(
             miou=mean_iou(confusion),
@@ -102,8 +102,8 @@ class Report:
     """The result of `clouds.evaluate`.
 
     Attributes:
-        protocol: "native" or "published"; figures of different protocols cannot be compared.
-        views: how each image was shown to the model; the same holds.
+        protocol: "native" or "published"; metrics of different protocols are not comparable.
+        views: test-time augmentation; metrics with different views are not comparable either.
         domains: results by domain name, in the order of evaluation.
     """
 
@@ -121,16 +121,16 @@ class Report:
 
     @property
     def unmeasured(self) -> tuple[str, ...]:
-        """The domains without a labelled pixel, of which nothing is known."""
+        """Domains without a labelled pixel."""
         return tuple(name for name, value in self.per_domain.items() if value is None)
 
     @property
     def miou(self) -> float | None:
-        """Mean of the mIoU of the domains that were measured, in percent."""
+        """Mean mIoU of the measured domains, in percent."""
         return mean(list(self.per_domain.values()))
 
     def to_json(self) -> str:
-        """JSON text; `from_json` is the way back."""
+        """JSON text that `from_json` reads."""
         document = {
             "protocol": self.protocol,
             "views": asdict(self.views),
@@ -144,7 +144,7 @@ class Report:
 
     @classmethod
     def from_json(cls, text: str) -> Report:
-        """Read what `to_json` wrote. Raises `ConfigError` when it is something else."""
+        """Parse the output of `to_json`. Raises `ConfigError` for other text."""
         try:
             document = json.loads(text)
         except json.JSONDecodeError as error:
@@ -171,7 +171,7 @@ class Report:
             grid.add_column(title, justify="right" if index else "left", no_wrap=True)
         for index, row in enumerate(rows):
             grid.add_row(*(html.number(cell) for cell in row), end_section=index == len(rows) - len(_SUMMARIES) - 1)
-        console = Console(width=10_000, color_system=None)  # the table takes what it needs; nothing is cut off
+        console = Console(width=10_000, color_system=None)  # wide enough that nothing is cut off
         with console.capture() as capture:
             console.print(grid, markup=False)
         known = len(self.domains) - len(self.unmeasured)
@@ -190,13 +190,13 @@ class Report:
             html.Section(
                 title="All figures",
                 note=" ".join(
-                    ["IoU in percent. A dash marks a class that the ground truth of the domain does not have."]
+                    ["IoU in percent. A dash marks a class that is absent from the ground truth of the domain."]
                     + [f"{line}." for line in self._gaps()]
                 ),
                 content=[
                     html.table(header, rows, bars=True, footer=len(_SUMMARIES)),
-                    self._more("Accuracy per class: the share of its pixels that are right", "accuracy"),
-                    self._more("Boundary IoU per class: within 2 % of the diagonal of contours", "boundary_iou"),
+                    self._details("Accuracy per class: the share of its pixels that are correct", "accuracy"),
+                    self._details("Boundary IoU per class: within 2 % of the diagonal of contours", "boundary_iou"),
                 ],
             ),
         ]
@@ -206,7 +206,7 @@ class Report:
         return f"protocol {self.protocol}: {PROTOCOLS[self.protocol]}; {self.views}"
 
     def _gaps(self) -> list[str]:
-        """A line for each domain whose means are over fewer classes than there are."""
+        """A line per domain whose ground truth lacks classes."""
         lines: list[str] = []
         for name, result in self.domains.items():
             known = len(result.iou) - len(result.missing)
@@ -221,18 +221,18 @@ class Report:
         return list(dict.fromkeys(name for result in self.domains.values() for name in result.iou))
 
     def _rows(self) -> tuple[list[str], list[list[html.Cell]]]:
-        """Header and rows of the table: IoU of each class, then the summaries."""
+        """Header and rows of the table: IoU per class, then the summaries."""
         results = self.domains.values()
         summaries = [[title, *(getattr(result, key) for result in results)] for title, key in _SUMMARIES.items()]
         return ["class", *self.domains], [*self._per_class("iou"), *summaries]
 
     def _per_class(self, figure: str) -> list[list[html.Cell]]:
-        """One row per class with a figure that results have by class name."""
+        """One row per class with a metric that results have by class name."""
         results = self.domains.values()
         return [[name, *(getattr(result, figure).get(name) for result in results)] for name in self._classes()]
 
-    def _more(self, title: str, figure: str) -> html.Fragment:
-        """A table that is opened by a click."""
+    def _details(self, title: str, figure: str) -> html.Fragment:
+        """A collapsible table."""
         return html.folded(title, html.table(["class", *self.domains], self._per_class(figure), bars=True))
 
     def _chart(self) -> Any:

@@ -1,4 +1,4 @@
-"""Test-time augmentation: an image is segmented in several views, whose scores are averaged."""
+"""Test-time augmentation: average the scores of several views of an image."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from clouds.core.system.errors import ConfigError
 
 @runtime_checkable
 class LabelsAndScores(Protocol):
-    """A prediction: uint8 labels "h w", and float32 scores "k h w" when they are asked for."""
+    """A prediction: uint8 labels "h w", and float32 scores "k h w" on request."""
 
     @property
     def labels(self) -> np.ndarray: ...
@@ -27,7 +27,7 @@ class LabelsAndScores(Protocol):
 
 @runtime_checkable
 class Predictor(Protocol):
-    """What is evaluated: a `clouds.Pipeline`, or anything that predicts like one."""
+    """The model to evaluate: a `clouds.Pipeline`, or any object with the same `predict_many`."""
 
     @property
     def labels(self) -> LabelSpace: ...
@@ -43,15 +43,15 @@ def _to_floats(values: Iterable[float]) -> tuple[float, ...]:
 
 @frozen(kw_only=True)
 class Views:
-    """How each image is shown to the model.
+    """The views of each image that the model segments.
 
     Attributes:
         scales: sizes of the views, relative to the image's.
-        flip: show each view mirrored left to right, too.
+        flip: also segment the mirror image of each view.
         window: views of more than window x window pixels are segmented in overlapping windows of that side.
 
     Raises:
-        ConfigError: there is no scale, or one is not a positive number, or is given twice; `window` is less than 1.
+        ConfigError: `scales` is empty, not positive, or has duplicates; `window` is less than 1.
     """
 
     scales: tuple[float, ...] = field(default=(1.0,), converter=_to_floats)
@@ -75,16 +75,16 @@ class Views:
     def predict_many(
         self, pipeline: Predictor, images: Iterable[UInt8[np.ndarray, "h w 3"]], *, batch_size: int = 1
     ) -> Iterator[UInt8[np.ndarray, "h w"]]:
-        """Segment images, in order: the best class of the averaged scores, at the image's own size.
+        """Segment images, in order: the class with the highest averaged score, at the image's own size.
 
-        Of several views, those of one size share a batch: the image and its mirror image. The scores of a batch's views
-        are held at a time, beside their sum.
+        Views of equal size (an image and its mirror image) share a batch. Memory holds the scores of one batch and
+        their sum.
         """
         if self._single:
             for prediction in pipeline.predict_many(images, batch_size=batch_size, short_side=None, window=self.window):
                 yield prediction.labels
         else:
-            for image in read_ahead(_itself, images, count=1):
+            for image in read_ahead(_identity, images, count=1):
                 yield self._average(pipeline, image, batch_size)
 
     def _average(self, pipeline: Predictor, image: np.ndarray, batch_size: int) -> np.ndarray:
@@ -93,7 +93,7 @@ class Views:
         for scale in self.scales:
             side = max(1, round(scale * min(image.shape[:2])))
             views = pipeline.predict_many(shown, batch_size=batch_size, short_side=side, window=self.window)
-            for prediction, step in zip(views, (1, -1), strict=False):  # the mirror image's answer is mirrored
+            for prediction, step in zip(views, (1, -1), strict=False):  # flip the scores of the mirror image back
                 total += prediction.scores()[..., ::step]
         return total.argmax(axis=0).astype(np.uint8)
 
@@ -102,5 +102,5 @@ class Views:
         return self.scales == (1.0,) and not self.flip
 
 
-def _itself(image: np.ndarray) -> np.ndarray:
+def _identity(image: np.ndarray) -> np.ndarray:
     return image

@@ -1,4 +1,4 @@
-"""The built-in generators, as the catalog sees them."""
+"""The built-in generators for the catalog."""
 
 from __future__ import annotations
 

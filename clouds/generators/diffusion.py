@@ -1,7 +1,7 @@
 """Text-to-image generation by latent diffusion, through diffusers."""
 
 # pyright: reportPrivateImportUsage=false
-# (diffusers is typed in parts only, and exports lazily)
+# (diffusers is only partly typed, and exports lazily)
 
 from __future__ import annotations
 
@@ -39,26 +39,26 @@ _MEMORY: dict[str, Callable[[Any, torch.device], object]] = {
 
 @final
 class DiffusionGenerator(nn.Module, Generator):
-    """Draws what a prompt says. Weights are read when the first picture is drawn, on the device the module is then on.
+    """Generates images from prompts. Weights are read at the first request, onto the module's current device.
 
-    Neighbouring requests of one call that agree in size, steps and guidance are drawn together; give a call as many
-    as the memory holds. Every picture has its own source of noise, on the CPU, seeded with the request's seed: its
-    initial noise is the same bit by bit in every batch and on every device. Pixels agree within one of 256 levels in
-    float32. At reduced precision they may differ by more (`benchmarks precision`, a small model on a CPU: the largest
-    difference within a picture is 1 to 2 levels in bfloat16 and 1 in float16), so the manifest records the batch.
+    Consecutive requests of one call with equal size, steps and guidance form a batch, so a call should not have more
+    requests than fit into memory. Each image has its own noise generator on the CPU, seeded with the request's seed:
+    its initial noise is bit-identical in every batch and on every device. Pixels agree within one of 256 levels in
+    float32. At lower precision they may differ more (`benchmarks precision`, a small model on a CPU: the largest
+    difference within an image is 1 to 2 levels in bfloat16 and 1 in float16), so the manifest records the batch.
 
     Args:
-        source: the pipeline.
-        steps, guidance: for requests that name none.
+        source: source of the pipeline.
+        steps, guidance: defaults for requests without them.
         scheduler: a name of `SCHEDULERS`, or "own" for the pipeline's.
-        dtype: None takes float16 on CUDA and float32 elsewhere.
+        dtype: None means float16 on CUDA and float32 elsewhere.
         memory: names of `diffusers`' `enable_*` options that save memory.
         compile: compile the denoiser with `torch.compile`.
 
     Raises:
-        ConfigError: steps < 1 or guidance < 0; or, when pictures are drawn, a size that the model cannot draw, or
-            offloading without a GPU.
-        WeightsError: when the first picture is drawn: damaged files.
+        ConfigError: steps < 1 or guidance < 0; at generation, a size that the model does not support, or offloading
+            without a GPU.
+        WeightsError: at the first request: damaged files.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class DiffusionGenerator(nn.Module, Generator):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights, on the device that the module is on."""
+        """Dtype of the weights on the module's device."""
         return self._dtype or (torch.float16 if self.place.device.type == "cuda" else torch.float32)
 
     def describe(self) -> Mapping[str, Any]:
@@ -110,11 +110,11 @@ class DiffusionGenerator(nn.Module, Generator):
     def _draw(
         self, requests: Sequence[GenerationRequest], *, size: tuple[int, int], steps: int, guidance: float
     ) -> np.ndarray:
-        """Pictures of one batch, uint8 "b h w 3"."""
+        """Images of one batch, uint8 "b h w 3"."""
         pipeline = self._pipeline()
         multiple = pipeline.vae_scale_factor
         if size[0] % multiple or size[1] % multiple:
-            raise ConfigError(f"size {size} (height, width) cannot be drawn; both must be multiples of {multiple}")
+            raise ConfigError(f"size {size} (height, width) is not supported; both must be multiples of {multiple}")
         for request in requests:
             _warn_of_cut_words(request.prompt, pipeline)
         answer = pipeline(
@@ -132,7 +132,7 @@ class DiffusionGenerator(nn.Module, Generator):
     def _pipeline(self) -> Any:
         device = self.place.device
         if self._loaded is None or self._loaded[0] != device:
-            self._loaded = None  # frees the memory before the next is loaded
+            self._loaded = None  # frees memory before loading again
             self._loaded = (device, self._load(device))
         return self._loaded[1]
 
@@ -140,7 +140,7 @@ class DiffusionGenerator(nn.Module, Generator):
         offloads = [name for name in self._memory if name in _OFFLOADS]
         if offloads and device.type == "cpu":
             raise ConfigError(
-                f"memory option {offloads[0]!r} moves weights off a GPU, but the device is cpu; leave it out"
+                f"memory option {offloads[0]!r} moves weights off a GPU, but the device is cpu; remove it"
             )
         pipeline = self._source.load(self.dtype)
         pipeline.set_progress_bar_config(disable=True)
@@ -158,10 +158,10 @@ class DiffusionGenerator(nn.Module, Generator):
 
 
 def cut_words(prompt: str, tokenizer: Any) -> str:
-    """The end of a prompt that a text encoder does not get to see; empty when it takes all."""
+    """The end of a prompt that exceeds the text encoder's length; empty if all fits."""
     ids = tokenizer(prompt).input_ids
     limit = tokenizer.model_max_length
-    return "" if len(ids) <= limit else tokenizer.decode(ids[limit - 1 : -1]).strip()  # the last place is for the end
+    return "" if len(ids) <= limit else tokenizer.decode(ids[limit - 1 : -1]).strip()  # the last token ends the text
 
 
 def _warn_of_cut_words(prompt: str, pipeline: Any) -> None:
@@ -170,8 +170,8 @@ def _warn_of_cut_words(prompt: str, pipeline: Any) -> None:
         cut = cut_words(prompt, tokenizer)
         if cut:
             warnings.warn(
-                f"the prompt {prompt!r} is longer than the {tokenizer.model_max_length} tokens that the text encoder "
-                f"of {name} takes: {cut!r} is cut off",
+                f"the prompt {prompt!r} is longer than the {tokenizer.model_max_length} tokens of the text encoder of "
+                f"{name}: {cut!r} is cut off",
                 stacklevel=2,
             )
 
@@ -180,10 +180,10 @@ def _warn_of_black(requests: Sequence[GenerationRequest], answer: Any) -> None:
     flagged = getattr(answer, "nsfw_content_detected", None) or [False] * len(requests)
     for request, pixels, refused in zip(requests, answer.images, flagged, strict=True):
         if refused:
-            warnings.warn(f"seed {request.seed}: the safety checker has blackened the picture", stacklevel=2)
+            warnings.warn(f"seed {request.seed}: the safety checker made the image black", stacklevel=2)
         elif not np.isfinite(pixels).all():
             warnings.warn(
-                f"seed {request.seed}: the model gave values that are no numbers, which become black; bfloat16 or "
-                "float32 overflow less (option dtype)",
+                f"seed {request.seed}: the model returned NaN or inf, shown as black; bfloat16 and float32 overflow "
+                "less (option dtype)",
                 stacklevel=2,
             )

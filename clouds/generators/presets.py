@@ -1,4 +1,4 @@
-"""One function per built-in generator: the numbers, and the built object. Light to import."""
+"""One function per built-in generator, with its published settings. Light to import."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ def diffusion(
     """A text-to-image pipeline of diffusers, with the settings of CLOUDS (CVPR 2024): 50 Euler steps, guidance 7.5.
 
     Args:
-        family: which published model.
-        model: another one: a hub id, or a folder that `save_pretrained` wrote; weights as safetensors.
-        revision: a commit, branch or tag of the hub.
-        pretrained: False draws with small random weights of the same classes, for tests.
+        family: published model.
+        model: replaces the published model: a hub id, or a `save_pretrained` folder; weights as safetensors.
+        revision: commit, branch or tag of the hub.
+        pretrained: False uses small random weights of the same classes, for tests.
         steps: sampling steps.
-        guidance: weight of the prompt (classifier-free guidance).
+        guidance: classifier-free guidance scale.
         scheduler: "own" keeps the pipeline's.
-        dtype: None takes float16 on CUDA and float32 elsewhere.
-        memory: what diffusers can do to save memory, by the names of its `enable_*` options.
-        compile: compile the denoiser with `torch.compile`; the first pictures take minutes longer.
-        safety_checker: keep the pipeline's own, which blackens what it takes for indecent.
+        dtype: None means float16 on CUDA and float32 elsewhere.
+        memory: names of diffusers' `enable_*` options that save memory.
+        compile: compile the denoiser with `torch.compile`; the first images take minutes longer.
+        safety_checker: keep the pipeline's safety checker, which replaces indecent images by black.
     """
     import torch
 
@@ -69,7 +69,7 @@ def diffusion(
 
 
 def procedural() -> Generator:
-    """Draws street scenes: time of day, weather, place and objects follow the prompt, the rest is drawn by the seed."""
+    """Draws street scenes: time of day, weather, place and objects follow the prompt, the rest is random by seed."""
     from clouds.generators.procedural import ProceduralGenerator
 
     return ProceduralGenerator()

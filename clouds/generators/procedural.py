@@ -17,7 +17,7 @@ from clouds.streets.kits.promptable.textures import CHOICES
 from clouds.streets.records import SceneLayout, Style
 from clouds.streets.render import render
 
-# How the kit draws what prompts name; places have one name in both.
+# Prompt word -> name in the kit; places have the same name in both.
 LIGHTS = {"dusk or dawn": "golden_dusk", "night": "moonlit_night", "day": "daylight"}
 WEATHERS = {
     "fog": "exponential_fog",
@@ -30,9 +30,9 @@ WEATHERS = {
 
 @final
 class ProceduralGenerator(Generator):
-    """Draws what a prompt names; what it leaves open is drawn at random from the request's seed and prompt.
+    """Draws street scenes as the prompt says; unspecified properties are random by the request's seed and prompt.
 
-    `steps` and `guidance` of a request mean nothing here. Labels are Cityscapes train ids.
+    It ignores `steps` and `guidance` of a request. Labels are Cityscapes train ids.
     """
 
     def generate(self, requests: Iterable[GenerationRequest]) -> Iterator[GeneratedImage]:
@@ -44,7 +44,7 @@ class ProceduralGenerator(Generator):
 
 
 def choose_style(wish: Wish, rng: np.random.Generator) -> Style:
-    """A style of the promptable kit that shows what a prompt asks for; what it leaves open is drawn."""
+    """A style of the promptable kit that follows the wish; unspecified properties are drawn at random."""
     light, weather, layout, sensor = (
         asked or rng.choice(names)
         for asked, names in (
@@ -67,7 +67,7 @@ def choose_style(wish: Wish, rng: np.random.Generator) -> Style:
 
 
 def _populate(layout: SceneLayout, wish: Wish) -> SceneLayout:
-    """The layout with the objects that the prompt asks for."""
+    """Set the numbers of objects as the prompt asks."""
     objects = dict(layout.objects)
     for name in MOVING:
         low, high = objects.get(name, (0, 0))

@@ -1,7 +1,7 @@
-"""Diffusion pipelines of the published classes with small random weights: for tests, and for `pretrained=False`."""
+"""Diffusion pipelines of the published classes with small random weights, for tests and `pretrained=False`."""
 
 # pyright: reportPrivateImportUsage=false, reportArgumentType=false
-# (diffusers is typed in parts only, and exports lazily)
+# (diffusers is only partly typed, and exports lazily)
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from diffusers import (
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-_WIDTH = 32  # of texts
+_WIDTH = 32  # of text embeddings
 _TIME = 8  # width of each of SDXL's six size conditions
 
 
 def tiny_pipeline(family: str) -> Any:
-    """A pipeline of 0.3 million parameters that draws meaningless pictures; the same at every call.
+    """A pipeline of 0.3 million parameters for meaningless images; weights are the same at every call.
 
     Args:
         family: "stable-diffusion-2" or "sdxl".
@@ -80,7 +80,7 @@ def _unet(**options: Any) -> UNet2DConditionModel:
 
 
 def _autoencoder() -> AutoencoderKL:
-    """Scales by 8, as the published ones do."""
+    """An autoencoder with stride 8, like the published ones."""
     return AutoencoderKL(
         sample_size=64,
         block_out_channels=(8, 8, 16, 16),

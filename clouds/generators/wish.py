@@ -1,4 +1,4 @@
-"""What the procedural generator understands of a prompt. Words that it does not know change nothing but the drawing."""
+"""Parses prompts for the procedural generator. Unknown words only change the random choices."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ MOVING = ("car", "truck", "bus", "motorcycle", "person", "rider", "bicycle")
 
 @frozen(kw_only=True)
 class Wish:
-    """What a prompt asks for.
+    """The scene that a prompt describes.
 
     Attributes:
-        light, weather, layout: names of `prompt_words`, or None where the prompt leaves it open.
-        objects: named objects and how many at least: 1 for "a car", 2 for "cars", 0 for "no cars".
+        light, weather, layout: names of `prompt_words`, or None if unspecified.
+        objects: object name -> minimum number: 1 for "a car", 2 for "cars", 0 for "no cars".
         empty, busy: few or many vehicles and people.
     """
 
@@ -34,7 +34,7 @@ class Wish:
 
 
 def read_prompt(prompt: str) -> Wish:
-    """Look up the words of a prompt; of several words for one thing the first counts.
+    """Look up the words of a prompt; of several words for one property the first counts.
 
     >>> wish = read_prompt("A rainy highway at night with trucks and no cars")
     >>> wish.light, wish.weather, wish.layout, wish.objects
@@ -52,12 +52,12 @@ def read_prompt(prompt: str) -> Wish:
 
 
 def _first(table: Mapping[str, tuple[str, ...]], words: Sequence[str]) -> str | None:
-    """The name whose word comes first."""
+    """The name of the first known word."""
     return next((name for word in words for name, known in table.items() if word in known), None)
 
 
 def _objects(words: Sequence[str]) -> dict[str, int]:
-    """Named objects; a known pair ("traffic light") counts before its single words do."""
+    """Named objects and their minimum numbers; word pairs ("traffic light") take precedence over single words."""
     counts = {word: (name, 1 + many) for name, forms in OBJECT_WORDS.items() for many in (0, 1) for word in forms[many]}
     found: dict[str, int] = {}
     start = 0

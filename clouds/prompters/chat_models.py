@@ -1,4 +1,4 @@
-"""Language models that answer questions: in this process through transformers, or behind an address."""
+"""Language models that answer questions: in this process through transformers, or on a server."""
 
 # pyright: reportPrivateImportUsage=false
 # (transformers exports lazily)
@@ -25,36 +25,36 @@ from clouds.core.system.reach import hub_access
 from clouds.core.weights.store import hub_folder
 from clouds.prompters.http import Refusal, fetch_once
 
-_MOST_BYTES = 2 * 2**20  # of an answer of a server
+_MOST_BYTES = 2 * 2**20  # of a server's answer
 _SHOWN = 300
 
 
 class ChatModel(ABC):
-    """Answers questions.
+    """A language model that answers questions.
 
     Attributes:
-        name: for messages.
+        name: name for messages.
     """
 
     name: str
 
     @abstractmethod
     def answer(self, question: str, *, seed: int) -> str:
-        """The answer, without a last line that was cut. A local model gives the same one for the same seed.
+        """The answer, without an incomplete last line. A local model is deterministic per seed.
 
         Raises:
-            CloudsError: there is none.
+            CloudsError: there is no answer.
         """
 
 
 @frozen(kw_only=True)
 class Sampling:
-    """How answers are drawn.
+    """Sampling settings.
 
     Attributes:
-        temperature: 0 takes the likeliest word each time.
-        top_p: share of probability that words are drawn from.
-        max_tokens: length of an answer at most.
+        temperature: 0 means greedy decoding.
+        top_p: probability mass to sample from.
+        max_tokens: maximum length of an answer.
     """
 
     temperature: float = 0.8
@@ -71,23 +71,23 @@ class Sampling:
 
 @final
 class LocalModel(ChatModel):
-    """A causal language model of transformers with a chat template. It is read when the first question comes.
+    """A causal language model of transformers with a chat template, loaded at the first question.
 
     Args:
-        name: a local folder that `save_pretrained` wrote, or a hub id; weights as safetensors.
-        revision: a commit, branch or tag of the hub.
-        device: "auto" spreads the model over the GPUs there are, and takes the CPU without one; "cpu", "cuda:N".
-        sampling: how answers are drawn.
+        name: a local `save_pretrained` folder, or a hub id; weights as safetensors.
+        revision: commit, branch or tag of the hub.
+        device: "auto" spreads the model over all GPUs, or uses the CPU without one; "cpu", "cuda:N".
+        sampling: sampling settings.
     """
 
     def __init__(self, name: str, *, revision: str | None, device: str, sampling: Sampling) -> None:
         self.name, self.revision, self.device, self.sampling = name, revision, device, sampling
 
     def answer(self, question: str, *, seed: int) -> str:
-        """What the model answers; the same for the same seed, on one machine.
+        """The model's answer; deterministic per seed on one machine.
 
         Raises:
-            WeightsError: the model could not be had, or a file in `CLOUDS_WEIGHTS` has another hash.
+            WeightsError: the model is unavailable, or a file in `CLOUDS_WEIGHTS` has another hash.
             ConfigError: it has no chat template, or a revision is given for a local folder.
         """
         import torch
@@ -107,13 +107,13 @@ class LocalModel(ChatModel):
         return whole_lines(text) if len(tokens) == self.sampling.max_tokens else text
 
     def _folder(self) -> Path | None:
-        """The model's folder on this machine; None goes to the hub, as a revision does."""
+        """The model's folder on this machine; None means the hub, which a revision needs."""
         local = without_tilde(self.name)
         if not local.is_dir():
             return None if self.revision else hub_folder(self.name)
         if self.revision:
             raise ConfigError(
-                f"language model {self.name} is a local folder, which has no revision {self.revision!r}; leave it out"
+                f"language model {self.name} is a local folder, which has no revision {self.revision!r}; remove it"
             )
         return local
 
@@ -129,17 +129,17 @@ class LocalModel(ChatModel):
                 model: Any = AutoModelForCausalLM.from_pretrained(
                     source, **options, use_safetensors=True, dtype="auto", device_map=self.device
                 )
-        except Exception as error:  # a damaged file may raise anything; the cause is kept
+        except Exception as error:  # a damaged file may raise anything
             reason = " ".join(str(error).split())[:_SHOWN]
             raise WeightsError(
                 f"language model {self.name!r} could not be loaded ({type(error).__name__}: {reason}); check the name "
-                "and the connection; a local folder that save_pretrained wrote serves as well: model=FOLDER, or "
-                "owner/name in CLOUDS_WEIGHTS"
+                "and the connection, or give a local save_pretrained folder: model=FOLDER, or owner/name in "
+                "CLOUDS_WEIGHTS"
             ) from error
         if not tokenizer.chat_template:
             raise ConfigError(
-                f"language model {self.name!r} has no chat template, so it does not answer questions; take one that "
-                'was trained to (often called "chat" or "instruct")'
+                f"language model {self.name!r} has no chat template, so it cannot answer questions; use a model tuned "
+                'for chat (often called "chat" or "instruct")'
             )
         return tokenizer, model.eval()
 
@@ -147,18 +147,18 @@ class LocalModel(ChatModel):
 @final
 @frozen(kw_only=True)
 class Endpoint(ChatModel):
-    """A server that speaks the chat-completions protocol of OpenAI (vLLM, llama.cpp, Ollama and others do).
+    """A server with OpenAI's chat-completions protocol, such as vLLM, llama.cpp or Ollama.
 
     Attributes:
-        url: up to before `/chat/completions`, such as `http://localhost:8000/v1`.
+        url: base URL without `/chat/completions`, such as `http://localhost:8000/v1`.
         name: the server's name of the model.
         key: sent as a bearer token, never shown; None sends none.
         timeout: seconds for the whole answer.
-        sampling: how answers are drawn. The seed is sent along; whether it is heeded is the server's affair.
+        sampling: sampling settings. The seed is sent, but the server may ignore it.
 
     Raises:
-        ConfigError: the address is none of http or https, or says more than scheme, host, port and path; or the
-            timeout is not positive.
+        ConfigError: the URL is not http or https, or has more than scheme, host, port and path; or the timeout is not
+            positive.
     """
 
     url: str
@@ -173,10 +173,10 @@ class Endpoint(ChatModel):
             raise ConfigError(f"prompter llm: timeout={self.timeout}; expected more than 0 seconds")
 
     def answer(self, question: str, *, seed: int) -> str:
-        """What the server answers.
+        """The server's answer.
 
         Raises:
-            ConfigError: it cannot be reached in time, refuses, or answers in another form.
+            ConfigError: the server does not answer in time, refuses, or sends another format.
         """
         wanted = {
             "model": self.name,
@@ -187,7 +187,7 @@ class Endpoint(ChatModel):
             "seed": seed,
         }
         choice = self._first_choice(self._post(json.dumps(wanted).encode()))
-        text = choice["message"]["content"].encode("utf-8", "replace").decode()  # JSON has halves of characters, too
+        text = choice["message"]["content"].encode("utf-8", "replace").decode()  # JSON may have lone surrogates
         return whole_lines(text) if choice.get("finish_reason") == "length" else text
 
     def _post(self, body: bytes) -> bytes:
@@ -198,8 +198,8 @@ class Endpoint(ChatModel):
         try:
             return fetch_once(request, seconds=self.timeout, most_bytes=_MOST_BYTES)
         except Refusal as error:
-            said = f"{error.code} {error.reason}: {' '.join(error.said.split())[:_SHOWN]}{_hint(error)}"
-            raise ConfigError(f"{request.full_url}: answered {printable(' '.join(said.split()))}") from error
+            answer = f"{error.code} {error.reason}: {' '.join(error.body.split())[:_SHOWN]}{_hint(error)}"
+            raise ConfigError(f"{request.full_url}: answered {printable(' '.join(answer.split()))}") from error
         except (OSError, HTTPException, ValueError) as error:
             reason = printable(" ".join(str(error).split()))
             raise ConfigError(
@@ -216,17 +216,17 @@ class Endpoint(ChatModel):
             pass
         shown = body[:_SHOWN].decode("utf-8", "replace")
         raise ConfigError(
-            f"{self.url}: not an answer of a chat-completions server, choices[0].message.content is no text: {shown!r}"
+            f"{self.url}: not a chat-completions answer, because choices[0].message.content is not text: {shown!r}"
         )
 
 
 def _require_address(url: str) -> None:
-    """Raises `ConfigError` for what is no address; one that may hold a secret is not shown."""
+    """Raise `ConfigError` for an invalid URL; the message omits URLs that may contain a secret."""
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
     except ValueError:
-        raise ConfigError("prompter llm: url is no address: its host or port; expected http://HOST:PORT/PATH") from None
+        raise ConfigError("prompter llm: url has an invalid host or port; expected http://HOST:PORT/PATH") from None
     if parts.username is not None or parts.query or parts.fragment:
         raise ConfigError(
             "prompter llm: url has a user, a query or a fragment, which messages would show; expected "
@@ -241,11 +241,11 @@ def _hint(refusal: Refusal) -> str:
         return "; key_variable= names the environment variable with the key"
     if not refusal.location:
         return ""
-    return f"; a question is not sent on to '{refusal.location[:_SHOWN]}'; give that as url= if it is right"
+    return f"; redirects are not followed; if '{refusal.location[:_SHOWN]}' is right, give it as url="
 
 
 def read_key(variable: str | None) -> str | None:
-    """The key in an environment variable. Raises `ConfigError` when it is named and not set."""
+    """Read the key from an environment variable. Raises `ConfigError` if the variable is not set."""
     if variable is None:
         return None
     key = os.environ.get(variable, "").strip()
@@ -259,5 +259,5 @@ def read_key(variable: str | None) -> str | None:
 
 
 def whole_lines(text: str) -> str:
-    """A cut answer without its last line."""
+    """Remove the incomplete last line of a truncated answer."""
     return text.rpartition("\n")[0]

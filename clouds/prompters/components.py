@@ -1,4 +1,4 @@
-"""The built-in prompters, as the catalog sees them."""
+"""The built-in prompters for the catalog."""
 
 from __future__ import annotations
 

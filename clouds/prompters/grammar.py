@@ -31,14 +31,14 @@ class GrammarPrompter(Prompter):
     """Sentences such as "A photo of a busy city street with cars at night, rainy weather."
 
     The form follows the published prompts (Benigmim et al., CVPR 2024, section 3.1): a kind of picture, a place, an
-    object of the classes, a time, a weather. Prompts are distinct, and every choice of every part occurs about equally
-    often, because the list of all sentences is walked in steps of the golden ratio.
+    object of the classes, a time, a weather. Prompts are distinct. Every choice of every part occurs about equally
+    often, because prompts are taken from the list of all sentences in steps of the golden ratio.
 
     Args:
-        label_space: classes that are not among the Cityscapes ones become objects by their name.
+        label_space: its classes that are not in Cityscapes become objects, by their name.
 
     Raises:
-        ConfigError: more prompts are asked for than there are; the message says how many exist.
+        ConfigError: more prompts are requested than exist; the message has the number.
     """
 
     def __init__(self, label_space: LabelSpace) -> None:
@@ -48,7 +48,7 @@ class GrammarPrompter(Prompter):
     def prompts(self, n: int, *, seed: int) -> list[str]:
         total = math.prod(len(slot) for slot in self._slots)
         if not 0 <= n <= total:
-            raise ConfigError(f"the grammar has {total} distinct prompts, but {n} were asked for; ask for 0 to {total}")
+            raise ConfigError(f"the grammar has {total} distinct prompts, but {n} were requested; ask for 0 to {total}")
         rng = np.random.default_rng(seed)
         slots = [[slot[index] for index in rng.permutation(len(slot))] for slot in self._slots]
         start, step = int(rng.integers(total)), _coprime_step(total)
@@ -56,7 +56,7 @@ class GrammarPrompter(Prompter):
 
 
 def _coprime_step(total: int) -> int:
-    """The step nearest above the golden section of `total` that visits every number before it repeats."""
+    """The smallest step above the golden section of `total` that is coprime to it, so that it visits all numbers."""
     step = max(1, round(total * _GOLDEN))
     while math.gcd(step, total) != 1:
         step += 1

@@ -1,4 +1,4 @@
-"""One HTTP request and its answer: no redirects, and a bound on time and size."""
+"""A single HTTP request without redirects, with limits on time and size."""
 
 from __future__ import annotations
 
@@ -12,30 +12,29 @@ from typing import Any, final
 from urllib.error import HTTPError
 from urllib.request import HTTPHandler, HTTPRedirectHandler, HTTPSHandler, Request, build_opener
 
-_MOST_SAID = 4096  # bytes that are read of a refusal
+_MOST_ERROR_BYTES = 4096
 
 
 class Refusal(Exception):
-    """The server answered with another status than success: its code and reason, the beginning of what it said, and
-    where it would send the request on to."""
+    """An answer with an error status: its code, reason, the start of its body, and its redirect location."""
 
-    def __init__(self, code: int, reason: str, said: str, location: str) -> None:
-        super().__init__(code, reason, said, location)
-        self.code, self.reason, self.said, self.location = code, reason, said, location
+    def __init__(self, code: int, reason: str, body: str, location: str) -> None:
+        super().__init__(code, reason, body, location)
+        self.code, self.reason, self.body, self.location = code, reason, body, location
 
 
 def fetch_once(request: Request, *, seconds: float, most_bytes: int) -> bytes:
-    """The body of the answer, cut at `most_bytes`.
+    """Send a request and return the body of the answer, truncated at `most_bytes`.
 
     Args:
-        request: with its body and headers.
-        seconds: for the connection, and for the whole answer; one that comes byte by byte has no more.
-        most_bytes: read at most.
+        request: request with body and headers.
+        seconds: time limit of the connection, and of the whole answer, even if it trickles in.
+        most_bytes: size limit of the body.
 
     Raises:
         TimeoutError: the time is over.
-        Refusal: an answer without success; redirects are none.
-        OSError, http.client.HTTPException: no answer.
+        Refusal: the status is an error or a redirect.
+        OSError, http.client.HTTPException: there is no answer.
     """
     watch = _Watch()
     timer = Timer(seconds, watch.end)
@@ -47,29 +46,29 @@ def fetch_once(request: Request, *, seconds: float, most_bytes: int) -> bytes:
             body = response.read(most_bytes)
     except HTTPError as error:
         with error:
-            said = _beginning(error)
-        raise Refusal(error.code, str(error.reason), said, error.headers.get("Location", "")) from error
-    except Exception as error:  # whatever a connection that was ended raises
+            start = _start_of_body(error)
+        raise Refusal(error.code, str(error.reason), start, error.headers.get("Location", "")) from error
+    except Exception as error:  # a closed connection may raise anything
         if watch.over:
-            raise TimeoutError(f"not whole after {seconds:g} seconds") from error
+            raise TimeoutError(f"incomplete after {seconds:g} seconds") from error
         raise
     finally:
         timer.cancel()
     if watch.over:
-        raise TimeoutError(f"not whole after {seconds:g} seconds")
+        raise TimeoutError(f"incomplete after {seconds:g} seconds")
     return body
 
 
-def _beginning(error: HTTPError) -> str:
+def _start_of_body(error: HTTPError) -> str:
     try:
-        return error.read(_MOST_SAID).decode("utf-8", "replace")
+        return error.read(_MOST_ERROR_BYTES).decode("utf-8", "replace")
     except (OSError, HTTPException) as broken:
-        return f"and its text broke off ({type(broken).__name__})"
+        return f"its text is incomplete ({type(broken).__name__})"
 
 
 @final
 class _Watch:
-    """The sockets of a request, which end with its time."""
+    """The sockets of a request, which are closed when the time is over."""
 
     def __init__(self) -> None:
         self.over = False
@@ -78,11 +77,11 @@ class _Watch:
     def end(self) -> None:
         self.over = True
         for one in self._sockets:
-            with suppress(OSError):  # it has ended already
+            with suppress(OSError):  # already closed
                 one.shutdown(socket.SHUT_RDWR)
 
     def open(self, kind: Callable[..., HTTPConnection], host: str, **options: Any) -> HTTPConnection:
-        """A connection whose socket is watched."""
+        """Create a connection that registers its socket here."""
         connection = kind(host, **options)
         connect = connection.connect
 
@@ -98,7 +97,7 @@ class _Watch:
 
 @final
 class _NoRedirects(HTTPRedirectHandler):
-    """A question that is sent on becomes another one; its answer is none."""
+    """Refuses redirects, which would send the request and its key elsewhere."""
 
     def redirect_request(self, *_: object) -> None:
         return None

@@ -16,31 +16,31 @@ from clouds.prompters.grammar import TIMES, WEATHERS
 from clouds.prompters.llm_text import caption_key, parse_captions
 from clouds.prompters.prompt_statistics import classes_named
 
-_SHOWN = 10  # captions of earlier answers that a question shows
+_SHOWN = 10  # earlier captions in a question
 _EXAMPLE = "A photo of a busy road in daylight with sunny weather."  # one of the published prompts
 
 
 class CoverageWarning(UserWarning):
-    """No prompt names some of the classes."""
+    """Some classes occur in no prompt."""
 
 
 @final
 class LlmPrompter(Prompter):
     """Asks a language model for captions of street scenes (CLOUDS, CVPR 2024, section 3.1) until n distinct ones exist.
 
-    Published are the answers, 100 captions of Llama-2-70B-chat, not the question; this one is made after their form: a
-    kind of picture, a subject of the classes, a time, a weather. Captions are distinct in more than case and
-    punctuation. Further questions show some of the earlier captions and name the classes that none of them has; where
-    n is at least the number of classes, they go on until every class is named or an answer names no further one.
+    The paper published the answers, 100 captions of Llama-2-70B-chat, but not the question. This question follows the
+    form of the answers: a kind of picture, a subject of the classes, a time, a weather. Captions differ in more than
+    case and punctuation. Later questions show some earlier captions and list the classes that are still missing. If n
+    is at least the number of classes, questions continue until all classes occur or an answer adds none.
 
     Args:
         model: answers the questions.
-        label_space: the classes to be named.
-        batch: captions asked for at once.
-        rounds: questions at most, for each that would do if every answer were perfect.
+        label_space: classes that captions should name.
+        batch: captions per question.
+        rounds: maximum questions, as a multiple of the ideal number.
 
     Raises:
-        ConfigError: `batch` or `rounds` is less than 1, n is negative, or n captions did not come.
+        ConfigError: `batch` or `rounds` is less than 1, n is negative, or the answers have fewer than n captions.
     """
 
     def __init__(self, model: ChatModel, label_space: LabelSpace, *, batch: int = 25, rounds: int = 5) -> None:
@@ -55,9 +55,8 @@ class LlmPrompter(Prompter):
         found = self._ask(n, seed)
         if len(found) < n:
             raise ConfigError(
-                f"prompter llm: {self._limit(n)} answers of {self.model.name} brought {len(found)} "
-                f"distinct captions, {n} were asked for; take a model that follows instructions, a higher temperature, "
-                "or more rounds"
+                f"prompter llm: {self._limit(n)} answers of {self.model.name} have {len(found)} distinct captions, but "
+                f"{n} were requested; use a model that follows instructions, a higher temperature, or more rounds"
             )
         chosen = _choose(found, n, self.label_space)
         named = set[str]().union(*(classes_named(caption, self.label_space) for caption in chosen))
@@ -67,7 +66,7 @@ class LlmPrompter(Prompter):
         return chosen
 
     def _ask(self, n: int, seed: int) -> list[str]:
-        """At least n distinct captions, unless the answers do not suffice."""
+        """Ask until there are n distinct captions, or the limit of questions is reached."""
         found: dict[str, str] = {}
         named: set[str] = set()
         with progress_bar() as bar:
@@ -92,7 +91,7 @@ class LlmPrompter(Prompter):
         return self.rounds * -(-n // self.batch)
 
     def _question(self, lacking: int, captions: list[str], missing: list[str], rng: np.random.Generator) -> str:
-        """What the model is asked. The time and the weather that it suggests differ from question to question."""
+        """The question. It suggests a random time and weather."""
         time, weather = rng.choice(TIMES), rng.choice(WEATHERS)
         lines = [
             f"Write {min(lacking, self.batch)} different captions of photos that a camera in a city or on a "
@@ -111,7 +110,7 @@ class LlmPrompter(Prompter):
 
 
 def _choose(captions: list[str], n: int, label_space: LabelSpace) -> list[str]:
-    """n of the captions in their order: first those that name a class which none before them does, then the others."""
+    """Choose n captions in their order; those that name a new class take precedence."""
     named: set[str] = set()
     first: list[int] = []
     others: list[int] = []

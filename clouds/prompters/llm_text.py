@@ -1,4 +1,4 @@
-"""Captions out of what a language model writes: lists of every form, with talk around them."""
+"""Extract captions from a language model's answer, with lists of any form and other text around them."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _TALK = re.compile(
 
 
 def parse_captions(text: str) -> list[str]:
-    """The captions in an answer, in its order, each on one line; repetitions are kept.
+    """The captions in an answer, in order, each on one line; repetitions are kept.
 
-    Numbered and bulleted lists, JSON lists, quoted lines and plain lines are understood, within markdown or not. Where
-    some lines have a mark (a number, a bullet, quotes), the others are talk, or go on with the line before when they
-    are indented. Talk, headings, code fences, what a model thinks before its answer, and lines of fewer than 3 or more
-    than 60 words are left out. The work grows with the length of the text, and no faster.
+    It reads numbered and bulleted lists, JSON lists, quoted lines and plain lines, with or without markdown. If some
+    lines have a marker (a number, a bullet, quotes), unmarked lines are dropped, and indented ones continue the line
+    before. Talk, headings, code fences, the model's thoughts, and lines of fewer than 3 or more than 60 words are left
+    out. The work is linear in the length of the text.
 
     >>> parse_captions('Sure! Here are two:\\n1. "A photo of a **busy** road."\\n2) A tram at night')
     ['A photo of a busy road.', 'A tram at night']
@@ -45,7 +45,7 @@ def parse_captions(text: str) -> list[str]:
 
 
 def caption_key(caption: str) -> str:
-    """What two captions share that differ in case, punctuation or spaces alone.
+    """A key that ignores case, punctuation and spaces.
 
     >>> caption_key("A busy road, at night.") == caption_key("a Busy road at night")
     True
@@ -54,12 +54,12 @@ def caption_key(caption: str) -> str:
 
 
 def _without_thoughts(text: str) -> str:
-    """Some models think aloud first; some templates have opened that part already."""
+    """Remove a model's thoughts before its answer; some chat templates already contain the opening tag."""
     return text.rpartition("</think>")[2].partition("<think>")[0]
 
 
 def _json_strings(text: str) -> list[str] | None:
-    """All strings of a JSON list or object, if that is what the answer holds."""
+    """All strings of a JSON list or object, or None if the answer has none."""
     first = re.search(r"[\[{]", text)
     last = max(text.rfind("]"), text.rfind("}"))
     try:
@@ -69,7 +69,7 @@ def _json_strings(text: str) -> list[str] | None:
 
 
 def _strings(value: Any) -> list[str]:
-    """All strings within, in order, however deep they are."""
+    """All strings in nested JSON values, in order."""
     found: list[str] = []
     waiting = [value]
     while waiting:
@@ -82,10 +82,10 @@ def _strings(value: Any) -> list[str]:
 
 
 def _listed(lines: list[str]) -> list[str]:
-    """Marked lines, with those that go on with them; without any, all lines."""
+    """Marked lines with their continuations; all lines if none is marked."""
     marked: list[list[str]] = []
     plain: list[str] = []
-    goes_on = False
+    continues = False
     for line in lines:
         stripped = line.strip().removeprefix(">").strip()
         begin = 0
@@ -94,12 +94,12 @@ def _listed(lines: list[str]) -> list[str]:
         body = stripped[begin:]
         if begin or _is_quoted(body):
             marked.append([body])
-            goes_on = True
-        elif body and goes_on and line[:1].isspace():
+            continues = True
+        elif body and continues and line[:1].isspace():
             marked[-1].append(body)
         else:
             plain.append(body)
-            goes_on = False
+            continues = False
     return [" ".join(lines) for lines in marked] or plain
 
 
@@ -109,7 +109,7 @@ def _is_quoted(line: str) -> bool:
 
 
 def _clean(line: str) -> str:
-    """Without titles, emphasis, quotes around all of it, and a comma at the end."""
+    """Remove titles, emphasis, enclosing quotes, and a trailing comma."""
     line = _EMPHASIS.sub("", _TITLE.sub("", line.strip()))
     line = " ".join(line.split()).rstrip(",;").strip()
     for _ in range(_MOST_QUOTES):

@@ -1,4 +1,4 @@
-"""One function per built-in prompter: the numbers, and the built object. Light to import."""
+"""One function per built-in prompter, with its default settings. Light to import."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def grammar(labels: LabelSpace) -> Prompter:
     """Sentences from a small grammar, every choice equally often.
 
     Args:
-        labels: classes that the grammar has no words for are mentioned by their name.
+        labels: label space; classes without words in the grammar are mentioned by name.
     """
     from clouds.prompters.grammar import GrammarPrompter
 
@@ -25,7 +25,7 @@ def file(*, path: str) -> Prompter:
     """Prompts from a text file.
 
     Args:
-        path: UTF-8, one prompt per line; blank lines and lines that begin with # are skipped.
+        path: UTF-8 text, one prompt per line; blank lines and lines that start with # are skipped.
     """
     from clouds.prompters.prompt_file import FilePrompter
 
@@ -50,19 +50,18 @@ def llm(
     """Asks a language model for captions of street scenes, as CLOUDS (CVPR 2024) asked Llama-2-70B-chat.
 
     Args:
-        labels: the classes that captions should name.
-        model: a hub id or a folder of a causal language model with a chat template (safetensors); with `url` the
-            server's name of it.
-        url: address of a server that speaks OpenAI's protocol, such as http://localhost:8000/v1; the model then runs
-            there.
-        key_variable: environment variable with the key that the server wants.
-        revision: a commit, branch or tag of the hub.
-        device: "auto" (all GPUs, or the CPU), "cpu", "cuda:N"; where a local model runs.
-        batch: captions asked for at once.
-        rounds: questions at most, for each that would do if every answer were perfect.
-        temperature: 0 takes the likeliest word each time.
-        top_p: share of probability that words are drawn from.
-        max_tokens: length of an answer at most.
+        labels: label space of the classes that captions should name.
+        model: hub id or folder of a causal language model with a chat template (safetensors); with `url`, the server's
+            name of the model.
+        url: base URL of a server with OpenAI's protocol, such as http://localhost:8000/v1, which runs the model.
+        key_variable: environment variable with the server's key.
+        revision: commit, branch or tag of the hub.
+        device: device of a local model: "auto" (all GPUs, or the CPU), "cpu", "cuda:N".
+        batch: captions per question.
+        rounds: maximum questions, as a multiple of the ideal number.
+        temperature: 0 means greedy decoding.
+        top_p: probability mass to sample from.
+        max_tokens: maximum length of an answer.
         timeout: seconds for the whole answer of a server.
     """
     from clouds.prompters.chat_models import Endpoint, LocalModel, Sampling, read_key

@@ -12,13 +12,13 @@ from clouds.core.system.errors import ConfigError
 
 @final
 class FilePrompter(Prompter):
-    """One prompt per line, in the file's order; more than there are begin again (the published method: j mod 100).
+    """Reads one prompt per line, in order; a longer request repeats the file (the published method: j mod 100).
 
     Args:
-        path: UTF-8 text; blank lines and lines that begin with # are skipped.
+        path: UTF-8 text; blank lines and lines that start with # are skipped.
 
     Raises:
-        ConfigError: the file is missing, not UTF-8, or holds no prompt; or fewer than 0 prompts are asked for.
+        ConfigError: the file is missing, not UTF-8, or has no prompt; or n is negative.
     """
 
     def __init__(self, path: str) -> None:
@@ -30,7 +30,7 @@ class FilePrompter(Prompter):
             raise ConfigError(f"{path}: prompts cannot be read as UTF-8 text: {error}") from error
         self._prompts = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
         if not self._prompts:
-            raise ConfigError(f"{path}: holds no prompt; write one per line")
+            raise ConfigError(f"{path}: has no prompt; write one per line")
 
     def prompts(self, n: int, *, seed: int) -> list[str]:
         if n < 0:

@@ -1,4 +1,4 @@
-"""What a set of prompts speaks of: classes, weather, time of day. Counted by words, in English."""
+"""Counts the classes, weather and times of day that prompts name, by English words."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from clouds.core.contract.labels import LabelSpace
 from clouds.core.contract.prompt_words import LAYOUT_WORDS, LIGHT_WORDS, OBJECT_WORDS, WEATHER_WORDS
 
 UNSAID = "not said"
-# Words for classes beside their synonyms and those of `prompt_words`.
+# Words for classes, in addition to their synonyms and `prompt_words`.
 _MORE_WORDS = {
     "road": (
         "street",
@@ -33,18 +33,18 @@ _MORE_WORDS = {
     "rider": ("motorcyclist",),
     "train": ("tramway",),
 }
-_CLASS_OF_OBJECT = {"tree": "vegetation"}  # the others are called as their class
+_CLASS_OF_OBJECT = {"tree": "vegetation"}  # other objects have the name of their class
 
 
 @frozen(kw_only=True)
 class PromptStatistics:
-    """How many of some prompts name each class, weather and time of day; a prompt counts once for each.
+    """Number of prompts that name each class, weather and time of day.
 
     Attributes:
-        prompts: how many there are.
-        distinct: how many differ.
-        classes: by class, in the order of the label space.
-        weather, time: by name, and "not said".
+        prompts: number of prompts.
+        distinct: number of distinct prompts.
+        classes: number by class, in the order of the label space.
+        weather, time: number by name, and "not said".
     """
 
     prompts: int
@@ -55,7 +55,7 @@ class PromptStatistics:
 
 
 def describe_prompts(prompts: list[str], label_space: LabelSpace) -> PromptStatistics:
-    """Count what prompts speak of.
+    """Count the classes, weather and times of day in prompts.
 
     >>> from clouds.core.contract.labels import CITYSCAPES
     >>> found = describe_prompts(["Two cars on a road at night", "A foggy park"], CITYSCAPES)
@@ -73,9 +73,9 @@ def describe_prompts(prompts: list[str], label_space: LabelSpace) -> PromptStati
 
 
 def classes_named(prompt: str, label_space: LabelSpace) -> set[str]:
-    """The classes that a prompt names, by their names, synonyms and common words for them, in singular or plural.
+    """The classes that a prompt names by name, synonym or another common word, in singular or plural.
 
-    A longer word counts before a shorter one that it holds: "traffic lights" are no traffic.
+    Longer words take precedence over shorter ones that they contain.
     """
     pattern, owners = _class_words(label_space)
     return {name for found in pattern.finditer(prompt.casefold()) for name in owners[found.group(1)]}
@@ -83,7 +83,7 @@ def classes_named(prompt: str, label_space: LabelSpace) -> set[str]:
 
 @lru_cache(maxsize=8)
 def _class_words(label_space: LabelSpace) -> tuple[re.Pattern[str], dict[str, set[str]]]:
-    """A pattern of all words, and whose they are."""
+    """A pattern of all words, and the classes of each word."""
     owners: dict[str, set[str]] = {}
     for name, synonyms in zip(label_space.names, label_space.synonyms, strict=True):
         for word in (name, *synonyms, *_MORE_WORDS.get(name, ())):
@@ -96,7 +96,7 @@ def _class_words(label_space: LabelSpace) -> tuple[re.Pattern[str], dict[str, se
 
 
 def _any_of(words: Iterable[str]) -> re.Pattern[str]:
-    """Finds one of the words as a whole, the longest that fits, or with a plural's ending."""
+    """A pattern for the longest matching whole word, with an optional plural ending."""
     forms = "|".join(sorted(map(re.escape, words), key=len, reverse=True))
     return re.compile(rf"(?<!\w)({forms})(?:e?s)?(?!\w)")
 

@@ -1,1 +1,1 @@
-"""One renderer of street scenes, driven by frozen records: `records` (what a style is), `render` (draws it)."""
+"""A renderer of street scenes driven by frozen records: `records` defines a style, `render` draws it."""

@@ -1,4 +1,4 @@
-"""What lines a street: buildings on lots, walls and fences, and the skyline that closes the view."""
+"""Buildings on lots, walls and fences, and the skyline."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A camera above a road that may bend.
 
-World: x to the right of the own lane's middle, y up from the ground, z ahead of the camera, in metres.
+World coordinates in metres: x to the right of the own lane's middle, y up from the ground, z ahead of the camera.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 from attrs import frozen
 from jaxtyping import Float, Float32
 
-FAR = 400.0  # metres; what lies beyond is drawn as if it lay here
+FAR = 400.0  # metres; farther objects are drawn at this distance
 NEAR = 0.5
 Metres = TypeVar("Metres", float, np.ndarray)
 
@@ -24,7 +24,7 @@ class Camera:
         height: metres above the ground.
         focal: focal length as a fraction of the picture's width.
         horizon: row of the horizon as a fraction of the picture's height, from the top.
-        curvature: of the road, in 1/m; everything at distance z is shifted right by curvature * z^2 / 2.
+        curvature: curvature of the road in 1/m; points at distance z are shifted right by curvature * z^2 / 2.
     """
 
     height: float

@@ -1,4 +1,4 @@
-"""What stands beside the road: trees, lamp posts, traffic lights, traffic signs."""
+"""Objects beside the road: trees, lamp posts, traffic lights, traffic signs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from clouds.streets.records import SceneLayout
 from clouds.streets.scene import Scene, brighter, ellipse, moved, rectangle
 
 _BLOB = [(0.5 * np.cos(t), 0.5 + 0.5 * np.sin(t)) for t in np.linspace(0, 2 * np.pi, 14, endpoint=False)]
-# Signals and lamps have the colours of the regulations everywhere; no palette changes them.
+# Signals and lamps have the regulation colours in all palettes.
 _RED_AMBER_GREEN = ((230, 45, 40), (240, 175, 40), (60, 215, 120))
 _LAMP = (238, 232, 208)
 
@@ -74,7 +74,7 @@ TREES = {
 
 
 def add_trees(layout: SceneLayout, street: Street, scene: Scene, count: int) -> None:
-    """Trees on the verge or, without one, at the edge of the lots."""
+    """Add trees on the verge or, without one, at the edge of the lots."""
     for z in _distances(scene, count, (6.0, 70.0)):
         side = 1 if scene.rng.random() < 0.5 else -1
         shape = TREES[layout.tree_shapes[scene.rng.integers(len(layout.tree_shapes))]]
@@ -84,7 +84,7 @@ def add_trees(layout: SceneLayout, street: Street, scene: Scene, count: int) -> 
 
 
 def add_lamp_posts(street: Street, scene: Scene, count: int) -> None:
-    """Street lamps at even spacing; their arms reach over the road."""
+    """Add street lamps at even spacing; their arms reach over the road."""
     if count == 0:
         return
     spacing, start = 90.0 / count, scene.uniform((7.0, 14.0))
@@ -103,7 +103,7 @@ def add_lamp_posts(street: Street, scene: Scene, count: int) -> None:
 
 
 def add_traffic_lights(street: Street, scene: Scene, count: int) -> None:
-    """Traffic lights on both sides of the road: at the crossing when there is one, nearest first."""
+    """Add traffic lights on both sides of the road, at the crossing if there is one, nearest first."""
     first = scene.uniform((11.0, 24.0)) if street.crossing is None else street.crossing - 1.0
     for index in range(count):
         side = 1 if index % 2 == 0 else -1
@@ -120,7 +120,7 @@ def add_traffic_lights(street: Street, scene: Scene, count: int) -> None:
 
 
 def add_traffic_signs(street: Street, scene: Scene, count: int) -> None:
-    """Round, triangular and rectangular signs on poles."""
+    """Add round, triangular and rectangular signs on poles."""
     shapes = (
         ellipse(0.0, 0.5, 1.0, 1.0),
         [(-0.55, 0.0), (0.55, 0.0), (0.0, 1.0)],
@@ -138,7 +138,7 @@ def add_traffic_signs(street: Street, scene: Scene, count: int) -> None:
 
 
 def _distances(scene: Scene, count: int, interval: tuple[float, float]) -> list[float]:
-    """Distances evenly spread on a logarithmic scale with some play, so that near and far both occur."""
+    """Distances evenly spread on a logarithmic scale with jitter, so that near and far objects occur."""
     low, high = np.log(interval[0]), np.log(interval[1])
     spots = (np.arange(count) + scene.rng.random(count)) / max(count, 1)
     return np.exp(low + (high - low) * spots).tolist()
@@ -149,7 +149,7 @@ def _trunk(scene: Scene, x: float, z: float, height: float, width: float) -> Non
 
 
 def _crown(scene: Scene, x: float, z: float, foot: float, height: float, width: float) -> None:
-    """A ragged blob, and a lighter one inside it."""
+    """Add an irregular crown with a lighter part inside."""
     color = scene.palette.draw("leaf", scene.rng)
     radii = scene.rng.uniform(0.82, 1.12, len(_BLOB))
     ragged = [(u * radius, 0.5 + (v - 0.5) * radius) for (u, v), radius in zip(_BLOB, radii, strict=True)]

@@ -1,4 +1,4 @@
-"""The plan of one street, and what lies flat: road, lane marks, sidewalks, verges, a crossing street."""
+"""The plan of a street, and its flat surfaces: road, lane marks, sidewalks, verges, a crossing street."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _CROSSING_WIDTH = 8.0
 
 @frozen(kw_only=True)
 class Street:
-    """Numbers drawn for one picture, in metres; x = 0 is the middle of the camera's own lane.
+    """Random dimensions of one street in metres; x = 0 is the middle of the camera's own lane.
 
     Attributes:
         left, right: edges of the road.
-        lane_width: of each lane.
+        lane_width: width of each lane.
         own, oncoming: middles of the lanes that lead away from and towards the camera.
         sidewalk, verge: widths on each side, outside the road; 0 means none.
         crossing: distance of the near edge of a crossing street, or None.
@@ -37,13 +37,13 @@ class Street:
     crossing: float | None
 
     def walk(self, side: int) -> tuple[float, float]:
-        """x from and to where people walk on one side (-1 left, 1 right): the sidewalk, or else the verge."""
+        """Interval of x where people walk on one side (-1 left, 1 right): the sidewalk, or else the verge."""
         inner = self.right if side > 0 else self.left
         outer = inner + side * max(self.sidewalk - 0.3, 1.2)
         return (inner + 0.4, outer) if side > 0 else (outer, inner - 0.4)
 
     def lots(self, side: int) -> float:
-        """x at which the lots begin on one side."""
+        """The x where the lots start on one side."""
         return self.right + self.sidewalk + self.verge if side > 0 else self.left - self.sidewalk - self.verge
 
     def crossed(self, z: float, margin: float = 0.0) -> bool:
@@ -52,7 +52,7 @@ class Street:
 
 
 def draw_street(layout: SceneLayout, scene: Scene) -> Street:
-    """Draw the numbers of a street from its layout."""
+    """Draw random dimensions of a street from its layout."""
     lanes = int(scene.rng.integers(layout.lanes[0], layout.lanes[1] + 1))
     width, shoulder = scene.uniform(layout.lane_width), scene.uniform(layout.shoulder)
     sidewalk = scene.uniform(layout.sidewalk)
@@ -71,7 +71,7 @@ def draw_street(layout: SceneLayout, scene: Scene) -> Street:
 
 
 def add_ground(street: Street, scene: Scene) -> None:
-    """Add everything flat. Terrain below the horizon is painted by the rasteriser."""
+    """Add all flat surfaces, except the terrain below the horizon, which the rasteriser paints."""
     if street.sidewalk:
         outer = street.sidewalk
         scene.ground(_strip(street.left - outer, street.right + outer), "sidewalk", "sidewalk")
@@ -83,7 +83,7 @@ def add_ground(street: Street, scene: Scene) -> None:
 
 
 def _strip(left: float, right: float, near: float = NEAR, far: float = FAR) -> Outline:
-    """A strip along the road; its many corners follow the bend."""
+    """A strip along the road, with enough corners to follow the bend."""
     zs = np.geomspace(near, far, 20).tolist()
     return [(left, z) for z in zs] + [(right, z) for z in reversed(zs)]
 

@@ -1,4 +1,4 @@
-"""Smooth random fields, looked up at any point of an endless plane."""
+"""Smooth random fields on an infinite plane."""
 
 from __future__ import annotations
 

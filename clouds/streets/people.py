@@ -1,4 +1,4 @@
-"""Persons on foot, and persons on two wheels."""
+"""Pedestrians, riders, and two-wheelers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from clouds.streets.scene import Scene, ellipse, moved, rectangle
 
 
 def add_persons(street: Street, scene: Scene, count: int) -> None:
-    """Pedestrians on the sidewalks, and some on the crosswalk."""
+    """Add pedestrians on the sidewalks, and some on the crosswalk."""
     for index in range(count):
         z = _distance(scene, index)
         if street.crossing is not None and scene.rng.random() < 0.35:
@@ -21,27 +21,27 @@ def add_persons(street: Street, scene: Scene, count: int) -> None:
 
 
 def add_riders(street: Street, scene: Scene, count: int) -> None:
-    """Cyclists at the right edge of the road, with their bicycles."""
+    """Add cyclists with bicycles at the right edge of the road."""
     for index in range(count):
         z = _distance(scene, index)
         _add_rider(scene, street.right - scene.uniform((0.4, 1.1)), z, "bicycle")
 
 
 def add_motorcycles(street: Street, scene: Scene, count: int) -> None:
-    """Motorcycles with their riders, on the own lane or the next one."""
+    """Add motorcycles with riders, on the own lane or the next one."""
     for index in range(count):
         x = scene.uniform((-0.4 * street.lane_width, street.right - 0.8))
         _add_rider(scene, x, _distance(scene, index), "motorcycle")
 
 
 def add_bicycles(street: Street, scene: Scene, count: int) -> None:
-    """Parked bicycles, seen from the side."""
+    """Add parked bicycles, seen from the side."""
     for index in range(count):
         _add_bicycle_side(scene, _walking(street, scene), _distance(scene, index))
 
 
 def _distance(scene: Scene, index: int) -> float:
-    """The first is near enough to be seen well; the others anywhere."""
+    """A random distance; the first object is near enough to be clearly visible."""
     return scene.uniform((6.5, 11.0)) if index == 0 else float(np.exp(scene.uniform((np.log(8.0), np.log(40.0)))))
 
 
@@ -65,7 +65,7 @@ def _add_person(scene: Scene, x: float, z: float) -> None:
 
 
 def _add_rider(scene: Scene, x: float, z: float, label: str) -> None:
-    """From behind: two wheels in line, the rider above them."""
+    """Add a two-wheeler with its rider, seen from behind."""
     coat, trousers = scene.color("cloth"), scene.color("cloth")
     metal, thick = scene.color("metal"), 0.10 if label == "bicycle" else 0.34
     scene.shadow(x, z + 0.7, 0.6, 1.4)

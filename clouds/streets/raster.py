@@ -1,4 +1,4 @@
-"""Draws the surfaces of a scene and recovers what is known of each pixel: label, depth, position, paint."""
+"""Rasterises the surfaces of a scene to per-pixel label, depth, position and paint."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from PIL import Image, ImageDraw
 from clouds.streets.camera import FAR, NEAR, Camera
 from clouds.streets.scene import TRAIN_ID, Facing, Scene, Surface
 
-SUBPIXELS = 3  # per axis, for smooth edges; odd, so that the middle one is the pixel's centre, which has the label
-_SHADING = {-1: 0.80, 1: 1.0}  # of faces on the dark and on the sunny side of the road
+SUBPIXELS = 3  # per axis, for smooth edges; odd, so that one is the pixel's centre, which decides the label
+_SHADING = {-1: 0.80, 1: 1.0}  # brightness of faces on the dark and the sunny side of the road
 _SHADING_CAMERA = 0.92
 
 
@@ -23,12 +23,12 @@ class Raster:
 
     Attributes:
         surfaces: index of the surface at each subpixel.
-        centre: the same at the pixel centres.
+        centre: index of the surface at each pixel centre.
         colors: paint by surface, RGB in 0..1, shaded by its facing.
         materials: material by surface.
-        facing, keys, glow, classes: by surface.
-        depth, height, lateral: metres, by pixel.
-        shadow: 0..1 by pixel, how much of the light an object nearby takes.
+        facing, keys, glow, classes: values by surface.
+        depth, height, lateral: metres by pixel.
+        shadow: share of the light that nearby objects block, 0..1 by pixel.
     """
 
     surfaces: Int32[np.ndarray, "hs ws"]
@@ -46,19 +46,19 @@ class Raster:
 
     @property
     def ground(self) -> Bool[np.ndarray, "h w"]:
-        """Where the visible surface lies flat."""
+        """Pixels whose visible surface is horizontal."""
         return (self.facing == Facing.UP)[self.centre]
 
 
 def rasterize(scene: Scene, size: tuple[int, int]) -> Raster:
     """Paint the scene's surfaces from far to near (painter's algorithm) at `size` = (height, width) in pixels."""
-    ordered = sorted(scene.surfaces, key=lambda surface: -surface.order)  # stable: ties keep the order of insertion
+    ordered = sorted(scene.surfaces, key=lambda surface: -surface.order)  # stable: ties keep insertion order
     fine = (size[0] * SUBPIXELS, size[1] * SUBPIXELS)
     surfaces = _paint([surface.corners for surface in ordered], scene.camera, fine, first=2)
     centre = surfaces[SUBPIXELS // 2 :: SUBPIXELS, SUBPIXELS // 2 :: SUBPIXELS]
     depth, height, lateral = _positions(_depth_planes(ordered, scene.camera), centre, scene.camera, size)
     shadow = _paint(scene.shadows, scene.camera, size, first=0)
-    facing = np.array([-1, Facing.UP, *(surface.facing for surface in ordered)], dtype=np.int32)  # the sky: nowhere
+    facing = np.array([-1, Facing.UP, *(surface.facing for surface in ordered)], dtype=np.int32)  # -1: sky
     return Raster(
         surfaces=surfaces,
         centre=centre,
@@ -78,9 +78,9 @@ def rasterize(scene: Scene, size: tuple[int, int]) -> Raster:
 def _paint(
     polygons: Sequence[Sequence[tuple[float, float, float]]], camera: Camera, size: tuple[int, int], *, first: int
 ) -> Int32[np.ndarray, "h w"]:
-    """Number each pixel by the last polygon that covers it, counting from `first`.
+    """Index of the last polygon that covers each pixel, counting from `first`.
 
-    With `first` = 2, sky is 0 and terrain 1; with `first` = 0, what no polygon covers is -1.
+    With `first` = 2, sky is 0 and terrain 1; with `first` = 0, uncovered pixels are -1.
     """
     picture = Image.new("I", (size[1], size[0]), 0 if first else -1)
     draw = ImageDraw.Draw(picture)
@@ -88,7 +88,7 @@ def _paint(
         draw.rectangle((0, round(camera.horizon * size[0]), size[1], size[0]), fill=1)
     if polygons:
         corners = np.array([corner for polygon in polygons for corner in polygon], dtype=np.float64)
-        # Pillow's pixel i is centred at i. The clip only touches what lies far outside of the picture.
+        # Pillow's pixel i is centred at i. Only corners far outside of the image are clipped.
         flat = np.clip(camera.project(corners, size) - 0.5, -1e5, 1e5)
         stops = np.cumsum([len(polygon) for polygon in polygons]).tolist()
         start = 0
@@ -99,7 +99,7 @@ def _paint(
 
 
 def _depth_planes(ordered: Sequence[Surface], camera: Camera) -> Float[np.ndarray, "n 3"]:
-    """Coefficients (p, q, r) of 1/z = p * right + q * down + r along a ray, which is affine on a plane."""
+    """Coefficients (p, q, r) of 1/z = p * right + q * down + r; inverse depth is affine in the slopes of a ray."""
     planes = np.zeros((len(ordered) + 2, 3))
     planes[0, 2] = 1 / FAR
     planes[1, 1] = 1 / camera.height
@@ -114,7 +114,7 @@ def _depth_planes(ordered: Sequence[Surface], camera: Camera) -> Float[np.ndarra
 
 
 def _upright_plane(surface: Surface, camera: Camera) -> tuple[float, float]:
-    """(p, r) of a plane that is upright along the road: through its nearest and farthest corner."""
+    """(p, r) of an upright plane along the road, through its nearest and farthest corner."""
     near, far = (pick(surface.corners, key=lambda corner: corner[2]) for pick in (min, max))
     right = [(x + camera.bend(z)) / z for x, _, z in (near, far)]
     slope = (1 / near[2] - 1 / far[2]) / (right[0] - right[1]) if right[0] != right[1] else 0.0

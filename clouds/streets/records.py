@@ -1,4 +1,4 @@
-"""What a style of street scenes is made of. Everything is frozen; the renderer has no style of its own."""
+"""Frozen records that define a style of street scenes; the renderer itself has no style."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from clouds.streets.noise import Noise
 Interval = tuple[float, float]
 Color = tuple[int, int, int]
 
-# Everything that is painted. Classes of the label map belong to objects; a car is made of car, glass, tyre and lamp.
+# Paint materials. They differ from classes, which belong to objects: a car has the materials car, glass, tyre and lamp.
 MATERIALS = (
     *("road", "mark", "sidewalk", "curb", "grass", "building", "roof", "glass", "wall", "fence", "pole", "housing"),
     *("sign", "leaf", "trunk", "sky", "skin", "cloth", "car", "truck", "bus", "train", "metal", "tyre"),
@@ -34,9 +34,9 @@ class Patch:
     Attributes:
         a: metres along the surface: x on the ground and on faces towards the camera, z on faces towards the road.
         b: metres across: z on the ground, y (up) elsewhere. In the sky a and b are slopes of the viewing ray.
-        key: a random number in 0..1 per surface, so that neighbours differ.
-        pixel: metres that one pixel covers.
-        noise: a random field of this picture.
+        key: random number in 0..1 per surface, so that neighbours differ.
+        pixel: size of a pixel in metres.
+        noise: random field of this image.
     """
 
     a: Float32[np.ndarray, " n"]
@@ -48,17 +48,17 @@ class Patch:
 
 @frozen(eq=False, kw_only=True)
 class Frame:
-    """What is known of each pixel besides its colour.
+    """Per-pixel data besides colour.
 
     Attributes:
-        camera: the camera of this picture.
+        camera: camera of this image.
         label_map: Cityscapes train ids.
         depth: metres ahead; the sky has `camera.FAR`.
         height: metres above the ground.
         lateral: metres to the right of the own lane's middle, following the bend.
-        sky, ground: the sky, and every surface that lies flat.
-        glow: 0..1, what shines by itself when it is dark: lit windows and lamps.
-        noise: a random field of this picture.
+        sky, ground: masks of the sky, and of horizontal surfaces.
+        glow: own light in the dark, 0..1: lit windows and lamps.
+        noise: random field of this image.
     """
 
     camera: Camera
@@ -83,24 +83,24 @@ Stage = Callable[[Image, Frame, np.random.Generator], Image]
 
 @frozen(kw_only=True)
 class SceneLayout:
-    """A family of streets: each picture draws its own numbers from these closed intervals.
+    """A family of streets: each image draws its dimensions from these closed intervals.
 
     Attributes:
         camera_height: metres.
         focal: fraction of the width.
         horizon: fraction of the height, from the top.
-        curvature: absolute, 1/m; the side is drawn.
+        curvature: absolute value, 1/m; the direction is random.
         lane_width, shoulder, sidewalk, verge: metres; a sidewalk under half a metre is left out.
-        lanes: per direction (drawn as an integer).
+        lanes: integer number per direction.
         building_length, building_height, setback: metres; setback is from the verge.
         density: probability that a lot has a building.
         pitched: probability that a roof is pitched.
-        barriers: what may stand between street and lots: some of "wall", "fence", "none".
-        skyline: what may close the view: some of "hills", "blocks", "trees".
+        barriers: choices between street and lots: "wall", "fence", "none".
+        skyline: choices at the horizon: "hills", "blocks", "trees".
         tree_shapes: names in `furniture.TREES`.
         tree_height: metres.
         crossing: probability of a crossing street.
-        objects: how many of each object of `OBJECTS` (drawn as an integer); an absent one is not drawn.
+        objects: integer number of each object of `OBJECTS`; missing objects do not occur.
     """
 
     camera_height: Interval
@@ -127,7 +127,7 @@ class SceneLayout:
 
 @frozen(kw_only=True)
 class Palette:
-    """Colours by material: swatches (RGB, 0..255) and how far each channel may be from its swatch."""
+    """Colours by material: swatches (RGB, 0..255), and the maximum jitter of each channel."""
 
     swatches: Mapping[str, tuple[Color, ...]] = field()
     jitter: int = 0
@@ -148,13 +148,13 @@ class Palette:
 
 @frozen(kw_only=True)
 class Style:
-    """Everything that one picture is drawn with.
+    """The complete style of an image.
 
     Attributes:
         layout, palette: shapes and colours.
-        textures: by material; materials without one are plain. Each surface draws one of the choices.
-        facades: window patterns; each building draws one.
-        stages: light, weather and sensor models, in the order in which they are applied.
+        textures: choices by material, one per surface; other materials are plain.
+        facades: choices of window patterns, one per building.
+        stages: light, weather and sensor models, in the order of application.
     """
 
     layout: SceneLayout
@@ -170,12 +170,12 @@ def _by_name(functions: Sequence[Callable[..., Any]]) -> dict[str, Any]:
 
 @frozen(kw_only=True)
 class Kit:
-    """A closed set of models. Styles are made by name from one kit, so that two kits never mix.
+    """A closed set of models. A style takes all of its models from one kit, by name, so that kits never mix.
 
     Attributes:
-        name: what error messages call it.
-        layouts, palettes: by name.
-        textures, facades, lights, weathers, sensors: model functions, found by their `__name__`.
+        name: name for error messages.
+        layouts, palettes: records by name.
+        textures, facades, lights, weathers, sensors: model functions, looked up by `__name__`.
     """
 
     name: str
@@ -198,12 +198,12 @@ class Kit:
         light: str,
         sensor: str,
     ) -> Style:
-        """Look up a style by the names of this kit.
+        """Build a style from names of this kit.
 
-        Weather is applied before light (fog at night is dark), the sensor comes last.
+        Weather is applied before light (fog at night is dark), the sensor last.
 
         Raises:
-            ConfigError: a name that this kit does not have.
+            ConfigError: the kit does not have a name.
         """
         return Style(
             layout=self._find("layouts", layout),

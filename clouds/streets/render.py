@@ -1,4 +1,4 @@
-"""Draws one picture: scene, raster, shading, then the style's models of weather, light and sensor."""
+"""Renders an image: scene, raster, shading, then the style's weather, light and sensor models."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class Drawing:
 
 
 def render(style: Style, size: tuple[int, int], key: Sequence[int]) -> Drawing:
-    """Draw one picture of (height, width) pixels. The same style, size and key give the same bytes.
+    """Render an image of (height, width) pixels. The same style, size and key give the same bytes.
 
     The scene does not depend on the size: the same key shows the same street at any resolution.
 
     Args:
-        style: what to draw with.
+        style: style of the image.
         size: at least (1, 1).
-        key: numbers of 0 or more from which all randomness comes.
+        key: random seed, numbers of 0 or more.
     """
     seeds = [np.random.SeedSequence(key, spawn_key=(part,)) for part in range(2 + len(style.stages))]
     scene_rng, shade_rng, *stage_rngs = map(np.random.default_rng, seeds)
@@ -50,7 +50,7 @@ def render(style: Style, size: tuple[int, int], key: Sequence[int]) -> Drawing:
 
 
 def build_scene(layout: SceneLayout, palette: Palette, rng: np.random.Generator) -> Scene:
-    """Draw a street from its layout and fill it."""
+    """Draw a random street from its layout, and add its objects."""
     camera = Camera(
         height=rng.uniform(*layout.camera_height),
         focal=rng.uniform(*layout.focal),

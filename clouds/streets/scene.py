@@ -36,10 +36,10 @@ class Surface:
     Attributes:
         corners: world points (x, y, z).
         label: Cityscapes class name.
-        material, color: what it is painted with (RGB, 0..255).
+        material, color: paint (RGB, 0..255).
         facing: decides texture coordinates and shading.
-        order: metres; surfaces with a larger one are painted first, ties in the order of insertion.
-        glow: 0..1, how much it shines in the dark.
+        order: metres; surfaces with larger values are painted first, ties in insertion order.
+        glow: own light in the dark, 0..1.
     """
 
     corners: list[tuple[float, float, float]]
@@ -53,9 +53,9 @@ class Surface:
 
 @define
 class Scene:
-    """A camera, surfaces, and soft shadows on the ground. Builders add to it; drawing sorts.
+    """A camera, surfaces, and soft shadows on the ground. Builders add surfaces in any order; drawing sorts them.
 
-    `sunny_side` is -1 or 1: whether faces left or right of the road are the brighter ones.
+    `sunny_side` is -1 or 1: the side of the road with the brighter faces.
     """
 
     camera: Camera
@@ -67,7 +67,7 @@ class Scene:
     _colors: dict[str, Color] = field(factory=dict)
 
     def color(self, material: str) -> Color:
-        """A colour: one per picture for what a street has only one of, a fresh one for buildings, cars, clothes."""
+        """A random colour: one per image for shared materials, a new one for buildings, cars and clothes."""
         if material not in _SHARED:
             return self.palette.draw(material, self.rng)
         if material not in self._colors:
@@ -111,11 +111,11 @@ class Scene:
     def slope(
         self, corners: list[tuple[float, float, float]], label: str, material: str, color: Color, *, order: float
     ) -> None:
-        """Add any polygon beside the road, such as the slope of a roof; it is shaded like a face towards the road."""
+        """Add a polygon beside the road, such as the slope of a roof; it is shaded like a face towards the road."""
         self._add(corners, label, material, color, Facing.ROAD, order, 0.0)
 
     def ground(self, outline: Outline, label: str, material: str, color: Color | None = None) -> None:
-        """Add a polygon of (x, z) corners that lies on the ground; later ones cover earlier ones."""
+        """Add a polygon of (x, z) corners on the ground; later ones cover earlier ones."""
         self._add([(x, 0.0, z) for x, z in outline], label, material, color, Facing.UP, FAR * 10, 0.0)
 
     def shadow(self, x: float, z: float, width: float, length: float) -> None:
@@ -149,7 +149,7 @@ class Scene:
 
 
 def brighter(color: Color, factor: float) -> Color:
-    """A colour times a factor, up to white."""
+    """Multiply a colour, up to white."""
     r, g, b = (min(int(factor * channel), 255) for channel in color)
     return r, g, b
 

@@ -1,4 +1,4 @@
-"""Turns a raster into colours in plain daylight, with textures and windows."""
+"""Shades a raster in plain daylight, with textures and windows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from clouds.streets.raster import SUBPIXELS, Raster
 from clouds.streets.records import Frame, Image, Patch, Style
 from clouds.streets.scene import Facing
 
-_SHADOW = 0.45  # light that an object takes from the ground right under it
+_SHADOW = 0.45  # share of the light that an object blocks directly under it
 
 
 def shade(
@@ -23,7 +23,7 @@ def shade(
     """Colour every pixel. `window` is the colour of the panes (RGB, 0..1).
 
     Returns:
-        The image (0..1) before weather, light and sensor, and the frame that those models see.
+        The image (0..1) before weather, light and sensor, and the frame for these models.
     """
     noise = Noise(rng)
     image = _smooth_colors(raster)
@@ -38,7 +38,7 @@ def shade(
         where = np.flatnonzero(chosen[patches.surfaces])
         patch = patches.at(where)
         panes, cell = facade(patch)
-        panes = panes * np.clip(1.7 - 2.2 * patch.pixel, 0.0, 1.0)  # too small to be seen far away
+        panes = panes * np.clip(1.7 - 2.2 * patch.pixel, 0.0, 1.0)  # panes fade out with distance
         flat = image.reshape(-1, 3)
         flat[where] += panes[:, None] * (window * (0.7 + 0.6 * cell[:, None]) - flat[where])
         glow.reshape(-1)[where] = np.where(cell < 0.4, panes, 0.0)
@@ -69,7 +69,7 @@ def _smooth_colors(raster: Raster) -> Image:
 def _choices(
     functions: Any, raster: Raster, rng: np.random.Generator
 ) -> list[tuple[Callable[..., Any], Bool[np.ndarray, " n"]]]:
-    """Draw one function per surface; returns each function with the surfaces that it paints."""
+    """Draw one function per surface; return each function with the surfaces that it paints."""
     chosen: dict[Callable[..., Any], Bool[np.ndarray, " n"]] = {}
     materials = np.array(raster.materials)
     for material, choices in functions.items():

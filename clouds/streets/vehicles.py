@@ -14,7 +14,7 @@ Part = tuple[Outline, str]
 
 @frozen(kw_only=True)
 class Vehicle:
-    """Size in metres, and what its face and its flank (front to the right) are made of."""
+    """Size in metres, and the shapes of its face and its flank (front to the right)."""
 
     label: str
     width: float
@@ -105,7 +105,7 @@ VEHICLES = {"car": _CAR, "truck": _TRUCK, "bus": _BUS, "train": _TRAIN}
 
 
 def add_vehicles(street: Street, scene: Scene, counts: dict[str, int]) -> None:
-    """Queue vehicles on the lanes without overlap, nearest first; the kinds take turns."""
+    """Place vehicles on the lanes without overlap, nearest first; kinds alternate."""
     free = {x: scene.uniform((9.0, 22.0)) for x in street.own}
     free |= {x: scene.uniform((6.0, 16.0)) for x in street.oncoming}
     if street.shoulder > 1.8:  # wide enough for parked cars
@@ -127,7 +127,7 @@ def _add_vehicle(scene: Scene, vehicle: Vehicle, x: float, z: float, *, towards:
     middle = x + scene.camera.bend(z)
     order = z + vehicle.length
     scene.shadow(x, z + vehicle.length / 2, vehicle.width, vehicle.length)
-    if abs(middle) > half:  # only then a flank can be seen
+    if abs(middle) > half:  # otherwise the flank is hidden
         flank_x = x - half if middle > 0 else x + half
         direction = -1.0 if towards else 1.0
         for outline, material in vehicle.flank:

@@ -1,1 +1,1 @@
-"""."""
+"""Generation and refinement of datasets: manifests, filters, embedding cache, engines."""

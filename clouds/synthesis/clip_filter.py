@@ -1,4 +1,4 @@
-"""How well a picture shows its prompt, by CLIP."""
+"""A filter that scores with CLIP how well an image shows its prompt."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from clouds.synthesis.filters import Filter
 
 @final
 class ClipFilter(Filter):
-    """Rejects pictures that do not show what their prompt says.
+    """Rejects images that do not show their prompt.
 
-    The score is the cosine of CLIP's embeddings of picture and prompt (Hessel et al., CLIPScore, EMNLP 2021, without
-    its factor 2.5): about 0.3 for pictures that fit, and 0.1 to 0.2 for others, with OpenAI's models.
+    The score is the cosine similarity of CLIP's embeddings of image and prompt (Hessel et al., CLIPScore, EMNLP 2021,
+    without its factor 2.5): with OpenAI's models about 0.3 for matching images, and 0.1 to 0.2 for others.
 
     Args:
-        model: `encode_image` and `encode_text`, as open_clip's models have them.
-        preprocess: from a PIL image to the model's input "3 h w".
-        tokenize: from texts to the model's ids "n t".
-        least: the least score that passes.
-        name: key of the score in the manifest. It should say which CLIP this is: a later run takes rejections of a
-            filter of the same name and the same least score for its own.
+        model: a model with `encode_image` and `encode_text`, like open_clip's.
+        preprocess: maps a PIL image to the model's input "3 h w".
+        tokenize: maps texts to the model's token ids "n t".
+        least: minimum score.
+        name: key of the score in the manifest. It should name the CLIP model, since a later run reuses rejections of
+            filters with the same name and minimum score.
     """
 
     def __init__(
@@ -46,23 +46,23 @@ class ClipFilter(Filter):
         name: str = "clip",
     ) -> None:
         if not -1 <= least <= 1:
-            raise ConfigError(f"filter clip: the least score is {least}; a cosine is in -1..1")
+            raise ConfigError(f"filter clip: the minimum score is {least}; expected a cosine in -1..1")
         self.name, self.least = name, float(least)
         self.model, self.preprocess, self.tokenize = model.eval(), preprocess, tokenize
 
     @classmethod
     def load(cls, name: str = "ViT-B-32-quickgelu/openai", *, least: float = 0.2, device: str = "cpu") -> ClipFilter:
-        """Build from open_clip, as the filter `clip:MODEL/WEIGHTS`.
+        """Build the filter `clip:MODEL/WEIGHTS` with open_clip.
 
         Args:
-            name: MODEL/WEIGHTS, two names of open_clip, whose file is looked for in `CLOUDS_WEIGHTS` first; or
-                MODEL/FILE, a file of weights (.safetensors, .bin, .pt).
-            least: see the class.
-            device: where it computes.
+            name: MODEL/WEIGHTS, two names of open_clip; the file is looked up in `CLOUDS_WEIGHTS` first. Or MODEL/FILE,
+                a weight file (.safetensors, .bin, .pt).
+            least: minimum score, see the class.
+            device: device of the model.
 
         Raises:
             ConfigError: open_clip has no such model.
-            WeightsError: the weights cannot be had, have another hash than the published ones, or do not fit.
+            WeightsError: the weights are unavailable, differ from the published hash, or do not fit.
         """
         import open_clip
         from open_clip.convert import convert_state_dict
@@ -89,14 +89,14 @@ class ClipFilter(Filter):
             reason = " ".join(str(error).split())[:300]
             raise WeightsError(
                 f"CLIP {name!r} could not be loaded ({type(error).__name__}: {reason}); check the name and the "
-                "connection, or give a file of weights: MODEL/FILE"
+                "connection, or give a weight file: MODEL/FILE"
             ) from error
         tokenize = open_clip.get_tokenizer(model)
         return cls(built.to(device), cast("Any", preprocess), tokenize, least, name=f"clip:{name}")
 
     @torch.inference_mode()
     def score(self, image: GeneratedImage) -> float:
-        place = next(self.model.parameters()).device
-        seen = self.model.encode_image(self.preprocess(Image.fromarray(image.image))[None].to(place))
-        said = self.model.encode_text(self.tokenize([image.request.prompt]).to(place))
-        return float(torch.cosine_similarity(seen.float(), said.float())[0])
+        device = next(self.model.parameters()).device
+        image_embedding = self.model.encode_image(self.preprocess(Image.fromarray(image.image))[None].to(device))
+        text_embedding = self.model.encode_text(self.tokenize([image.request.prompt]).to(device))
+        return float(torch.cosine_similarity(image_embedding.float(), text_embedding.float())[0])

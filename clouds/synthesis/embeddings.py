@@ -1,4 +1,4 @@
-"""Image embeddings made ahead, so that training costs the refiner's mask decoder alone from the first step on."""
+"""Image embeddings computed in advance, so that training only runs the refiner's mask decoder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from clouds.core.weights.tensor_cache import CacheWarning
 
 @frozen(kw_only=True)
 class Embeddings:
-    """What is kept now: how many embeddings, and their bytes as tensors."""
+    """Number of cached embeddings, and their size in bytes."""
 
     count: int
     bytes: int
@@ -27,19 +27,19 @@ class Embeddings:
 def prepare_embeddings(
     refiner: Refiner, images: Sequence[Path], *, room: int | None = None, mirrored: bool = True, progress: bool = False
 ) -> Embeddings:
-    """Make a refiner with a cache encode images; what the cache has already costs no encoder.
+    """Encode images with a refiner that has a cache; cached images are not encoded again.
 
-    Training finds them when the images have the size of its crop: views of others are cropped or padded.
+    Training finds the embeddings if the images have the size of its crop, because it crops or pads other sizes.
 
     Args:
-        refiner: one whose `prepare` keeps what it computes.
-        images: files.
-        room: bound on the cache's size in bytes; what does not fit would push out what came before. None: no bound.
-        mirrored: mirror images, too, which training shows half of the time.
-        progress: show a progress bar on standard error, when that is a terminal.
+        refiner: a refiner whose `prepare` caches its results.
+        images: image files.
+        room: size limit of the cache in bytes, beyond which new embeddings would evict earlier ones; None: no limit.
+        mirrored: also encode mirror images, which training shows half of the time.
+        progress: show a progress bar on standard error if it is a terminal.
 
     Raises:
-        DataError: an image cannot be read, the cache cannot be written, or has too little room.
+        DataError: an image cannot be read, or the cache is too small or cannot be written.
     """
     total = 0
     with progress_bar(shown=progress) as bar, warnings.catch_warnings():
@@ -49,11 +49,11 @@ def prepare_embeddings(
             try:
                 prepared = refiner.prepare([pixels, pixels.flip(-1)] if mirrored else [pixels])
             except CacheWarning as error:
-                raise DataError(f"{path}: its embedding could not be kept: {error}") from error
+                raise DataError(f"{path}: its embedding cannot be cached: {error}") from error
             total += sum(value.nbytes for one in prepared for value in one.tensors.values())
             if room is not None and total // number * len(images) > room:
                 raise DataError(
-                    f"the embeddings of {len(images)} images take about {total // number * len(images)} bytes, the "
-                    f"cache is bounded at {room}; raise cache_bytes, or prepare fewer images"
+                    f"the embeddings of {len(images)} images take about {total // number * len(images)} bytes, but the "
+                    f"cache is limited to {room}; raise cache_bytes, or prepare fewer images"
                 )
     return Embeddings(count=len(images) * (1 + mirrored), bytes=total)

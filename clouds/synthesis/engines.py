@@ -1,4 +1,4 @@
-"""Engines: where the work of making a dataset is done. The local one is this process, `ray` a cluster."""
+"""Engines that run the workers: `local` in this process, `ray` on a cluster."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ ENGINES = ("local", "ray")
 def open_workers(
     engine: str, build: Callable[[], Model], *, count: int | None = None, device: str = "auto"
 ) -> Generator[Workers[Model]]:
-    """Yield the workers of an engine, and dismiss them after the block.
+    """Yield the workers of an engine, and stop them after the block.
 
     Args:
         engine: "local", or "ray": see `clouds.synthesis.ray_engine.open_ray`.
-        build: makes a worker's model, once for each worker. On a cluster it is sent there: a function of a module, or
-            a `functools.partial` of one with plain values.
-        count: how many workers of a cluster; None takes one for each of its GPUs, and one where there is none.
-        device: what the model works on; a worker on a cluster gets a GPU of its own, unless this is "cpu" or "mps".
+        build: builds the model of each worker. For a cluster it must be picklable: a module-level function, or a
+            `functools.partial` of one with plain values.
+        count: number of workers on a cluster; None means one per GPU, or one without GPUs.
+        device: device of the model; each worker on a cluster gets its own GPU, unless this is "cpu" or "mps".
 
     Raises:
-        ConfigError: an unknown engine, a count that it cannot have, or a package that is missing.
+        ConfigError: the engine is unknown, does not support this count, or needs a package that is not installed.
     """
     if engine not in ENGINES:
         raise ConfigError(f"unknown engine {engine!r}{did_you_mean(engine, ENGINES)}")
     if engine == "local":
         if count is not None:
-            raise ConfigError(f"workers={count}: the local engine is this process alone; give engine='ray', too")
+            raise ConfigError(f"workers={count}: the local engine uses only this process; also give engine='ray'")
         yield Here(build())
         return
     from clouds.synthesis.ray_engine import open_ray
@@ -47,10 +47,10 @@ def open_workers(
 
 
 def plan_component(kind: Kind, value: object, catalog: Catalog) -> Part:
-    """Check a name, or `{"name": ..., **options}`, without building it.
+    """Check a component, a name or `{"name": ..., **options}`, without building it.
 
     Raises:
-        PlanError: with every fault.
+        PlanError: lists all faults.
     """
     part, problems = plan_part(kind, value, pretrained=True, catalog=catalog)
     if part is None or problems:
@@ -59,7 +59,7 @@ def plan_component(kind: Kind, value: object, catalog: Catalog) -> Part:
 
 
 def to_document(part: Part) -> str:
-    """A part of a plan as JSON: its name and its options. `build_component` is the way back."""
+    """A part of a plan as JSON, its name and options, for `build_component`."""
     return json.dumps(part.request)
 
 
@@ -67,9 +67,9 @@ def build_component(kind: str, document: str, device: str) -> Any:
     """Build one component on its device.
 
     Args:
-        kind: of the component.
-        document: what `to_document` wrote.
-        device: "auto", or any that torch knows.
+        kind: kind of the component.
+        document: output of `to_document`.
+        device: "auto", or a torch device.
 
     Raises:
         PlanError: this machine cannot build it.

@@ -1,4 +1,4 @@
-"""What a generated picture must pass to be kept. Every filter measures one number, and states the least that passes."""
+"""Filters for generated images. Each filter computes one score and has a minimum."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _SIDE = 32
 
 
 class Filter(ABC):
-    """Measures pictures; those below `least` are rejected.
+    """Scores images; those below `least` are rejected.
 
     Attributes:
-        name: key of the score in the manifest. With `least` it is what the filter is: rejections by filters of the
-            same names and least scores count for a later run.
-        least: the least score that passes.
+        name: key of the score in the manifest. Name and `least` identify the filter: a later run with the same ones
+            reuses its rejections.
+        least: minimum score.
     """
 
     name: str
@@ -32,23 +32,23 @@ class Filter(ABC):
 
     @abstractmethod
     def score(self, image: GeneratedImage) -> float:
-        """The more the better; not a number is rejected."""
+        """The score of an image; higher is better, NaN is rejected."""
 
     def begin(self) -> None:
-        """Told that a run begins: pictures of an earlier one, perhaps of another set, are to be forgotten."""
+        """Called at the start of a run, to forget images of an earlier run."""
         return
 
     def keep(self, fingerprint: str) -> None:
-        """Told of every picture that is in the set, in order, so that later ones can be compared with it."""
+        """Called for every image of the dataset, in order, so that later ones can be compared with it."""
         return
 
 
 @final
 class BlankFilter(Filter):
-    """Rejects pictures of one colour: the blank, the black of a safety checker, the broken of a numeric overflow.
+    """Rejects images of one colour: blank ones, black ones of a safety checker, and results of numeric overflow.
 
-    The score is the standard deviation of the grey levels (0..127.5). Photographs of streets are at 30 to 80, thick
-    fog at about 10.
+    The score is the standard deviation of the grey levels (0..127.5). Photographs of streets have 30 to 80, thick fog
+    about 10.
     """
 
     name = "blank"
@@ -62,10 +62,10 @@ class BlankFilter(Filter):
 
 @final
 class DuplicateFilter(Filter):
-    """Rejects near-duplicates of earlier pictures of the set.
+    """Rejects near-duplicates of earlier images of the dataset.
 
-    The score is the number of different bits (0..64) between `fingerprint`s, for the nearest earlier picture. Pictures
-    without relation differ in about 32.
+    The score is the Hamming distance (0..64) between `fingerprint`s, for the nearest earlier image. Unrelated images
+    differ in about 32 bits.
     """
 
     name = "duplicate"
@@ -91,10 +91,10 @@ class DuplicateFilter(Filter):
 
 
 def fingerprint(pixels: UInt8[np.ndarray, "h w 3"]) -> str:
-    """Perceptual hash (pHash) of a picture, 16 hexadecimal digits: the signs of its 64 lowest frequencies.
+    """Perceptual hash (pHash) of an image, 16 hexadecimal digits.
 
-    The picture in grey at 32 x 32 pixels, its two-dimensional cosine transform, of that the 8 x 8 lowest frequencies
-    but the mean, each compared with their median (Zauner, Implementation and benchmarking of perceptual image hash
+    It takes the 8 x 8 lowest frequencies of the cosine transform of the grey image at 32 x 32 pixels, and compares each
+    with their median, which excludes the mean (Zauner, Implementation and benchmarking of perceptual image hash
     functions, 2010). Changes of size, brightness and compression change few bits.
     """
     small = Image.fromarray(pixels).convert("L").resize((_SIDE, _SIDE), Image.Resampling.BOX)
@@ -104,11 +104,11 @@ def fingerprint(pixels: UInt8[np.ndarray, "h w 3"]) -> str:
 
 
 def judge(image: GeneratedImage, filters: Iterable[Filter]) -> tuple[dict[str, float], str | None]:
-    """The scores of a picture by filter, up to the first that rejects it, and that filter's name."""
+    """Scores of an image by filter, up to the first filter that rejects it, and the name of that filter."""
     scores: dict[str, float] = {}
     for one in filters:
         value = one.score(image)
-        scores[one.name] = round(value, 4) if np.isfinite(value) else -1.0  # JSON has no word for not a number
+        scores[one.name] = round(value, 4) if np.isfinite(value) else -1.0  # JSON has no NaN
         if not value >= one.least:
             return scores, one.name
     return scores, None
@@ -116,5 +116,5 @@ def judge(image: GeneratedImage, filters: Iterable[Filter]) -> tuple[dict[str, f
 
 def _at_least_zero(name: str, least: float) -> float:
     if not least >= 0:
-        raise ConfigError(f"filter {name}: the least score is {least}; expected 0 or more")
+        raise ConfigError(f"filter {name}: the minimum score is {least}; expected 0 or more")
     return float(least)

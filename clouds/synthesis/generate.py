@@ -28,7 +28,7 @@ from clouds.synthesis.rejections import Rejection, add_rejection, read_rejection
 from clouds.synthesis.workers import Here, Workers
 
 PROMPTS = 100  # Benigmim et al., CVPR 2024: 100 prompts for 5000 images
-ATTEMPT = 2**32  # between the seeds of an image's attempts, so that no other image has them
+ATTEMPT = 2**32  # distance between the seeds of an image's attempts, so that images never share seeds
 _LIBRARIES = ("clouds-dgss", "diffusers", "numpy", "pillow", "torch", "transformers")
 
 
@@ -47,16 +47,16 @@ def generate(
     verify: bool = False,
     progress: bool = False,
 ) -> GeneratedSet:
-    """Make a dataset with a pipeline's generator and prompter. See `generate_set`.
+    """Generate a dataset with a pipeline's generator and prompter. See `generate_set`.
 
     Args:
         pipeline: a composed pipeline with a generator, and with a prompter unless `prompts` are given.
         n: number of images.
-        prompts: what to show; None asks the prompter for min(n, 100).
+        prompts: prompts of the images; None asks the prompter for min(n, 100).
         out, seed, size, batch_size, keep_labels, filters, attempts, verify, progress: see `generate_set`.
 
     Raises:
-        ConfigError: the pipeline has no generator, or no prompter while no prompts are given.
+        ConfigError: the pipeline has no generator, or has no prompter and no prompts are given.
         DataError: see `generate_set`.
     """
     if pipeline.generator is None:
@@ -98,35 +98,35 @@ def generate_set(
     verify: bool = False,
     progress: bool = False,
 ) -> GeneratedSet:
-    """Make n images, or those of them that `out` lacks: a killed run is finished by the same call.
+    """Generate the images that `out` lacks of n images; repeating the call finishes an interrupted run.
 
-    Image j shows prompt j mod P of the P prompts, has the seed `seed + j`, and is `images/im_{j}_p{j mod P}.png`, as
-    published. Images do not depend on the batch, nor on how often the run was interrupted. One that a filter rejects
-    is drawn again with the seed `seed + j + 2**32`, then 2 * 2**32, ...; after `attempts` rejections it is left out,
-    and what was rejected is not tried again by a later call with the same filters (`rejected.jsonl`).
+    Image j shows prompt j mod P of P prompts, has the seed `seed + j`, and is `images/im_{j}_p{j mod P}.png`, as
+    published. Images depend neither on the batch nor on interruptions. If a filter rejects image j, it is generated
+    again with the seed `seed + j + 2**32`, then `seed + j + 2 * 2**32`, ...; after `attempts` rejections it is left
+    out. `rejected.jsonl` lists rejections, so that a later call with the same filters does not repeat them.
 
     Args:
-        generator: what draws; or workers that draw, each a batch at a time.
+        generator: the generator, or workers that generate a batch at a time.
         part: the generator's part of a plan, for the manifest.
-        prompts: at least one.
+        prompts: at least one prompt.
         n: number of images.
-        out: folder of the dataset; new, or one of an earlier run.
+        out: folder of the dataset; new, or from an earlier run.
         seed: 0 or more.
         size: (height, width) in pixels.
-        batch_size: images that the generator may work on together.
-        keep_labels: write exact train ids to `labels/`, too, when the generator knows them.
-        filters: what an image must pass to be kept. Images of an earlier run are not judged again, nor those of them
-            that are made again, with the seed that they had.
-        attempts: how often an image is drawn before it is left out.
-        verify: compare the SHA-256 of the files that are there, not only their length; others are made again.
-        progress: show a progress bar on standard error, when that is a terminal.
+        batch_size: images per batch of the generator.
+        keep_labels: also write exact train ids to `labels/`, if the generator knows them.
+        filters: filters that an image must pass. Images of an earlier run are not filtered again, even when a lost file
+            is regenerated with its original seed.
+        attempts: maximum attempts per image.
+        verify: compare the SHA-256 of existing files, not only their size; files that differ are generated again.
+        progress: show a progress bar on standard error if it is a terminal.
 
     Returns:
-        The whole dataset in `out`, with earlier images beyond n, if any.
+        The whole dataset in `out`, including earlier images beyond n.
 
     Raises:
-        ConfigError: no prompts, or a number out of range.
-        DataError: `out` holds something else, or images of other requests, or another run is writing to it.
+        ConfigError: there are no prompts, or a number is out of range.
+        DataError: `out` holds something else, or images of other requests, or another process is writing to it.
         ComponentError: the generator breaks its contract.
         WorkerError: see `Workers.map`.
     """
@@ -141,7 +141,7 @@ def generate_set(
     order = Order.of(workers.ask(_describe), part, prompts, seed=seed, size=size, keep_labels=keep_labels)
     with own_folder(out, marker=FILE_NAME) as folder, appending(folder) as append:
         for written in ("images", "labels"):
-            inside(folder, written)  # files may be links, which new ones replace; what is written stays here
+            inside(folder, written)  # new files stay in the folder; file links are replaced, not followed
         rows, files = read_rows(folder), FileLengths(folder)
         run = _Run(folder, workers, order, tuple(filters), attempts, append)
         missing = run.missing(rows, files, n, verify=verify)
@@ -153,10 +153,10 @@ def generate_set(
 
 @frozen(kw_only=True)
 class Order:
-    """What is asked for, whatever the number of images; see `generate_set`.
+    """The request behind a dataset, independent of the number of images; see `generate_set`.
 
     Attributes:
-        shared: what the rows of this run have in common.
+        shared: values that all rows of this run share.
     """
 
     prompts: tuple[str, ...]
@@ -176,7 +176,7 @@ class Order:
         size: tuple[int, int],
         keep_labels: bool,
     ) -> Order:
-        """`model` is what the generator says about itself."""
+        """`model` is the result of the generator's `describe`."""
         model = dict(model)
         shared = {
             "generator": MadeBy.of(part),
@@ -188,20 +188,20 @@ class Order:
         return cls(prompts=tuple(prompts), seed=seed, size=size, keep_labels=keep_labels, shared=shared)
 
     def request(self, index: int, attempt: int = 0) -> GenerationRequest:
-        """What the generator is asked for."""
+        """The request of an image to the generator."""
         seed = self.seed + index + attempt * ATTEMPT
         return GenerationRequest(prompt=self.prompts[index % len(self.prompts)], seed=seed, size=self.size)
 
     def name(self, index: int) -> str:
-        """The name of an image's files."""
+        """File name of an image and its label map."""
         return f"im_{index}_p{index % len(self.prompts)}.png"
 
     def attempt(self, seed: int, index: int) -> int:
-        """Which attempt at an image has this seed."""
+        """The attempt at an image that has this seed."""
         return max(0, (seed - self.seed - index) // ATTEMPT)
 
     def check(self, row: Row, path: Path) -> None:
-        """Raises `DataError` when the row is of another request."""
+        """Raise `DataError` if the row belongs to another request."""
         which = row.index % len(self.prompts)
         asked: dict[str, Any] = {
             "file": f"images/{self.name(row.index)}",
@@ -218,13 +218,13 @@ class Order:
         if changes:
             raise DataError(
                 f"{path}: image {row.index} was made with {'; '.join(changes)}; "
-                "give the same request to go on, or another folder"
+                "give the same request to continue, or another folder"
             )
 
 
 @frozen
 class _Missing:
-    """An image to draw, and the row that it has when it is only made again."""
+    """An image to generate; `row` is its manifest row if only its files were lost."""
 
     index: int
     attempt: int
@@ -233,7 +233,7 @@ class _Missing:
 
 @frozen
 class _Batch:
-    """Images that are drawn together, and what is asked for."""
+    """Images to generate together, and their requests."""
 
     which: list[_Missing]
     requests: list[GenerationRequest]
@@ -247,15 +247,15 @@ def _draw(generator: Generator, batch: _Batch) -> list[GeneratedImage]:
     images = list(generator.generate(batch.requests))
     if len(images) != len(batch.requests):
         raise ComponentError(
-            f"generator {type(generator).__name__} gave {len(images)} images for {len(batch.requests)} requests; "
-            "it must give one each, in order"
+            f"generator {type(generator).__name__} returned {len(images)} images for {len(batch.requests)} requests; "
+            "it must return one per request, in order"
         )
     return images
 
 
 @frozen
 class _Run:
-    """A run that makes what is missing in a folder."""
+    """A run that generates the missing images of a folder."""
 
     folder: Path
     workers: Workers[Generator]
@@ -269,11 +269,11 @@ class _Run:
         return {one.name: one.least for one in self.filters}
 
     def missing(self, rows: Iterable[Row], files: FileLengths, n: int, *, verify: bool) -> list[_Missing]:
-        """The images that have no complete files and are not given up. What the manifest lists never is.
+        """Images without complete files, except those rejected too often. An image in the manifest is never left out.
 
         Args:
-            rows, files: of the folder.
-            n: number of images that are wanted.
+            rows, files: content of the folder.
+            n: number of requested images.
             verify: see `generate_set`.
 
         Raises:
@@ -281,7 +281,7 @@ class _Run:
         """
         for one in self.filters:
             one.begin()
-        known: dict[int, _Missing | None] = {}  # those that are complete are None
+        known: dict[int, _Missing | None] = {}  # None for complete images
         for (index, prompt), seeds in read_rejections(self.folder, self.thresholds).items():
             if prompt == self.order.request(index).prompt:
                 known[index] = _Missing(index, 1 + max(self.order.attempt(seed, index) for seed in seeds))
@@ -299,23 +299,23 @@ class _Run:
         return [one for one in wanted if one and (one.row or one.attempt < self.attempts)]
 
     def make(self, missing: Iterable[_Missing], batch_size: int) -> Iterator[None]:
-        """Draw the images in batches, and settle them one by one."""
+        """Generate the images in batches; filter and store them one by one."""
         waiting = iter(missing)
         batches = map(self._batch, iter(lambda: list(islice(waiting, batch_size)), []))
         for batch, images in self.workers.map(_draw, batches):
             for one, image in zip(batch.which, images, strict=True):
-                if one.row:  # it was judged when it was first made
+                if one.row:  # filtered when it was first generated
                     row = self._store(one.index, image, one.row.scores, len(images))
                     self.append(evolve(row, filters=one.row.filters))
                 else:
-                    self._settle(one.index, one.attempt, image, together=len(images))
+                    self._store_or_retry(one.index, one.attempt, image, together=len(images))
                 yield
 
     def _batch(self, which: list[_Missing]) -> _Batch:
         return _Batch(which, [self.order.request(one.index, one.attempt) for one in which])
 
-    def _settle(self, index: int, attempt: int, image: GeneratedImage, *, together: int) -> None:
-        """Keep the picture, or the first further attempt that passes the filters."""
+    def _store_or_retry(self, index: int, attempt: int, image: GeneratedImage, *, together: int) -> None:
+        """Store the image, or the first further attempt that passes the filters."""
         while True:
             scores, rejected_by = judge(image, self.filters)
             if rejected_by is None:
@@ -345,8 +345,8 @@ class _Run:
         for what, array in (("an image", image.image), ("a label map", kept)):
             if array is not None and array.shape[:2] != self.order.size:
                 raise ComponentError(
-                    f"the generator gave {what} of shape {array.shape} for a request of size {self.order.size} "
-                    f"(height, width), image {name}; it must keep to the size"
+                    f"the generator returned {what} of shape {array.shape} for a request of size {self.order.size} "
+                    f"(height, width), image {name}; it must keep the size"
                 )
         labels = None
         if kept is not None:
@@ -375,7 +375,7 @@ class _Run:
 
 @cache
 def _libraries() -> dict[str, str]:
-    """Versions of what may have had a part in a picture; what is not installed had none."""
+    """Versions of installed libraries that may influence an image."""
     versions: dict[str, str] = {}
     for name in _LIBRARIES:
         try:

@@ -1,4 +1,4 @@
-"""Generated datasets on disk: `images/`, perhaps `labels/`, and the manifest; or the published dataset, without one."""
+"""Generated datasets on disk: `images/`, optional `labels/`, and a manifest, which the published dataset lacks."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _PUBLISHED_LABEL = "_labelTrainIds.png"
 
 @frozen(kw_only=True)
 class GeneratedSet:
-    """A generated dataset whose files are all there.
+    """A complete generated dataset.
 
     Attributes:
-        folder: where it lies.
-        rows: one per image, by index; empty when there is no manifest.
-        images: their files, in the same order.
-        labels: exact label maps in the same order, or None unless every image has one.
+        folder: folder of the dataset.
+        rows: one manifest row per image, by index; empty without a manifest.
+        images: image files, in the same order.
+        labels: exact label maps in the same order; None unless every image has one.
     """
 
     folder: Path
@@ -34,19 +34,19 @@ class GeneratedSet:
 
 
 def open_generated(folder: str | os.PathLike[str], *, verify: bool = False) -> GeneratedSet:
-    """Open a generated dataset and check that every listed file is there with its size.
+    """Open a generated dataset and check that every listed file exists with its size.
 
-    A folder without manifest is read as the published dataset is laid out: every picture in `images/`
-    (`im_{j}_p{k}.png`, by number), and label maps of train ids as `labels/im_{j}_p{k}_labelTrainIds.png`. What lies in
-    `images/` and is no such picture is said in a `LeftOutWarning`. Links may lead anywhere, as files are only read.
+    A folder without manifest is read in the published layout: images in `images/` (`im_{j}_p{k}.png`, sorted by
+    number), and label maps of train ids in `labels/im_{j}_p{k}_labelTrainIds.png`. A `LeftOutWarning` lists other files
+    in `images/`. Links may point anywhere, because files are only read.
 
     Args:
-        folder: the dataset.
-        verify: compare the files' SHA-256 with the manifest, too.
+        folder: folder of the dataset.
+        verify: also compare the files' SHA-256 with the manifest.
 
     Raises:
-        DataError: neither manifest nor pictures, a foreign manifest, a name that leads out of the folder, or a file
-            that is missing, of another size, or of other content; the message names it.
+        DataError: the folder has neither manifest nor images, the manifest is invalid, a name points outside the
+            folder, or a file is missing or differs; the message names it.
     """
     folder = Path(folder)
     if not (folder / FILE_NAME).exists() and (folder / "images").is_dir():
@@ -55,11 +55,11 @@ def open_generated(folder: str | os.PathLike[str], *, verify: bool = False) -> G
 
 
 def collect(rows: tuple[Row, ...], files: FileLengths, folder: Path, *, verify: bool = False) -> GeneratedSet:
-    """The dataset of these rows. Raises `DataError` when a file is missing or differs; see `open_generated`."""
+    """Make the dataset of these rows. Raises `DataError` if a file is missing or differs; see `open_generated`."""
     faults = [fault for row in rows for fault in row.faults(files, verify=verify)]
     if faults:
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-        raise DataError(f"{faults[0]}{more}; generate into {folder} again to make what is missing")
+        raise DataError(f"{faults[0]}{more}; generate into {folder} again to add the missing files")
     label_files = [row.labels.file for row in rows if row.labels]
     labelled = bool(rows) and len(label_files) == len(rows)
     return GeneratedSet(
@@ -75,7 +75,7 @@ def _open_published(folder: Path) -> GeneratedSet:
     files = [path for path in (base / "images").rglob("*") if not (path.name.startswith(".") or path.is_dir())]
     images = sorted((path for path in files if path.suffix.lower() in EXTENSIONS and path.is_file()), key=_order)
     if not images:
-        raise DataError(f"{folder}: has no {FILE_NAME}, and images/ holds no picture ({', '.join(EXTENSIONS)})")
+        raise DataError(f"{folder}: has no {FILE_NAME}, and images/ has no image ({', '.join(EXTENSIONS)})")
     if others := sorted({*files} - {*images}):
         warnings.warn(left_out(folder / "images", others), LeftOutWarning, stacklevel=3)
     labels = [base / "labels" / f"{path.stem}{_PUBLISHED_LABEL}" for path in images]
@@ -84,5 +84,5 @@ def _open_published(folder: Path) -> GeneratedSet:
 
 
 def _order(path: Path) -> list[tuple[int, str]]:
-    """By the numbers in a name: im_9_p9 before im_10_p10."""
+    """Sort key by the numbers in a name: im_9_p9 before im_10_p10."""
     return [(int(word), "") if word.isdigit() else (-1, word) for word in re.split(r"([0-9]+)", str(path))]

@@ -1,7 +1,7 @@
 """The manifest of a generated dataset: `manifest.jsonl` with one JSON row per image.
 
-A row is appended after its files are complete, with one write; a line that a killed run left unfinished has no line
-end, and is dropped. A later row replaces an earlier one of the same index.
+A row is appended in one write after its files are complete. A killed run may leave a partial line without line end,
+which is dropped. A later row replaces an earlier one with the same index.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from clouds.core.system.files import inside, naming, only_writer
 
 FILE_NAME = "manifest.jsonl"
 _ROW_START = b'{"index": '
-_SHARED_START = b', "generator": '  # a quote inside a JSON text has a backslash, so this is never part of a prompt
+_SHARED_START = b', "generator": '  # JSON escapes quotes in texts, so a prompt never contains this
 
 
 @frozen(kw_only=True)
 class StoredFile:
-    """A file of the set: its path relative to the folder, its length in bytes, and its SHA-256 in hex."""
+    """A file of the dataset: its path relative to the folder, its size in bytes, and its SHA-256 in hex."""
 
     file: str
     bytes: int
@@ -37,25 +37,25 @@ class StoredFile:
 
     @classmethod
     def of(cls, folder: Path, name: str) -> StoredFile:
-        """Describe a file that was just written."""
+        """Hash and measure a file."""
         with open(folder / name, "rb") as stream:
             digest = file_digest(stream, "sha256").hexdigest()
             return cls(file=name, bytes=stream.tell(), sha256=digest)
 
 
 class FileLengths:
-    """Lengths of the files in a folder. Each folder below it is listed once, which is faster than to ask for each
-    of 100,000 files; what is written later is not seen."""
+    """Sizes of the files in a folder. Each subfolder is listed once, which is faster than querying 100,000 files one by
+    one; files written later are not seen."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.resolve()
         self._lengths: dict[str, dict[str, int]] = {}
 
     def length(self, name: str) -> int | None:
-        """Bytes of a file, or None when there is none.
+        """Size of a file in bytes, or None if it does not exist.
 
         Raises:
-            DataError: the name leads out of the folder.
+            DataError: the name points outside the folder.
         """
         parent, _, file = name.rpartition("/")
         if parent not in self._lengths:
@@ -72,7 +72,7 @@ class FileLengths:
 
 @frozen(kw_only=True)
 class MadeBy:
-    """The generator as a plan names it. Its version is recorded, but two versions count as one generator."""
+    """The generator as in a plan. The version is recorded, but ignored in comparisons."""
 
     name: str
     options: dict[str, Any]
@@ -82,7 +82,7 @@ class MadeBy:
 
     @classmethod
     def of(cls, part: Part) -> MadeBy:
-        """Take over what the plan says."""
+        """Copy the fields of a plan's part."""
         return cls(
             name=part.name,
             options=part.options,
@@ -94,24 +94,24 @@ class MadeBy:
 
 @frozen(kw_only=True)
 class Row:
-    """One image of a generated dataset, and what it was made from.
+    """One image of a generated dataset, and its provenance.
 
     Attributes:
         index: number of the image, from 0.
-        file, bytes, sha256: the picture; see `StoredFile`.
-        prompt, seed: of the request; see `clouds.GenerationRequest`.
-        prompt_index: number of the prompt in its list.
-        fingerprint: perceptual hash of the picture, 16 hexadecimal digits; see `clouds.synthesis.filters`.
-        scores: what each filter measured, by its name.
-        labels: the label map (train ids), or None when not asked for or not known.
-        generator: what drew it.
-        model: what the generator says about itself: hub id or folder, revision, weights, scheduler, dtype, ...
+        file, bytes, sha256: the image file; see `StoredFile`.
+        prompt, seed: prompt and seed of the request; see `clouds.GenerationRequest`.
+        prompt_index: index of the prompt in the list of prompts.
+        fingerprint: perceptual hash of the image, 16 hexadecimal digits; see `clouds.synthesis.filters`.
+        scores: score by filter name.
+        labels: the label map (train ids); None if not requested or unknown.
+        generator: the generator.
+        model: the generator's `describe`: hub id or folder, revision, weights, scheduler, dtype, ...
         size: (height, width).
-        steps, guidance: of the request, or what the generator took in its place; None when it has no such thing.
-        batch_size: number of images that were drawn together.
-        filters: the least score that each filter let pass, by its name.
-        libraries: versions by distribution.
-        keep_labels: whether exact labels were asked for.
+        steps, guidance: values of the request, or the generator's defaults; None if it has no such setting.
+        batch_size: number of images generated together.
+        filters: minimum score by filter name.
+        libraries: version by distribution.
+        keep_labels: whether exact labels were requested.
     """
 
     index: int
@@ -124,7 +124,7 @@ class Row:
     fingerprint: str
     scores: dict[str, float]
     labels: StoredFile | None
-    # From here on rows of one run are alike, and share their values when they are read.
+    # The rows of one run share the following values, which are parsed once.
     generator: MadeBy
     model: dict[str, Any]
     size: tuple[int, int]
@@ -136,20 +136,20 @@ class Row:
     keep_labels: bool
 
     def faults(self, files: FileLengths, *, verify: bool = False) -> list[str]:
-        """What is wrong with the files of this row; empty when all are there and complete."""
+        """Faults of this row's files; empty if all are complete."""
         stored = (self, self.labels) if self.labels else (self,)
         return [fault for one in stored if (fault := _fault(one, files, verify=verify))]
 
 
 def _fault(stored: Row | StoredFile, files: FileLengths, *, verify: bool) -> str | None:
-    """What is wrong with a file, or None. Raises `DataError` when its name leads out of the folder."""
+    """The fault of a file, or None. Raises `DataError` if its name points outside the folder."""
     length = files.length(stored.file)
     if length is None:
-        return f"{files.folder / stored.file}: is missing, though {FILE_NAME} lists it"
+        return f"{files.folder / stored.file}: is missing, but listed in {FILE_NAME}"
     if length != stored.bytes:
         return f"{files.folder / stored.file}: has {length} bytes; {FILE_NAME} says {stored.bytes}"
     if verify and stored.sha256 != StoredFile.of(files.folder, stored.file).sha256:
-        return f"{files.folder / stored.file}: its SHA-256 is not the one in {FILE_NAME}"
+        return f"{files.folder / stored.file}: its SHA-256 differs from {FILE_NAME}"
     return None
 
 
@@ -158,7 +158,7 @@ _SHARED = _NAMES[_NAMES.index("generator") :]
 
 
 class _RowReader:
-    """Reads rows. Types are checked once for each form of row, and what rows share is parsed once."""
+    """Parses rows. Types are checked once per form of row, and shared values are parsed once."""
 
     def __init__(self, source: str) -> None:
         self._source = source
@@ -166,10 +166,10 @@ class _RowReader:
         self._prompts: dict[str, str] = {}
 
     def read(self, line: bytes) -> Row:
-        """Raises `ConfigError` or `ValueError` when the line is no row."""
+        """Raises `ConfigError` or `ValueError` if the line is not a row."""
         own, comma, shared = line.partition(_SHARED_START)
         if not comma:
-            return structure(json.loads(line), Row, source=self._source)  # which names the missing keys
+            return structure(json.loads(line), Row, source=self._source)  # raises an error that names the missing keys
         values = json.loads(own.decode() + "}")
         form = (shared, *_form(values))
         if form not in self._shared:
@@ -182,17 +182,17 @@ class _RowReader:
 
 
 def _form(values: dict[str, Any]) -> tuple[Any, ...]:
-    """Names and types, so that two documents of one form are both right or both wrong."""
+    """Names and types of the values; documents of equal form are either all valid or all invalid."""
     types = (*map(type, values.values()),)
     inner = [_form(value) for value in values.values() if type(value) is dict] if dict in types else ()
     return (*values, *types, *inner)
 
 
 def read_rows(folder: Path) -> tuple[Row, ...]:
-    """The rows of a manifest by index, whatever became of the files.
+    """The rows of a manifest by index; the files are not checked.
 
     Raises:
-        DataError: there is no manifest, or it holds something else.
+        DataError: there is no manifest, or it is invalid.
     """
     path = folder / FILE_NAME
     latest: dict[int, Row] = {}
@@ -215,26 +215,28 @@ def read_rows(folder: Path) -> tuple[Row, ...]:
 
 def _check_torn(line: bytes) -> None:
     if not line.startswith(_ROW_START[: len(line)]):
-        raise ValueError("its last line is no row")
+        raise ValueError("its last line is not a row")
 
 
 @contextmanager
 def appending(folder: Path) -> Generator[Callable[[Row], None]]:
     """Yield a function that appends a row to the manifest and waits until it is on disk.
 
-    The manifest is made if missing. Until the block ends nobody else can append to it; a process that is killed
-    gives it free. A line that a killed run left unfinished is cut off with the first row.
+    The manifest is created if missing, and locked until the block ends or the process dies. The first row replaces a
+    partial line of a killed run.
 
     Raises:
-        DataError: another run appends to it.
+        DataError: another process is appending to it.
     """
     with only_writer(folder / FILE_NAME) as stream:
         yield lambda row: append_line(stream, asdict(row))
 
 
 def append_line(stream: BinaryIO, document: dict[str, Any]) -> None:
-    """Add a document to a file of JSON lines, opened with "a+b", and wait until it is on disk. A last line without
-    end, which a killed run left, is cut off."""
+    """Append a document to a file of JSON lines, opened with "a+b", and wait until it is on disk.
+
+    A partial last line of a killed run is removed.
+    """
     with naming(stream.name):
         if stream.seek(0, os.SEEK_END):
             stream.seek(-1, os.SEEK_END)

@@ -1,8 +1,8 @@
 """The engine `ray`: workers are actors of a Ray cluster (Moritz et al., Ray: A Distributed Framework for Emerging AI
 Applications, OSDI 2018).
 
-Results come back to the process that asked, which alone writes files. So machines need no common file system, but what
-options name by a path (weights, a checkpoint) must be at that path on each, and `clouds` installed.
+Only the calling process writes files, so the machines need no shared file system. Each needs `clouds`, and all files
+that options name (weights, a checkpoint) at the same path.
 """
 
 from __future__ import annotations
@@ -24,41 +24,41 @@ from attrs import frozen
 from clouds.core.system.errors import CloudsError, ConfigError, WorkerError
 from clouds.synthesis.workers import Item, Model, Result, Workers
 
-RETRIES = 3  # a batch that kills more workers than this is to blame itself
-_QUEUE = 2  # batches that a worker has: one that it works on, and the next
-_AHEAD = 4  # batches for each worker that are asked for and not handed out yet, so that a slow one holds up no other
-_GRACE = 2.0  # seconds after which all is free that a run before has given back
+RETRIES = 3  # a batch that kills more workers than this is itself at fault
+_QUEUE = 2  # batches per worker: the current and the next
+_AHEAD = 4  # submitted batches per worker whose results are not yielded yet, so that a slow one does not block others
+_GRACE = 2.0  # seconds to wait for resources that an earlier run has released
 _STORE = 512 * 1024**2  # bytes of shared memory; batches in flight take some tens of megabytes
 _ENVIRONMENT = {
-    "RAY_USAGE_STATS_ENABLED": "0",  # Ray's reports about its use leave the machine
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # workers without a GPU are told their device; see Ray's FutureWarning
+    "RAY_USAGE_STATS_ENABLED": "0",  # do not send usage reports
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # do not hide GPUs from CPU workers; see Ray's FutureWarning
 }
 
 
 class BusyClusterWarning(UserWarning):
-    """Other jobs hold a part of what the workers need."""
+    """Other jobs use resources that the workers need."""
 
 
 @contextmanager
 def open_ray(
     build: Callable[[], Model], *, count: int | None = None, device: str = "auto"
 ) -> Generator[Workers[Model]]:
-    """Yield workers on the cluster that `RAY_ADDRESS` names, or else on a cluster of this machine alone, which is
-    started and ended with the block. A cluster that the caller is connected to is used as it is.
+    """Yield workers on a Ray cluster.
+
+    The cluster is the one that the caller is connected to, else that at `RAY_ADDRESS`, else a new one on this machine
+    for the duration of the block. Warns `BusyClusterWarning` if other jobs use resources that the workers need.
 
     Args:
-        build: makes a worker's model there, when the worker is first asked.
-        count: how many workers; None takes one for each GPU of the cluster, and one where there is none.
-        device: a worker gets a GPU of its own where the cluster has some, unless this is "cpu" or "mps".
+        build: builds a worker's model on its machine, at its first call.
+        count: number of workers; None means one per GPU of the cluster, or one without GPUs.
+        device: each worker gets its own GPU if the cluster has any, unless this is "cpu" or "mps".
 
     Raises:
-        ConfigError: Ray is not installed or not reached, or the cluster has fewer CPUs or GPUs than it takes.
-
-    Warns `BusyClusterWarning` when other jobs hold some of them.
+        ConfigError: Ray is not installed or not reachable, or the cluster has too few CPUs or GPUs.
     """
     if count is not None and count < 1:
         raise ConfigError(f"workers={count}: expected at least 1")
-    with redirect_stdout(sys.stderr), _connected(count) as ray:  # Ray prints to stdout which workers died
+    with redirect_stdout(sys.stderr), _connected(count) as ray:  # Ray reports dead workers on stdout
         gpus = int(ray.cluster_resources().get("GPU", 0))
         gpu = gpus > 0 and device not in ("cpu", "mps")
         count = count or (gpus if gpu else 1)
@@ -74,7 +74,7 @@ def open_ray(
 
 
 def _require_room(ray: Any, unit: str, count: int) -> None:
-    """Ray itself waits without a word, for more machines and for other jobs to end."""
+    """Fail or warn if resources are short, because Ray itself would wait silently."""
     has = ray.cluster_resources().get(unit, 0)
     if count > has:
         raise ConfigError(
@@ -109,8 +109,8 @@ def _connected(count: int | None) -> Generator[Any]:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **(own if address == "local" else {}))
     except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
         raise ConfigError(
-            f"Ray at {address}: {error}; RAY_ADDRESS names the cluster, without it one starts here. One that asks "
-            "for a token wants RAY_AUTH_MODE=token, too"
+            f"Ray at {address}: {error}; RAY_ADDRESS names the cluster, without it one starts here; a cluster with "
+            "tokens also needs RAY_AUTH_MODE=token"
         ) from error
     try:
         yield ray
@@ -119,14 +119,14 @@ def _connected(count: int | None) -> Generator[Any]:
 
 
 @frozen
-class _Answer(Generic[Result]):
-    """What a call gave, and the category and text of its warnings, which would be lost in Ray's logs."""
+class _Outcome(Generic[Result]):
+    """Result of a call, and the category and text of its warnings, which would be lost in Ray's logs."""
 
     result: Result
-    said: list[tuple[type[Warning], str]]
+    warned: list[tuple[type[Warning], str]]
 
     @classmethod
-    def of(cls, call: Callable[[], Result]) -> _Answer[Result]:
+    def of(cls, call: Callable[[], Result]) -> _Outcome[Result]:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             result = call()
@@ -135,7 +135,7 @@ class _Answer(Generic[Result]):
 
 @final
 class _Worker(Generic[Model]):
-    """What an actor is: a model that is built when it is first asked for, again after a restart."""
+    """A Ray actor with a model, which is built at the first call, and again after a restart."""
 
     def __init__(self, build: Callable[[], Model]) -> None:
         self._build = build
@@ -144,22 +144,22 @@ class _Worker(Generic[Model]):
     def _model(self) -> Model:
         return self._build()
 
-    def ask(self, function: Callable[[Model], Result]) -> _Answer[Result]:
-        return _Answer.of(lambda: function(self._model))
+    def ask(self, function: Callable[[Model], Result]) -> _Outcome[Result]:
+        return _Outcome.of(lambda: function(self._model))
 
-    def apply(self, function: Callable[[Model, Item], Result], item: Item) -> _Answer[Result]:
-        return _Answer.of(lambda: function(self._model, item))
+    def apply(self, function: Callable[[Model, Item], Result], item: Item) -> _Outcome[Result]:
+        return _Outcome.of(lambda: function(self._model, item))
 
 
 @final
 class RayWorkers(Workers[Model]):
     """Actors of a Ray cluster.
 
-    One that dies is started again, and what it had not finished is done again, up to `RETRIES` times. Each has at most
-    two items at a time, and of all results at most four for each worker wait to be handed out.
+    An actor that dies is restarted, and its unfinished items are repeated up to `RETRIES` times. Each actor has at most
+    two items at a time, and at most four results per actor wait to be yielded.
 
     Args:
-        actors: handles of actors that were made from `_Worker`.
+        actors: handles of `_Worker` actors.
     """
 
     def __init__(self, actors: Sequence[Any]) -> None:
@@ -172,8 +172,8 @@ class RayWorkers(Workers[Model]):
         import ray
 
         waiting = iter(items)
-        asked: deque[tuple[Item, Any]] = deque()  # with the reference of its result, in order
-        running: dict[Any, Any] = {}  # actors by what they work on
+        asked: deque[tuple[Item, Any]] = deque()  # items and references of their results, in order
+        running: dict[Any, Any] = {}  # reference -> actor
         free = deque(self._actors * _QUEUE)
         while True:
             for item in islice(waiting, min(len(free), _AHEAD * len(self._actors) - len(asked))):
@@ -192,22 +192,24 @@ class RayWorkers(Workers[Model]):
 
 
 def _result(reference: Any) -> Any:
-    """The value, or the very `CloudsError` that was raised there; other errors come with their traceback from there.
-    Warnings of there are warned here."""
+    """The result of a remote call; its warnings are repeated here, and a `CloudsError` is raised again.
+
+    Other errors carry the remote traceback.
+    """
     import ray
     from ray.exceptions import RayError, RayTaskError
 
     try:
-        answer: Any = ray.get(reference)
+        outcome: Any = ray.get(reference)
     except RayTaskError as error:
         if isinstance(error.cause, CloudsError):
             raise error.cause from None
         raise
     except RayError as error:
         raise WorkerError(
-            f"Ray's workers died {RETRIES + 1} times on one batch, or their cluster is gone: {error}; Ray's logs say "
-            "why; often memory is short, then smaller batches or fewer workers help"
+            f"Ray's workers died {RETRIES + 1} times on one batch, or the cluster is gone: {error}; see Ray's logs; if "
+            "memory is short, use smaller batches or fewer workers"
         ) from error
-    for category, text in answer.said:
+    for category, text in outcome.warned:
         warnings.warn(text, category, stacklevel=3)
-    return answer.result
+    return outcome.result

@@ -1,4 +1,4 @@
-"""Refined datasets: label maps written once, with pictures of before and after; resumable."""
+"""Resumable refinement of label maps to a dataset, with images of before and after."""
 
 from __future__ import annotations
 
@@ -36,10 +36,11 @@ class RefinedSet:
     """A dataset of images with refined label maps.
 
     Attributes:
-        folder: `images/train/`, `labels/train/` (train ids, 255 = ignore), `pictures/` (image, before, after).
-        spec: the dataset for `clouds train` and others.
-        images: how many there are.
-        written: label maps written now; the others were there.
+        folder: folder with `images/train/`, `labels/train/` (train ids, 255 = ignore), `pictures/` (image, before,
+            after).
+        spec: SPEC of the dataset, for `clouds train` and other commands.
+        images: number of images.
+        written: number of label maps that this call wrote; the others existed.
     """
 
     folder: Path
@@ -50,11 +51,11 @@ class RefinedSet:
 
 @frozen
 class LabelRefiner:
-    """Refines label maps, and predicts those that are not there yet.
+    """Refines label maps, and predicts missing ones first.
 
     Attributes:
-        refiner: what refines.
-        pipeline: what predicts; None when every image comes with a label map.
+        refiner: the refiner.
+        pipeline: predicts label maps; None if every image has one.
     """
 
     refiner: Refiner
@@ -62,12 +63,12 @@ class LabelRefiner:
 
 
 def build_label_refiner(document: str, checkpoint: str | None, device: str, trust: Sequence[str] = ()) -> LabelRefiner:
-    """Build a refiner, and load what predicts.
+    """Build a refiner, and load the pipeline that predicts label maps.
 
     Args:
         document: the refiner; see `build_component`.
         checkpoint: folder of a saved pipeline, or None.
-        device: of both.
+        device: device of both.
         trust: see `clouds.load`.
     """
     pipeline = load(checkpoint, device=device, trust=trust) if checkpoint else None
@@ -75,7 +76,7 @@ def build_label_refiner(document: str, checkpoint: str | None, device: str, trus
 
 
 def predicted_labels(worker: LabelRefiner) -> LabelSpace:
-    """The label space that a worker predicts; Cityscapes, which exact label maps have, where it predicts none."""
+    """The label space of a worker's pipeline; without one Cityscapes, the label space of exact label maps."""
     return worker.pipeline.labels if worker.pipeline else CITYSCAPES
 
 
@@ -90,36 +91,37 @@ def refine_set(
     seed: int = 0,
     progress: bool = False,
 ) -> RefinedSet:
-    """Refine the label map of each image, or of those that `out` lacks: a killed run is finished by the same call.
+    """Refine the label maps that `out` lacks; repeating the call finishes an interrupted run.
 
-    What an image draws depends on `seed` and its name alone. Images are linked to, not copied. An image's label map is
-    written last, and every file appears whole.
+    An image's random choices depend only on `seed` and its name. Images are linked, not copied. Files are written
+    atomically, the label map last.
 
     Args:
-        refiner: what refines; or workers that do, each an image at a time.
-        images: files with different names.
-        label: gives the label map to refine, of the image's size; asked only for what is missing. None: the pipelines
-            of the workers predict it.
+        refiner: the refiner, or workers that refine one image at a time.
+        images: image files with different names.
+        label: reads the label map to refine, of the image's size; called only for missing results. None: the workers'
+            pipelines predict it.
         out: folder of the new dataset, or of an earlier run.
-        label_space: what the train ids mean, for the pictures.
-        made_with: what images, refiner and label maps are, as plain values, so that `out` never mixes two sorts.
+        label_space: label space of the train ids, for the colours in `pictures/`.
+        made_with: provenance of images, refiner and label maps as plain values, so that `out` never mixes different
+            ones.
         seed: 0 or more.
-        progress: show a progress bar on standard error, when that is a terminal.
+        progress: show a progress bar on standard error if it is a terminal.
 
     Raises:
-        ConfigError: nothing gives or predicts label maps, or the seed is negative.
-        DataError: no image, two images of one name, an image that cannot be read, a label map of another size, or an
-            `out` that holds something else, or that another run is writing to.
+        ConfigError: there are neither label maps nor a pipeline, or the seed is negative.
+        DataError: there is no image, two images share a name, an image cannot be read, a label map differs in size,
+            `out` holds something else, or another process is writing to it.
         WorkerError: see `Workers.map`.
     """
     if seed < 0:
         raise ConfigError(f"refinement: seed={seed}; expected 0 or more")
     named = _by_name(images)
     if not named:
-        raise DataError(f"{out}: nothing to refine, as no image is given")
+        raise DataError(f"{out}: nothing to refine; give at least one image")
     workers = Here(LabelRefiner(refiner)) if isinstance(refiner, Refiner) else refiner
     with own_folder(out, marker=FILE_NAME) as folder, progress_bar(shown=progress) as bar:
-        _claim(folder, json.loads(json.dumps({**made_with, "seed": seed}, default=str)))
+        _write_provenance(folder, json.loads(json.dumps({**made_with, "seed": seed}, default=str)))
         missing = {name: path for name, path in named.items() if not _label_file(folder, name).exists()}
         done = workers.map(_refine, (_Job.of(name, path, label, seed) for name, path in missing.items()))
         for job, (before, after) in bar.track(done, total=len(missing), description="refine"):
@@ -136,14 +138,14 @@ def before_and_after(
     after: UInt8[np.ndarray, "h w"],
     label_space: LabelSpace,
 ) -> UInt8[np.ndarray, "h w3 3"]:
-    """The image, and it under the colours of both label maps, side by side; 255 shows black."""
+    """The image, and the image overlaid with each label map, side by side; 255 is black."""
     shown = [overlaid(image, label_map, label_space, opacity=_OPACITY) for label_map in (before, after)]
     return np.concatenate([image, *shown], axis=1)
 
 
 @frozen(kw_only=True, eq=False)
 class _Job:
-    """An image to refine the label map of, which is predicted if it is None."""
+    """An image and its label map to refine; None means that it is predicted."""
 
     name: str
     path: Path
@@ -164,7 +166,7 @@ def _refine(worker: LabelRefiner, job: _Job) -> tuple[np.ndarray, np.ndarray]:
     pixels, before = image_tensor(job.image), job.before
     if before is None:
         if worker.pipeline is None:
-            raise ConfigError("no label maps are given, and no pipeline that predicts them; give one of them")
+            raise ConfigError("neither label maps nor a pipeline to predict them are given; give one of them")
         before = worker.pipeline.predict(pixels).labels
     rng = np.random.default_rng([job.seed, *os.fsencode(job.name)])
     (targets,) = worker.refiner.refine([pixels], [torch.from_numpy(before.copy())], rngs=[rng])
@@ -175,21 +177,21 @@ def _by_name(images: Sequence[Path]) -> dict[str, Path]:
     named: dict[str, Path] = {}
     for path in images:
         if path.stem in named:
-            raise DataError(f"{named[path.stem]} and {path} have one name; give images with different names")
+            raise DataError(f"{named[path.stem]} and {path} share a name; give images with different names")
         named[path.stem] = path
     return named
 
 
-def _claim(folder: Path, made_with: dict[str, Any]) -> None:
-    """Say in the folder what its label maps are made with; refuse one with others."""
+def _write_provenance(folder: Path, made_with: dict[str, Any]) -> None:
+    """Write the provenance of the label maps to the folder; refuse a folder with a different one."""
     path = folder / FILE_NAME
     if path.exists():
         try:
             there = json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}: not what an earlier run wrote ({error}); choose another folder") from error
+            raise DataError(f"{path}: not the output of an earlier run ({error}); choose another folder") from error
         if there != made_with:
-            raise DataError(f"{folder} was refined with {there}, now it is {made_with}; choose another folder")
+            raise DataError(f"{folder} was refined with {there}, not with {made_with}; choose another folder")
     else:
         write_text(path, json.dumps(made_with, indent=2) + "\n")
 

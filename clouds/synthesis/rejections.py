@@ -1,4 +1,4 @@
-"""What filters rejected: `rejected.jsonl` beside the manifest, so that a later run does not try the same again."""
+"""Rejected images: `rejected.jsonl` beside the manifest, so that a later run does not repeat them."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ FILE_NAME = "rejected.jsonl"
 
 @frozen(kw_only=True)
 class Rejection:
-    """A picture that was not kept.
+    """A rejected image.
 
     Attributes:
-        index: number of the image that it would have been.
-        prompt, seed: of the request.
-        rejected_by: name of the filter.
-        scores, filters: what the filters measured, and the least that each lets pass, by name.
+        index: number of the image.
+        prompt, seed: prompt and seed of the request.
+        rejected_by: name of the rejecting filter.
+        scores, filters: score and minimum score by filter name.
     """
 
     index: int
@@ -36,23 +36,23 @@ class Rejection:
 
 
 def add_rejection(folder: Path, rejection: Rejection) -> None:
-    """Append to the file, which is made if missing."""
+    """Append to the file; it is created if missing."""
     with open(target_in(folder, FILE_NAME), "a+b") as stream:
         append_line(stream, asdict(rejection))
 
 
 def read_rejections(folder: Path, filters: Mapping[str, float]) -> dict[tuple[int, str], list[int]]:
-    """Seeds that these very filters rejected, by index and prompt; empty when there is no file.
+    """Seeds that exactly these filters rejected, by index and prompt; empty without a file.
 
     Raises:
-        DataError: the file holds something else.
+        DataError: the file is invalid.
     """
     path = folder / FILE_NAME
     seeds: dict[tuple[int, str], list[int]] = {}
     if not path.exists():
         return seeds
     for line in path.read_bytes().splitlines(keepends=True):
-        if not line.endswith(b"\n"):  # left unfinished by a killed run
+        if not line.endswith(b"\n"):  # a partial line of a killed run
             continue
         try:
             rejection = structure(json.loads(line), Rejection, source=str(path))

@@ -1,4 +1,4 @@
-"""A generated dataset as WebDataset shards: tar files that are read one after the other."""
+"""Export of a generated dataset as WebDataset shards (tar files for sequential reading)."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ FOLDER = "shards"
 
 
 def write_shards(dataset: GeneratedSet, *, images_per_shard: int = 1000, progress: bool = False) -> tuple[Path, ...]:
-    """Write `shards/000000.tar`, ... into a dataset's folder; shards that are there and complete stay as they are.
+    """Write `shards/000000.tar`, ... into a dataset's folder; complete shards are kept.
 
-    A sample has the key `im_{j}_p{k}`, and the files `png` (the picture), `json` (its row of the manifest) and, when
-    there are exact labels, `labels.png` (train ids).
+    A sample has the key `im_{j}_p{k}`, and the files `png` (the image), `json` (its manifest row) and, if there are
+    exact labels, `labels.png` (train ids).
 
     Args:
-        dataset: with a manifest.
-        images_per_shard: all shards but the last have so many.
-        progress: show a progress bar on standard error, when that is a terminal.
+        dataset: a dataset with a manifest.
+        images_per_shard: number of images in all shards but the last.
+        progress: show a progress bar on standard error if it is a terminal.
 
     Raises:
-        ConfigError: `images_per_shard` is less than 1, or the dataset has no manifest, or one that lists no image.
-        DataError: a file is a link that leads out of the folder.
+        ConfigError: `images_per_shard` is less than 1, or the dataset has no manifest, or an empty one.
+        DataError: a file is a link that points outside the folder.
     """
     if images_per_shard < 1:
         raise ConfigError(f"shards need at least 1 image each, got images_per_shard={images_per_shard}")
     if not dataset.images:
-        raise ConfigError(f"{dataset.folder}: its manifest lists no image to put into shards; generate at least one")
+        raise ConfigError(f"{dataset.folder}: its manifest lists no image; generate at least one")
     if not dataset.rows:
-        raise ConfigError(f"{dataset.folder}: has no manifest, whose rows belong into shards; generate the dataset")
+        raise ConfigError(f"{dataset.folder}: has no manifest, which shards need; generate the dataset")
     folder = target_in(dataset.folder, FOLDER)
     waiting = iter(dataset.rows)
     groups = iter(lambda: list(islice(waiting, images_per_shard)), [])
@@ -51,7 +51,7 @@ def write_shards(dataset: GeneratedSet, *, images_per_shard: int = 1000, progres
             paths.append(target_in(dataset.folder, f"{FOLDER}/{number:06d}.tar"))
             if not _is_complete(paths[-1], rows):
                 _write(paths[-1], dataset.folder, rows)
-    for path in set(folder.glob("*.tar")) - set(paths):  # of an earlier run with smaller shards
+    for path in set(folder.glob("*.tar")) - set(paths):  # from an earlier run with smaller shards
         path.unlink()
     return tuple(paths)
 
@@ -62,14 +62,14 @@ def _write(path: Path, folder: Path, rows: Sequence[Row]) -> None:
     with atomic_file(path) as temporary, TarWriter(str(temporary), encoder=False, mtime=0) as tar:
         for row in rows:
             sample: dict[str, Any] = {"__key__": _key(row), "json": _document(row)}
-            sample["png"] = inside(folder, row.file).read_bytes()  # a link's file would be given away with the tar
+            sample["png"] = inside(folder, row.file).read_bytes()  # a link outside would leak its file into the tar
             if row.labels:
                 sample["labels.png"] = inside(folder, row.labels.file).read_bytes()
             tar.write(sample)
 
 
 def _is_complete(path: Path, rows: Sequence[Row]) -> bool:
-    """Whether a shard has the files of these rows, by their lengths, and the very rows."""
+    """Whether a shard has the files of these rows, compared by size, and exactly these rows."""
     if not path.is_file():
         return False
     wanted = {f"{_key(row)}.png": row.bytes for row in rows}

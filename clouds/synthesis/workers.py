@@ -12,28 +12,28 @@ Result = TypeVar("Result")
 
 
 class Workers(ABC, Generic[Model]):
-    """One or many workers, each with a model of its own, which apply functions to that model.
+    """One or more workers that apply functions to their own model.
 
-    Functions, items and results of workers elsewhere travel as copies: functions belong to modules, and give the same
-    result for the same item whenever they are called, since a worker that dies has its item done again by another.
+    Remote workers receive and return pickled copies, so functions must be module-level. They must also be deterministic
+    per item, because the item of a worker that dies is repeated.
     """
 
     @abstractmethod
     def ask(self, function: Callable[[Model], Result]) -> Result:
-        """What the function gives for the model of one worker."""
+        """Apply the function to the model of one worker."""
 
     @abstractmethod
     def map(self, function: Callable[[Model, Item], Result], items: Iterable[Item]) -> Iterator[tuple[Item, Result]]:
-        """Apply the function to every item: each once, in order. Items are taken as workers become free.
+        """Apply the function to every item, in order. Items are consumed as workers become free.
 
         Raises:
-            WorkerError: workers died over and over on one item.
+            WorkerError: workers died repeatedly on one item.
         """
 
 
 @final
 class Here(Workers[Model]):
-    """A model in this process, which does one item after the other."""
+    """A model in this process that handles one item after the other."""
 
     def __init__(self, model: Model) -> None:
         self._model = model

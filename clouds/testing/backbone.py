@@ -23,12 +23,15 @@ _TEXTS = ("road", "a photo of a traffic sign", "sky")
 
 
 def check_backbone(backbone: Backbone) -> None:
-    """Check a built backbone, on a copy; sizes are small, so that random weights on a CPU take seconds.
+    """Check a copy of a built backbone on small images, which takes seconds on a CPU.
 
-    For each size: levels at exact strides with the channels of `features`, float32, finite; the same answer twice;
-    an image's features do not depend on its batch; images of value `mean` normalise to 0; a frozen backbone stays in
-    eval mode and without gradients; weights survive safetensors. A `TextEncoder` embeds 0 and more texts, each on its
-    own; a `MaskPooler` pools masks of any size, empty ones too, into the space of the texts.
+    - Levels have the strides and channels of `features`; they are finite float32.
+    - Results are deterministic in eval mode, and an image's features do not depend on its batch.
+    - Images of value `mean` normalise to 0.
+    - A frozen backbone stays in eval mode and has no gradients.
+    - Weights survive safetensors.
+    - A `TextEncoder` embeds 0 or more texts independently.
+    - A `MaskPooler` pools masks of any size, including empty ones, into the text embedding space.
 
     Raises:
         ContractError: a clause is broken.

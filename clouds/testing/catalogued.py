@@ -31,13 +31,13 @@ FEATURES = {name: FeatureSpec(channels=8 * (i + 1), stride=4 * 2**i) for i, name
 def check_by_name(
     kind: Kind | str, name: str, *, options: Mapping[str, Any] | None = None, catalog: Catalog | None = None
 ) -> None:
-    """Check a component of the catalog: its declaration, and what it builds with random weights.
+    """Check a component of the catalog: its declaration, and the object that it builds with random weights.
 
     Args:
         kind: a `Kind` or its string.
-        name: what `compose` would take.
-        options: for factories that require some.
-        catalog: None takes built-ins and installed plugins.
+        name: name of the component, as for `compose`.
+        options: options of the factory, if it requires any.
+        catalog: None means built-ins and installed plugins.
 
     Raises:
         ContractError: a clause is broken.
@@ -90,14 +90,13 @@ def component_tests(
     ```
 
     Args:
-        distribution: the name that `pip` knows.
-        options: for factories that require some, by `"kind:name"`: `{"prompter:file": {"path": "prompts.txt"}}`.
-        without: `"kind:name"` of components that are too large to be built here; check their classes with smaller
-            sizes.
-        catalog: None takes built-ins and installed plugins.
+        distribution: name of the distribution for `pip`.
+        options: required options by `"kind:name"`: `{"prompter:file": {"path": "prompts.txt"}}`.
+        without: `"kind:name"` of components to skip because they are too large; check their classes with smaller sizes.
+        catalog: None means built-ins and installed plugins.
 
     Raises:
-        ContractError: the distribution offers no component, or a plugin of it is broken.
+        ContractError: the distribution offers no component, or one of its plugins is broken.
     """
     import pytest
 
@@ -110,7 +109,7 @@ def component_tests(
     require(
         set(without) <= names,
         distribution,
-        "what is left out must be a component of the distribution",
+        "`without` must name components of the distribution",
         got=sorted(set(without) - names),
         remedy=f"names are {sorted(names)}",
     )
@@ -138,14 +137,14 @@ def _check_provides(who: str, declared: frozenset[str], backbone: object) -> Non
     require(
         declared == found,
         who,
-        f"`provides=` must be what the built backbone can do, {sorted(found)}",
+        f"`provides=` must be the capabilities of the built backbone, {sorted(found)}",
         got=sorted(declared),
         remedy="correct `provides=`, or derive the class from TextEncoder or MaskPooler",
     )
 
 
 def _check_rebuilt(first: nn.Module, second: nn.Module, answer: Callable[[Any], list[Tensor]]) -> None:
-    """What `clouds.load` does: build again, load the weights, and get the same answer."""
+    """Check that a second instance with the same weights gives the same output, as `clouds.load` needs."""
     load_weights(second, first.state_dict(), source="state_dict of the first instance")
     with torch.no_grad():
         pairs = zip(answer(in_evaluation(first)), answer(in_evaluation(second)), strict=True)

@@ -1,4 +1,4 @@
-"""The contract of a declaration: what `clouds list`, `info` and `plan` need without importing torch."""
+"""The contract of a declaration, which `clouds list`, `info` and `plan` read without importing torch."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ _IMPORT = "import importlib, sys; importlib.import_module(sys.argv[1]); sys.exit
 
 
 def check_component(component: Component) -> None:
-    """Check what a plugin declares, without building it.
+    """Check a plugin's declaration without building the component.
 
-    The summary is one line; a backbone provides the whole pyramid; only heads need and only backbones provide; the
-    factory's module imports, in a fresh interpreter, without torch; every option is a keyword with a type, and its
-    default is a plain value of that type, because a plan is saved as JSON.
+    - The summary is one line.
+    - A backbone provides all levels of the pyramid. Only backbones provide capabilities, and only heads need them.
+    - The factory's module imports in a fresh interpreter without torch.
+    - Every option is a keyword with a type. Its default is a plain value of that type, because plans are JSON.
 
     Raises:
         ContractError: a clause is broken.
@@ -34,7 +35,7 @@ def check_component(component: Component) -> None:
         who,
         "the summary must be one line of text",
         got=repr(summary),
-        remedy="say what it is in `summary=`; `clouds list` shows it",
+        remedy="describe the component in `summary=`; `clouds list` shows it",
     )
     _check_capabilities(component, who)
     _check_import(component, who)
@@ -87,7 +88,7 @@ def _check_import(component: Component, who: str) -> None:
         who,
         f"importing {module!r} must not import torch, or `clouds list` takes seconds",
         got="torch in sys.modules",
-        remedy="put the factory into a module of its own, and import heavy things inside the function",
+        remedy="move the factory to its own module, and import heavy libraries inside the function",
     )
 
 

@@ -1,4 +1,4 @@
-"""How a broken contract is reported, and the parts of the contract that several kinds share."""
+"""Contract errors, and checks that several kinds share."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
-# float32 results of one image differ with the batch it is in, because matrix products are then summed in another
-# order: about sqrt(terms) x 6e-8 relative to the largest value, 6e-5 for a million terms.
+# The batch changes the summation order of matrix products, so float32 results of an image differ by about
+# sqrt(terms) x 6e-8 relative to the largest value: 6e-5 for a million terms.
 BATCH_TOLERANCE = 1e-4
 
 
 class ContractError(AssertionError):
-    """A component breaks its contract; the message says which clause, what came, and the remedy."""
+    """A component breaks its contract; the message has the clause, the actual value, and the remedy."""
 
 
 def violation(subject: object, clause: str, *, got: object, remedy: str) -> ContractError:
@@ -25,9 +25,9 @@ def violation(subject: object, clause: str, *, got: object, remedy: str) -> Cont
 
     Args:
         subject: the component, or its name.
-        clause: what the contract says.
-        got: what came instead.
-        remedy: what the author should change.
+        clause: clause of the contract.
+        got: actual value.
+        remedy: change for the author to make.
     """
     name = subject if isinstance(subject, str) else type(subject).__name__
     return ContractError(f"{name}: {clause}; got {got} -> {remedy}")
@@ -40,7 +40,7 @@ def require(condition: bool, subject: object, clause: str, *, got: object, remed
 
 
 def require_instance(value: object, interface: type, kind: str) -> None:
-    """Require what a factory of this kind must return."""
+    """Require an instance of the interface that a factory of this kind must return."""
     require(
         isinstance(value, interface),
         value,
@@ -54,7 +54,7 @@ def require_tensor(
     value: object, subject: object, what: str, *, shape: tuple[int, ...], dtype: torch.dtype = torch.float32
 ) -> None:
     """Require a tensor of this shape and type with finite values."""
-    clause, remedy = f"{what} must be a {dtype} tensor of shape {shape}", "return what the interface's docstring says"
+    clause, remedy = f"{what} must be a {dtype} tensor of shape {shape}", "follow the interface's docstring"
     if not isinstance(value, Tensor):
         raise violation(subject, clause, got=type(value).__name__, remedy=remedy)
     got = f"{value.dtype} of shape {tuple(value.shape)}"
@@ -78,16 +78,16 @@ def largest_difference(a: Tensor, b: Tensor) -> float:
 
 
 def in_evaluation(module: ModuleT) -> ModuleT:
-    """A copy in eval mode, so that a check leaves the author's module as it was."""
+    """A copy in eval mode, so that a check does not change the author's module."""
     other = copy.deepcopy(module)
     other.eval()
     return other
 
 
 def check_module(module: nn.Module) -> None:
-    """Check that `train` returns the module, and that its weights survive what `Pipeline.save` does to them.
+    """Check that `train` returns the module, and that its weights survive `Pipeline.save` and `clouds.load`.
 
-    Leaves the module in eval mode.
+    The module is in eval mode afterwards.
     """
     for mode in (True, False):
         answer = module.train(mode)
@@ -101,7 +101,7 @@ def check_module(module: nn.Module) -> None:
     require(
         not loose,
         module,
-        "tensors must be parameters or buffers, or they stay behind when the module moves or is saved",
+        "tensors must be parameters or buffers, or the module cannot move or save them",
         got=f"plain attributes {loose}",
         remedy="assign an nn.Parameter, or use register_buffer",
     )

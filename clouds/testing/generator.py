@@ -15,21 +15,22 @@ _REQUESTS = (
     GenerationRequest(prompt="a photo of a street with cars, by day", seed=1, size=(64, 96), steps=2),
     GenerationRequest(prompt="a photo of houses in the fog, at night", seed=0, size=(96, 64), steps=2),
 )
-# A diffusion model's float results differ in the last bits with the batch (sums in another order), and may then round
-# to the neighbouring one of 256 levels.
+# The batch changes the summation order, so a diffusion model's results differ in the last bits and may round to the
+# neighbouring one of 256 levels.
 _LEVELS = 1
 
 
 def check_generator(generator: Generator, *, requests: Sequence[GenerationRequest] = _REQUESTS) -> None:
     """Check a built generator on a few small requests.
 
-    One uint8 RGB picture of the asked size per request, in order; labels, if any, of the same size; the same request
-    gives the same picture, alone or in a batch (within one grey level); another seed gives another picture; no
-    request gives nothing.
+    - It yields one uint8 RGB image of the requested size per request, in order; labels, if any, have the same size.
+    - The same request gives the same image, alone or in a batch (within one grey level).
+    - Another seed gives another image.
+    - No request yields nothing.
 
     Args:
         generator: the generator.
-        requests: at least two, the first two with equal prompts and sizes and different seeds.
+        requests: at least two; the first two have equal prompts and sizes but different seeds.
 
     Raises:
         ContractError: a clause is broken.
@@ -76,7 +77,7 @@ def _check_image(generator: Generator, image: GeneratedImage) -> None:
             generator,
             f"{name} of a request of size {image.request.size} must be uint8 of shape {shape}",
             got=f"{array.dtype} of shape {array.shape}",
-            remedy="sizes are (height, width); give exactly the size that was asked for",
+            remedy="sizes are (height, width); return exactly the requested size",
         )
 
 

@@ -1,4 +1,4 @@
-"""The contract of heads: shapes, loss, and what `segment` answers."""
+"""The contract of heads: shapes, loss, and `segment`."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from clouds.testing.contract import (
 from clouds.testing.head_loss import check_loss
 
 _HEIGHT, _WIDTH = 64, 96
-# Labels and scores may come from the same sums in another order, so a label whose score is this close to the best one
-# is a tie: a few float32 roundings of a sum of up to some hundred products.
+# Labels and scores may be summed in different orders, so scores this close to the best are ties: a few float32
+# roundings of a sum of up to some hundred products.
 _TIE = 1e-5
-_DRAWS = 3  # differences by chance were seen in 3 of 150 draws, so three in a row are none
+_DRAWS = 3  # chance differences were seen in 3 of 150 draws, so three in a row are a real difference
 
 
 def check_head(
@@ -40,17 +40,19 @@ def check_head(
     labels: LabelSpace = CITYSCAPES,
     classifier: TextClassifier | None = None,
 ) -> None:
-    """Check a built head, on a copy, with random features of 64 x 96 images.
+    """Check a copy of a built head with random features of 64 x 96 images.
 
-    Output shapes; independence of the batch; a loss of finite scalars with gradients for usual, empty and ignored
-    targets, which random points make only through the generator, and which ignored pixels do not touch; `segment` for
-    any size, whose labels are the best of its scores; weights survive safetensors.
+    - Outputs have the right shapes and do not depend on the batch.
+    - Loss terms are finite scalars with gradients, for normal, empty and ignored targets.
+    - Random points come only from `generator`, and ignored pixels have no influence.
+    - `segment` works for any size, and its labels are the classes with the best scores.
+    - Weights survive safetensors.
 
     Args:
         head: the head.
-        features: what it was built for.
-        labels: what it was built for.
-        classifier: for heads that use text; if it has a pooler, that is given maps as wide as its embeddings.
+        features: feature specs that the head was built for.
+        labels: label space that the head was built for.
+        classifier: for heads that use text; its pooler, if any, gets maps as wide as its embeddings.
 
     Raises:
         ContractError: a clause is broken.
@@ -73,7 +75,7 @@ def check_head(
 def random_features(
     specs: Mapping[str, FeatureSpec], *, batch: int, height: int, width: int, seed: int = 0, dense: int | None = None
 ) -> Features:
-    """Normal features of a batch of `height` x `width` images; with a map of `dense` channels to pool, if given."""
+    """Normally distributed features of `height` x `width` images; with a map of `dense` channels to pool, if given."""
     random = torch.Generator().manual_seed(seed)
 
     def normal(channels: int, stride: int) -> Tensor:
@@ -85,7 +87,7 @@ def random_features(
 
 @final
 class MeanPooler(MaskPooler):
-    """Pools means under the masks, so that features to pool are as wide as the texts."""
+    """Mean-pools features under the masks, so the features must be as wide as the text embeddings."""
 
     def pool(self, dense: Tensor, masks: Tensor) -> Tensor:
         inside = functional.interpolate(masks.float(), size=dense.shape[-2:], mode="bilinear").flatten(2) > 0
@@ -93,7 +95,7 @@ class MeanPooler(MaskPooler):
 
 
 def random_classifier(label_space: LabelSpace, width: int) -> TextClassifier:
-    """Random unit vectors for the words of a label space, and a `MeanPooler`."""
+    """A classifier with random unit vectors for the words of a label space, and a `MeanPooler`."""
     counts = torch.tensor([len(group) for group in label_space.synonyms])
     embeddings = torch.randn(int(counts.sum()), width, generator=torch.Generator().manual_seed(0))
     return TextClassifier(
@@ -122,8 +124,11 @@ def _check_output(head: Head, output: object, classes: int) -> None:
 
 
 def _check_independence(head: Head, specs: Mapping[str, FeatureSpec], classifier: TextClassifier | None) -> None:
-    """One of some random inputs must do: where a network compares with a threshold, as masked attention does, a
-    difference in the last bit now and then becomes a large one, whereas a head that mixes images differs every time."""
+    """Check that an image's output is the same in a batch and alone, for at least one of several random inputs.
+
+    At a threshold, as in masked attention, a difference in the last bit may become large by chance. A head that mixes
+    images differs for every input.
+    """
     smallest = float("inf")
     for seed in range(_DRAWS):
         both = random_features(specs, batch=2, height=_HEIGHT, width=_WIDTH, seed=seed, dense=_width(classifier))
@@ -170,12 +175,12 @@ def _check_segment(head: Head, one: HeadOutput, valid: tuple[int, int], size: tu
         head,
         f"{where}: each pixel's label must be the class of its best score",
         got=f"a label whose score is {missed:.3g} below the best",
-        remedy="take the maximum of the very scores, after resizing",
+        remedy="take the maximum of the returned scores, after resizing",
     )
 
 
 def _check_padding(head: Head, one: HeadOutput) -> None:
-    """Interpolation reaches one cell of 4 pixels beyond the valid part; what lies further out must not matter."""
+    """Check that mask logits outside the valid part, beyond one cell of interpolation, have no influence."""
     valid, size = (32, 48), (40, 60)
     rows, columns = valid[0] // 4 + 2, valid[1] // 4 + 2
     changed = one.mask_logits.clone()

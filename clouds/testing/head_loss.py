@@ -13,15 +13,15 @@ from clouds.core.contract.interfaces import Head
 from clouds.core.contract.records import HeadOutput, Targets
 from clouds.testing.contract import require, require_tensor, violation
 
-_GUARD = 16  # pixels; a mask compared at a quarter of its size, or at interpolated points, reaches less far
+_GUARD = 16  # pixels; more than the reach of masks at quarter size or of interpolated points
 
 
 def check_loss(head: Head, output: HeadOutput, size: tuple[int, int], classes: int) -> None:
     """Check the loss of a batch of two.
 
     Args:
-        head: in eval mode, so that nothing but the points is random.
-        output: of a batch of two, with gradients.
+        head: a head in eval mode, so that only the points are random.
+        output: its output for a batch of two, with gradients.
         size: (height, width) of the network's input.
         classes: size of the label space.
     """
@@ -113,7 +113,7 @@ def _check_randomness(head: Head, output: HeadOutput, targets: Sequence[Targets]
 
 
 def _check_ignored(head: Head, output: HeadOutput, label_maps: Tensor) -> None:
-    """The right half is ignored: neither what targets say there nor what was predicted there may matter."""
+    """Check that targets and predictions in an ignored half have no influence."""
     middle = label_maps.shape[-1] // 2
     targets = [Targets.from_label_map(label_map) for label_map in label_maps]
     for target in targets:
@@ -128,7 +128,7 @@ def _check_ignored(head: Head, output: HeadOutput, label_maps: Tensor) -> None:
         head,
         "targets at ignored pixels must not influence the loss",
         got=f"{float(total.detach()):.7g} and {float(other.detach()):.7g}",
-        remedy="leave pixels out that `Targets.valid` excludes, in costs as in the loss",
+        remedy="exclude pixels outside `Targets.valid`, in matching costs and in the loss",
     )
     (gradient,) = torch.autograd.grad(total, [leaf.mask_logits], allow_unused=True)
     outside = torch.zeros(()) if gradient is None else gradient[..., (middle + _GUARD) // 4 :].abs().max()

@@ -11,7 +11,7 @@ _SEED = 3
 def check_prompter(prompter: Prompter, *, most: int = 7) -> None:
     """Check a built prompter for 0, 1 and `most` prompts.
 
-    A list of exactly n strings, each one line with something on it; the same n and seed give the same list.
+    It returns a list of exactly n non-empty lines of text; the same n and seed give the same list.
 
     Raises:
         ContractError: a clause is broken.

@@ -16,10 +16,11 @@ _CLASSES = (0, 2, 10, 18)
 
 
 def check_refiner(refiner: Refiner) -> None:
-    """Check a built refiner on small pictures of several sizes, among them 1 x 1 and one that is ignored altogether.
+    """Check a built refiner on small images, including one of 1 x 1 and one with only ignored pixels.
 
-    One `Targets` per image, of the image's size; no class that the label map does not have; the same answer for the
-    same seed, alone or in a batch, and with what `prepare` computed; arguments are left as they were.
+    - It returns one `Targets` of the image's size per image, with no class that the label map lacks.
+    - The same seed gives the same targets, alone or in a batch, with or without the result of `prepare`.
+    - Arguments are not modified.
 
     Raises:
         ContractError: a clause is broken.
@@ -48,7 +49,7 @@ def _rng(index: int) -> np.random.Generator:
 
 
 def _examples() -> tuple[list[Tensor], list[Tensor]]:
-    """A picture of four flat quarters with noise, labelled nearly so; one that is ignored altogether; one pixel."""
+    """An image of four noisy quarters with imperfect labels, an image with only ignored pixels, and one pixel."""
     random = torch.Generator().manual_seed(0)
     images, label_maps = list[Tensor](), list[Tensor]()
     for height, width in ((48, 64), (33, 21), (1, 1)):
@@ -126,7 +127,7 @@ def _check_prepared(
         refiner,
         f"prepare of {len(images)} images must return a list of {len(images)} clouds.Prepared",
         got=repr(prepared)[:200],
-        remedy="return one Prepared per image; an empty one when there is nothing to cache",
+        remedy="return one Prepared per image; an empty one if there is nothing to cache",
     )
     rngs = [_rng(index) for index in range(len(images))]
     again = refiner.refine(images, label_maps, rngs=rngs, prepared=prepared)

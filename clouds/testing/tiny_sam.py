@@ -1,4 +1,4 @@
-"""A small SAM of segment-anything's own classes, for tests without weights."""
+"""A small SAM built from segment-anything's classes, for tests without weights."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def tiny_sam(*, image_size: int = 1024, image_encoder: nn.Module | None = None) 
     """SAM with two encoder layers of 64 channels, embeddings of 32, and random weights.
 
     Args:
-        image_size: side of the network's input, a multiple of 16; published models have 1024.
-        image_encoder: takes the place of the small one; it has `img_size` and maps "1 3 s s" to "1 32 s/16 s/16".
+        image_size: side of the network's input, a multiple of 16; published models use 1024.
+        image_encoder: replaces the small encoder; has `img_size` and maps "1 3 s s" to "1 32 s/16 s/16".
     """
     from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 

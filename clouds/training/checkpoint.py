@@ -1,7 +1,7 @@
-"""Checkpoints of a run that is under way: one file with all that it takes to go on exactly.
+"""Checkpoints: one file from which a run resumes exactly.
 
-They are written in one piece, so that neither a kill nor a full disk harms the one before, and hold tensors and plain
-values alone, so that reading one runs no code.
+Each is written atomically, so that neither a kill nor a full disk harms the previous one. It holds only tensors and
+plain values, so that reading it runs no code.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ def _to_phases(value: Iterable[Phase]) -> tuple[Phase, ...]:
 
 @frozen(kw_only=True)
 class Progress:
-    """How far a run has come.
+    """Progress of a run.
 
     Attributes:
-        phases: of the run.
-        phase: the one it was in.
-        step: optimizer steps made in it; the sampler goes on after as many batches.
-        taught: the step for which the teacher was updated last; -1 before the first.
-        skipped: images that could not be read, in the whole run.
-        log_size: bytes of the log that belong to these steps.
-        best: the best score so far, where `loop.best` names one.
+        phases: all phases of the run.
+        phase: current phase.
+        step: optimizer steps done in this phase; on resume, the sampler skips as many batches.
+        taught: step of the last teacher update; -1 before the first.
+        skipped: number of unreadable images in the whole run.
+        log_size: bytes of the log up to this step.
+        best: best score so far, if `loop.best` names one.
     """
 
     phases: tuple[Phase, ...] = field(converter=_to_phases)
@@ -59,21 +59,21 @@ class Progress:
 
     def __attrs_post_init__(self) -> None:
         if self.phase not in self.phases:
-            raise ConfigError(f"phase is {self.phase!r}, which is none of the run's phases {list(self.phases)}")
+            raise ConfigError(f"phase is {self.phase!r}; expected one of the run's phases {list(self.phases)}")
 
 
 def save_checkpoint(folder: Path, state: State, progress: Progress, *, keep: int = 1) -> None:
-    """Write the checkpoint of a run, in the place of the one before. The first process writes, alone.
+    """Write the checkpoint of a run, replacing the previous one. Only the first process writes.
 
     Args:
-        folder: of the run.
-        state: what is saved.
-        progress: how far the run has come.
-        keep: how many checkpoints there are at most; earlier ones are `checkpoint-PHASE-STEP.pt`.
+        folder: folder of the run.
+        state: training state to save.
+        progress: progress of the run.
+        keep: maximum number of checkpoints; earlier ones are `checkpoint-PHASE-STEP.pt`.
 
     Raises:
-        DataError: it cannot be written; the one before is as it was.
-        NonFiniteError: weights are not finite; the one before is as it was.
+        DataError: the file cannot be written; the previous checkpoint is unchanged.
+        NonFiniteError: weights are not finite; the previous checkpoint is unchanged.
     """
     if not state.processes.main:
         return
@@ -86,7 +86,7 @@ def save_checkpoint(folder: Path, state: State, progress: Progress, *, keep: int
         "schedule": state.schedule.state_dict(),
         "random": [global_random_state()],
     }
-    buffer = io.BytesIO()  # so that it is the operating system that says why a file cannot be written
+    buffer = io.BytesIO()  # writing the bytes ourselves raises an OSError with the system's reason
     torch.save(document, buffer)
     try:
         with atomic_file(folder / FILE_NAME) as temporary:
@@ -95,13 +95,15 @@ def save_checkpoint(folder: Path, state: State, progress: Progress, *, keep: int
     except OSError as error:
         raise DataError(
             f"{folder / FILE_NAME}: the checkpoint of step {progress.step} cannot be written: {error}; an earlier one "
-            "is still whole: make room, and go on with resume"
+            "is intact: free disk space, and resume"
         ) from error
 
 
 def keep_checkpoints(folder: Path, progress: Progress, *, keep: int) -> None:
-    """Give the newest checkpoint a name of its own, too, and remove the oldest ones beyond `keep`. A run that goes on
-    does so once more, as the one before may have been killed meanwhile."""
+    """Link the newest checkpoint to its numbered name, and remove the oldest ones beyond `keep`.
+
+    A resumed run repeats this, as its predecessor may have been killed in between.
+    """
     if keep > 1:
         name = folder / f"checkpoint-{progress.phase}-{progress.step}.pt"
         name.unlink(missing_ok=True)
@@ -112,22 +114,22 @@ def keep_checkpoints(folder: Path, progress: Progress, *, keep: int) -> None:
 
 
 def read_checkpoint(folder: Path) -> tuple[Progress, dict[str, Any]]:
-    """How far a run has come, and what its checkpoint holds; nothing in the folder is changed.
+    """Read the progress of a run and the content of its checkpoint; the folder is not changed.
 
     Raises:
-        ConfigError: there is none.
-        WeightsError: the file is damaged, altered, or something else.
+        ConfigError: the folder has no checkpoint.
+        WeightsError: the file is damaged, altered, or not a checkpoint.
     """
     path = folder / FILE_NAME
     if not path.is_file():
-        raise ConfigError(f"{folder}: no {FILE_NAME} here, so there is no run to go on with; start it anew")
+        raise ConfigError(f"{folder}: has no {FILE_NAME}, so there is no run to resume; start a new run")
     document = read_pickle(path)
     if not (isinstance(document, dict) and document.keys() == _KEYS and _has_form(document)):
-        raise WeightsError(f"{path}: not the checkpoint of a run; give the folder that was its --out")
+        raise WeightsError(f"{path}: not the checkpoint of a run; give the folder that was the run's --out")
     try:
         return structure(document["progress"], Progress, source=str(path)), document
     except ConfigError as error:
-        raise WeightsError(f"{error}; the checkpoint was altered: start the run anew") from error
+        raise WeightsError(f"{error}; the checkpoint was altered: start a new run") from error
 
 
 def _has_form(document: dict[str, Any]) -> bool:
@@ -141,18 +143,18 @@ def _has_form(document: dict[str, Any]) -> bool:
 
 
 def restore_state(state: State, progress: Progress, document: dict[str, Any], *, folder: Path) -> None:
-    """Bring a state to where the checkpoint was written. Call it last: it sets all random states.
+    """Restore a training state from a checkpoint. Call it last, because it sets all global random states.
 
-    They are those of the first process. What components draw in a step depends on none of them; see `train_step`.
+    These are the first process's; steps do not depend on them, see `seed_global_generators`.
 
     Raises:
-        ConfigError: the pipeline trains other modules than the run's.
+        ConfigError: the trained modules of pipeline and run differ.
         WeightsError: the tensors do not fit, or are not finite.
     """
     modules, path = _modules(state), folder / FILE_NAME
     if modules.keys() != document["modules"].keys():
         raise ConfigError(
-            f"{path}: trains {sorted(document['modules'])}, but the pipeline trains {sorted(modules)}; "
+            f"{path}: the run trains {sorted(document['modules'])}, but the pipeline trains {sorted(modules)}; "
             "compose it as at the start of the run"
         )
     for name, module in modules.items():
@@ -170,12 +172,12 @@ def restore_state(state: State, progress: Progress, document: dict[str, Any], *,
 
 @contextmanager
 def _altered(path: Path) -> Iterator[None]:
-    """Whatever torch raises for parts that do not fit is a fault of the file."""
+    """Turn the errors that torch raises for unfitting parts into a `WeightsError` that names the file."""
     try:
         yield
     except (ArithmeticError, AttributeError, LookupError, NonFiniteError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise WeightsError(f"{path}: damaged or altered ({reason}); start the run anew") from error
+        raise WeightsError(f"{path}: damaged or altered ({reason}); start a new run") from error
 
 
 def _check_optimizer(optimizer: torch.optim.Optimizer) -> None:
@@ -188,7 +190,7 @@ def _check_optimizer(optimizer: torch.optim.Optimizer) -> None:
 
 
 def _modules(state: State) -> dict[str, torch.nn.Module]:
-    """What training changes, by name."""
+    """Trained modules by name."""
     pipeline, teacher = state.pipeline, state.teacher
     found: dict[str, torch.nn.Module] = {"head": pipeline.head}
     if any(parameter.requires_grad for parameter in pipeline.backbone.parameters()):
@@ -201,7 +203,7 @@ def _modules(state: State) -> dict[str, torch.nn.Module]:
 
 
 def global_random_state() -> dict[str, Any]:
-    """The states of this process's global random number generators, as tensors and plain values."""
+    """States of this process's global random generators, as tensors and plain values."""
     name, keys, *rest = np.random.get_state()
     return {
         "torch": torch.get_rng_state(),

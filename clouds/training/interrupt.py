@@ -1,4 +1,4 @@
-"""Stopping a run from outside, such that it can go on later."""
+"""Stopping a run by a signal so that it can resume."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class TrainingInterrupted(CloudsError):
-    """A run was stopped by a signal, after it had written a checkpoint."""
+    """A signal stopped the run, after it wrote a checkpoint."""
 
 
 def ignore_signals(worker: int) -> None:
-    """For processes that read images: signals to a whole group of processes are for the one that trains."""
+    """Ignore SIGINT and SIGTERM in a data loader process; only the training process handles them."""
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Keep torch's handler of SIGCHLD from raising within the block that a reading process has ended.
+    """Suspend torch's SIGCHLD handler, which raises when a data loader process dies.
 
-    It would raise anywhere in the main thread, also between the parts of an optimizer's step. Nothing is lost: the
-    loader itself finds that the process is gone when it next waits for its data.
+    It could raise anywhere in the main thread, even halfway through an optimizer step. The loader itself notices the
+    dead process when it next waits for data.
     """
     handler = signal.getsignal(signal.SIGCHLD)
     if threading.current_thread() is not threading.main_thread() or not callable(handler):
@@ -43,10 +43,10 @@ def undisturbed() -> Iterator[None]:
 
 
 class StopSignal:
-    """Within the block SIGINT and SIGTERM are only noted, the first one in `name`.
+    """Records SIGINT and SIGTERM within the block, instead of acting on them; `name` is the first one.
 
-    After that Ctrl-C acts as it did before. SIGTERM stays noted: batch systems and torchrun may both send it. Signals
-    can be caught in a process's main thread alone; in another one nothing is noted.
+    A second Ctrl-C acts as usual. A second SIGTERM is recorded again, since batch systems and torchrun may both send
+    it. Only the main thread can catch signals; in another thread the block has no effect.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The student as one module from images to loss terms, which several processes can share."""
+"""The student as one module from images to loss terms, for distributed training."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from clouds.core.system.processes import Processes
 
 @final
 class Learner(nn.Module):
-    """Backbone, head and loss of a pipeline, whose modules it shares.
+    """Backbone, head and loss of a pipeline; it shares the pipeline's modules.
 
     Args:
         pipeline: the student.
-        channels_last: keep the weights of convolutions with the channels last in memory.
+        channels_last: use the channels-last memory format for convolutions.
     """
 
     def __init__(self, pipeline: Pipeline, *, channels_last: bool = False) -> None:
@@ -39,9 +39,9 @@ class Learner(nn.Module):
 
 
 def distribute(learner: Learner, processes: Processes) -> nn.Module:
-    """The learner, whose gradients are averaged over the processes if there are several (DistributedDataParallel).
+    """Wrap the learner in DistributedDataParallel when there are several processes.
 
-    A parameter may have no gradient in a step, as that of "no object" in a head that does not use it.
+    A parameter may have no gradient in a step, such as the "no object" embedding of a head that does not use it.
     """
     if processes.world == 1:
         return learner

@@ -1,4 +1,4 @@
-"""The loop over the steps of a phase: batches, steps, numbers, checkpoints, evaluations, and how it stops."""
+"""The loop over the steps of a phase: batches, steps, metrics, checkpoints, evaluations, interruption."""
 
 from __future__ import annotations
 
@@ -27,33 +27,33 @@ from clouds.training.steps import State, seed_global_generators, train_step
 from clouds.training.teacher import Teacher
 from clouds.training.tracking import JsonLines, Trackers
 
-_SEEDS: dict[Phase, int] = {"warmup": 1, "joint": 2}  # phases draw different samples from the same recipe seed
+_SEEDS: dict[Phase, int] = {"warmup": 1, "joint": 2}  # so that the phases of one recipe draw different samples
 _GIB = 2**30
-BEST = "best"  # the pipeline of the best evaluation, in the run's folder
+BEST = "best"  # subfolder for the pipeline with the best evaluation
 StepCallback = Callable[[Phase, int, int, dict[str, float]], None]
 
 
 @define(eq=False, kw_only=True)
 class Run:
-    """A run: what it is made of, where this call begins, and what its steps write and count.
+    """Context of a whole run: its inputs, its starting point, and its outputs and counters.
 
     Attributes:
-        pipeline: what is trained.
-        recipe: how, with the data that it is trained on.
-        folder: where everything is written.
-        phases: in their order.
+        pipeline: model to train.
+        recipe: settings, including the data.
+        folder: output folder.
+        phases: phases in order.
         sources: labelled datasets.
         pictures: generated images, for the joint phase.
-        processes: which of several processes this is.
-        stop: whether a signal has asked for the end.
-        start: how far the run had come before.
-        saved: the checkpoint of `start`; None at the beginning of the run.
-        log: in the first process.
-        trackers: other receivers of the numbers.
-        on_step: called with the numbers of each step, in the first process.
-        skipped: number of images that could not be read.
-        best: the best score so far, where `loop.best` names one.
-        loss: of the last step.
+        processes: rank and number of the training processes.
+        stop: records a signal to stop.
+        start: progress before this call.
+        saved: checkpoint of `start`; None for a new run.
+        log: `log.jsonl`, in the first process.
+        trackers: other receivers of the metrics.
+        on_step: called with the metrics of each step, in the first process.
+        skipped: number of unreadable images.
+        best: best score so far, if `loop.best` names one.
+        loss: loss of the last step.
     """
 
     pipeline: Pipeline
@@ -79,22 +79,22 @@ class Run:
 
 
 def run_phase(run: Run, phase: Phase) -> None:
-    """Make the steps of a phase that are left.
+    """Run the remaining steps of a phase.
 
     Args:
-        run: its log, counts and checkpoints change.
-        phase: which one; the run's first goes on at `run.start`.
+        run: the run; its log, counters and checkpoints change.
+        phase: phase to run; the phase of `run.start` continues after the step of `run.start`.
 
     Raises:
         DataError, NonFiniteError, TrainingError, TrainingInterrupted: see `clouds.train`.
     """
-    state = _start(run, phase)
-    going_on = phase == run.start.phase
-    stream = _stream(run, phase, state, run.start.step if going_on else 0)
+    state = _initial_state(run, phase)
+    continuing = phase == run.start.phase
+    stream = _open_stream(run, phase, state, run.start.step if continuing else 0)
     modules = (run.pipeline.backbone, run.pipeline.head)
     for module in modules:
         module.train()
-    if going_on and run.saved is not None:
+    if continuing and run.saved is not None:
         restore_state(state, run.start, run.saved, folder=run.folder)
     else:
         _save(run, state, phase)
@@ -103,15 +103,15 @@ def run_phase(run: Run, phase: Phase) -> None:
             _make_step(run, state, phase, stream)
     except TrainingInterrupted:
         raise
-    except Exception as error:  # whatever a component raises must not cost what was learnt
-        raise _explained(run, state, phase, error) from error
+    except Exception as error:  # no error of a component may cost the trained weights
+        raise _error_with_remedy(run, state, phase, error) from error
     for module in modules:
         module.eval()
 
 
 def _make_step(run: Run, state: State, phase: Phase, stream: Iterator[list[Sample]]) -> None:
     before = time.perf_counter()
-    samples = _next(run, state, phase, stream)
+    samples = _next_batch(run, state, phase, stream)
     with undisturbed():
         lr = state.optimizer.param_groups[0]["lr"]
         seed_global_generators(state)
@@ -119,39 +119,39 @@ def _make_step(run: Run, state: State, phase: Phase, stream: Iterator[list[Sampl
         numbers |= {
             "lr": lr,
             "images_per_second": run.config(phase).batch_size / (time.perf_counter() - before),
-            "memory_gib": _memory(run.pipeline.device),
+            "memory_gib": _peak_memory_gib(run.pipeline.device),
             "skipped": float(run.skipped),
         }
         _after_step(run, state, phase, numbers)
 
 
-def _explained(run: Run, state: State, phase: Phase, error: Exception) -> CloudsError:
-    """Write a checkpoint of the last good step; what to raise then says so, with the way on."""
+def _error_with_remedy(run: Run, state: State, phase: Phase, error: Exception) -> CloudsError:
+    """Write a checkpoint of the last good step; return the error to raise, which says how to resume."""
     try:
         with undisturbed():
             _save(run, state, phase)
     except CloudsError:
-        there = "the checkpoint before is kept"
+        saved = "the previous checkpoint is kept"
     else:
-        there = f"there is a checkpoint of step {state.step}"
-    way_on = f"{there}; go on with: clouds train --resume {run.folder}"
+        saved = f"there is a checkpoint of step {state.step}"
+    remedy = f"{saved}; resume with: clouds train --resume {run.folder}"
     for kind in (DataError, NonFiniteError, TrainingError):
         if type(error) is kind:
-            return kind(f"{error}; {way_on}")
+            return kind(f"{error}; {remedy}")
     if isinstance(error, CloudsError):
         return error
     reason = " ".join(f"{type(error).__name__}: {error}".split())
-    return TrainingError(f"{reason} (after step {state.step} of {phase}); {there}; {_remedy(error, run.folder)}")
+    return TrainingError(f"{reason} (after step {state.step} of {phase}); {saved}; {_remedy(error, run.folder)}")
 
 
 def _remedy(error: Exception, folder: Path) -> str:
     text, command = str(error).lower(), f"clouds train --resume {folder}"
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "out of memory" in text:
-        return f"a batch in more parts needs less memory: {command} --set loop.accumulate=2"
-    return f"CLOUDS_TRACEBACK=1 shows where it came from; go on with: {command}"
+        return f"splitting a batch into more parts needs less memory: {command} --set loop.accumulate=2"
+    return f"CLOUDS_TRACEBACK=1 shows the traceback; resume with: {command}"
 
 
-def _start(run: Run, phase: Phase) -> State:
+def _initial_state(run: Run, phase: Phase) -> State:
     recipe, pipeline, config = run.recipe, run.pipeline, run.recipe.teacher
     taught = phase == "joint" and bool(run.pictures)
     learner = Learner(pipeline, channels_last=recipe.loop.channels_last)
@@ -170,7 +170,7 @@ def _start(run: Run, phase: Phase) -> State:
     )
 
 
-def _stream(run: Run, phase: Phase, state: State, start: int) -> Iterator[list[Sample]]:
+def _open_stream(run: Run, phase: Phase, state: State, start: int) -> Iterator[list[Sample]]:
     data, config = run.recipe.data, run.config(phase)
     pictures = run.pictures if phase == "joint" else ()
     reader = SampleReader(run.sources, pictures, data.augmentation(), seed=state.seed, on_error=data.on_error)
@@ -186,12 +186,12 @@ def _stream(run: Run, phase: Phase, state: State, start: int) -> Iterator[list[S
     )
 
 
-def _next(run: Run, state: State, phase: Phase, stream: Iterator[list[Sample]]) -> list[Sample]:
-    """The next batch. The processes agree on whether to go on, so that all of them stop after the same step."""
+def _next_batch(run: Run, state: State, phase: Phase, stream: Iterator[list[Sample]]) -> list[Sample]:
+    """The next batch. The processes agree on whether to continue, so that all stop after the same step."""
     samples, error = list[Sample](), None
     try:
         samples = next(stream)
-    except Exception as found:  # noqa: BLE001 - it is raised below, when the other processes know
+    except Exception as found:  # noqa: BLE001 - raised below, after the other processes know
         error = found
     messages = [message for sample in samples for message in sample.skipped]
     for message in messages:
@@ -202,12 +202,12 @@ def _next(run: Run, state: State, phase: Phase, stream: Iterator[list[Sample]]) 
     if error:
         raise error
     if errors:
-        raise DataError("another process met an image that cannot be read; see its message")
+        raise DataError("another process found an unreadable image; see its message")
     if stopped:
         _save(run, state, phase)
         raise TrainingInterrupted(
             f"{run.stop.name or 'a signal to another process'}: stopped after step {state.step} of {phase}; "
-            f"go on with: clouds train --resume {run.folder}"
+            f"resume with: clouds train --resume {run.folder}"
         )
     return samples
 
@@ -217,7 +217,7 @@ def _after_step(run: Run, state: State, phase: Phase, numbers: dict[str, float])
     run.loss = numbers["loss"]
     try:
         _evaluate(run, state.step, numbers)
-    finally:  # the step was made, whatever became of its evaluation
+    finally:  # log the step even if its evaluation fails
         if run.log is not None:
             run.log.log(phase, state.step, numbers)
             run.trackers.log(phase, state.step, numbers)
@@ -228,13 +228,13 @@ def _after_step(run: Run, state: State, phase: Phase, numbers: dict[str, float])
 
 
 def _evaluate(run: Run, step: int, numbers: dict[str, float]) -> None:
-    """Every so often, add the mean IoU to the numbers, and keep the pipeline if it is the best so far."""
+    """Every `loop.evaluate_every` steps, add the mIoU to the numbers and save the pipeline if it is the best so far."""
     settings = run.recipe.loop
     if not settings.evaluate_every or step % settings.evaluate_every or not run.recipe.data.evaluation:
         return
     run.pipeline.trained = True
     score = evaluate(run.pipeline, run.recipe.data.evaluation).miou
-    if score is None:  # nothing was labelled, so nothing is known
+    if score is None:  # no pixel was labelled
         return
     numbers["miou"] = score
     if settings.best and (run.best is None or score > run.best):
@@ -256,8 +256,8 @@ def _save(run: Run, state: State, phase: Phase) -> None:
     save_checkpoint(run.folder, state, progress, keep=run.recipe.loop.keep)
 
 
-def _memory(device: torch.device) -> float:
-    """Most memory in use so far, in GiB: of the GPU, or of this process."""
+def _peak_memory_gib(device: torch.device) -> float:
+    """Peak memory so far, in GiB: of the GPU, or of this process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / _GIB
     return peak_memory() / _GIB

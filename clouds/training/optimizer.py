@@ -16,9 +16,9 @@ _NO_DECAY = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.InstanceNorm2d, *_BATCH_
 
 
 def build_optimizer(modules: Iterable[nn.Module], config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW over trainable parameters; norms and embeddings are not decayed, biases are (as published).
+    """AdamW over trainable parameters; norms and embeddings have no weight decay, biases have (as published).
 
-    A parameter that several modules share is trained once, and not decayed if one of them is a norm or an embedding.
+    A shared parameter is trained once, without weight decay if any of its modules is a norm or an embedding.
     """
     decay: dict[nn.Parameter, bool] = {}
     for module in modules:

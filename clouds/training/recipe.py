@@ -27,20 +27,20 @@ MANY = 10**9  # more steps, or images in a batch, than any run has
 
 @frozen(kw_only=True)
 class DataConfig:
-    """What is trained on, and how it is cropped.
+    """The training data and its augmentation.
 
     Attributes:
-        root: folder below which relative paths of `source`, `generated` and `evaluation` lie; empty leaves them alone.
+        root: base folder of relative paths in `source`, `generated` and `evaluation`; empty leaves them unchanged.
         source: SPECs of labelled datasets.
-        source_factors: repeats per epoch of an image of each source; empty means 1 for all.
+        source_factors: how often an epoch repeats each image, per source; empty means 1 for all.
         generated: folder of a generated dataset, or empty.
-        generated_factor: repeats per epoch of a generated image.
+        generated_factor: how often an epoch repeats each generated image.
         crop: (height, width) in pixels, multiples of 32.
-        scale, flip, distortion, randomize, crop_offsets, label_resize, distort_padding: how views are made, see
+        scale, flip, distortion, randomize, crop_offsets, label_resize, distort_padding: see
             `clouds.data.transforms.Augmentation`.
-        workers: processes that read images, for each training process; 0 reads in the training process.
-        on_error: "stop" ends the run at an image that cannot be read, "skip" takes the set's next one in its place.
-        evaluation: SPECs of labelled datasets for evaluations during training.
+        workers: data loader processes per training process; 0 reads images in the training process.
+        on_error: at an unreadable image, "stop" ends the run and "skip" uses the next image of the dataset.
+        evaluation: SPECs of labelled datasets to evaluate on during training.
     """
 
     root: str = ""
@@ -72,18 +72,18 @@ class DataConfig:
             raise ConfigError(f"data.scale is {list(self.scale)}; expected low <= high")
 
     def augmentation(self) -> Augmentation:
-        """How training views are made."""
+        """The settings of the training views."""
         return Augmentation(**{one.name: getattr(self, one.name) for one in fields(Augmentation)})
 
     def located(self) -> DataConfig:
-        """The same with paths below `root`, absolute ones as they are; done twice it changes nothing more.
+        """Resolve relative paths against `root`; applying it twice changes nothing more.
 
         Raises:
-            ConfigError: a spec is wrong.
+            ConfigError: a SPEC is malformed.
         """
         if not self.root:
             return self
-        root = without_tilde(self.root).absolute()  # links below it may lead anywhere, as those to data sets do
+        root = without_tilde(self.root).absolute()  # not resolved: links to datasets may point anywhere
         source, evaluation = (
             tuple(str(evolve(spec, path=root / spec.path)) for spec in map(parse_spec, specs))
             for specs in (self.source, self.evaluation)
@@ -104,7 +104,7 @@ class OptimizerConfig:
 
 @frozen(kw_only=True)
 class PhaseConfig:
-    """One phase of training: optimizer steps, and images per step, of all processes together."""
+    """One training phase: the number of optimizer steps, and images per step over all processes."""
 
     steps: int = field(validator=within(0, MANY))
     batch_size: int = field(validator=within(1, MANY))
@@ -117,7 +117,7 @@ class TeacherConfig:
     Attributes:
         decay: teacher = decay x teacher + (1 - decay) x student.
         every: steps between updates.
-        confidence: a pixel whose best class has less than this share of the scores gets no pseudo-label; 0 labels
+        confidence: minimum share of the scores that a pixel's best class needs, else the pixel is ignored; 0 labels
             every pixel, as published.
     """
 
@@ -128,17 +128,17 @@ class TeacherConfig:
 
 @frozen(kw_only=True)
 class LoopConfig:
-    """How the loop runs. But for rounding, nothing here changes what is learnt.
+    """Settings of the loop. None changes the training result, except by rounding.
 
     Attributes:
-        accumulate: parts of a process's share of a batch, whose gradients are added up; more parts need less memory.
-        channels_last: keep the weights of convolutions with the channels last in memory; faster on some processors.
+        accumulate: gradient accumulation: parts into which each process splits its share of a batch, to save memory.
+        channels_last: use the channels-last memory format for convolutions; faster on some processors.
         checkpoint_every: steps between checkpoints, so the most that a kill can cost.
-        keep: checkpoints that are kept. The newest is `checkpoint.pt`, from which a run goes on. With 2 or more each is
-            `checkpoint-PHASE-STEP.pt`, too; to go on from one of them, copy it to `checkpoint.pt`.
-        evaluate_every: steps between evaluations on `data.evaluation`; 0 makes none.
-        best: "miou" keeps the pipeline of the best evaluation so far in `best/`; empty keeps none.
-        trackers: where the numbers of each step go beside `log.jsonl`, e.g. "tensorboard", "wandb".
+        keep: number of checkpoints to keep. A run resumes from the newest, `checkpoint.pt`. With 2 or more, each is
+            also `checkpoint-PHASE-STEP.pt`; to resume from an earlier one, copy it to `checkpoint.pt`.
+        evaluate_every: steps between evaluations on `data.evaluation`; 0 disables them.
+        best: "miou" saves the pipeline with the best mIoU so far in `best/`; empty saves none.
+        trackers: receivers of each step's metrics besides `log.jsonl`, e.g. "tensorboard", "wandb".
     """
 
     accumulate: int = field(default=1, validator=within(1, MANY))
@@ -151,14 +151,14 @@ class LoopConfig:
 
     def __attrs_post_init__(self) -> None:
         if self.best and not self.evaluate_every:
-            raise ConfigError(f"loop.best is {self.best!r}, but nothing is evaluated; set loop.evaluate_every, too")
+            raise ConfigError(f"loop.best is {self.best!r}, but evaluation is off; also set loop.evaluate_every")
 
 
 @frozen(kw_only=True)
 class Recipe:
-    """Everything that a training run needs. `model` holds arguments of `clouds.compose`.
+    """All settings of a training run; `model` holds arguments of `clouds.compose`.
 
-    Each number's range stands in its field; a value outside of it is a `ConfigError` when the record is made.
+    Each field validates its range; a value outside it raises `ConfigError`.
     """
 
     model: dict[str, Any] = field(factory=dict)
@@ -175,11 +175,11 @@ class Recipe:
         return asdict(self)
 
     def to_toml(self) -> str:
-        """The recipe as a file that `load_recipe` reads: every value, nothing left to a default."""
+        """The recipe as TOML text for `load_recipe`, with every value written out."""
         return to_toml(self.to_dict())
 
 
-# Settings that can change when a run resumes: no step already made depends on them. `loop.accumulate` changes rounding.
+# Settings that may change when a run resumes: past steps do not depend on them. `loop.accumulate` changes rounding.
 CHANGEABLE = (
     *("data.workers", "data.on_error", "data.evaluation", "model.device", "loop.accumulate", "loop.checkpoint_every"),
     *("loop.keep", "loop.evaluate_every", "loop.best", "loop.trackers"),
@@ -187,22 +187,22 @@ CHANGEABLE = (
 
 
 def changed(recipe: Recipe, overrides: Overrides) -> Recipe:
-    """The recipe of a run that goes on, with other values; see `load_recipe`.
+    """Apply overrides to the recipe of a run that resumes; see `load_recipe`.
 
     Raises:
-        ConfigError: a value is wrong, or its key is none of `CHANGEABLE`.
+        ConfigError: a value is invalid, or its key is not in `CHANGEABLE`.
     """
     fixed = [key for path, _ in _pathed(overrides) if (key := ".".join(path)) not in CHANGEABLE]
     if fixed:
         raise ConfigError(
-            f"{', '.join(fixed)} cannot change while a run goes on, because steps that were made depend on it; what "
+            f"{', '.join(fixed)} cannot change when a run resumes, because past steps depend on it; settings that "
             f"can: {', '.join(CHANGEABLE)}"
         )
     return with_values(recipe, overrides)
 
 
 def with_values(recipe: Recipe, overrides: Overrides) -> Recipe:
-    """A recipe with other values; see `load_recipe`. Raises `ConfigError` when one is wrong."""
+    """Apply overrides to a recipe; see `load_recipe`. Raises `ConfigError` for an invalid value."""
     if not overrides:
         return recipe
     return _settle(
@@ -211,7 +211,7 @@ def with_values(recipe: Recipe, overrides: Overrides) -> Recipe:
 
 
 def _settle(recipe: Recipe) -> Recipe:
-    """The recipe with whole paths, and with the classes that a file holds, so that it needs no other place or file."""
+    """Make the recipe self-contained: absolute paths, and the classes of a label file in place of its name."""
     model = recipe.model | ({"labels": label_document(recipe.model["labels"])} if "labels" in recipe.model else {})
     return evolve(recipe, data=recipe.data.located(), model=model)
 
@@ -224,22 +224,22 @@ def recipe_names() -> list[str]:
 
 
 def load_recipe(name: str | Path, overrides: Overrides = ()) -> Recipe:
-    """Load a recipe by name, or from a TOML file, and lay `a.b=value` assignments, or values by `a.b`, over it.
+    """Load a recipe by name or from a TOML file, and apply overrides: `a.b=value` texts, or a mapping of `a.b`.
 
-    Keys of `model` may stand alone: `refiner=sam-vit-h` is `model.refiner=sam-vit-h`.
+    Keys of `model` need no prefix: `refiner=sam-vit-h` is `model.refiner=sam-vit-h`.
 
     Raises:
-        ConfigError: no such recipe (with the nearest name), or a wrong key or value (with its path).
+        ConfigError: the recipe is unknown (names the nearest), or a key or value is invalid (names its path).
     """
     document = set_values(_resolve(name), _pathed(overrides))
     data = document.get("data")
     if isinstance(data, dict) and isinstance(data.get("source"), str):
-        data["source"] = [data["source"]]  # one SPEC may be given without brackets
+        data["source"] = [data["source"]]  # a single SPEC needs no brackets
     return _settle(structure(document, Recipe, source=f"recipe {name}"))
 
 
 def _pathed(overrides: Overrides) -> list[tuple[list[str], Any]]:
-    """Values by the whole path of their key."""
+    """Override values with the full path of their key."""
     if isinstance(overrides, Mapping):
         found = [(key.split("."), value) for key, value in overrides.items()]
     else:
@@ -248,7 +248,7 @@ def _pathed(overrides: Overrides) -> list[tuple[list[str], Any]]:
 
 
 def _resolve(name: str | Path, extending: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The document of a recipe with everything that it extends below it; `extending` are the recipes above it."""
+    """Read a recipe and merge it over the one it extends; `extending` names the recipes that led here."""
     chain = (*extending, str(name))
     if str(name) in extending:
         raise ConfigError(f"recipe {name} extends itself: {' -> '.join(chain)}; remove one `extends`")

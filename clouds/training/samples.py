@@ -1,4 +1,4 @@
-"""Batches for training: labelled source images and generated ones, mixed; randomness is keyed by the sample."""
+"""Training batches that mix labelled source images and generated images; randomness is keyed by sample."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
+from clouds.core.contract.tensors import image_tensor
 from clouds.core.system.errors import DataError, TrainingError
 from clouds.core.system.images import read_image
 from clouds.core.system.processes import Processes
@@ -31,12 +32,12 @@ class Sample:
     """One training image.
 
     Attributes:
-        image: what the student sees.
+        image: the student's view, RGB.
         label_map: train ids of a source image; None for a generated one.
-        clean: what the teacher sees of a generated image; None for a source image.
-        position: number of the sample in the phase; it keys every random choice about it.
-        name: of its image file, for messages.
-        skipped: what was wrong with the images whose place it took.
+        clean: the teacher's view of a generated image; None for a source image.
+        position: index of the sample in the phase; it keys all of its random choices.
+        name: image file, for messages.
+        skipped: errors of the unreadable images that this sample replaces.
     """
 
     image: UInt8[Tensor, "3 h w"]
@@ -48,15 +49,15 @@ class Sample:
 
 
 class SampleReader(TorchDataset["Sample | DataError"]):
-    """Reads and transforms samples, addressed by (set, index, position); the generated set comes after the sources.
+    """Reads and augments samples, addressed by (dataset, index, position); the generated set follows the sources.
 
     Args:
         sources: labelled datasets.
         generated: generated images.
-        settings: how views are made.
-        seed: of all views.
-        on_error: what an image that cannot be read gives: "stop" the error, as a value, so that it comes whole out of
-            a reading process; "skip" the set's next image that can be read.
+        settings: augmentation of the views.
+        seed: seed of all views.
+        on_error: for an unreadable image, "stop" returns the error as a value (it must survive the worker process);
+            "skip" returns the dataset's next readable image.
     """
 
     def __init__(
@@ -86,22 +87,22 @@ class SampleReader(TorchDataset["Sample | DataError"]):
             else:
                 return evolve(sample, skipped=tuple(skipped))
         if self.on_error == "skip":
-            return DataError(f"no image of the set can be read: {skipped[0]}")
-        return DataError(f"{skipped[0]}; to train without such images, set data.on_error=skip")
+            return DataError(f"no image of the dataset can be read: {skipped[0]}")
+        return DataError(f"{skipped[0]}; to skip unreadable images, set data.on_error=skip")
 
     def read(self, which: int, index: int, position: int) -> Sample:
-        """One sample. Raises `DataError` naming the file when it cannot be read."""
+        """Read one sample. Raises `DataError` naming the file when it cannot be read."""
         rng = np.random.default_rng([self.seed, position])
         if which < len(self.sources):
             image, labels = self.sources[which].read(index)
             image, labels = augment(image, labels, rng, self.settings)
             name = str(self.sources[which].items[index].image)
             return Sample(
-                image=_tensor(image), label_map=torch.from_numpy(labels), clean=None, position=position, name=name
+                image=image_tensor(image), label_map=torch.from_numpy(labels), clean=None, position=position, name=name
             )
         path = self.generated[index]
-        clean, distorted = generated_views(read_image(path), rng, self.settings)
-        return Sample(image=_tensor(distorted), label_map=None, clean=_tensor(clean), position=position, name=str(path))
+        clean, distorted = map(image_tensor, generated_views(read_image(path), rng, self.settings))
+        return Sample(image=distorted, label_map=None, clean=clean, position=position, name=str(path))
 
 
 def batches(
@@ -116,27 +117,27 @@ def batches(
 ) -> Iterator[list[Sample]]:
     """Yield this process's share of the batches `start` to `steps`.
 
-    The stream depends on the reader's seed alone, neither on the number of workers nor on that of processes: each takes
-    its share of one global order, and position keys what is drawn.
+    The global order depends only on the reader's seed, not on the number of workers or processes. A sample's position
+    keys its random choices.
 
     Args:
-        reader: where samples come from.
-        factors: repeats per epoch of an image of each set, generated images last.
-        batch_size: images per batch, of all processes.
+        reader: source of the samples.
+        factors: how often an epoch repeats each image, per dataset; the generated set is last.
+        batch_size: images per batch, over all processes.
         steps: number of batches of the whole stream.
-        workers: reading processes.
-        start: batches of the stream to leave out.
-        processes: which of several processes this is.
+        workers: data loader processes.
+        start: number of batches to skip.
+        processes: rank and number of the training processes.
 
     Raises:
-        DataError: a set is empty, no image has a factor above 0, or an image cannot be read.
-        TrainingError: a reading process ended.
+        DataError: a dataset is empty, no image has a factor above 0, or an image cannot be read.
+        TrainingError: a data loader process died.
     """
     lengths = [len(source) for source in reader.sources]
     if reader.generated:
         lengths.append(len(reader.generated))
     if sum(length * factor for length, factor in zip(lengths, factors, strict=True)) <= 0:
-        raise DataError(f"nothing to train on: sets of {lengths} images with factors {list(factors)}")
+        raise DataError(f"nothing to train on: datasets of {lengths} images with factors {list(factors)}")
     stream = endless(lengths, factors, seed=reader.seed)
     keys = ((which, index, position) for _, which, index, position in islice(stream, start * batch_size, None))
     loader: DataLoader[Any] = DataLoader(
@@ -145,29 +146,29 @@ def batches(
         num_workers=workers,
         collate_fn=list,
         worker_init_fn=ignore_signals,
-        generator=torch.Generator(),  # it would draw from the global one otherwise, which a resumed run must not
+        generator=torch.Generator(),  # the default draws from the global generator, which would break exact resume
     )
-    for batch in _whole(loader):
+    for batch in _checked(loader):
         for sample in batch:
             if isinstance(sample, DataError):
                 raise sample
         yield batch
 
 
-def _whole(loader: DataLoader[Any]) -> Iterator[Any]:
-    """The batches of a loader; one of its processes that ends before it is an error of its own."""
+def _checked(loader: DataLoader[Any]) -> Iterator[Any]:
+    """Yield the loader's batches; raise `TrainingError` when one of its processes dies."""
     batches = iter(loader)
     while True:
         try:
             batch = next(batches)
         except StopIteration:
             return
-        except (ConnectionError, EOFError, RuntimeError) as error:  # what is left of its pipes, or what torch says
+        except (ConnectionError, EOFError, RuntimeError) as error:  # from its broken pipe, or from torch
             if type(error) is RuntimeError and not str(error).startswith("DataLoader worker (pid"):
                 raise
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise TrainingError(
-                f"a reading process ended ({reason}): memory or /dev/shm may be too small for "
+                f"a data loader process died ({reason}): memory or /dev/shm may be too small for "
                 f"{loader.num_workers} of them; --set data.workers=0 reads in the training process"
             ) from error
         yield batch
@@ -184,7 +185,3 @@ class _Shares(Sampler[list[tuple[int, int, int]]]):
     def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
         for _ in range(self._batches):
             yield list(self._processes.share(list(islice(self._keys, self._size))))
-
-
-def _tensor(pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[Tensor, "3 h w"]:
-    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))

@@ -1,13 +1,13 @@
-"""One optimizer step, as plain functions over a state.
+"""One optimizer step, as functions over a `State`.
 
 Benigmim et al., "Collaborating Foundation Models for Domain Generalized Semantic Segmentation", CVPR 2024, section 3:
 the teacher labels the clean view of a generated image, the refiner improves the label map, and the student learns it
 on a distorted view, with the same loss as for source images.
 
-The images of a step are split over processes, and on each of them over parts whose gradients are added up
-(`State.accumulate`). The loss is that of the whole batch: each part's terms are weighted by its share of what they are
-means over. Mask losses are so divided by the number of targets of all processes, as published; the published code
-leaves the class term to each process.
+A step splits its images over processes, and each process splits its share into `State.accumulate` parts whose gradients
+are added up. The result is the loss of the whole batch: each part's terms are weighted by its share of the items that
+the term averages over. Mask losses are thus divided by the number of targets of all processes, as published. The class
+term is, too, while the published code normalizes it per process.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ from clouds.training.teacher import Teacher
 
 @define(kw_only=True)
 class State:
-    """What a step reads and changes.
+    """Training state of one phase, which a step reads and changes.
 
     Attributes:
         pipeline: the student, with the refiner.
-        optimizer, schedule: of the student's trainable parameters.
-        config: for the gradient's clipping.
-        seed: of every random choice that belongs to a step.
-        teacher_config: how often the teacher is updated.
-        teacher: None while there are no generated images.
-        processes: which of several processes this is.
-        learner: the student's loss, shared by the processes.
-        accumulate: parts of this process's share of a batch.
-        step: number of the next step.
-        taught: the step for which the teacher was updated last; a step that is repeated does not update it again.
+        optimizer, schedule: for the student's trainable parameters.
+        config: its `clip_norm` clips the gradient.
+        seed: seed of all random choices in a step.
+        teacher_config: update interval of the teacher.
+        teacher: the EMA teacher; None without generated images.
+        processes: rank and number of the training processes.
+        learner: the student's loss; distributed over the processes.
+        accumulate: number of parts of this process's share of a batch.
+        step: index of the next step.
+        taught: step of the last teacher update, so that a repeated step does not update it again.
     """
 
     pipeline: Pipeline
@@ -67,16 +67,16 @@ class State:
 
 
 def train_step(state: State, samples: Sequence[Sample]) -> dict[str, float]:
-    """Carry out one optimizer step on a mixed batch; returns the loss, its terms, and the gradient's norm.
+    """Run one optimizer step on a mixed batch; return the loss, its terms, and the gradient norm.
 
-    The teacher is updated before the step, from the student as the step before left it (as published).
+    The teacher is updated before the step, from the student after the previous step (as published).
 
     Args:
-        state: what is trained.
+        state: training state.
         samples: this process's share of the batch, at least `state.accumulate` images.
 
     Raises:
-        NonFiniteError: the loss or its gradient is not finite; weights and buffers are left as they were.
+        NonFiniteError: the loss or its gradient is not finite; weights and buffers are unchanged.
     """
     if state.teacher is not None and state.step % state.teacher_config.every == 0 and state.taught != state.step:
         state.teacher.update()
@@ -92,7 +92,7 @@ def train_step(state: State, samples: Sequence[Sample]) -> dict[str, float]:
 
 
 def _gradients(state: State, samples: Sequence[Sample]) -> tuple[dict[str, Tensor], Tensor]:
-    """Leave the batch's clipped gradient in the parameters; returns the loss terms and the gradient's norm."""
+    """Put the batch's clipped gradient into the parameters; return the loss terms and the gradient norm."""
     parts = [samples[index :: state.accumulate] for index in range(state.accumulate)]
     targets = [_targets(state, part) for part in parts]
     weights = _part_weights(state, targets)
@@ -130,7 +130,7 @@ def pseudo_targets(state: State, generated: Sequence[Sample]) -> dict[int, Targe
 
 
 def _targets(state: State, samples: Sequence[Sample]) -> list[Targets]:
-    """Of labelled and generated images, in the order of the samples, on the pipeline's device."""
+    """Targets of labelled and generated images, in the order of the samples, on the pipeline's device."""
     pseudo = pseudo_targets(state, [sample for sample in samples if sample.clean is not None])
     found = [
         pseudo[sample.position] if sample.label_map is None else Targets.from_label_map(sample.label_map)
@@ -140,8 +140,10 @@ def _targets(state: State, samples: Sequence[Sample]) -> list[Targets]:
 
 
 def _part_weights(state: State, targets: Sequence[Sequence[Targets]]) -> list[dict[str, float]]:
-    """Per part: the factor of each term (that of unnamed ones as ""), such that the mean over processes of the sum
-    over parts is the loss of the whole batch."""
+    """Factors of the loss terms, per part; key "" is for terms without a count.
+
+    With them, the mean over processes of the sum over parts is the loss of the whole batch.
+    """
     if state.processes.world * len(targets) == 1:
         return [{"": 1.0}]
     counts = [{"": float(len(part)), **state.pipeline.head.loss_counts(part)} for part in targets]
@@ -171,14 +173,14 @@ def _part_terms(
 
 
 def _stop_together(state: State, fault: str) -> None:
-    """All processes stop where one has a fault; the others would wait for its gradients for ever."""
+    """Stop all processes when one has a fault; the others would wait forever for its gradients."""
     faults = state.processes.sum(torch.tensor(int(bool(fault))))
     if faults:
         raise NonFiniteError(f"step {state.step}: {fault or 'the loss of another process is not finite'}")
 
 
 def _averaging(learner: nn.Module, *, last: bool) -> AbstractContextManager[None]:
-    """Gradients are averaged over the processes once per step, with those of the last part."""
+    """Synchronize gradients over the processes only once per step, at the last part."""
     return learner.no_sync() if isinstance(learner, DistributedDataParallel) and not last else nullcontext()
 
 
@@ -187,9 +189,9 @@ def _names(samples: Sequence[Sample]) -> str:
 
 
 def seed_global_generators(state: State) -> None:
-    """Seed those of torch, numpy and Python by seed, step and process, for the step that follows.
+    """Seed the global generators of torch, numpy and Python from seed, step and process.
 
-    Dropout, stochastic depth and plugins draw from them; so a step draws the same when it is repeated.
+    Dropout, stochastic depth and plugins draw from them; a repeated step then draws the same values.
     """
     seed = _key(state.seed, state.step, state.processes.rank)
     torch.manual_seed(seed)
@@ -199,9 +201,9 @@ def seed_global_generators(state: State) -> None:
 
 @contextmanager
 def _buffers_kept(*modules: nn.Module) -> Iterator[None]:
-    """Bring buffers back when the block fails: a forward pass changes running values of batch norms.
+    """Restore buffers when the block fails, since a forward pass updates running statistics of batch norms.
 
-    Modules in eval mode change nothing.
+    Modules in eval mode do not change theirs.
     """
     training = [part for module in modules for part in module.modules() if part.training]
     buffers = [buffer for part in training for buffer in part.buffers(recurse=False)]
@@ -215,5 +217,5 @@ def _buffers_kept(*modules: nn.Module) -> Iterator[None]:
 
 
 def _key(*numbers: int) -> int:
-    """One 63-bit seed from some numbers, without the correlation of neighbouring seeds."""
+    """Hash numbers into one 63-bit seed, so that neighbouring seeds are uncorrelated."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)

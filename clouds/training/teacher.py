@@ -1,4 +1,4 @@
-"""The EMA teacher: a copy of what is trained, outside the student."""
+"""The EMA teacher: a copy of the student's trained modules."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _Module = TypeVar("_Module", bound=nn.Module)
 
 
 class Teacher:
-    """Exponential moving average of every trainable parameter of a pipeline.
+    """Exponential moving average of all trainable parameters of a pipeline.
 
-    A frozen backbone is shared with the student; a trainable one is part of the teacher.
+    A frozen backbone is shared with the student; a trainable one is copied.
 
     Args:
-        student: the pipeline that is trained.
+        student: the pipeline to train.
         decay: weight of the teacher's own parameters in an update, 0..1.
-        confidence: share of the scores that a pixel's best class must have, else the pixel is not labelled.
+        confidence: minimum share of the scores that a pixel's best class needs, else the pixel is ignored.
     """
 
     def __init__(self, student: Pipeline, *, decay: float, confidence: float = 0.0) -> None:
@@ -49,19 +49,19 @@ class Teacher:
 
     @torch.no_grad()
     def update(self) -> None:
-        """teacher = decay x teacher + (1 - decay) x student, for parameters; buffers are taken over."""
+        """teacher = decay x teacher + (1 - decay) x student, for parameters; buffers are copied."""
         shared = self.backbone is self._student.backbone
         own, student = (
             nn.ModuleList([one.head] if shared else [one.head, one.backbone]) for one in (self, self._student)
         )
-        # a few launches for all parameters, not one for each
+        # a few kernel launches for all parameters, instead of one each
         get_ema_multi_avg_fn(self.decay)(list(own.parameters()), list(student.parameters()), 0)
         for buffer, now in zip(own.buffers(), student.buffers(), strict=True):
             buffer.copy_(now)
 
     @torch.no_grad()
     def label_maps(self, images: list[UInt8[Tensor, "3 h w"]]) -> list[UInt8[Tensor, "h w"]]:
-        """Label maps of clean views: the class of the highest score, 255 where it is not confident."""
+        """Label maps of clean views: the class with the highest score, 255 where it is below the confidence."""
         classifier = self._student.classifier
         if classifier is not None and isinstance(self.backbone, MaskPooler):
             classifier = evolve(classifier, pooler=self.backbone)

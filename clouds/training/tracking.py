@@ -1,4 +1,4 @@
-"""Where the numbers of each step go: always `log.jsonl`, and what plugins offer (hook `clouds_trackers`)."""
+"""Receivers of each step's metrics: `log.jsonl` always, and trackers from plugins (hook `clouds_trackers`)."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ Numbers = Mapping[str, float]
 
 @runtime_checkable
 class Tracker(Protocol):
-    """Takes the numbers of a run. Its factory is called with the run's folder and its recipe as plain values."""
+    """Receives the metrics of a run. Its factory is called with the run's folder and its recipe as plain values."""
 
     def log(self, phase: str, step: int, numbers: Numbers) -> None:
-        """Note the numbers of a step; steps count from 1 in each phase."""
+        """Log the metrics of a step; steps count from 1 in each phase."""
         ...
 
     def close(self) -> None:
-        """Called once, at the end of the run, however it ends."""
+        """Called once when the run ends, even by an error."""
         ...
 
 
 @final
 class JsonLines:
-    """One JSON object per step and line, written at once, so that the file can be watched.
+    """Writes one JSON line per step, unbuffered, so that the file can be watched.
 
     Args:
         path: the file.
-        size: bytes of it to keep, from an earlier part of the run. Of a file that is shorter its whole lines are kept.
+        size: bytes to keep from an earlier part of the run; of a shorter file, its complete lines are kept.
     """
 
     def __init__(self, path: Path, *, size: int = 0) -> None:
@@ -46,7 +46,7 @@ class JsonLines:
         self._stream = open(target_in(path.parent, path.name), "ab", buffering=0)  # noqa: SIM115 - open for the whole run
         there = self._stream.tell()
         if there < size:
-            warnings.warn(f"{path} has {there} bytes; the checkpoint says {size}: lines of it are lost", stacklevel=2)
+            warnings.warn(f"{path} has {there} bytes; the checkpoint says {size}: some lines are lost", stacklevel=2)
             size = path.read_bytes().rfind(b"\n") + 1
         self._stream.truncate(size)
 
@@ -57,15 +57,15 @@ class JsonLines:
             while line:
                 line = line[self._stream.write(line) :]
         except OSError as error:
-            with suppress(OSError):  # half a line would stand in the middle of the log of the run that goes on
+            with suppress(OSError):  # a partial line would corrupt the log of the resumed run
                 self._stream.truncate(before)
                 self._stream.seek(before)
             raise DataError(
-                f"{self._path}: step {step} of {phase} cannot be written: {error}; make room, and go on with resume"
+                f"{self._path}: step {step} of {phase} cannot be written: {error}; free disk space, and resume"
             ) from error
 
     def size(self) -> int:
-        """Bytes so far."""
+        """Bytes written so far."""
         return self._stream.tell()
 
     def close(self) -> None:
@@ -74,41 +74,41 @@ class JsonLines:
 
 @final
 class Trackers:
-    """Trackers whose faults never end a run: one that fails is warned of, and then left out.
+    """Trackers whose errors never end a run: one that fails causes a warning and is dropped.
 
     Args:
-        trackers: each gets the numbers of every step.
+        trackers: each receives the metrics of every step.
     """
 
     def __init__(self, trackers: Sequence[Tracker]) -> None:
         self._trackers = list(trackers)
 
     def log(self, phase: str, step: int, numbers: Numbers) -> None:
-        """Pass on the numbers of a step."""
+        """Log the metrics of a step with every tracker."""
         self._call(lambda tracker: tracker.log(phase, step, numbers), f"at step {step} of {phase}")
 
     def close(self) -> None:
-        """Close those that are left."""
+        """Close the remaining trackers."""
         self._call(lambda tracker: tracker.close(), "when it was closed")
 
     def _call(self, call: Callable[[Tracker], None], when: str) -> None:
         for tracker in tuple(self._trackers):
             try:
                 call(tracker)
-            except Exception as error:  # noqa: BLE001 - a server that is away, a plugin's bug
+            except Exception as error:  # noqa: BLE001 - such as an unreachable server, or a plugin's bug
                 self._trackers.remove(tracker)
                 reason = " ".join(f"{type(error).__name__}: {error}".split())
                 name = type(tracker).__name__
-                warnings.warn(f"loop.trackers: {name} failed {when} and is left out: {reason}", stacklevel=2)
+                warnings.warn(f"loop.trackers: {name} failed {when} and is dropped: {reason}", stacklevel=2)
 
 
 @final
 class TensorBoard:
-    """Scalars `phase/name`, for TensorBoard; event files in `tensorboard/` of the run's folder."""
+    """Scalars `phase/name` for TensorBoard; event files are in `tensorboard/` of the run's folder."""
 
     def __init__(self, folder: Path, recipe: Mapping[str, Any]) -> None:
-        _needed("tensorboard", "tensorboard")
-        writer = _needed("torch.utils.tensorboard", "tensorboard").SummaryWriter
+        _import_from("tensorboard", "tensorboard")
+        writer = _import_from("torch.utils.tensorboard", "tensorboard").SummaryWriter
         self._writer = writer(str(target_in(folder, "tensorboard")))
 
     def log(self, phase: str, step: int, numbers: Numbers) -> None:
@@ -121,10 +121,10 @@ class TensorBoard:
 
 @final
 class WeightsAndBiases:
-    """Scalars `phase/name`, for Weights & Biases; its own settings (`WANDB_PROJECT`, `WANDB_MODE`) apply."""
+    """Scalars `phase/name` for Weights & Biases; its own settings (`WANDB_PROJECT`, `WANDB_MODE`) apply."""
 
     def __init__(self, folder: Path, recipe: Mapping[str, Any]) -> None:
-        self._run = _needed("wandb", "wandb").init(dir=str(folder), name=folder.name, config=dict(recipe))
+        self._run = _import_from("wandb", "wandb").init(dir=str(folder), name=folder.name, config=dict(recipe))
 
     def log(self, phase: str, step: int, numbers: Numbers) -> None:
         self._run.log({f"{phase}/step": step, **{f"{phase}/{name}": value for name, value in numbers.items()}})
@@ -139,13 +139,13 @@ def open_trackers(
     """Build trackers by name.
 
     Args:
-        names: as plugins offer them, or `dist::name`.
-        folder: of the run.
-        recipe: as plain values.
-        catalog: where names are looked up; None takes built-ins and installed plugins.
+        names: tracker names, or `dist::name`.
+        folder: folder of the run.
+        recipe: recipe as plain values.
+        catalog: where to look up names; None means built-ins and installed plugins.
 
     Raises:
-        ConfigError: nothing has this name, two plugins have it, or its distribution is not installed.
+        ConfigError: a name is unknown, two plugins offer it, or its distribution is not installed.
     """
     if not names:
         return []
@@ -154,21 +154,21 @@ def open_trackers(
 
 
 def _factory(name: str, offers: Mapping[str, str]) -> Any:
-    """`offers` has every tracker as `dist::name`."""
+    """Look up a tracker; `offers` maps `dist::name` to `module:attribute`."""
     matches = [key for key in offers if name in (key, key.rpartition("::")[2])]
     if not matches:
         known = [key.rpartition("::")[2] for key in offers]
         raise ConfigError(f"loop.trackers: unknown tracker {name!r}{did_you_mean(name, known)}")
     if len(matches) > 1:
-        raise ConfigError(f"loop.trackers: {name!r} is offered twice; choose one: {' or '.join(matches)}")
+        raise ConfigError(f"loop.trackers: two plugins offer {name!r}; choose one: {' or '.join(matches)}")
     module, _, attribute = offers[matches[0]].partition(":")
     return getattr(import_module(module), attribute)
 
 
-def _needed(module: str, distribution: str) -> ModuleType:
+def _import_from(module: str, distribution: str) -> ModuleType:
     try:
         return import_module(module)
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"loop.trackers: {distribution} is not installed; pip install {distribution}, or leave it out"
+            f"loop.trackers: {distribution} is not installed; pip install {distribution}, or remove the tracker"
         ) from error

@@ -40,15 +40,15 @@ __all__ = ["StepCallback", "TrainingRun", "train"]
 
 @frozen(kw_only=True)
 class TrainingRun:
-    """What a training run left behind.
+    """Result of a training run.
 
     Attributes:
-        out: its folder.
-        checkpoint: the trained pipeline, for `clouds.load`.
-        log: one JSON line per step.
-        steps: optimizer steps made.
-        loss: of the last step; nan when this call made none.
-        skipped: images that could not be read, with `data.on_error` "skip".
+        out: folder of the run.
+        checkpoint: folder of the trained pipeline, for `clouds.load`.
+        log: file with one JSON line per step.
+        steps: number of optimizer steps.
+        loss: loss of the last step; nan when this call made no step.
+        skipped: number of unreadable images, with `data.on_error` "skip".
     """
 
     out: Path
@@ -73,47 +73,46 @@ def train(
 ) -> TrainingRun:
     """Train a pipeline in place, and save it.
 
-    Every `loop.checkpoint_every` steps, at the end of a phase, on SIGTERM and SIGINT, and when a step fails for
-    whatever reason, `checkpoint.pt` is written; `resume` goes on from there as if nothing had happened. The same
-    recipe, data and weights give the same bits: the global generators of torch, numpy and Python are seeded for each
-    step, and left as they were before. Started by torchrun, each process takes its share of every batch: `batch_size`
-    is that of all of them.
+    The run writes `checkpoint.pt` every `loop.checkpoint_every` steps, at the end of a phase, on SIGTERM and SIGINT,
+    and when a step fails. `resume` continues from it with bit-identical results. The same recipe, data and weights give
+    the same bits: each step seeds the global generators of torch, numpy and Python, and `train` restores them
+    afterwards. Under torchrun, each process takes its share of every batch; `batch_size` counts all processes.
 
     Args:
-        pipeline: what to train: the head, and the backbone unless it is frozen.
+        pipeline: model to train: the head, and the backbone unless it is frozen.
         source: SPEC (or several) of labelled data; replaces the recipe's.
-        generated: folder of a generated dataset; replaces the recipe's. None or absent trains on the source alone.
+        generated: folder of a generated dataset; replaces the recipe's. If neither names one, only the source is used.
         recipe: name, TOML file, or a `Recipe`.
-        out: folder for the log, the resolved recipe, the pipeline as it was (`start`), and a saved pipeline per phase.
-            A new folder, or an empty one; it belongs to this run alone.
+        out: new or empty folder for the log, the resolved recipe, the initial pipeline (`start`), and a saved pipeline
+            per phase.
         phase: `"warmup"` or `"joint"` alone; None runs the warm-up, and then the joint phase if there are generated
             images. The joint phase without generated images is the control: the same steps on the source alone.
-        on_step: called after every step with phase, step, number of steps, and the step's numbers.
-        resume: folder of a run to go on with, in place of all arguments but `pipeline`, `on_step` and `set`. The
-            pipeline is composed as at its start, or loaded from `start`; what was trained comes from the checkpoint.
-        set: values of the recipe by `a.b`, or `a.b=value` texts, as `--set` of `clouds train` has them; with `resume`
-            those of `clouds.training.recipe.CHANGEABLE` alone, which do not change what was computed.
+        on_step: called after every step with phase, step, number of steps, and the step's metrics.
+        resume: folder of a run to continue; excludes all arguments except `pipeline`, `on_step` and `set`. Compose the
+            pipeline as at the start of the run, or load it from `start`; the checkpoint holds the trained weights.
+        set: overrides of the recipe, a mapping of `a.b` or `a.b=value` texts, as for `clouds train --set`; with
+            `resume` only settings in `clouds.training.recipe.CHANGEABLE`.
 
     Raises:
-        ConfigError, DataError: the recipe, the data or the folder cannot be used, or an image cannot be read.
-        WeightsError: the checkpoint to go on from is damaged, or does not fit the pipeline.
+        ConfigError, DataError: the recipe, the data or the folder is unusable, or an image cannot be read.
+        WeightsError: the checkpoint is damaged, or does not fit the pipeline.
         NonFiniteError: the loss, its gradient or a weight is not finite; the last good checkpoint is kept.
-        TrainingError: something else failed in a step: memory, a reading process, a component.
+        TrainingError: something else failed in a step: memory, a data loader process, a component.
         TrainingInterrupted: a signal stopped the run.
     """
     if resume is not None and (source or generated or recipe or out or phase):
-        raise ConfigError("resume goes on with a run as it was begun; leave out source, generated, recipe, out, phase")
+        raise ConfigError("resume continues a run with its own settings; omit source, generated, recipe, out and phase")
     with StopSignal() as stop, ExitStack() as closing:
         closing.callback(set_global_random_state, global_random_state())  # each step seeds the global generators
         processes = join(pipeline.device.type)
         if resume is not None:
-            run = _go_on(pipeline, Path(resume), set, processes, stop, closing)
+            run = _resumed_run(pipeline, Path(resume), set, processes, stop, closing)
         elif recipe is not None and out is not None:
             settings = _settings(recipe, source, generated, set)
-            run = _begin(pipeline, settings, Path(out), (phase,) if phase else (), processes, stop, closing)
+            run = _new_run(pipeline, settings, Path(out), (phase,) if phase else (), processes, stop, closing)
         else:
-            raise ConfigError("a new run needs recipe= and out=; to go on with one, give resume=FOLDER")
-        _report_to(run, on_step, closing)
+            raise ConfigError("a new run needs recipe= and out=; to continue a run, give resume=FOLDER")
+        _attach_trackers(run, on_step, closing)
         for name in run.phases[run.phases.index(run.start.phase) :]:
             run_phase(run, name)
             pipeline.trained = pipeline.trained or run.config(name).steps > 0
@@ -130,7 +129,7 @@ def train(
     )
 
 
-def _report_to(run: Run, on_step: StepCallback | None, closing: ExitStack) -> None:
+def _attach_trackers(run: Run, on_step: StepCallback | None, closing: ExitStack) -> None:
     """Give the run its callback and, in the first process, its log and trackers; `closing` closes them."""
     run.on_step = on_step
     if run.processes.main:
@@ -141,7 +140,7 @@ def _report_to(run: Run, on_step: StepCallback | None, closing: ExitStack) -> No
 
 
 def _settings(recipe: str | Path | Recipe, source: str | Sequence[str], generated: object, values: Overrides) -> Recipe:
-    """The recipe with the values and the data that were given."""
+    """The recipe with the caller's overrides and data."""
     recipe = with_values(recipe, values) if isinstance(recipe, Recipe) else load_recipe(recipe, values)
     specs = ((source,) if isinstance(source, str) else tuple(source)) or recipe.data.source
     if not specs:
@@ -149,7 +148,7 @@ def _settings(recipe: str | Path | Recipe, source: str | Sequence[str], generate
     return evolve(recipe, data=evolve(recipe.data, source=specs, generated=str(generated or recipe.data.generated)))
 
 
-def _begin(
+def _new_run(
     pipeline: Pipeline,
     recipe: Recipe,
     folder: Path,
@@ -158,11 +157,11 @@ def _begin(
     stop: StopSignal,
     closing: ExitStack,
 ) -> Run:
-    """A new run, in a folder of its own."""
-    run = _open(pipeline, recipe, folder, phases, processes, stop)
+    """Start a run in its own folder."""
+    run = _prepare_run(pipeline, recipe, folder, phases, processes, stop)
     require_unused(folder)
-    _own(folder, processes, closing)
-    require_unused(folder)  # once more, now that nobody else can begin one
+    _lock_folder(folder, processes, closing)
+    require_unused(folder)  # again, now that no other process can start a run here
     if processes.main:
         _write_recipe(folder, recipe)
         pipeline.save(folder / START)
@@ -170,22 +169,22 @@ def _begin(
     return run
 
 
-def _go_on(
+def _resumed_run(
     pipeline: Pipeline, folder: Path, values: Overrides, processes: Processes, stop: StopSignal, closing: ExitStack
 ) -> Run:
-    """A run as its checkpoint has it."""
-    read_checkpoint(folder)  # what cannot be used is refused before anything is written
+    """Restore a run from its checkpoint."""
+    read_checkpoint(folder)  # refuses an unusable folder before anything is written
     before = read_recipe(folder)
     recipe = changed(before, values)
-    _own(folder, processes, closing)
+    _lock_folder(folder, processes, closing)
     start, saved = read_checkpoint(folder)
-    run = _open(pipeline, recipe, folder, start.phases, processes, stop)
+    run = _prepare_run(pipeline, recipe, folder, start.phases, processes, stop)
     run.start, run.saved, run.skipped, run.best = start, saved, start.skipped, start.best
     steps = run.config(start.phase).steps
     if start.step > steps:
         raise WeightsError(
             f"{folder / FILE_NAME}: step {start.step} of {start.phase}, but {RECIPE} says {steps} steps; one of the "
-            "two was altered"
+            "two files was altered"
         )
     if processes.main:
         keep_checkpoints(folder, start, keep=recipe.loop.keep)
@@ -195,18 +194,18 @@ def _go_on(
 
 
 def _write_recipe(folder: Path, recipe: Recipe) -> None:
-    """With paths that lead to the data from any folder in which the run may go on."""
+    """Write the recipe with absolute data paths, so that the run can resume from any working directory."""
     used = recipe.data if recipe.loop.evaluate_every else evolve(recipe.data, evaluation=())
     data = evolve(used, root=used.root or os.getcwd()).located()
     data = evolve(data, root=used.root, evaluation=data.evaluation or recipe.data.evaluation)
     write_text(folder / RECIPE, json.dumps(evolve(recipe, data=data).to_dict(), indent=2) + "\n")
 
 
-def _own(folder: Path, processes: Processes, closing: ExitStack) -> None:
-    """Own the folder until `closing` ends, in the first process; all of them stop if it cannot.
+def _lock_folder(folder: Path, processes: Processes, closing: ExitStack) -> None:
+    """Lock the folder in the first process until `closing` ends; if that fails, all processes stop.
 
     Raises:
-        DataError: it holds something else, or another run is writing to it.
+        DataError: the folder holds something else, or another run is writing to it.
     """
     fault: CloudsError | None = None
     if processes.main:
@@ -218,14 +217,14 @@ def _own(folder: Path, processes: Processes, closing: ExitStack) -> None:
         processes.sum(torch.ones((), dtype=torch.int64))
         raise fault
     if processes.sum(torch.zeros((), dtype=torch.int64)):
-        raise DataError(f"{folder}: the first process could not take this folder; see its message")
+        raise DataError(f"{folder}: the first process could not lock this folder; see its message")
 
 
 def require_unused(folder: Path) -> None:
-    """Refuse a folder that has a run already; one that was killed before its first step has left nothing.
+    """Refuse a folder that already has a run with at least one step.
 
     Raises:
-        ConfigError: names the folder and the way on.
+        ConfigError: names the folder and the remedy.
     """
     if not (folder / FILE_NAME).is_file():
         return
@@ -234,14 +233,14 @@ def require_unused(folder: Path) -> None:
         return
     if left is not None:
         raise ConfigError(
-            f"{folder} has a run that stopped after step {left.step} of {left.phase}: go on with it, clouds train "
+            f"{folder} has a run that stopped after step {left.step} of {left.phase}; continue it with clouds train "
             f"--resume {folder}, or choose another folder"
         )
-    raise ConfigError(f"{folder} has a finished run already; choose another folder, or remove it")
+    raise ConfigError(f"{folder} already has a finished run; choose another folder, or remove it")
 
 
 def read_recipe(folder: Path) -> Recipe:
-    """The recipe of a run, from its folder. Raises `ConfigError` naming the file when it cannot be read."""
+    """Read the recipe in a run's folder. Raises `ConfigError` naming the file when it cannot be read."""
     path = folder / RECIPE
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
@@ -251,7 +250,7 @@ def read_recipe(folder: Path) -> Recipe:
 
 
 def unfinished(folder: Path) -> Progress | None:
-    """How far an interrupted run in a folder has come; None when there is nothing to go on with."""
+    """Progress of an interrupted run in a folder; None when there is nothing to resume."""
     if not (folder / FILE_NAME).is_file():
         return None
     (progress, _), recipe = read_checkpoint(folder), read_recipe(folder)
@@ -260,7 +259,7 @@ def unfinished(folder: Path) -> Progress | None:
     return progress if begun and (progress.phase, progress.step) != (progress.phases[-1], steps) else None
 
 
-def _open(
+def _prepare_run(
     pipeline: Pipeline,
     recipe: Recipe,
     folder: Path,
@@ -268,7 +267,7 @@ def _open(
     processes: Processes,
     stop: StopSignal,
 ) -> Run:
-    """Find the data that the phases need (none named: all of them), and see whether a batch can be split."""
+    """Open and check the data of the phases (all phases if none is named), and check that a batch can be split."""
     if recipe.loop.evaluate_every:
         _check_evaluation(recipe.data.evaluation, pipeline.labels)
     sources = [open_dataset(spec, pipeline.labels, default_split="train") for spec in recipe.data.source]
@@ -277,7 +276,7 @@ def _open(
     joint = recipe.data.generated and phases != ("warmup",)
     pictures = open_generated(recipe.data.generated).images if joint else ()
     if joint and not pictures:
-        raise DataError(f"{recipe.data.generated}: holds no image for the joint phase; generate some, or leave it out")
+        raise DataError(f"{recipe.data.generated}: has no image for the joint phase; generate some, or omit it")
     phases = phases or (("warmup", "joint") if pictures else ("warmup",))
     run = Run(
         pipeline=pipeline,
@@ -301,14 +300,14 @@ def _open(
 
 
 def _check_evaluation(specs: Sequence[str], label_space: LabelSpace) -> None:
-    """Whether evaluations will find their data, so that it is not hours of training that tell."""
+    """Check the evaluation data before training starts, rather than hours later at the first evaluation."""
     seen = set[Spec]()
     for spec in specs:
         try:
             dataset = open_dataset(spec, label_space, default_split="val")
             check_labelled(dataset)
         except (ConfigError, DataError) as error:
-            raise type(error)(f"data.evaluation: {error}; or train without it: loop.evaluate_every=0") from error
+            raise type(error)(f"data.evaluation: {error}; or disable it with loop.evaluate_every=0") from error
         if dataset.spec in seen:
-            raise ConfigError(f"data.evaluation: {dataset.spec} is there twice; give it once")
+            raise ConfigError(f"data.evaluation: {dataset.spec} is listed twice; list it once")
         seen.add(dataset.spec)

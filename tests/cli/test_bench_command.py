@@ -55,7 +55,7 @@ def test_what_cannot_run_says_so(run: Run, monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["attention"], ["no operation 'attention'", "deformable_attention, masked_attention"]),
+        (["attention"], ["unknown operation 'attention'", "deformable_attention, masked_attention"]),
         (["--size", "60", "96"], ["--size 60 96", "multiples of 32"]),
         (["--size", "0", "96"], ["--size 0 96", "multiples of 32"]),
         (["--batch", "0", "--repeats", "-1"], ["--batch 0, --repeats -1", "at least 1"]),

@@ -97,7 +97,7 @@ def test_info_shows_what_is_required_and_fixed(run: Run) -> None:
 
 @pytest.mark.usefixtures("extra")
 def test_info_asks_which_of_two_kinds(run: Run) -> None:
-    assert_one_line(run("info", "linear"), "components of several kinds are called 'linear'", "--kind refiner")
+    assert_one_line(run("info", "linear"), "components of several kinds are named 'linear'", "--kind refiner")
     assert run("info", "linear", "--kind", "head").out.startswith("head linear: ")
 
 

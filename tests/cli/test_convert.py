@@ -36,7 +36,7 @@ def test_it_says_what_was_found(run: Run, readable: list[tuple[object, ...]], tm
     assert "backbone: tiny(" in outcome.out
     assert "head: linear(width=16)" in outcome.out
     assert "classes: road, sidewalk, " in outcome.out
-    assert "kept, though no module uses them: void_embedding.weight, sam.* (2)\n" in outcome.out
+    assert "kept, but unused by any module: void_embedding.weight, sam.* (2)\n" in outcome.out
     loaded = clouds.load(tmp_path / "out", device="cpu")
     assert loaded.trained
     assert list(loaded.kept) == ["void_embedding.weight", "sam.b", "sam.a"]

@@ -50,9 +50,9 @@ class TestPrompts:
     def test_an_empty_file_is_named(self, run: Run, tmp_path: Path) -> None:
         (tmp_path / "mine.txt").write_text("\n# nothing yet\n")
         call = ("prompts", "--prompter", "file", "--set", f"path={tmp_path / 'mine.txt'}", "--n", 4)
-        assert_one_line(run(*call, "--out", tmp_path / "out"), "mine.txt: holds no prompt; write one per line")
+        assert_one_line(run(*call, "--out", tmp_path / "out"), "mine.txt: has no prompt; write one per line")
         generate = ("generate", *TestGenerate.SMALL, "--prompts", tmp_path / "mine.txt", "--n", 1)
-        assert_one_line(run(*generate, "--out", tmp_path / "set"), "mine.txt: holds no prompt; write one per line")
+        assert_one_line(run(*generate, "--out", tmp_path / "set"), "mine.txt: has no prompt; write one per line")
 
     def test_a_failure_writes_nothing(self, run: Run, tmp_path: Path) -> None:
         outcome = run("prompts", "--n", 2, "--out", tmp_path / "out", "--prompter", "gramar")
@@ -151,7 +151,7 @@ class TestSheet:
 
     def test_no_pictures_are_refused(self, run: Run, tmp_path: Path) -> None:
         write_png(tmp_path / "images" / "im_0_p0.png", np.zeros((8, 8, 3), np.uint8))
-        assert_one_line(run("sheet", tmp_path, "--n", 0), "a contact sheet needs at least 1 picture, got n=0")
+        assert_one_line(run("sheet", tmp_path, "--n", 0), "a contact sheet needs at least 1 image, got n=0")
 
 
 class Placed:
@@ -229,7 +229,7 @@ class TestDatasetsCheck:
         outcome = run("datasets", "check", f"folder:{photos}")
         assert outcome.code == 1
         assert outcome.out.count("fault: ") == 20
-        assert "... and 5 more faults; --json has them all" in outcome.out
+        assert "... and 5 more faults; --json lists all" in outcome.out
 
 
 class TestDatasetsConvert:
@@ -241,7 +241,7 @@ class TestDatasetsConvert:
         call = ("datasets", "convert", f"folder:{photos}", out, "--dataset-config", tmp_path / "ids.toml")
         outcome = run(*call)
         assert (outcome.code, outcome.err) == (0, "")
-        assert outcome.out == f"2 label maps written, 0 were there: folder:{out}:val\n"
+        assert outcome.out == f"2 label maps written, 0 existed: folder:{out}:val\n"
         assert np.array(Image.open(out / "labels" / "val" / "a.png")).max() == 13
         assert (out / "images" / "val" / "a.png").is_symlink()
         assert json.loads(run(*call, "--json").out) == {"spec": f"folder:{out}:val", "images": 2, "written": 0}

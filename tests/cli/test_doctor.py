@@ -63,7 +63,7 @@ def test_every_broken_plugin_is_named_with_its_reason_and_the_rest_works(install
         "bad-raise": "clouds_heads failed: RuntimeError: no coffee",
         "bad-resolve": "clouds_resolve failed: RuntimeError: no tea",
         "bad-check": "clouds_check_plan failed: RuntimeError: no milk",
-        "bad-name": "head 'linear' is offered twice: bad-name 1.2 (bad-name::linear) and clouds-dgss",
+        "bad-name": "head 'linear' is defined twice: bad-name 1.2 (bad-name::linear) and clouds-dgss",
         "bad-signature": "**options (variadic keyword) hides the options",
     }
     for name, reason in reasons.items():

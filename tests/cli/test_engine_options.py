@@ -18,7 +18,7 @@ def test_a_missing_package_is_named_before_anything_is_written(
     assert not (tmp_path / "out").exists()
     assert run(*GENERATE, "--out", tmp_path / "out").code == 0
     outcome = run("refine", tmp_path / "out", "--refiner", "identity", "--engine", "ray")
-    assert_one_line(outcome, "no label map for every image")
+    assert_one_line(outcome, "lacks label maps")
     assert run(*GENERATE, "--out", tmp_path / "out", "--keep-labels").code == 0
     outcome = run("refine", tmp_path / "out", "--refiner", "identity", "--engine", "ray")
     assert_one_line(outcome, "'ray' needs Ray, which is not installed", "pip install 'clouds-dgss[ray]'")
@@ -29,5 +29,5 @@ def test_engines_and_workers_are_checked(run: Run, tmp_path: Path) -> None:
     outcome = run(*GENERATE, "--out", tmp_path / "out", "--engine", "rey")
     assert outcome.code == 2
     assert "rey" in outcome.err
-    assert_one_line(run(*GENERATE, "--out", tmp_path / "out", "--workers", 2), "workers=2", "give engine='ray', too")
+    assert_one_line(run(*GENERATE, "--out", tmp_path / "out", "--workers", 2), "workers=2", "also give engine='ray'")
     assert not (tmp_path / "out").exists()

@@ -153,23 +153,23 @@ class TestTrain:
         monkeypatch.setattr("clouds.training.loop.train_step", train_step_and_interrupt)
         outcome = self.train(run, recipe, photos, out)
         monkeypatch.undo()
-        assert_one_line(outcome, f"SIGTERM: stopped after step 1 of warmup; go on with: clouds train --resume {out}")
+        assert_one_line(outcome, f"SIGTERM: stopped after step 1 of warmup; resume with: clouds train --resume {out}")
         again = self.train(run, recipe, photos, out)
         assert_one_line(
-            again, f"{out} has a run that stopped after step 1 of warmup: go on with it, clouds train --resume {out}"
+            again, f"{out} has a run that stopped after step 1 of warmup; continue it with clouds train --resume {out}"
         )
         refused = run("train", "--resume", out, "--set", "optimizer.lr=1")
-        assert_one_line(refused, "optimizer.lr cannot change while a run goes on")
+        assert_one_line(refused, "optimizer.lr cannot change when a run resumes")
         assert run("train", "--resume", out, "--set", "data.on_error=skip").code == 0
         assert json.loads((out / "recipe.json").read_text())["data"]["on_error"] == "skip"
         assert_one_line(
-            self.train(run, recipe, photos, out), f"{out} has a finished run already; choose another folder"
+            self.train(run, recipe, photos, out), f"{out} already has a finished run; choose another folder"
         )
 
     def test_a_new_run_and_one_to_go_on_with_exclude_each_other(self, run: Run, recipe: Path, tmp_path: Path) -> None:
         outcome = run("train", recipe, "--resume", tmp_path)
-        assert_one_line(outcome, "--resume goes on with a run as it was begun; leave out RECIPE", code=2)
-        assert_one_line(run("train"), "a new run needs RECIPE; to go on with one, give --resume DIR", code=2)
+        assert_one_line(outcome, "--resume continues a run with its own settings; omit RECIPE", code=2)
+        assert_one_line(run("train"), "a new run needs RECIPE; to continue a run, give --resume DIR", code=2)
         assert_one_line(run("train", "--resume", tmp_path), "recipe.json: cannot be read")
 
     def test_a_part_can_be_named_without_its_table(self, run: Run, recipe: Path, photos: Path, tmp_path: Path) -> None:

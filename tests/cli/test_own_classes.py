@@ -48,7 +48,7 @@ class TestCheckAndConvert:
         outcome = run("datasets", "check", f"folder:{skin}", "--json")
         assert (outcome.code, list(json.loads(outcome.out)["pixels"])) == (0, ["background", "lesion", "ignore"])
         assert outcome.err == (
-            f"note: the classes are those of {skin / 'dataset.toml'}: background, lesion; a recipe has them as labels\n"
+            f"note: using the classes of {skin / 'dataset.toml'}: background, lesion; a recipe needs them as labels\n"
         )
 
     def test_a_slip_in_a_mapping_stays_one(self, run: Run, skin: Path) -> None:
@@ -67,7 +67,7 @@ class TestCheckAndConvert:
             assert set(np.unique(np.asarray(picture))) == {0, 1}
         assert "classes (background, lesion)" in (tmp_path / "out" / "dataset.toml").read_text()
         other = run("datasets", "convert", f"folder:{skin}", tmp_path / "out", "--labels", '["lesion", "background"]')
-        assert_one_line(other, "holds folder:", "choose another folder")
+        assert_one_line(other, "has folder:", "choose another folder")
 
 
 class TestTrain:
@@ -122,7 +122,7 @@ def test_evaluate_fails_where_nothing_is_labelled_and_still_reports(
     data = (f"folder:{photos}", f"folder:{tmp_path / 'void'}")
     outcome = run("evaluate", checkpoint, "--data", *data, "--json", tmp_path / "all.json", "--device", "cpu")
     assert outcome.code == 1
-    assert outcome.err.startswith("error: void:val: no labelled pixel, so nothing was measured there; ")
+    assert outcome.err.startswith("error: void:val: no labelled pixel, so nothing was measured; ")
     assert " over 1 of 2 domains, " in outcome.out
     assert "photos:val: means over 3 of 19 classes; its labels lack wall, fence, " in outcome.out
     assert "void:val: no labelled pixel in 2 images, so nothing is measured" in outcome.out

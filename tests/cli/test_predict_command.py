@@ -146,7 +146,7 @@ def test_pictures_of_one_name_are_refused(run: Run, checkpoint: Path, tmp_path: 
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.fromarray(PIXELS).save(tmp_path / name)
     outcome = run("predict", checkpoint, tmp_path / "x" / "a.png", tmp_path / "y" / "a.jpg")
-    assert_one_line(outcome, "x/a.png and", "y/a.jpg would both be predictions/a.png; predict them one by one")
+    assert_one_line(outcome, "x/a.png and", "y/a.jpg would both be predictions/a.png; predict them separately")
     outcome = run("predict", checkpoint, tmp_path / "a.png", tmp_path / "a_overlay.png")
     assert_one_line(outcome, "a.png and", "would both be predictions/a_overlay.png")
 
@@ -156,7 +156,7 @@ def test_a_picture_is_never_overwritten(run: Run, checkpoint: Path, tmp_path: Pa
     Image.fromarray(PIXELS).save(picture)
     before = picture.read_bytes()
     outcome = run("predict", checkpoint, picture, "--out", tmp_path)
-    assert_one_line(outcome, str(picture), "is one of the pictures and would be overwritten; choose another --out")
+    assert_one_line(outcome, str(picture), "is one of the images and would be overwritten; choose another --out")
     assert picture.read_bytes() == before
 
 

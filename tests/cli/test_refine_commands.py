@@ -49,7 +49,7 @@ def test_own_label_maps_are_refined(run: Run, generated: Path, tmp_path: Path) -
 def test_a_checkpoint_labels_the_images(run: Run, generated: Path, checkpoint: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = run("refine", generated, "--refiner", "regions", "--set", "cell=4", "--checkpoint", checkpoint, "--out", out)
-    assert done.out == f"2 label maps refined, 0 were there: folder:{out}:train\n"
+    assert done.out == f"2 label maps refined, 0 existed: folder:{out}:train\n"
     described = json.loads((out / "refined.json").read_text())
     assert described["images"] == str(generated)
     assert described["labels"]["head.safetensors"]
@@ -74,7 +74,7 @@ def test_other_images_and_checkpoints_are_not_mixed_in(
 def test_images_without_labels_want_a_checkpoint(run: Run, generated: Path, tmp_path: Path) -> None:
     bare = tmp_path / "bare"
     write_png(bare / "images" / "a.png", np.zeros((4, 4, 3), np.uint8))
-    assert_one_line(run("refine", bare, "--refiner", "identity"), str(bare), "no label map", "--checkpoint")
+    assert_one_line(run("refine", bare, "--refiner", "identity"), str(bare), "lacks label maps", "--checkpoint")
     assert not (tmp_path / "bare-refined").exists()
 
 

@@ -16,12 +16,12 @@ def test_a_run_has_a_folder_of_its_own(run: Run, photos: Path, tmp_path: Path, m
     first = run(*command, "--json")
     assert first.code == 0, first.err
     assert json.loads(first.out)["checkpoint"] == str(Path("runs", "mine", "warmup"))
-    assert_one_line(run(*command), f"{Path('runs', 'mine')} has a finished run already; choose another folder")
+    assert_one_line(run(*command), f"{Path('runs', 'mine')} already has a finished run; choose another folder")
     assert_one_line(
-        run(*command, "--out", Path("runs", "mine")), "runs/mine has a finished run already; choose another"
+        run(*command, "--out", Path("runs", "mine")), "runs/mine already has a finished run; choose another"
     )
     again = run("train", "--resume", Path("runs", "mine"))
-    assert (again.code, again.out) == (0, "2 steps, complete before; trained pipeline in runs/mine/warmup\n")
+    assert (again.code, again.out) == (0, "2 steps, already complete; trained pipeline in runs/mine/warmup\n")
     assert json.loads(run("train", "--resume", Path("runs", "mine"), "--json").out)["loss"] is None
 
 
@@ -55,5 +55,5 @@ def test_a_full_disk_is_named_with_its_remedy(tmp_path: Path, command: tuple[obj
     last = done.stderr.splitlines()[-1]
     assert last.startswith("error: [Errno 27] File too large: '")
     assert str(out) in last
-    assert last.endswith("make room there, and give the same command again")
+    assert last.endswith("free disk space, and repeat the command")
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.name not in (".lock", "manifest.jsonl")]

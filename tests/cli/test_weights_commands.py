@@ -52,7 +52,7 @@ def test_list_names_all_with_licence_and_place(run: Run, small: Path) -> None:
 
 def test_verify_finds_damage(run: Run, small: Path) -> None:
     outcome = run("weights", "verify", "small")
-    assert (outcome.code, outcome.out) == (0, f"small: {small}: whole\n")
+    assert (outcome.code, outcome.out) == (0, f"small: {small}: intact\n")
     small.write_bytes(b"torn")
     outcome = run("weights", "verify")
     expected = f"small: {small}: DAMAGED: hash is {hashlib.sha256(b'torn').hexdigest()}, expected "
@@ -79,7 +79,7 @@ def test_verify_knows_files_without_a_published_hash(run: Run, tmp_path: Path, m
     path.write_bytes(b"copied")
     monkeypatch.setenv("CLOUDS_WEIGHTS", str(tmp_path))
     outcome = run("weights", "verify", "clip-rn101")
-    assert (outcome.code, outcome.out) == (0, f"clip-rn101: {path}: no published hash is known here\n")
+    assert (outcome.code, outcome.out) == (0, f"clip-rn101: {path}: no published hash is known\n")
 
 
 def test_fetch_takes_what_is_there(run: Run, small: Path) -> None:
@@ -90,7 +90,7 @@ def test_fetch_takes_what_is_there(run: Run, small: Path) -> None:
 
 def test_fetch_refuses_what_it_does_not_know(run: Run) -> None:
     assert_one_line(run("weights", "fetch", "sam-vit-x"), "unknown weights 'sam-vit-x'; did you mean 'sam-vit-", code=2)
-    assert_one_line(run("weights", "fetch"), "no weights are named; names are clip-convnext-base, ", code=2)
+    assert_one_line(run("weights", "fetch"), "no weights are named; give one or more of clip-convnext-base, ", code=2)
     assert_one_line(run("weights", "fetch", "clouds-released"), "published on a page", "clouds convert")
 
 

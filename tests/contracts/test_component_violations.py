@@ -134,7 +134,7 @@ def build_with(source: str) -> str:
         ("Thin(torch.rand(()))", r"a second instance with the weights of the first must give the same answer"),
         (
             "Words(torch.ones(()))",
-            r"`provides=` must be what the built backbone can do, .*'text-encoder'\]; got \['res2",
+            r"`provides=` must be the capabilities of the built backbone, .*'text-encoder'\]; got \['res2",
         ),
     ],
 )
@@ -173,5 +173,5 @@ def test_a_broken_plugin_is_an_error() -> None:
 
 
 def test_only_what_exists_can_be_left_out() -> None:
-    with pytest.raises(ContractError, match=r"what is left out must be a component .* got \['backbone:gone'\]"):
+    with pytest.raises(ContractError, match=r"`without` must name components .* got \['backbone:gone'\]"):
         component_tests("my-plugin", without={"backbone:gone"}, catalog=catalog(component()))

@@ -55,7 +55,7 @@ def test_label_maps_without_a_labelled_pixel(town: Path, add: Add, labels: Label
     dataset = open_dataset(f"folder:{town}", labels)
     report = check_dataset(dataset)
     assert [(fault.kind, Path(fault.file).name) for fault in report.faults] == [("nothing labelled", "a.png")]
-    assert "no labelled pixel in 2 label maps; with encoding 'trainIds'" in report.faults[0].message
+    assert "no labelled pixel in 2 label maps; encoding 'trainIds' ignores" in report.faults[0].message
     with pytest.raises(DataError, match=r"town:train: no labelled pixel in 2 label maps; .*`clouds datasets check`"):
         check_labelled(dataset)
     add("c", image=np.zeros((*shape, 3), np.uint8), label=np.zeros(shape, np.uint8))
@@ -82,7 +82,7 @@ def test_what_is_not_read_is_named(town: Path, add: Add, labels: LabelSpace) -> 
     (town / "images" / "train" / "more").mkdir()
     report = check_dataset(open_dataset(f"folder:{town}", labels, require_labels=False))
     assert [fault.message for fault in report.faults] == [
-        f"{town}/labels/train/b.png: its image b.gif is not read, as it has another format"
+        f"{town}/labels/train/b.png: its image b.gif has a format that is not read"
     ]
     assert report.notes[0].startswith(f"folder:{town}:train: 2 files (b.gif, more): not read; pictures are files that")
 

@@ -149,13 +149,13 @@ def test_splits_share_a_folder_and_the_fold(town: Path, add: Add, labels: LabelS
 def test_other_data_are_left_alone(town: Path, add: Add, labels: LabelSpace, tmp_path: Path) -> None:
     add("a")
     dataset = open_dataset(f"folder:{town}", labels)
-    with pytest.raises(DataError, match=r"split 'train' holds files of another origin, not folder:.*; choose another"):
+    with pytest.raises(DataError, match=r"split 'train' has files of unknown origin, not folder:.*; choose another"):
         convert_dataset(dataset, town)
     convert_dataset(dataset, tmp_path / "out")
     other = _open(TREES["gta5"], tmp_path / "raw")
     with pytest.raises(
         DataError,
-        match=r"split 'train' holds folder:.*toy \(road, car, sky\), not gta5:.*raw:train, encoding gta5, label",
+        match=r"split 'train' has folder:.*toy \(road, car, sky\), not gta5:.*raw:train, encoding gta5, label",
     ):
         convert_dataset(other, tmp_path / "out")
 

@@ -61,13 +61,13 @@ def test_unknown_values_are_named_with_their_pixels() -> None:
     pixels = np.array([[0, 34, 34, 77]], np.uint8)
     with pytest.raises(
         DataError,
-        match=r"a.png: label values 34 \(2 pixels\), 77 \(1 pixels\) mean nothing in encoding \'trainIds\' of label "
-        r'space \'cityscapes\' \(19 classes\); say in dataset.toml .* "34" = "ignore"',
+        match=r"a.png: label values 34 \(2 pixels\), 77 \(1 pixels\) are unknown in encoding \'trainIds\' of label "
+        r'space \'cityscapes\' \(19 classes\); define them in dataset.toml: .* "34" = "ignore"',
     ):
         label_encoding(CITYSCAPES).decode(pixels, name="a.png")
-    with pytest.raises(DataError, match=r"label values 1,2,3 \(1 pixels\) mean nothing in encoding 'color'"):
+    with pytest.raises(DataError, match=r"label values 1,2,3 \(1 pixels\) are unknown in encoding 'color'"):
         label_encoding(CITYSCAPES, "color").decode(np.array([[(1, 2, 3)]], np.uint8))
-    with pytest.raises(DataError, match=r"26 \(1 pixels\) and 222 more mean nothing"):
+    with pytest.raises(DataError, match=r"26 \(1 pixels\) and 222 more are unknown"):
         label_encoding(CITYSCAPES).decode(np.arange(19, 249, dtype=np.uint8)[None])
 
 
@@ -75,7 +75,7 @@ def test_a_space_of_255_classes_has_no_spare_train_id() -> None:
     many = LabelSpace.from_names([f"class {number}" for number in range(255)])
     pixels = np.arange(256, dtype=np.uint8)[None]
     assert np.array_equal(label_encoding(many).decode(pixels), pixels)
-    with pytest.raises(DataError, match=r"label values 3 \(1 pixels\) mean nothing"):
+    with pytest.raises(DataError, match=r"label values 3 \(1 pixels\) are unknown"):
         label_encoding(many, mapping={"2": 254}).decode(np.array([[2, 3]], np.uint8))
 
 
@@ -113,7 +113,7 @@ def test_pixels_of_another_form(name: str, pixels: np.ndarray, message: str) -> 
         (
             None,
             {"7": 19},
-            r"labels.mapping.7: 19 is neither .* nor a train id 0..18, nor 'ignore'; classes of your own",
+            r"labels.mapping.7: 19 is neither .* nor a train id 0..18, nor 'ignore'; for your own classes",
         ),
         (None, {"256": "road"}, r"'256' is neither a value 0..255 \(\"7\"\) nor a colour"),
         (None, {"1,2,300": "road"}, "'1,2,300' is neither a value"),
@@ -130,7 +130,7 @@ def test_wrong_settings(name: str | None, mapping: dict[str, str | int], message
 def test_label_spaces_that_an_encoding_cannot_hold() -> None:
     with pytest.raises(ConfigError, match=r"value 1000 is not in 0..255, as 8-bit files need"):
         label_encoding(LabelSpace.from_names(["a"], ids=[1000]), "ids")
-    with pytest.raises(ConfigError, match=r"'a' and 'b' have the same colour 1,1,1"):
+    with pytest.raises(ConfigError, match=r"'a' and 'b' share the colour 1,1,1"):
         label_encoding(LabelSpace.from_names(["a", "b"], palette=[(1, 1, 1)] * 2), "color")
 
 

@@ -79,7 +79,7 @@ def test_names_of_other_systems_find_each_other(town: Path, add: Add, labels: La
     dataset = open_dataset(f"folder:{town}", labels)
     assert [(item.name, item.label is not None) for item in dataset.items] == [(composed, True)]
     add(decomposed, unlabelled=True)
-    with pytest.raises(DataError, match=r"have one name.*\(.*\\xfc.*, .*\\u0308"):
+    with pytest.raises(DataError, match=r"share the name.*\(.*\\xfc.*, .*\\u0308"):
         open_dataset(f"folder:{town}", labels)
 
 
@@ -104,12 +104,12 @@ def test_sizes_that_differ_by_a_turn_are_explained(town: Path, add: Add, labels:
     exif[0x0112] = 6
     path = add("a")
     Image.fromarray(np.zeros((*SIZE, 3), np.uint8)).save(path, exif=exif)
-    with pytest.raises(DataError, match=r"a\.png is 6x4, but its label .*a\.png is 4x6 .*by its EXIF orientation and"):
+    with pytest.raises(
+        DataError, match=r"a\.png is 6x4, but its label .*a\.png is 4x6 .*the EXIF orientation rotates the image"
+    ):
         open_dataset(f"folder:{town}", labels).read(0)
     add("a", label=np.zeros(SIZE[::-1], np.uint8))
-    with pytest.raises(
-        DataError, match=r"is 4x6, but its label .* is 6x4 \(height x width\); they must be of one size"
-    ):
+    with pytest.raises(DataError, match=r"is 4x6, but its label .* is 6x4 \(height x width\); the sizes must be equal"):
         open_dataset(f"folder:{town}", labels).read(0)
 
 
@@ -173,10 +173,10 @@ def test_labels_of_the_wrong_form_are_named(town: Path, add: Add, labels: LabelS
     with pytest.raises(DataError, match=r"a\.png: label has mode RGB, but .* choose another labels\.encoding"):
         open_dataset(spec, labels).read(0)
     add("a", label=np.full(SIZE, 3, np.uint8))
-    with pytest.raises(DataError, match=r"a\.png: label values 3 \(24 pixels\) mean nothing"):
+    with pytest.raises(DataError, match=r"a\.png: label values 3 \(24 pixels\) are unknown"):
         open_dataset(spec, labels).read(0)
     (town / "dataset.toml").write_text('[labels]\nencoding = "color"\n')
-    with pytest.raises(DataError, match=r"label has mode L, but encoding 'color' expects an RGB picture"):
+    with pytest.raises(DataError, match=r"label has mode L, but encoding 'color' expects an 8-bit RGB image"):
         open_dataset(spec, labels).read(0)
 
 
@@ -232,7 +232,7 @@ def test_folders_that_are_not_datasets(town: Path, add: Add, labels: LabelSpace,
 def test_two_images_of_one_label(town: Path, add: Add, labels: LabelSpace) -> None:
     add("a", suffix=".png")
     add("a", suffix=".jpg")
-    with pytest.raises(DataError, match=r"a\.png and .*a\.jpg have one name, 'a'; .* are paired by name"):
+    with pytest.raises(DataError, match=r"a\.png and .*a\.jpg share the name 'a'; .* are paired by name"):
         open_dataset(f"folder:{town}", labels)
 
 

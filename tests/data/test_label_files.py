@@ -37,7 +37,7 @@ def test_16_bit_files_that_cannot_be_read(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"a\.png: not a picture that can be read; expected PNG"):
             read_label_pixels(path, SYNTHIA)
     save(path, np.zeros((4, 4, 3), np.uint8))
-    with pytest.raises(DataError, match=r"a\.png: label has form RGB, but encoding 'synthia' .* PNG of 16 bits RGB"):
+    with pytest.raises(DataError, match=r"a\.png: label has form RGB, but encoding 'synthia' .* 16-bit RGB PNG"):
         read_label_pixels(path, SYNTHIA)
     save(path, np.zeros((4, 4), np.uint16))
     with pytest.raises(DataError, match=r"label has form I;16B"):
@@ -124,14 +124,14 @@ def test_what_can_be_meant_in_two_ways_is_said_unless_a_mapping_settles_it(
     palette = [(value, value, value) for value in greys]
     path = write_samples(tmp_path / "a.png", np.array([[0, 1, 1]]), depth=depth, kind=kind, palette=palette)
     high = greys[1] if greys else 255
-    with pytest.raises(DataError, match=rf"a\.png: label has {said}, so its values can be 0, 1 or 0, {high}; say in"):
+    with pytest.raises(DataError, match=rf"a\.png: label has {said}, so its values can be 0, 1 or 0, {high}; list the"):
         read_label_pixels(path, TRAIN_IDS)
     for value in (1, high):
         encoding = label_encoding(CITYSCAPES, None, {"0": "road", str(value): "sky"})
         assert read_label_pixels(path, encoding).tolist() == [[0, value, value]]
         assert encoding.decode(read_label_pixels(path, encoding)).tolist() == [[0, 10, 10]]
     both = label_encoding(CITYSCAPES, None, {"0": "road", "1": "sky", str(high): "car"})
-    with pytest.raises(DataError, match="store it as grey of 8 bits"):
+    with pytest.raises(DataError, match="store it as 8-bit greyscale"):
         read_label_pixels(path, both)
 
 

@@ -62,7 +62,7 @@ def test_every_wrong_file_is_found(tree: Tree, tmp_path: Path) -> None:
     }
     assert report.unknown == {str(tree.unknown): 6}
     values = next(fault for fault in report.faults if fault.kind == "values")
-    assert f"mean nothing in encoding '{LAYOUTS[tree.kind].encoding}'" in values.message
+    assert f"are unknown in encoding '{LAYOUTS[tree.kind].encoding}'" in values.message
     assert report.pixels["road"] == 3 * 2 * tree.train_ids.count(0)  # two sound pairs, and the one of another size
 
 
@@ -107,7 +107,7 @@ def test_splits(tmp_path: Path) -> None:
 def test_two_variants_in_one_place_are_ambiguous(names: tuple[str, str], tmp_path: Path) -> None:
     for name in names:
         TREES[name].fill(tmp_path)
-    with pytest.raises(DataError, match="are both there, and either could be meant; rename one of them"):
+    with pytest.raises(DataError, match=r"both .* exist, so the labels are ambiguous; rename one of them"):
         _open(TREES[names[0]], tmp_path)
 
 
@@ -121,7 +121,7 @@ def test_one_name_in_two_folders(tmp_path: Path) -> None:
     tree = TREES["cityscapes"]
     tree.add(tmp_path, "aachen/a")
     tree.add(tmp_path, "bochum/a")
-    with pytest.raises(DataError, match=r"bochum/a_.* and .*aachen/a_.* have one name, 'a'; .* paired by name"):
+    with pytest.raises(DataError, match=r"bochum/a_.* and .*aachen/a_.* share the name 'a'; .* paired by name"):
         _open(tree, tmp_path)
 
 
@@ -132,7 +132,7 @@ def test_other_label_spaces_by_class_name(tmp_path: Path) -> None:
     assert dataset.read_label(0).tolist() == [[255, 255, 0], [0, 255, 255]]
     animals = LabelSpace.from_names(["road", "cow"], name="farm")
     with pytest.raises(
-        ConfigError, match=r"label space 'farm': 'cow' is no class of encoding 'cityscapes'.* known: bi"
+        ConfigError, match=r"label space 'farm': 'cow' is not a class of encoding 'cityscapes'.* known: bi"
     ):
         open_dataset(f"cityscapes:{tmp_path}", animals)
 
@@ -159,7 +159,7 @@ def test_the_known_misfits_of_gta5_are_left_out_and_said(tmp_path: Path) -> None
     for name, rows in (("15187", 8), ("15188", 7), ("17705", 8)):
         save(tmp_path / "images" / f"{name}.png", np.zeros((rows, 6, 3), np.uint8))
         save(tmp_path / "labels" / f"{name}.png", np.full((8, 6), 7, np.uint8))
-    with pytest.warns(LeftOutWarning, match=r"gta5:.*:train: 1 file \(15188\.png\): left out, as image and label"):
+    with pytest.warns(LeftOutWarning, match=r"gta5:.*:train: 1 file \(15188\.png\): left out, because image and label"):
         dataset = open_dataset(f"gta5:{tmp_path}", CITYSCAPES)
     assert [item.name for item in dataset.items] == ["15187", "17705"], "17705 was mended"
     with pytest.warns(LeftOutWarning):

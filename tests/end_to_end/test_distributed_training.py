@@ -179,5 +179,5 @@ def test_an_unreadable_image_stops_both_after_the_same_step(tmp_path: Path, data
     outcome = launch(tmp_path / "run", (f"folder:{folder}", data[1]))
     assert outcome.returncode == 1
     assert f"DataError: {spoiled}: " in outcome.stderr
-    assert "DataError: another process met an image that cannot be read" in outcome.stderr
+    assert "DataError: another process found an unreadable image" in outcome.stderr
     assert read_checkpoint(tmp_path / "run")[0].step == len(read_log(tmp_path / "run")) < 4

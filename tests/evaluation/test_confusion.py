@@ -73,5 +73,5 @@ def test_shapes_that_differ() -> None:
 def test_values_that_are_no_class(what: str, place: int) -> None:
     pair = [np.zeros((1, 2), np.uint8), np.zeros((1, 2), np.uint8)]
     pair[place][0, 1] = 4
-    with pytest.raises(DataError, match=rf"{what} holds train ids \[4\]; expected 0\.\.3 or 255 \(ignore\)"):
+    with pytest.raises(DataError, match=rf"{what} has train ids \[4\]; expected 0\.\.3 or 255 \(ignore\)"):
         count_confusion(pair[0], pair[1], classes=CLASSES)

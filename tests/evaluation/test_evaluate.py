@@ -196,7 +196,7 @@ def test_few_files_are_read_ahead(
         return forward(images)
 
     monkeypatch.setattr(pipeline, "forward", watch)
-    watched = Watched(**{name: getattr(dataset, name) for name in ("name", "spec", "items", "labels", "encoding")})
+    watched = Watched(**{name: getattr(dataset, name) for name in ("name", "spec", "items", "label_space", "encoding")})
     evaluate(pipeline, [watched], batch_size=batch_size)
     assert begun == predicted == list(range(6))
 
@@ -260,10 +260,10 @@ def test_a_faulty_file_ends_the_evaluation_where_it_comes(tmp_path: Path) -> Non
             r"expected a list of dataset specs, got 'folder.*write \[SPEC, ...\]",
         ),
         (lambda spec: evaluate(RedChannel(), []), r"expected a list of dataset specs, got \[\]"),
-        (lambda spec: evaluate(RedChannel(), [spec, f"{spec}:val"]), r"dataset 'day:val' is there twice"),
+        (lambda spec: evaluate(RedChannel(), [spec, f"{spec}:val"]), r"dataset 'day:val' is listed twice"),
         (
             lambda spec: evaluate(RedChannel(), [open_dataset(spec, LABELS)] * 2),
-            r"dataset 'day:val' is there twice; give it once, or another name",
+            r"dataset 'day:val' is listed twice; list it once, or rename one",
         ),
         (
             lambda spec: evaluate(RedChannel(), [spec], configs={spec + "x": Path("a.toml")}),
@@ -271,7 +271,7 @@ def test_a_faulty_file_ends_the_evaluation_where_it_comes(tmp_path: Path) -> Non
         ),
         (
             lambda spec: evaluate(RedChannel(), [open_dataset(spec, LabelSpace.from_names(["road"], name="other"))]),
-            r"day:val: has label space 'other', but the pipeline predicts 'toy'; open it with labels=pipeline\.labels",
+            r"day:val: has label space 'other', but the pipeline predicts 'toy'; open it with label_space=pipel",
         ),
     ],
 )
@@ -283,7 +283,7 @@ def test_wrong_use(tmp_path: Path, call: Callable[[str], object], message: str) 
 
 def test_impossible_prediction_names_the_image(tmp_path: Path) -> None:
     spec = _dataset(tmp_path / "day", [(_map(0, 7), _map(0, 0))])
-    with pytest.raises(DataError, match=r"images/val/0\.png: prediction holds train ids \[7\]"):
+    with pytest.raises(DataError, match=r"images/val/0\.png: prediction has train ids \[7\]"):
         evaluate(RedChannel(), [spec])
 
 

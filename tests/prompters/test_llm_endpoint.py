@@ -118,10 +118,10 @@ def test_a_cut_answer_loses_its_last_line(chat: Chat) -> None:
         (401, "no such key", r"chat/completions: answered 401 .*: no such key; key_variable= names the environment"),
         (404, '{"error": "model m\\nis not loaded"}', r"answered 404 Not Found: \{\"error\": \"model m"),
         (500, "oops " * 1000, r"answered 500 .*: (oops ){59}oops$"),
-        (200, "<html>", r"not an answer of a chat-completions server, choices.* is no text: '<html>'"),
-        (200, '{"choices": []}', r"choices\[0\]\.message\.content is no text: '\{\"choices\": \[\]\}'"),
-        (200, '{"choices": [{"message": {"content": null}}]}', "is no text"),
-        (200, "[]", "is no text"),
+        (200, "<html>", r"not a chat-completions answer, because choices.* is not text: '<html>'"),
+        (200, '{"choices": []}', r"choices\[0\]\.message\.content is not text: '\{\"choices\": \[\]\}'"),
+        (200, '{"choices": [{"message": {"content": null}}]}', "is not text"),
+        (200, "[]", "is not text"),
     ],
 )
 def test_faults_of_the_server_are_named(chat: Chat, code: int, body: str, match: str) -> None:
@@ -143,7 +143,9 @@ def test_the_key_goes_to_no_other_address(chat: Chat) -> None:
 def test_a_question_is_not_sent_on(chat: Chat, code: int, place: str) -> None:
     """The answer to another request is none; what is shown of the address cannot steer a terminal."""
     chat.code, chat.location = code, place.format(url=chat.url)
-    with pytest.raises(ConfigError, match=rf"answered {code} .*; a question is not sent on to '.*'; give that as url="):
+    with pytest.raises(
+        ConfigError, match=rf"answered {code} .*; redirects are not followed; if '.*' is right, give it as url="
+    ):
         Endpoint(url=chat.url, name="m", key=KEY).answer("hi", seed=0)
     assert len(chat.asked) == 1
 
@@ -152,7 +154,7 @@ def test_a_question_is_not_sent_on(chat: Chat, code: int, place: str) -> None:
 def test_an_answer_that_comes_byte_by_byte_has_no_more_time(chat: Chat, code: int) -> None:
     """Each byte comes within the time of one read; the answer as a whole does not."""
     chat.code, chat.body, chat.pause = code, " " * 10_000, 0.05
-    match = rf"answered {code}" if code == 500 else r"no answer \(TimeoutError: not whole after 0\.3 seconds\)"
+    match = rf"answered {code}" if code == 500 else r"no answer \(TimeoutError: incomplete after 0\.3 seconds\)"
     with pytest.raises(ConfigError, match=match):
         Endpoint(url=chat.url, name="m", timeout=0.3).answer("hi", seed=0)
     assert chat.sent < 1000
@@ -161,7 +163,7 @@ def test_an_answer_that_comes_byte_by_byte_has_no_more_time(chat: Chat, code: in
 @pytest.mark.parametrize("body", ["[" * 100_000, '{"choices":' * 100_000, '{"choices": ' + "9" * 10_000 + "}"])
 def test_json_that_cannot_be_read_is_one_line(chat: Chat, body: str) -> None:
     chat.body = body
-    with pytest.raises(ConfigError, match=r"not an answer of a chat-completions server.* is no text: '.{300}'$"):
+    with pytest.raises(ConfigError, match=r"not a chat-completions answer.* is not text: '.{300}'$"):
         Endpoint(url=chat.url, name="m").answer("hi", seed=0)
 
 
@@ -203,9 +205,7 @@ def test_a_secret_in_an_address_is_refused_and_not_shown(url: str) -> None:
 
 @pytest.mark.parametrize("url", ["http://[::1", "http://host:sk-very-secret", "http://host:99999"])
 def test_what_is_no_address_is_refused(url: str) -> None:
-    with pytest.raises(
-        ConfigError, match="url is no address: its host or port; expected http://HOST:PORT/PATH"
-    ) as caught:
+    with pytest.raises(ConfigError, match="url has an invalid host or port; expected http://HOST:PORT/PATH") as caught:
         Endpoint(url=url, name="m")
     assert KEY not in str(caught.value)
 
@@ -216,7 +216,7 @@ def test_a_refusal_that_breaks_off(chat: Chat, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(HTTPError, "read", broken, raising=False)
     chat.code = 500
-    with pytest.raises(ConfigError, match=r"answered 500 .*: and its text broke off \(IncompleteRead\)"):
+    with pytest.raises(ConfigError, match=r"answered 500 .*: its text is incomplete \(IncompleteRead\)"):
         Endpoint(url=chat.url, name="m").answer("hi", seed=0)
 
 

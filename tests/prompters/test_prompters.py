@@ -32,7 +32,7 @@ def test_the_whole_grammar_is_distinct() -> None:
 @pytest.mark.parametrize("n", [-1, TOTAL + 1])
 def test_more_than_the_grammar_has(n: int) -> None:
     with pytest.raises(
-        ConfigError, match=rf"grammar has {TOTAL} distinct prompts, but {n} were asked for; ask for 0 to"
+        ConfigError, match=rf"grammar has {TOTAL} distinct prompts, but {n} were requested; ask for 0 to"
     ):
         grammar(CITYSCAPES).prompts(n, seed=0)
 
@@ -95,7 +95,7 @@ def test_a_byte_order_mark_is_no_part_of_a_prompt(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "\n \n# only a note\n"])
 def test_a_file_without_prompts(tmp_path: Path, text: str) -> None:
-    with pytest.raises(ConfigError, match=r"p\.txt: holds no prompt; write one per line"):
+    with pytest.raises(ConfigError, match=r"p\.txt: has no prompt; write one per line"):
         file(path=write(tmp_path / "p.txt", text))
 
 

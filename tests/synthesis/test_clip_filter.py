@@ -79,7 +79,7 @@ def test_what_one_clip_rejected_is_tried_again_with_another(
 
 
 def test_a_threshold_that_is_no_cosine_is_refused(model: torch.nn.Module) -> None:
-    with pytest.raises(ConfigError, match=r"the least score is 25; a cosine is in -1\.\.1"):
+    with pytest.raises(ConfigError, match=r"the minimum score is 25; expected a cosine in -1\.\.1"):
         ClipFilter(model, preprocess, tokenize, 25)
 
 

@@ -60,12 +60,14 @@ def test_mirror_images_can_be_left_out(tmp_path: Path, images: list[Path]) -> No
 
 def test_a_cache_that_cannot_be_written_is_an_error(tmp_path: Path, images: list[Path]) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(DataError, match=r"a.png: its embedding could not be kept: .*file/cache cannot be written"):
+    with pytest.raises(DataError, match=r"a.png: its embedding cannot be cached: .*file/cache cannot be written"):
         prepare_embeddings(refiner(tmp_path / "file" / "cache")[0], images, room=ROOM)
 
 
 def test_too_little_room_is_said_at_once(tmp_path: Path, images: list[Path]) -> None:
     made, calls = refiner(tmp_path / "cache")
-    with pytest.raises(DataError, match="embeddings of 3 images take about 6144 bytes, the cache is bounded at 5000"):
+    with pytest.raises(
+        DataError, match="embeddings of 3 images take about 6144 bytes, but the cache is limited to 5000"
+    ):
         prepare_embeddings(made, images, room=5000)
     assert len(calls) == 2

@@ -204,7 +204,7 @@ def test_what_no_engine_can_do_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
             pass
 
     refused("rey", r"unknown engine 'rey'; did you mean 'ray'\?")
-    refused("local", r"workers=2: the local engine is this process alone; give engine='ray', too", count=2)
+    refused("local", r"workers=2: the local engine uses only this process; also give engine='ray'", count=2)
     refused("ray", r"workers=0: expected at least 1", count=0)
     pretend(monkeypatch, FakeRay(gpus=1))
     refused("ray", r"workers=2 need a GPU each, but the Ray cluster has 1; give fewer, or device='cpu'", count=2)
@@ -238,5 +238,5 @@ def test_a_component_is_built_from_a_document() -> None:
 def test_label_maps_come_from_somewhere(tmp_path: Any) -> None:
     write_png(tmp_path / "a.png", np.zeros((4, 4, 3), np.uint8))
     identity = build_component("refiner", '{"name": "identity"}', "cpu")
-    with pytest.raises(ConfigError, match="no label maps are given, and no pipeline that predicts them"):
+    with pytest.raises(ConfigError, match="neither label maps nor a pipeline to predict them are given"):
         refine_set(identity, [tmp_path / "a.png"], None, out=tmp_path / "b", label_space=CITYSCAPES, made_with={})

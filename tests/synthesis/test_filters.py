@@ -101,7 +101,7 @@ def test_a_score_that_is_no_number_is_rejected() -> None:
 @pytest.mark.parametrize("least", [-1.0, float("nan")])
 @pytest.mark.parametrize("kind", [BlankFilter, DuplicateFilter])
 def test_thresholds_below_zero_are_refused(kind: type[BlankFilter], least: float) -> None:
-    with pytest.raises(ConfigError, match=rf"filter {kind.name}: the least score is {least}; expected 0 or more"):
+    with pytest.raises(ConfigError, match=rf"filter {kind.name}: the minimum score is {least}; expected 0 or more"):
         kind(least)
 
 
@@ -183,7 +183,7 @@ def test_a_filter_knows_nothing_of_an_earlier_run(tmp_path: Path) -> None:
 def test_verifying_includes_what_is_not_asked_for(tmp_path: Path) -> None:
     made = make(tmp_path, Faulty())
     made.images[4].write_bytes(made.images[4].read_bytes()[:-1] + b"?")
-    with pytest.raises(DataError, match=r"im_4_p0\.png: its SHA-256 is not the one"):
+    with pytest.raises(DataError, match=r"im_4_p0\.png: its SHA-256 differs from"):
         generate_set(Faulty(), PART, ["day", "night"], n=2, out=tmp_path, size=SIZE, verify=True)
 
 

@@ -155,7 +155,7 @@ def test_another_request_is_refused_and_nothing_changes(tmp_path: Path, changes:
     before = contents(tmp_path)
     with pytest.raises(DataError, match=rf"was made with .*{named}|{named}.*or another folder") as caught:
         make(tmp_path, **changes)
-    assert "give the same request to go on, or another folder" in str(caught.value)
+    assert "give the same request to continue, or another folder" in str(caught.value)
     assert contents(tmp_path) == before
 
 
@@ -213,7 +213,7 @@ def test_verifying_finds_a_file_of_the_same_length(tmp_path: Path) -> None:
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] + b"x")
     assert make(tmp_path).seeds == []
-    with pytest.raises(DataError, match=r"im_2_p2\.png: its SHA-256 is not the one in manifest\.jsonl"):
+    with pytest.raises(DataError, match=r"im_2_p2\.png: its SHA-256 differs from manifest\.jsonl"):
         open_generated(tmp_path, verify=True)
     assert make(tmp_path, verify=True).seeds == [2]
     assert path.read_bytes() == whole
@@ -246,12 +246,12 @@ def test_a_generator_that_gives_another_number_is_named(tmp_path: Path) -> None:
         def generate(self, requests: Iterable[clouds.GenerationRequest]) -> Iterator[clouds.GeneratedImage]:
             return iter(list(super().generate(requests))[:-1])
 
-    with pytest.raises(ComponentError, match="generator Short gave 3 images for 4 requests"):
+    with pytest.raises(ComponentError, match="generator Short returned 3 images for 4 requests"):
         make(tmp_path, Short())
 
 
 def test_a_generator_that_gives_another_size_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ComponentError, match=r"gave a label map of shape \(4, 7\) for a request of size \(4, 6\)"):
+    with pytest.raises(ComponentError, match=r"returned a label map of shape \(4, 7\) for a request of size \(4, 6\)"):
         make(tmp_path, Stub(shift=1), keep_labels=True)
     assert not list(tmp_path.rglob("*.png"))
 

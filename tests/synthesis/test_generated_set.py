@@ -57,5 +57,5 @@ def test_pictures_of_all_formats_are_read_and_other_files_are_named(published: P
 
 def test_a_folder_without_pictures_is_named(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
-    with pytest.raises(DataError, match=r"has no manifest\.jsonl, and images/ holds no picture \(\.jpg"):
+    with pytest.raises(DataError, match=r"has no manifest\.jsonl, and images/ has no image \(\.jpg"):
         open_generated(tmp_path)

@@ -147,12 +147,12 @@ def test_a_killed_run_is_finished_by_the_same_call(pictures: Path, tmp_path: Pat
 
 def test_another_sort_of_labels_is_refused(pictures: Path, tmp_path: Path) -> None:
     refine(pictures, tmp_path / "out")
-    with pytest.raises(DataError, match=r"out was refined with .*'seed': 0.* now it is .*'seed': 1.*choose another"):
+    with pytest.raises(DataError, match=r"out was refined with .*'seed': 0.* not with .*'seed': 1.*choose another"):
         refine(pictures, tmp_path / "out", seed=1)
     for text in ("{", "[" * 10**5):
         (tmp_path / "out" / FILE_NAME).write_text(text)
         with pytest.raises(
-            DataError, match=r"refined.json: not what an earlier run wrote \(.*\); choose another folder"
+            DataError, match=r"refined.json: not the output of an earlier run \(.*\); choose another folder"
         ):
             refine(pictures, tmp_path / "out")
 
@@ -202,9 +202,9 @@ def test_faults_name_the_image(pictures: Path, tmp_path: Path) -> None:
         refine(pictures, tmp_path / "a", label=lambda path: np.zeros((3, 4), np.uint8))
     write_png(pictures / "more" / "im_0_p0.png", np.zeros((*SIZE, 3), np.uint8))
     twice = [pictures / "im_0_p0.png", pictures / "more" / "im_0_p0.png"]
-    with pytest.raises(DataError, match=r"im_0_p0.png and .*more/im_0_p0.png have one name"):
+    with pytest.raises(DataError, match=r"im_0_p0.png and .*more/im_0_p0.png share a name"):
         refine_set(Swapped(), twice, label, out=tmp_path / "b", label_space=CITYSCAPES, made_with={})
-    with pytest.raises(DataError, match="b: nothing to refine, as no image is given"):
+    with pytest.raises(DataError, match="b: nothing to refine; give at least one image"):
         refine_set(Swapped(), [], label, out=tmp_path / "b", label_space=CITYSCAPES, made_with={})
     (pictures / "im_1_p0.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"im_1_p0.png: not a picture"):

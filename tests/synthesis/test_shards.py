@@ -69,9 +69,9 @@ def test_larger_shards_replace_smaller_ones(dataset: GeneratedSet) -> None:
 def test_wrong_use_is_named(dataset: GeneratedSet) -> None:
     with pytest.raises(ConfigError, match="shards need at least 1 image each, got images_per_shard=0"):
         write_shards(dataset, images_per_shard=0)
-    with pytest.raises(ConfigError, match="has no manifest, whose rows belong into shards"):
+    with pytest.raises(ConfigError, match="has no manifest, which shards need"):
         write_shards(evolve(dataset, rows=()))
-    with pytest.raises(ConfigError, match="its manifest lists no image to put into shards; generate at least one"):
+    with pytest.raises(ConfigError, match="its manifest lists no image; generate at least one"):
         write_shards(evolve(dataset, rows=(), images=(), labels=None))
 
 

@@ -65,7 +65,7 @@ class RunFolder(RuleBasedStateMachine):
 
     def go_on(self, moment: int | None, **values: object) -> None:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "(?s).*lines of it are lost")
+            warnings.filterwarnings("ignore", "(?s).*some lines are lost")
             train(pipeline(), resume=self.folder, on_step=self.kill_at(moment), **values)
 
     def reaches(self, moment: int | None) -> None:
@@ -120,13 +120,13 @@ class RunFolder(RuleBasedStateMachine):
             self.step = 0
             self.runs(self.begin, moment)
         else:
-            word = "has a finished run already" if self.step == STEPS else f"stopped after step {self.step} of warmup"
+            word = "already has a finished run" if self.step == STEPS else f"stopped after step {self.step} of warmup"
             self.refused(ConfigError, word, self.begin, moment)
 
     @rule(moment=moments, values=st.sampled_from([{}, {"set": ["data.on_error=skip"]}, {"set": ["loop.keep=2"]}]))
     def goes_on(self, moment: int | None, values: dict[str, list[str]]) -> None:
         if self.step is None:
-            self.refused(ConfigError, "so there is no run to go on with; start it anew", self.go_on, moment, **values)
+            self.refused(ConfigError, "so there is no run to resume; start a new run", self.go_on, moment, **values)
         else:
             self.runs(self.go_on, moment, **values)
 

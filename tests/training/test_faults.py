@@ -78,7 +78,9 @@ def test_an_error_of_ours_keeps_its_type_and_says_how_to_go_on(
     source: str, tmp_path: Path, failing: Callable[..., None]
 ) -> None:
     failing(DataError("an image is odd"))
-    with pytest.raises(DataError, match=r"^an image is odd; there is a checkpoint of step 3; go on with: clouds train"):
+    with pytest.raises(
+        DataError, match=r"^an image is odd; there is a checkpoint of step 3; resume with: clouds train"
+    ):
         train(compose(), source=source, recipe=recipe(), out=tmp_path / "run")
     failing(ConfigError("an option is odd"))
     with pytest.raises(ConfigError, match=r"^an option is odd$"):
@@ -98,7 +100,9 @@ def test_weights_that_are_not_finite_never_replace_a_checkpoint_or_a_pipeline(
         return numbers
 
     monkeypatch.setattr(loop, "train_step", spoil)
-    message = r"step 3 of warmup, head: classify\.weight of LinearHead are not finite .*; the checkpoint before is kept"
+    message = (
+        r"step 3 of warmup, head: classify\.weight of LinearHead are not finite .*; the previous checkpoint is kept"
+    )
     with pytest.raises(NonFiniteError, match=message):
         train(compose(), source=source, recipe=recipe("loop.checkpoint_every=1"), out=tmp_path / "run")
     assert read_checkpoint(tmp_path / "run")[0].step == 2
@@ -137,8 +141,8 @@ def test_a_tracker_that_fails_is_said_once_and_left_out(
     with pytest.warns(UserWarning, match=r"loop\.trackers: ") as warned:
         run = train(compose(), source=source, recipe=recipe(), out=tmp_path / "run")
     assert sorted(str(one.message) for one in warned) == [
-        "loop.trackers: Late failed when it was closed and is left out: ValueError: a bug",
-        "loop.trackers: Moody failed at step 2 of warmup and is left out: ConnectionError: the server is away",
+        "loop.trackers: Late failed when it was closed and is dropped: ValueError: a bug",
+        "loop.trackers: Moody failed at step 2 of warmup and is dropped: ConnectionError: the server is away",
     ]
     assert (moody.steps, late.steps) == ([1, 2], [1, 2, 3, 4])
     assert len(run.log.read_text().splitlines()) == 4
@@ -164,7 +168,7 @@ def test_a_log_that_is_too_short_is_not_filled_up(source: str, tmp_path: Path, k
     lines = (run / "log.jsonl").read_bytes()
     assert len(lines) > 2 * kept
     (run / "log.jsonl").write_bytes(lines[:kept])
-    with pytest.warns(UserWarning, match=rf"log\.jsonl has {kept} bytes; the checkpoint says {len(lines)}: lines"):
+    with pytest.warns(UserWarning, match=rf"log\.jsonl has {kept} bytes; the checkpoint says {len(lines)}: some lines"):
         train(compose(), resume=run)
     assert [json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines()] == [3, 4]
 
@@ -178,7 +182,7 @@ def test_a_reading_process_that_is_killed_costs_no_step(source: str, tmp_path: P
             os.kill(killed[0], signal.SIGKILL)
 
     settings = recipe("data.workers=1", "warmup.steps=400", "loop.checkpoint_every=1000")
-    with pytest.raises(TrainingError, match=r"^a reading process ended \(.*--set data\.workers=0 .*a checkpoint of"):
+    with pytest.raises(TrainingError, match=r"^a data loader process died \(.*--set data\.workers=0 .*a checkpoint of"):
         train(compose(), source=source, recipe=settings, out=tmp_path / "run", on_step=kill)
     lines = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
     assert 3 <= read_checkpoint(tmp_path / "run")[0].step == len(lines) < 400
@@ -188,10 +192,10 @@ class TestTheFolder:
     def test_a_run_that_was_finished_is_not_overwritten(self, source: str, tmp_path: Path) -> None:
         run = train(compose(), source=source, recipe=recipe(), out=tmp_path / "run")
         before = run.log.read_bytes()
-        with pytest.raises(ConfigError, match=r"run has a finished run already; choose another folder, or remove it"):
+        with pytest.raises(ConfigError, match=r"run already has a finished run; choose another folder, or remove it"):
             train(compose(), source=source, recipe=recipe("seed=1"), out=tmp_path / "run")
         interrupted(source, tmp_path / "other")
-        with pytest.raises(ConfigError, match=r"a run that stopped after step 2 of warmup: go on with it"):
+        with pytest.raises(ConfigError, match=r"a run that stopped after step 2 of warmup; continue it with"):
             train(compose(), source=source, recipe=recipe(), out=tmp_path / "other")
         assert run.log.read_bytes() == before
 
@@ -285,7 +289,7 @@ class TestGoingOn:
 
     @pytest.mark.parametrize("key", ["seed", "optimizer.lr", "warmup.steps", "model.head.width", "data.crop"])
     def test_the_rest_may_not(self, key: str) -> None:
-        with pytest.raises(ConfigError, match=rf"^{key} cannot change while a run goes on, .*; what can: data"):
+        with pytest.raises(ConfigError, match=rf"^{key} cannot change when a run resumes, .*; settings that can: data"):
             changed(recipe(), {key: 1})
 
     def test_values_reach_a_new_run(self, source: str, tmp_path: Path) -> None:
@@ -303,7 +307,7 @@ class TestGoingOn:
         (lambda d: d["progress"].update(step="1"), "'1' is not of type int"),
         (lambda d: d["progress"].update(step=5), r"step 5 of warmup, but recipe\.json says 4 steps"),
         (lambda d: d["progress"].update(phase="x"), "phase"),
-        (lambda d: d["progress"].update(phase="joint"), "which is none of the run's phases"),
+        (lambda d: d["progress"].update(phase="joint"), "expected one of the run's phases"),
         (lambda d: d["progress"].update(log_size=-1), "log_size is -1; expected at least 0"),
         (lambda d: d.update(modules=[]), "not the checkpoint of a run"),
         (lambda d: d["modules"].update(head=None), "not the checkpoint of a run"),
@@ -341,7 +345,7 @@ def test_a_log_size_beyond_the_log_takes_no_room(source: str, tmp_path: Path) ->
     assert document is not None
     document["progress"]["log_size"] = 10**12
     torch.save(document, run / FILE_NAME)
-    with pytest.warns(UserWarning, match=r"the checkpoint says 1000000000000: lines of it are lost"):
+    with pytest.warns(UserWarning, match=r"the checkpoint says 1000000000000: some lines are lost"):
         train(compose(), resume=run)
     assert [json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines()] == [1, 2, 3, 4]
 

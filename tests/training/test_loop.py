@@ -74,8 +74,8 @@ def test_an_unreadable_image_is_skipped_when_asked_for(source: str, tmp_path: Pa
 @pytest.mark.parametrize(
     ("errors", "stops", "error", "message"),
     [
-        (1, 0, DataError, "another process met an image that cannot be read; see its message"),
-        (0, 1, TrainingInterrupted, "a signal to another process: stopped after step 2 of warmup; go on with"),
+        (1, 0, DataError, "another process found an unreadable image; see its message"),
+        (0, 1, TrainingInterrupted, "a signal to another process: stopped after step 2 of warmup; resume with"),
     ],
 )
 def test_what_stops_another_process_stops_this_one_after_the_same_step(
@@ -119,7 +119,7 @@ def test_a_label_value_without_a_meaning_is_never_learnt(source: str, tmp_path: 
 def test_a_set_without_any_readable_image_stops_the_run(source: str, tmp_path: Path) -> None:
     for index in range(5):
         spoil(source, f"{index}.png")
-    with pytest.raises(DataError, match=r"no image of the set can be read: .*png"):
+    with pytest.raises(DataError, match=r"no image of the dataset can be read: .*png"):
         train(compose(), source=source, recipe=recipe("data.on_error=skip"), out=tmp_path / "run")
 
 
@@ -201,7 +201,9 @@ def test_a_batch_must_have_an_image_for_each_part(source: str, tmp_path: Path) -
 def test_values_of_the_loop_that_make_no_sense_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"accumulate is 0; expected at least 1"):
         LoopConfig(accumulate=0)
-    with pytest.raises(ConfigError, match=r"loop\.best is 'miou', but nothing is evaluated; set loop\.evaluate_every"):
+    with pytest.raises(
+        ConfigError, match=r"loop\.best is 'miou', but evaluation is off; also set loop\.evaluate_every"
+    ):
         LoopConfig(best="miou")
 
 
@@ -266,13 +268,13 @@ def test_evaluations_are_part_of_the_numbers(source: str, tmp_path: Path) -> Non
         (
             ["folder:nowhere"],
             DataError,
-            r"^data\.evaluation: folder:nowhere: .* train without it: loop\.evaluate_every=0",
+            r"^data\.evaluation: folder:nowhere: .* disable it with loop\.evaluate_every=0",
         ),
         (["fodler:x"], ConfigError, r"^data\.evaluation: .* did you mean 'folder'"),
         (
             ["{source}", "{source}:train"],
             ConfigError,
-            r"^data\.evaluation: {source}:train is there twice; give it once",
+            r"^data\.evaluation: {source}:train is listed twice; list it once",
         ),
     ],
 )

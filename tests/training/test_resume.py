@@ -34,7 +34,7 @@ def test_a_signal_writes_a_checkpoint_to_go_on_from(
         if (name, now) == (phase, step):
             os.kill(os.getpid(), number)
 
-    message = f"{number.name}: stopped after step {step} of {phase}; go on with: clouds train --resume {tmp_path}/run"
+    message = f"{number.name}: stopped after step {step} of {phase}; resume with: clouds train --resume {tmp_path}/run"
     with pytest.raises(TrainingInterrupted, match=message):
         train(compose(), **data, out=tmp_path / "run", on_step=stop)
     again = clouds.load(tmp_path / "run" / "start", device="cpu")
@@ -86,7 +86,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(
         return write(path, data)
 
     monkeypatch.setattr(Path, "write_bytes", fill)
-    with pytest.raises(DataError, match=r"checkpoint of step 4 cannot be written: .*No space left.* still whole"):
+    with pytest.raises(DataError, match=r"checkpoint of step 4 cannot be written: .*No space left.* is intact"):
         train(compose(), source=source, recipe=recipe(), out=tmp_path / "run")
     monkeypatch.undo()
     assert read_checkpoint(tmp_path / "run")[0].step == 3
@@ -98,11 +98,11 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(
 
 
 def test_resume_takes_the_place_of_everything_else(source: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="resume goes on with a run as it was begun; leave out source"):
+    with pytest.raises(ConfigError, match="resume continues a run with its own settings; omit source"):
         train(compose(), source=source, resume=tmp_path)
     with pytest.raises(ConfigError, match="a new run needs recipe= and out="):
         train(compose(), source=source)
-    with pytest.raises(ConfigError, match=r"no checkpoint\.pt here, so there is no run to go on with"):
+    with pytest.raises(ConfigError, match=r"has no checkpoint\.pt, so there is no run to resume"):
         train(compose(), resume=tmp_path)
 
 
@@ -119,7 +119,7 @@ def test_what_is_no_checkpoint_is_refused(source: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"recipe\.json: cannot be read"):
         train(compose(), resume=run)
     torch.save({"model": {}}, run / FILE_NAME)
-    with pytest.raises(WeightsError, match="not the checkpoint of a run; give the folder that was its --out"):
+    with pytest.raises(WeightsError, match="not the checkpoint of a run; give the folder that was the run's --out"):
         train(compose(), resume=run)
     (run / FILE_NAME).write_bytes(b"PK\x03\x04 half of a file")
     with pytest.raises(WeightsError, match="not a whole checkpoint"):

@@ -57,7 +57,7 @@ def test_plugins_bring_trackers(tmp_path: Path) -> None:
 
 def test_names_are_found_or_explained(tmp_path: Path) -> None:
     both = catalog(a="mine", b="mine")
-    with pytest.raises(ConfigError, match="'mine' is offered twice; choose one: a::mine or b::mine"):
+    with pytest.raises(ConfigError, match="two plugins offer 'mine'; choose one: a::mine or b::mine"):
         open_trackers(["mine"], tmp_path, {"seed": 0}, catalog=both)
     assert len(open_trackers(["b::mine"], tmp_path, {"seed": 0}, catalog=both)) == 1
     with pytest.raises(ConfigError, match=r"loop\.trackers: unknown tracker 'tensorbord'; did you mean 'tensorboard'"):
@@ -69,7 +69,7 @@ def test_a_missing_distribution_is_named_with_its_remedy(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(ConfigError, match=f"{name} is not installed; pip install {name}, or leave it out"):
+    with pytest.raises(ConfigError, match=f"{name} is not installed; pip install {name}, or remove the tracker"):
         open_trackers([name], tmp_path, {})
 
 
@@ -135,7 +135,9 @@ def test_a_full_disk_is_named(tmp_path: Path) -> None:
     log._stream.close()
     with open("/dev/full", "ab", buffering=0) as full:
         log._stream = full
-        with pytest.raises(DataError, match=r"log\.jsonl: step 7 of joint cannot be written: .*No space left.*room"):
+        with pytest.raises(
+            DataError, match=r"log\.jsonl: step 7 of joint cannot be written: .*No space left.*disk space"
+        ):
             log.log("joint", 7, {"loss": 1.0})
 
 

@@ -17,12 +17,12 @@ def plain_shading(patch: Patch) -> Values:
 
 
 def tiled_noise(patch: Patch) -> Values:
-    """The same small noise everywhere, as from one texture file."""
+    """The same fine noise everywhere, as from one texture file."""
     return 0.94 + 0.12 * patch.noise(patch.a * 2.0, patch.b * 2.0)
 
 
 def square_panes(patch: Patch) -> tuple[Values, Values]:
-    """A regular grid of square windows, all alike."""
+    """A regular grid of equal square windows."""
     a, b = patch.a / 2.6 % 1.0, patch.b / 2.6 % 1.0
     inside = (a > 0.25) & (a < 0.75) & (b > 0.3) & (b < 0.8) & (patch.b > 0.5)
     return inside.astype(np.float32), np.full_like(patch.a, 0.5)
@@ -34,12 +34,12 @@ def no_weather(image: Image, frame: Frame, rng: Rng) -> Image:
 
 
 def engine_sun(image: Image, frame: Frame, rng: Rng) -> Image:
-    """One sun, always the same."""
+    """Constant sunlight."""
     return image * np.float32(1.02)
 
 
 def ideal_camera(image: Image, frame: Frame, rng: Rng) -> Image:
-    """No noise at all."""
+    """No noise."""
     return image
 
 
@@ -123,7 +123,7 @@ ENGINE = Kit(
 
 
 def engine_style() -> Style:
-    """The one style of the source domain."""
+    """The style of the source domain."""
     return ENGINE.style(
         layout="engine town",
         palette="engine",

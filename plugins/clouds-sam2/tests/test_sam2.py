@@ -145,7 +145,7 @@ def test_a_model_with_missing_keys_is_refused(folder: Path, tmp_path: Path) -> N
     model = Sam2Model.from_pretrained(folder)
     weights = {key: value for key, value in model.state_dict().items() if "no_memory" not in key}
     model.save_pretrained(tmp_path, state_dict=weights)
-    with pytest.raises(clouds.WeightsError, match="not a whole SAM 2; missing keys: no_memory_embedding"):
+    with pytest.raises(clouds.WeightsError, match="not a complete SAM 2; missing keys: no_memory_embedding"):
         sam2(model=str(tmp_path))
 
 

@@ -32,7 +32,7 @@ def test_levels_are_the_last_stages_at_their_strides(model: str) -> None:
 def test_every_model_has_a_pyramid_or_a_reason(model: str) -> None:
     with torch.device("cpu" if model.startswith("regnet") else "meta"):  # RegNet computes its widths in tensors
         if model.startswith(("vit", "maxvit")):
-            with pytest.raises(clouds.ConfigError, match=f"torchvision's {model} takes images of one size only"):
+            with pytest.raises(clouds.ConfigError, match=f"torchvision's {model} supports only one image size"):
                 torchvision(model=model, pretrained=False)
             return
         backbone = torchvision(model=model, pretrained=False).to("meta")
@@ -157,7 +157,7 @@ def test_a_wrong_name_is_answered_with_the_nearest() -> None:
 
 
 def test_a_model_of_one_size_and_one_without_strides_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(clouds.ConfigError, match=r"vit_b_16 takes images of one size only .* timm: name"):
+    with pytest.raises(clouds.ConfigError, match=r"vit_b_16 supports only one image size .* timm: name"):
         torchvision(model="vit_b_16", pretrained=False)
     flat = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, stride=2, padding=1), torch.nn.Flatten())
     with pytest.raises(clouds.ConfigError, match=r"flat has maps at strides \[2\], none at \[4, 8, 16\]"):

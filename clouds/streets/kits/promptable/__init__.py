@@ -1,1 +1,1 @@
-"""What a prompt can reach: layouts, palettes, textures, lights, weathers and sensors of the procedural generator."""
+"""The kit of prompts: layouts, palettes, textures, lights, weathers and sensors of the procedural generator."""

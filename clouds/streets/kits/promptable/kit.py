@@ -8,7 +8,7 @@ from clouds.streets.kits.promptable.textures import FACADES, TEXTURES
 from clouds.streets.kits.promptable.weather import WEATHERS
 from clouds.streets.records import Kit, Palette
 
-# sRGB. Broad on purpose: pictures without labels are for teaching that colour is not the class.
+# sRGB. Deliberately broad, so that training on these images shows that colour does not decide the class.
 WIDE = Palette(
     jitter=6,
     swatches={

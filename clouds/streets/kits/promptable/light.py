@@ -1,4 +1,4 @@
-"""Light by time of day, and the cameras of the procedural generator."""
+"""Light by time of day, and sensors of the procedural generator."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ Rng = np.random.Generator
 
 
 def daylight(image: Image, frame: Frame, rng: Rng) -> Image:
-    """Full light, a little warmer or cooler from picture to picture."""
+    """Full light, a little warmer or cooler in each image."""
     warmth = rng.uniform(-0.05, 0.05)
     return image * np.array([1 + warmth, 1.0, 1 - warmth], np.float32) * np.float32(rng.uniform(0.88, 1.08))
 
 
 def golden_dusk(image: Image, frame: Frame, rng: Rng) -> Image:
-    """Low sun: light between warm and orange, a sky that glows at the horizon, some lit windows."""
+    """Low sun: warm to orange light, a glow at the horizon, some lit windows."""
     late = np.float32(rng.uniform(0.2, 1.0))
     lit = image * (1 - late * np.array([0.14, 0.36, 0.48], np.float32)) * np.float32(rng.uniform(0.85, 1.05))
     _, down = frame.camera.rays(image.shape[:2])
@@ -28,7 +28,7 @@ def golden_dusk(image: Image, frame: Frame, rng: Rng) -> Image:
 
 
 def moonlit_night(image: Image, frame: Frame, rng: Rng) -> Image:
-    """Blue and dim to dark, with lit windows and lamps, and a cone of headlight on what is near."""
+    """Dim blue light, with lit windows and lamps, and headlights on near surfaces."""
     exposure = np.float32(rng.uniform(0.16, 0.42)) * np.array([0.76, 0.88, 1.15], np.float32)
     beam = np.exp(-((frame.lateral / (2.0 + 0.22 * frame.depth)) ** 2)) * np.exp(-frame.depth / 16.0)
     beam = np.where(frame.sky, 0.0, beam * np.float32(rng.uniform(0.35, 0.6)))[..., None].astype(np.float32)
@@ -42,19 +42,19 @@ def _shine(image: Image, frame: Frame, color: Float32[np.ndarray, " 3"], strengt
 
 
 def additive_noise(image: Image, frame: Frame, rng: Rng) -> Image:
-    """Gaussian noise, equal in all channels' strength."""
+    """Gaussian noise of equal strength in all channels."""
     return image + np.float32(rng.uniform(0.005, 0.03)) * rng.standard_normal(image.shape, dtype=np.float32)
 
 
 def soft_lens(image: Image, frame: Frame, rng: Rng) -> Image:
-    """A slightly unsharp lens: Gaussian blur that grows with the picture's width, then faint noise."""
+    """A slightly unsharp lens: Gaussian blur proportional to the image width, then faint noise."""
     sigma = rng.uniform(0.3, 0.9) * image.shape[1] / 256
     blurred = ndimage.gaussian_filter(image, (sigma, sigma, 0), mode="nearest", truncate=2.5)
     return blurred + np.float32(0.008) * rng.standard_normal(image.shape, dtype=np.float32)
 
 
 def contrast_curve(image: Image, frame: Frame, rng: Rng) -> Image:
-    """A camera's tone curve: gamma and saturation of its own, then faint noise."""
+    """A camera's tone curve: random gamma and saturation, then faint noise."""
     toned = image ** np.float32(rng.uniform(0.75, 1.35))
     grey = toned.mean(axis=2, keepdims=True)
     toned = grey + np.float32(rng.uniform(0.6, 1.4)) * (toned - grey)

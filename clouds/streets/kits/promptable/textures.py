@@ -21,7 +21,7 @@ def wheel_ruts(patch: Patch) -> Values:
 
 
 def square_slabs(patch: Patch) -> Values:
-    """Slabs of 60 cm with dark joints and a tone of their own."""
+    """Slabs of 60 cm with dark joints, each with its own tone."""
     a, b = patch.a / 0.6, patch.b / 0.6
     joint = ((a % 1.0) < 0.08) | ((b % 1.0) < 0.08)
     tone = 0.9 + 0.2 * patch.noise.cell(a, b)
@@ -106,7 +106,7 @@ def _windows(
 
 
 def _visible(patch: Patch, period: float) -> Values:
-    """1 where a pattern of this period (metres) can be resolved, falling to 0 where it would alias."""
+    """1 where the resolution suffices for a pattern of this period (metres), falling to 0 where it would alias."""
     return np.clip(2.0 - 4.0 * patch.pixel / period, 0.0, 1.0)
 
 
@@ -116,7 +116,7 @@ TEXTURES = (
 )
 FACADES = (grid_windows, wide_windows, slim_windows)
 
-# Which textures a material may get. Each surface draws one.
+# Choices of textures by material, one per surface.
 CHOICES = {
     "road": ("fine_grain", "wheel_ruts"),
     "sidewalk": ("fine_grain", "square_slabs"),

@@ -18,7 +18,7 @@ def clear_sky(image: Image, frame: Frame, rng: Rng) -> Image:
 
 
 def overcast(image: Image, frame: Frame, rng: Rng) -> Image:
-    """A grey ceiling: less colour, less contrast, a dull sky."""
+    """Overcast sky: less colour, less contrast."""
     grey = image.mean(axis=2, keepdims=True)
     dull = 0.45 * grey + 0.55 * image
     cover = np.float32(rng.uniform(0.62, 0.78)) * np.array([0.96, 0.98, 1.0], np.float32)
@@ -34,7 +34,7 @@ def exponential_fog(image: Image, frame: Frame, rng: Rng) -> Image:
 
 
 def streak_rain(image: Image, frame: Frame, rng: Rng) -> Image:
-    """Grey sky, dark and glossy ground that shows the sky, slanted streaks."""
+    """Rain: grey sky, dark glossy ground that reflects it, slanted streaks."""
     grey = 0.5 * image.mean(axis=2, keepdims=True) + 0.5 * image
     cover = np.float32(rng.uniform(0.45, 0.6)) * np.array([0.95, 0.98, 1.02], np.float32)
     grey = np.where(frame.sky[..., None], cover, 0.78 * grey)
@@ -45,7 +45,7 @@ def streak_rain(image: Image, frame: Frame, rng: Rng) -> Image:
 
 
 def flake_snow(image: Image, frame: Frame, rng: Rng) -> Image:
-    """White flakes in the air, a white sky, and an even thin cover on everything that lies flat."""
+    """Snowfall: white flakes, a white sky, and an even thin cover on horizontal surfaces."""
     sky = np.float32(rng.uniform(0.74, 0.88)) * np.array([0.98, 0.99, 1.0], np.float32)
     amount = np.where(frame.ground, rng.uniform(0.35, 0.75), 0.08)[..., None].astype(np.float32)
     amount = (

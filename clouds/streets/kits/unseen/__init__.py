@@ -1,1 +1,1 @@
-"""The demo's unseen domains: models that share nothing with what prompts or the source can reach."""
+"""The demo's unseen domains: their models share nothing with the kits of prompts and of the source."""

@@ -8,7 +8,7 @@ from clouds.streets.kits.unseen.models import LIGHTS, SENSORS, WEATHERS
 from clouds.streets.kits.unseen.textures import FACADES, TEXTURES
 from clouds.streets.records import Kit, Palette, SceneLayout, Style
 
-# Seen from a van: higher, narrower lanes and a longer lens than any prompt or the source gives.
+# Seen from a van: a higher camera, narrower lanes and a longer lens than in the other kits.
 VAN = SceneLayout(
     camera_height=(1.95, 2.3),
     focal=(0.84, 0.95),
@@ -59,8 +59,8 @@ _VEHICLES = {
     "skin": ((200, 152, 118), (144, 100, 70)),
     "housing": ((22, 24, 26),),
 }
-# With jitter, each colour stays at least 5 of 255 away, in some channel, from every colour that a prompt or the source
-# can give that material.
+# Including jitter, each colour differs by at least 5 of 255, in some channel, from all colours of the same material in
+# the other kits.
 SANDSTONE = Palette(
     jitter=3,
     swatches={

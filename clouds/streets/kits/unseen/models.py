@@ -10,7 +10,7 @@ Rng = np.random.Generator
 
 
 def valley_mist(image: Image, frame: Frame, rng: Rng) -> Image:
-    """Bluish mist that lies low and in patches: thick near the ground, thin above (not homogeneous)."""
+    """Bluish, patchy mist: thick near the ground, thin above (not homogeneous)."""
     patches = 0.4 + 1.2 * frame.noise(frame.lateral * 0.08 + 5, frame.depth * 0.05)
     low = np.exp(-np.maximum(frame.height, 0.0) / np.float32(rng.uniform(4.0, 9.0)))
     thickness = np.where(frame.sky, 0.35, np.minimum(frame.depth / 45, 1.0) * low * patches)
@@ -19,7 +19,7 @@ def valley_mist(image: Image, frame: Frame, rng: Rng) -> Image:
 
 
 def lens_drops(image: Image, frame: Frame, rng: Rng) -> Image:
-    """Rain as seen by a wet lens: each drop shows the scene upside down and small; the light is flat and greenish."""
+    """Rain on the lens: each drop shows the scene small and upside down; the light is flat and greenish."""
     height, width = image.shape[:2]
     grey = image.mean(axis=2, keepdims=True) * np.array([0.86, 0.98, 0.92], np.float32)
     flat = (0.62 * image + 0.38 * grey) * np.float32(rng.uniform(0.85, 1.0))
@@ -46,7 +46,7 @@ def settled_drifts(image: Image, frame: Frame, rng: Rng) -> Image:
 
 
 def dust_veil(image: Image, frame: Frame, rng: Rng) -> Image:
-    """Yellowish dust that grows linearly with distance, up to a limit, the sky included."""
+    """Yellowish dust that grows linearly with distance, up to a limit, including the sky."""
     share = np.clip(frame.depth / np.float32(rng.uniform(90, 160)), 0.0, 0.75)[..., None]
     return image * (1 - share) + share * np.array([0.78, 0.68, 0.5], np.float32)
 

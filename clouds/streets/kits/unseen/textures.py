@@ -11,7 +11,7 @@ Values = Float32[np.ndarray, " n"]
 
 
 def cobbles(patch: Patch) -> Values:
-    """Round stones in staggered rows, each with a tone of its own."""
+    """Round stones in staggered rows, each with its own tone."""
     row = np.floor(patch.b / 0.5)
     a, b = patch.a / 0.4 + 0.5 * (row % 2), patch.b / 0.5
     dome = 1.0 - 0.5 * ((a % 1.0 - 0.5) ** 2 + (b % 1.0 - 0.5) ** 2)
@@ -42,7 +42,7 @@ def checker_panels(patch: Patch) -> Values:
 
 
 def brush_strokes(patch: Patch) -> Values:
-    """Slanted strokes, as of leaves in wind."""
+    """Slanted strokes, like leaves in wind."""
     return 0.7 + 0.6 * patch.noise((patch.a + patch.b) * 6 + 13 * patch.key, (patch.a - patch.b) * 1.1)
 
 
@@ -65,7 +65,7 @@ def mackerel_sky(patch: Patch) -> Values:
 
 
 def banded_sky(patch: Patch) -> Values:
-    """Layers of different grey."""
+    """Layers of different greys."""
     return 0.9 + 0.2 * patch.noise(patch.a * 0.3, patch.b * 9.0)
 
 

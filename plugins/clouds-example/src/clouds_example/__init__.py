@@ -9,7 +9,7 @@ def _one(kind, name, summary, **fields):
 
 
 def _components():
-    from clouds_example import components  # torch is imported when something is built, not before
+    from clouds_example import components  # so that torch is only imported when a component is built
 
     return components
 

@@ -32,7 +32,7 @@ def clouds_weights() -> list[FileWeights]:
             name="mobile-sam",
             licence="Apache-2.0",
             url=f"https://github.com/ChaoningZhang/MobileSAM/raw/{commit}/weights/mobile_sam.pt",
-            sha256="6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f",  # found by many projects
+            sha256="6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f",  # as in many projects
             size=40_728_226,
         )
     ]
@@ -48,6 +48,6 @@ def mobile_sam(*, pretrained: bool | Path = True):
         pretrained: load the published weights; False initialises randomly; a path reads a local file (.pt, .pth,
             .safetensors).
     """
-    from clouds_mobile_sam.build import build_segmenter  # torch is imported when something is built, not before
+    from clouds_mobile_sam.build import build_segmenter  # so that torch is only imported when building
 
     return build_segmenter(pretrained)

@@ -1,4 +1,4 @@
-"""MobileSAM: TinyViT under segment-anything's prompt encoder and mask decoder."""
+"""MobileSAM: TinyViT with segment-anything's prompt encoder and mask decoder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from clouds_mobile_sam.tiny_vit import TinyViT
 
 
 def build_sam(img_size: int = 1024) -> Sam:
-    """Random weights. `img_size`: side of the network's input in pixels, a multiple of 16."""
+    """MobileSAM with random weights. `img_size`: side of the network's input in pixels, a multiple of 16."""
     grid = (img_size // 16, img_size // 16)
     return Sam(
         image_encoder=TinyViT(img_size),  # pyright: ignore[reportArgumentType] (typed as SAM's own encoder)
@@ -29,10 +29,10 @@ def build_sam(img_size: int = 1024) -> Sam:
 
 
 def build_segmenter(pretrained: bool | Path) -> clouds.SamSegmenter:
-    """MobileSAM with the published weights (True), random ones (False), or those of a file.
+    """MobileSAM with the published weights (True), random weights (False), or weights from a file.
 
     Raises:
-        WeightsError: the weights could not be had, do not fit, or have the published name and another hash.
+        WeightsError: the weights are unavailable, do not fit, or differ from the published hash.
     """
     sam = build_sam()
     if pretrained is not False:

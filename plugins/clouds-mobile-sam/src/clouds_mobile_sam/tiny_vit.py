@@ -1,8 +1,8 @@
 """TinyViT-5M (Wu et al., "TinyViT", ECCV 2022) as the image encoder of SAM.
 
-As Zhang et al., "Faster Segment Anything: Towards Lightweight SAM for Mobile Applications" (2023) changed it: the last
-stage keeps the stride 16 of the third, and SAM's neck takes the classifier's place. For inference: there is no
-stochastic depth. Modules are named as in the published weights.
+Modified as in Zhang et al., "Faster Segment Anything: Towards Lightweight SAM for Mobile Applications" (2023): the last
+stage keeps the third's stride 16, and SAM's neck replaces the classifier. For inference only, so there is no stochastic
+depth. Module names match the published weights.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ WIDTHS = (64, 128, 160, 320)
 DEPTHS = (2, 2, 6, 2)
 HEAD_WIDTH = 32
 WINDOWS = (None, 7, 14, 7)  # the first stage is convolutional
-STRIDES = (2, 2, 1)  # of the reductions between stages; TinyViT's last one is 2, MobileSAM's 1
+STRIDES = (2, 2, 1)  # of the reductions between stages; the last one is 2 in TinyViT, 1 in MobileSAM
 
 
 class ConvNorm(nn.Sequential):
-    """A convolution that keeps the size at stride 1, and batch normalisation."""
+    """A size-preserving convolution (at stride 1) with batch normalisation."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int = 1, *, stride: int = 1, groups: int = 1) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class PatchEmbed(nn.Module):
 
 
 class MBConv(nn.Module):
-    """Inverted bottleneck: expand by 4, one convolution per channel, reduce; with a residual."""
+    """Inverted bottleneck with a residual: expand by 4, depthwise convolution, reduce."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class MBConv(nn.Module):
 
 
 class Merging(nn.Module):
-    """To the width and the stride of the next stage."""
+    """Reduction to the width and stride of the next stage."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class Merging(nn.Module):
 
 
 class Attention(nn.Module):
-    """Attention within a window; each head adds a learned bias for each distance (|rows|, |columns|)."""
+    """Self-attention within a window, with a learned bias per head and distance (|rows|, |columns|)."""
 
     def __init__(self, width: int, window: int) -> None:
         super().__init__()
@@ -82,8 +82,10 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Windows "n p c" of p pixels, row by row."""
+        # "n p heads 3 d" to three of "n heads p d"
         qkv = self.qkv(self.norm(x)).unflatten(-1, (self.heads, 3, HEAD_WIDTH))
         query, key, value = qkv.permute(3, 0, 2, 1, 4)
+        # scores "n heads p p" with distance bias "heads p p"
         bias = self.attention_biases[:, self.get_buffer("distances")].to(query.dtype)
         mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
         return self.proj(mixed.transpose(1, 2).flatten(2))
@@ -101,7 +103,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention in windows, one convolution per channel, and an MLP."""
+    """Window attention, a depthwise convolution, and an MLP."""
 
     def __init__(self, width: int, window: int) -> None:
         super().__init__()
@@ -115,18 +117,21 @@ class Block(nn.Module):
         return (x + self.mlp(x)).permute(0, 3, 1, 2)
 
     def _attend(self, x: Tensor) -> Tensor:
-        """Zeros fill the windows at the right and the bottom, and take part, as published."""
+        """Attention in windows. Zero padding at the right and the bottom takes part in it, as published."""
         height, width = x.shape[2:]
         side = self.window
+        # Split into windows: "b c h w" to "b rows columns y x c"
         x = functional.pad(x, (0, -width % side, 0, -height % side))
         cells = x.unflatten(3, (-1, side)).unflatten(2, (-1, side))  # b, c, rows, y, columns, x
         windows = cells.permute(0, 2, 4, 3, 5, 1)
+        # Attend in each window of y * x pixels
         mixed = self.attn(windows.flatten(3, 4).flatten(0, 2)).view(windows.shape)
+        # Join the windows to "b c h w", without the padding
         return mixed.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)[..., :height, :width]
 
 
 class Stage(nn.Module):
-    """Blocks, and the reduction to the next stage where there is one."""
+    """Blocks, and the reduction to the next stage if there is one."""
 
     def __init__(self, index: int) -> None:
         super().__init__()
@@ -143,10 +148,10 @@ class Stage(nn.Module):
 
 
 class TinyViT(nn.Module):
-    """Images "b 3 s s", normalised, to embeddings "b 256 s/16 s/16".
+    """Encodes normalised images "b 3 s s" to embeddings "b 256 s/16 s/16".
 
     Args:
-        img_size: side s of the square images in pixels, a multiple of 16. Named as segment-anything reads it.
+        img_size: side s of the square images in pixels, a multiple of 16. segment-anything requires this name.
     """
 
     def __init__(self, img_size: int = 1024) -> None:
@@ -154,7 +159,7 @@ class TinyViT(nn.Module):
         self.img_size = img_size
         self.patch_embed = PatchEmbed(WIDTHS[0])
         self.layers = nn.Sequential(*(Stage(index) for index in range(len(WIDTHS))))
-        # The classifier has no part in the embedding, but one in the published file.
+        # The embedding does not use the classifier, but the published file has its weights.
         self.norm_head = nn.LayerNorm(WIDTHS[-1])
         self.head = nn.Linear(WIDTHS[-1], 1000)
         self.neck = nn.Sequential(
@@ -169,6 +174,6 @@ class TinyViT(nn.Module):
 
 
 def _distances(side: int) -> Tensor:
-    """Number |rows| * side + |columns| of the distance between each two pixels of a window, "p p"."""
+    """Index |rows| * side + |columns| of the distance between all pairs of pixels of a window, "p p"."""
     rows, columns = torch.arange(side * side) // side, torch.arange(side * side) % side
     return (rows[:, None] - rows).abs() * side + (columns[:, None] - columns).abs()

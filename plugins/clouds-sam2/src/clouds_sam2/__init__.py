@@ -38,9 +38,9 @@ def sam2(*, model: str = _REPOSITORY, pretrained: bool = True):
     A cached embedding takes 8 MiB for each image.
 
     Args:
-        model: a repository of the Hugging Face hub in transformers' format, or a local folder of one.
-        pretrained: load its weights; False reads nothing: random weights of the smallest published size.
+        model: Hugging Face repository in transformers' format, or a local folder in this format.
+        pretrained: load its weights; False reads no files, and uses random weights of the smallest published size.
     """
-    from clouds_sam2.segmenter import build_segmenter  # torch is imported when something is built, not before
+    from clouds_sam2.segmenter import build_segmenter  # so that torch is only imported when building
 
     return build_segmenter(model, pretrained=pretrained)

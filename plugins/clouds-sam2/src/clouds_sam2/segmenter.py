@@ -13,15 +13,15 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import Sam2Config, Sam2ImageProcessor, Sam2Model, Sam2Processor
 
-_CLAMP = 32.0  # logits of masks that are a part of a prompt, as published
+_CLAMP = 32.0  # bound on logits of prompt masks, as published
 
 
 @final
 class Sam2Segmenter(clouds.PromptedSegmenter):
-    """SAM 2 with point prompts: three masks for each.
+    """SAM 2 with point prompts, three masks per prompt.
 
-    The image is stretched to the network's square input as published, by the processor. Embeddings are three maps:
-    "level0" and "level1" of strides 4 and 8 that sharpen the masks, and "level2" of stride 16.
+    The processor stretches the image to the network's square input, as published. Embeddings are three maps: "level0"
+    and "level1" with strides 4 and 8, which sharpen the masks, and "level2" with stride 16.
     """
 
     def __init__(self, model: Sam2Model, processor: Sam2Processor) -> None:
@@ -40,13 +40,14 @@ class Sam2Segmenter(clouds.PromptedSegmenter):
         size: tuple[int, int],
         masks: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
+        # Points from image pixels to network input pixels
         side = self.processor.target_size
         scaled = points * torch.tensor((side / size[1], side / size[0]), device=points.device)
         levels = [embedding[f"level{index}"].float() for index in range(len(embedding))]
-        if masks is None:  # all prompts are of one image
+        if masks is None:  # one image with all prompts
             answer = self.model(image_embeddings=levels, input_points=scaled[None])
             return answer.pred_masks[0], answer.iou_scores[0]
-        # A mask is of an image, so that each prompt takes its own copy of it.
+        # The model takes one mask per image, so each prompt needs its own copy of the image
         levels = [level.expand(len(points), -1, -1, -1) for level in levels]
         given = masks.clamp(-_CLAMP, _CLAMP)
         answer = self.model(image_embeddings=levels, input_points=scaled[:, None], input_masks=given)
@@ -57,7 +58,7 @@ class Sam2Segmenter(clouds.PromptedSegmenter):
 
 
 def build_segmenter(model: str, *, pretrained: bool) -> Sam2Segmenter:
-    """SAM 2 with the weights of a hub repository or a local folder, or random ones that nothing is read for.
+    """SAM 2 with weights from a hub repository or a local folder, or random weights without reading files.
 
     Raises:
         WeightsError: the model cannot be read.
@@ -73,7 +74,7 @@ def build_segmenter(model: str, *, pretrained: bool) -> Sam2Segmenter:
             return Sam2Segmenter(_complete(loaded[0], loaded[1], place), Sam2Processor.from_pretrained(place))
     except clouds.WeightsError:
         raise
-    except Exception as error:  # a damaged file may raise anything; the cause is kept
+    except Exception as error:  # a damaged file may raise anything
         raise clouds.WeightsError(
             f"SAM 2 could not be loaded from {place!r} ({type(error).__name__}: {error}); check the connection, or "
             "name a local folder in transformers' format: model=FOLDER, or owner/name in CLOUDS_WEIGHTS"
@@ -81,8 +82,8 @@ def build_segmenter(model: str, *, pretrained: bool) -> Sam2Segmenter:
 
 
 def _complete(network: Any, info: Mapping[str, Any], place: str) -> Sam2Model:
-    """The network, once no key is found missing: transformers would start those at random."""
+    """Check that no key is missing, because transformers would initialise it randomly; return the network."""
     missing = sorted(info["missing_keys"])
     if missing:
-        raise clouds.WeightsError(f"{place!r} is not a whole SAM 2; missing keys: {', '.join(missing[:5])}")
+        raise clouds.WeightsError(f"{place!r} is not a complete SAM 2; missing keys: {', '.join(missing[:5])}")
     return network

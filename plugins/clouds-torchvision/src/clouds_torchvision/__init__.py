@@ -36,14 +36,14 @@ def torchvision(
     """A classification model of torchvision, without its classifier.
 
     Args:
-        model: torchvision's name of it.
+        model: torchvision's name of the model.
         pretrained: load the default weights; False initialises randomly; a path reads a local file with torchvision's
             keys (.safetensors, .pth).
-        trainable: train it, too; frozen otherwise.
-        mean, std: of the images that the weights were trained with, per channel (RGB, 0..255).
+        trainable: train the backbone; otherwise it is frozen.
+        mean, std: normalisation of the weights' training images, per channel (RGB, 0..255).
         unit_rms: scale each pixel's channels to a mean square of 1.
     """
-    from clouds_torchvision.pyramid import build_pyramid  # torch is imported when something is built, not before
+    from clouds_torchvision.pyramid import build_pyramid  # so that torch is only imported when building
 
     backbone = build_pyramid(model, pretrained=pretrained, mean=mean, std=std, unit_rms=unit_rms)
     return backbone if trainable else backbone.freeze()

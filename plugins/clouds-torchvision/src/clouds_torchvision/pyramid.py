@@ -20,11 +20,11 @@ from torchvision import models
 from torchvision.models.feature_extraction import create_feature_extractor
 
 LEVELS = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
-_PROBE = (448, 576)  # height and width differ, so that maps with their channels last are told apart
-_SLACK = 0.25  # of a halving
-_CLASSIFIERS = ("classifier", "fc", "head", "heads")  # what torchvision calls the layers behind the features
-# Their weights are for images in -1..1, which the models make themselves when told to, and their files hold auxiliary
-# classifiers. Their initialisation is slow, of which torchvision warns.
+_PROBE = (448, 576)  # height and width differ, to recognise maps with channels last
+_SLACK = 0.25  # tolerance of a stride, in powers of 2
+_CLASSIFIERS = ("classifier", "fc", "head", "heads")  # torchvision's names of the layers behind the features
+# Their weights need images in -1..1, which transform_input provides, and their files have auxiliary classifiers.
+# Torchvision warns about their slow initialisation.
 _INCEPTION = {"init_weights": False, "aux_logits": True, "transform_input": True}
 _OPTIONS = {"googlenet": _INCEPTION, "inception_v3": _INCEPTION}
 _PUBLISHED_DENSENET = re.compile(r"(?<=\.)(norm|relu|conv)\.([12])(?=\.)")  # "norm.1" in files is "norm1" in the model
@@ -41,13 +41,13 @@ class Stage:
 
 
 class TorchvisionPyramid(clouds.Backbone):
-    """Maps at strides 4, 8, 16 and 32 of a torchvision model.
+    """Feature maps of a torchvision model at strides 4, 8, 16 and 32.
 
     Args:
-        trunk: normalised images "b 3 h w" to a map for each level that the model has.
-        stages: of these levels.
-        smallest: the shortest side that the trunk takes; smaller images are padded with `mean`, bottom-right.
-        mean, std: of the images that the weights were trained with, 0..255.
+        trunk: maps normalised images "b 3 h w" to a feature map per level of the model.
+        stages: stages of these levels.
+        smallest: minimum side of the trunk's input; smaller images are padded with `mean`, bottom-right.
+        mean, std: normalisation of the weights' training images, 0..255.
         unit_rms: scale each pixel's channels to a mean square of 1.
     """
 
@@ -70,13 +70,15 @@ class TorchvisionPyramid(clouds.Backbone):
         self.channels_last = [level for level, stage in stages.items() if stage.channels_last]
 
     def forward(self, images: Tensor) -> clouds.Features:
+        # Run the trunk, on images padded to its minimum size
         height, width = images.shape[-2:]
         tall, wide = max(height, self.smallest), max(width, self.smallest)
         maps = self.trunk(pad(self.normalize(images), (0, wide - width, 0, tall - height)))
         for level in self.channels_last:
-            maps[level] = maps[level].permute(0, 3, 1, 2)
+            maps[level] = maps[level].permute(0, 3, 1, 2)  # "b h w c" to "b c h w"
         if "res5" not in maps:
             maps["res5"] = avg_pool2d(maps["res4"], 2, ceil_mode=True)
+        # Resize to exact strides, and remove the padding
         levels: dict[str, Tensor] = {}
         for level, stride in LEVELS.items():
             exact = self._exact(maps[level], (tall // stride, wide // stride))
@@ -84,7 +86,7 @@ class TorchvisionPyramid(clouds.Backbone):
         return clouds.Features(**levels)
 
     def _exact(self, level: Tensor, size: tuple[int, int]) -> Tensor:
-        """The map at exactly this size, of which unpadded convolutions fall a little short."""
+        """Resize a map to the exact size, because unpadded convolutions make it a little smaller."""
         if level.shape[-2:] != size:
             level = interpolate(level, size, mode="bilinear")
         return level / (level.square().mean(1, keepdim=True) + 1).sqrt() if self.unit_rms else level
@@ -93,11 +95,11 @@ class TorchvisionPyramid(clouds.Backbone):
 def build_pyramid(
     model: str, *, pretrained: bool | Path, mean: Sequence[float], std: Sequence[float], unit_rms: bool
 ) -> TorchvisionPyramid:
-    """Build a model, find where its levels end, and cut off what follows.
+    """Build a model, find its levels, and cut off the classifier.
 
     Raises:
         clouds.ConfigError: torchvision has no such model, or it has no pyramid.
-        clouds.WeightsError: the weights could not be had, or do not fit.
+        clouds.WeightsError: the weights are unavailable, or do not fit.
     """
     known = models.list_models(module=models)
     if model not in known:
@@ -107,47 +109,47 @@ def build_pyramid(
     net = _whole(model, pretrained)
     bare = copy.deepcopy(net).to("meta").eval()
     stages, smallest = find_levels(model, bare), find_smallest(bare)
-    # Training adds nodes (auxiliary classifiers), of which none is a level: nothing to be warned of.
+    # Training mode adds nodes (auxiliary classifiers); none is a level, so the warning is suppressed.
     trunk = create_feature_extractor(net, {s.path: level for level, s in stages.items()}, suppress_diff_warning=True)
     return TorchvisionPyramid(trunk, stages=stages, smallest=smallest, mean=mean, std=std, unit_rms=unit_rms)
 
 
 def find_levels(model: str, net: nn.Module) -> dict[str, Stage]:
-    """The last stage of each level: of the outermost modules that at most halve the resolution.
+    """Find the last stage of each level among the outermost modules that at most halve the resolution.
 
-    They are seen in a run of a copy without data. A model that ends at stride 16 has no `res5`.
+    It runs a copy on the meta device. A model that ends at stride 16 has no `res5`.
 
     Raises:
-        clouds.ConfigError: the model takes images of one size only, or has no maps at stride 4, 8 and 16.
+        clouds.ConfigError: the model supports only one image size, or has no maps at stride 4, 8 and 16.
     """
     try:
         stages = {stage.stride: stage for stage in _stages(copy.deepcopy(net).to("meta").eval())}
     except (RuntimeError, ValueError, AssertionError) as error:
         raise clouds.ConfigError(
-            f"torchvision's {model} takes images of one size only ({error}); take a convolutional model or Swin, or a "
+            f"torchvision's {model} supports only one image size ({error}); use a convolutional model or Swin, or a "
             "plain ViT by its timm: name"
         ) from error
     missing = [stride for stride in (4, 8, 16) if stride not in stages]
     if missing:
         raise clouds.ConfigError(
-            f"torchvision's {model} has maps at strides {sorted(stages)}, none at {missing}; take another model"
+            f"torchvision's {model} has maps at strides {sorted(stages)}, none at {missing}; use another model"
         )
     return {level: stages[stride] for level, stride in LEVELS.items() if stride in stages}
 
 
 def find_smallest(bare: nn.Module) -> int:
-    """The shortest side, a multiple of 32, of which unpadded convolutions leave something; `bare` has no data."""
+    """The minimum input side, a multiple of 32; `bare` is on the meta device."""
     for side in range(LEVELS["res5"], min(_PROBE), LEVELS["res5"]):
         try:
             bare(torch.zeros(1, 3, side, side, device="meta"))
-        except RuntimeError:  # nothing is left for some layer
+        except RuntimeError:  # too small for unpadded convolutions or poolings
             continue
         return side
     return min(_PROBE)
 
 
 def _stages(net: nn.Module) -> Iterator[Stage]:
-    """The stages of a model on the meta device, in the order in which they end."""
+    """Yield the stages of a model on the meta device, in execution order."""
     calls: list[tuple[str, int, Stage]] = []
 
     def hook(path: str, inputs: tuple[object, ...], output: object) -> None:
@@ -169,9 +171,9 @@ def _stages(net: nn.Module) -> Iterator[Stage]:
 
 
 def _read_map(value: object) -> tuple[int, bool] | None:
-    """Stride of a map and whether its channels come last; None for what is no map of the probe.
+    """Stride of a feature map and whether its channels come last; None for other values.
 
-    Sides may differ from the exact ones by 15 %, which unpadded convolutions take away.
+    Unpadded convolutions may shrink the sides by 15 %.
     """
     if not isinstance(value, Tensor) or value.ndim != 4:
         return None
@@ -199,7 +201,7 @@ def _whole(model: str, pretrained: bool | Path) -> nn.Module:
         state = clouds.read_weights(Path(pretrained))
         if isinstance(net, models.DenseNet):
             state = {_PUBLISHED_DENSENET.sub(r"\1\2", key): value for key, value in state.items()}
-        # The oldest of torchvision's files are of before batch norm counted its batches, which nothing here reads.
+        # Torchvision's oldest files lack batch norm's batch counters, which are unused here.
         counters = {key: value for key, value in net.state_dict().items() if key.endswith("num_batches_tracked")}
         clouds.load_weights(net, counters | state, source=str(pretrained))
     return net
