@@ -96,7 +96,8 @@ def test_the_folder_comes_before_the_cache(file: FileWeights, tmp_path: Path, mo
 def test_without_a_network_it_is_said_what_to_do(file: FileWeights, monkeypatch: pytest.MonkeyPatch) -> None:
     unreachable = FileWeights(name="x", licence="MIT", url="http://127.0.0.1:9/x.pth", sha256="0" * 64, size=1)
     match = (
-        r"could not get weights from http://127.0.0.1:9/x.pth \(URLError: .*refused.*clouds weights fetch NAME --out FOLDER"
+        r"could not get weights from http://127.0.0.1:9/x.pth \(URLError: .*refused"
+        r".*clouds weights fetch NAME --out FOLDER"
         r".*put them at x.pth in CLOUDS_WEIGHTS=FOLDER, or use pretrained=FILE"
     )
     with pytest.raises(WeightsError, match=match):
