@@ -1,4 +1,4 @@
-"""What the device can do at most, measured: copies, gathers of short rows from its cache, and matrix products."""
+"""Measures upper bounds of the device: copies, gathers of short rows from its cache, and matrix products."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from attrs import frozen
 
 from clouds.bench.timing import milliseconds
 
-_COPIED = {"cuda": 1 << 30, "cpu": 1 << 27}  # bytes: many times the last cache
-_GATHERED = {"cuda": 1 << 18, "cpu": 1 << 14}  # rows, which fit in the last cache: 16 and 2 MB
+_COPIED = {"cuda": 1 << 30, "cpu": 1 << 27}  # bytes: many times the last-level cache
+_GATHERED = {"cuda": 1 << 18, "cpu": 1 << 14}  # rows: 16 and 2 MB, which fit in the last-level cache
 _SIDE = {"cuda": 8192, "cpu": 1024}
-_CHANNELS, _BAG, _BAGS = 32, 48, 1 << 14  # of a gather on a CPU: as of one head, whose 12 samples have 4 corners each
+_CHANNELS, _BAG, _BAGS = 32, 48, 1 << 14  # gather on a CPU: like one head with 12 samples of 4 corners
 
 
 @frozen(kw_only=True)
 class Ceilings:
-    """Per second: bytes read and written by a copy, bytes of gathered rows, and operations of matrix products.
+    """Rates per second: bytes read and written by a copy, bytes of gathered rows, operations of matrix products.
 
-    On CUDA rows have 64 bytes, 32 numbers of bfloat16; on a CPU 128, 32 of float32.
+    Rows have 64 bytes (32 bfloat16) on CUDA, and 128 bytes (32 float32) on CPU.
     """
 
     copied: float
@@ -26,7 +26,7 @@ class Ceilings:
 
 
 def measure_ceilings(dtype: torch.dtype, device: torch.device, *, repeats: int = 20) -> Ceilings:
-    """Medians of `repeats` runs; products are of `dtype`."""
+    """Measure medians of `repeats` runs; products use `dtype`."""
     return Ceilings(
         copied=_copy(device, repeats), gathered=_gather(device, repeats), multiplied=_product(dtype, device, repeats)
     )

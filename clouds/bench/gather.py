@@ -1,7 +1,7 @@
-"""Gathers of short rows at random, which is all that this does: the ceiling of what `deformable_attention` reads."""
+"""Gathers short rows at random: the upper bound for the loads of `deformable_attention`."""
 
 # pyright: reportArgumentType=false
-# (what `triton.jit` makes of a function is not typed)
+# (`triton.jit` functions are not typed)
 
 from __future__ import annotations
 
@@ -12,21 +12,23 @@ from torch import Tensor
 
 from clouds.kernels._triton.launch import Launch
 
-# 256 rows of 64 bytes are 8 loads of 16 bytes in flight in each of 128 threads.
+# 256 rows of 64 bytes give 8 loads of 16 bytes in flight in each of 128 threads.
 LAUNCH = Launch(blocks={"BLOCK": 256}, num_warps=4, num_stages=1)
-_PROGRAMS = 2112  # 16 for each of an H200's 132 multiprocessors
+_PROGRAMS = 2112  # 16 per multiprocessor of an H200 (132)
 _STEPS = 16
 _WIDTH = 32
 
 
 @triton.jit
 def gather_forward(table, sums, rows, steps, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
-    """Sums of `steps` rows for each place of a block, then over the block; rows are those of a linear congruence."""
+    """Sum `steps` random rows for each element of a block, then over the block; indices are linear congruential."""
+    # State of each element's random generator "BLOCK"
     state = (tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)).to(tl.uint32)
     channel = tl.arange(0, WIDTH)
+    # Sums of rows "BLOCK WIDTH"
     total = tl.zeros([BLOCK, WIDTH], tl.float32)
     for _ in range(steps):
-        state = state * 1664525 + 1013904223  # Numerical Recipes; of its bits the high ones are the random ones
+        state = state * 1664525 + 1013904223  # Numerical Recipes; only the high bits are random
         row = (state >> 8).to(tl.int32) & (rows - 1)
         total += tl.load(table + row[:, None] * WIDTH + channel[None, :]).to(tl.float32)
     tl.store(sums + tl.program_id(0) * WIDTH + channel, tl.sum(total, 0))

@@ -1,11 +1,11 @@
-"""What each operation is measured on: random inputs at the released sizes, and the least work that any form must do.
+"""Benchmark inputs of each operation: random tensors at the released sizes, and the minimum work of any implementation.
 
 Released sizes: width 256 in 8 heads, 3 levels at strides 32, 16 and 8 with 4 points, masks at stride 4, 100 queries, 19
-classes; in training 10 predictions that are compared at 12,544 points.
+classes; in training 10 predictions compared at 12,544 points.
 
-The least work, per forward pass: bytes of each input read once and each output written once; bytes of rows that must be
-gathered, whose place is known only at run time; and floating-point operations of products. A backward pass has none
-here: what it must do depends on what the forward pass keeps.
+The minimum work of a forward pass counts bytes (each input read once, each output written once), bytes of gathered rows
+(whose position is known only at run time), and floating-point operations of products. For backward passes it is not
+defined, because it depends on what the forward pass stores.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from clouds.kernels.semantic_inference import semantic_inference
 _WIDTH, _HEADS, _POINTS = 256, 8, 4
 _STRIDES, _MASK_STRIDE = (32, 16, 8), 4
 _PREDICTIONS, _COMPARED, _TARGETS = 10, 12544, 10
-_CELLS = 2.0  # deviation of offsets, in cells: about that of trained models, which look at their neighbourhood
+_CELLS = 2.0  # standard deviation of offsets in cells, about that of trained models
 
 
 @frozen(kw_only=True)
 class Size:
-    """How much is computed: (height, width) of the images in multiples of 32, images, queries and classes.
+    """Size of a problem: (height, width) of the images in multiples of 32, numbers of images, queries and classes.
 
-    Labels are `enlarged` times as high and as wide as the images.
+    Labels are `enlarged` times as high and wide as the images.
     """
 
     image: tuple[int, int] = (512, 1024)
@@ -44,7 +44,7 @@ class Size:
     enlarged: int = 1
 
     def cells(self, stride: int) -> tuple[int, int]:
-        """(height, width) of a map at a stride."""
+        """(height, width) of a map with this stride."""
         return self.image[0] // stride, self.image[1] // stride
 
 
@@ -54,11 +54,11 @@ class KernelProblem:
 
     Attributes:
         op: the public function.
-        parts: arguments of each of its calls, one after the other.
-        differentiable: names of the arguments that get gradients; none where there is no backward pass.
-        backends: what `op` knows beside the backends that all know.
-        copied: bytes that must be read or written at least.
-        gathered: bytes of rows that must be gathered.
+        parts: arguments of its calls, in order.
+        differentiable: names of the arguments that get gradients; empty without a backward pass.
+        backends: additional backends of `op`.
+        copied: minimum bytes read and written.
+        gathered: minimum bytes of gathered rows.
         multiplied: floating-point operations of products.
     """
 
@@ -71,18 +71,18 @@ class KernelProblem:
     multiplied: int = 0
 
     def inputs_and_outputs(self) -> int:
-        """Bytes of the tensors that go in and come out."""
+        """Bytes of all input and output tensors."""
         with torch.no_grad():
             outputs = self.run("auto")
         inputs = [value for part in self.parts for value in part.values() if isinstance(value, Tensor)]
         return sum(one.numel() * one.element_size() for one in (*inputs, *outputs))
 
     def run(self, backend: str) -> list[Tensor]:
-        """The outputs of all calls."""
+        """Run all calls and return their outputs."""
         return [self.op(**part, backend=backend) for part in self.parts]
 
     def leaves(self) -> list[Tensor]:
-        """The tensors that get gradients."""
+        """Tensors that get gradients."""
         return [part[name] for part in self.parts for name in self.differentiable]
 
 
@@ -109,7 +109,7 @@ def _deformable_attention(size: Size, dtype: torch.dtype, device: torch.device) 
 
 
 def _centers(height: int, width: int) -> Tensor:
-    """(x, y) of the cells in 0..1."""
+    """(x, y) in 0..1 of the cells' centres."""
     y, x = torch.meshgrid((torch.arange(height) + 0.5) / height, (torch.arange(width) + 0.5) / width, indexing="ij")
     return torch.stack((x, y), -1).flatten(0, 1)
 
@@ -126,9 +126,9 @@ def _masked_attention(size: Size, dtype: torch.dtype, device: torch.device) -> K
         keys = height * across
         part = {"q": number(size.queries, _HEADS, width), "k": number(keys, _HEADS, width)}
         part["v"] = torch.randn_like(part["k"])
-        part = {name: one.transpose(1, 2) for name, one in part.items()}  # heads lie side by side, as layers make them
+        part = {name: one.transpose(1, 2) for name, one in part.items()}  # heads are contiguous, as in the layers
         parts.append(part | {"mask_embed": number(size.queries, _WIDTH), "mask_features": number(_WIDTH, keys)})
-        multiplied += 2 * 3 * size.batch * size.queries * keys * _WIDTH  # of q and k, with v, and the mask
+        multiplied += 2 * 3 * size.batch * size.queries * keys * _WIDTH  # q with k, weights with v, and the mask
     return KernelProblem(
         op=masked_attention,
         parts=parts,
@@ -174,7 +174,7 @@ def _point_sample(size: Size, dtype: torch.dtype, device: torch.device) -> Kerne
     }
     values = size.batch * size.queries * _COMPARED
     maps = part["maps"]
-    read = min(maps.numel(), 4 * values) * maps.element_size()  # points are fewer than cells of large images
+    read = min(maps.numel(), 4 * values) * maps.element_size()  # large images have more cells than sampled corners
     return KernelProblem(
         op=point_sample,
         parts=[part],

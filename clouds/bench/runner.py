@@ -1,4 +1,4 @@
-"""Every form of an operation side by side in one run: time, memory, and the share of what the device can do."""
+"""Measures all implementations of an operation in one run: time, memory, and utilisation of the device."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ OURS, COMPILED = "clouds", "reference, compiled"
 
 @frozen(kw_only=True)
 class Measurement:
-    """One form of an operation in one pass.
+    """Result for one implementation and direction.
 
     Attributes:
         op: the operation.
-        provider: "clouds" is what runs by default, "clouds torch" its other form in plain torch, "reference" the
-            shortest form; others have their own names.
+        provider: "clouds" is the default, "clouds torch" the form in plain torch, "reference" the shortest form; others
+            have their own names.
         direction: "forward", without gradients, or "forward+backward".
-        dtype: of the inputs.
+        dtype: dtype of the inputs.
         image, batch, queries: sizes.
-        milliseconds: of each run; empty when it could not run.
-        peak_memory: bytes of tensors beyond the inputs, at most.
-        rate: of the work that takes longest at the device's ceiling, per second: bytes or operations; None where the
-            ceilings were not measured, and with a backward pass, whose least work is not defined.
-        ceiling: which one that is: "copied", "gathered" or "multiplied".
-        share: the least time that the ceilings allow, of the median time; 0..1.
-        error: why it could not run.
+        milliseconds: time of each run; empty if it failed.
+        peak_memory: peak bytes of tensors beyond the inputs.
+        rate: bytes or operations per second of the limiting work; None without measured ceilings, and for backward
+            passes, whose minimum work is not defined.
+        ceiling: the limiting work: "copied", "gathered" or "multiplied".
+        share: minimum time at the ceiling divided by the median time; 0..1.
+        error: why it failed.
     """
 
     op: str
@@ -53,7 +53,7 @@ class Measurement:
     error: str | None = None
 
     def percentile(self, share: float) -> float:
-        """Milliseconds within which `share` (0..1) of the runs ended."""
+        """Milliseconds within which `share` (0..1) of the runs finished."""
         return torch.tensor(self.milliseconds, dtype=torch.float64).quantile(share).item()
 
 
@@ -69,21 +69,21 @@ def measure(
     ceilings: Ceilings | None = None,
     peers: Callable[[KernelProblem], Mapping[str, Callable[[], Any]]] | None = None,
 ) -> list[Measurement]:
-    """Every form of an operation that this device has, forward and, where it has one, with its backward pass.
+    """Measure every implementation of an operation on this device, forward and, if defined, with backward pass.
 
     Args:
         op: a name of `PROBLEMS`.
-        size: how much is computed.
-        dtype: of the inputs.
-        device: where.
-        compiled: whether `torch.compile` of the reference is measured, too; it takes its time.
-        others: whether other libraries that the operation can run on, such as xformers, are measured, too.
-        repeats: runs of each.
-        ceilings: of the device, for the shares.
-        peers: further forms, by their names, on the same inputs.
+        size: size of the problem.
+        dtype: dtype of the inputs.
+        device: device to measure.
+        compiled: also measure `torch.compile` of the reference, which takes long.
+        others: also measure other libraries that the operation supports, such as xformers.
+        repeats: runs per implementation.
+        ceilings: upper bounds of the device, for the shares.
+        peers: further implementations by name, on the same inputs.
 
     Raises:
-        ValueError: there is no such operation.
+        ValueError: the operation is unknown.
     """
     if op not in PROBLEMS:
         raise ValueError(f"no benchmark of {op!r}; expected one of {', '.join(PROBLEMS)}")
@@ -103,7 +103,7 @@ def measure(
 def fastest_launches(
     op: str, size: Size, dtype: torch.dtype, device: torch.device, *, repeats: int = 20
 ) -> dict[str, Choice]:
-    """Launches of an operation's Triton kernels that are faster than the shipped ones, as `tuning` keeps them."""
+    """Launches of an operation's Triton kernels that are faster than the shipped ones, in the form of `tuning`."""
     problem = PROBLEMS[op](size, dtype, device)
 
     def run() -> Any:
@@ -126,7 +126,7 @@ def _forms(
         del named["clouds torch"]
     forms = {name: (lambda backend=backend: problem.run(backend)) for name, backend in named.items()}
     if compiled:
-        torch._dynamo.reset()  # forms of another operation count towards a limit of forms
+        torch._dynamo.reset()  # earlier operations count towards the recompile limit
         forms[COMPILED] = torch.compile(forms["reference"], dynamic=False)
     return forms
 
@@ -154,21 +154,21 @@ def _with_gradients(form: Callable[[], Any], problem: KernelProblem) -> Callable
 def measure_all(
     runs: Mapping[str, Callable[[], Any]], device: torch.device, repeats: int
 ) -> dict[str, tuple[list[float], int] | str]:
-    """Milliseconds and peak memory of each form, or why it cannot run; the others run all the same."""
+    """Milliseconds and peak memory of each implementation, or its error; the others still run."""
     made: dict[str, tuple[list[float], int] | str] = {}
     memory: dict[str, int] = {}
     for name, run in runs.items():
         try:
             run()
             memory[name] = peak_memory(run, device)
-        except Exception as error:  # noqa: BLE001 - out of memory, a library that is missing, or that raises anything
+        except Exception as error:  # noqa: BLE001 - out of memory, a missing library, or any error of a library
             made[name] = reason(error)
     times = milliseconds({name: runs[name] for name in memory}, device, repeats=repeats)
     return {name: made.get(name) or (times[name], memory[name]) for name in runs}
 
 
 def reason(error: Exception) -> str:
-    """An error in one line."""
+    """Describe an error in one line."""
     return ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
 
 
@@ -191,7 +191,7 @@ def _measurement(
 
 
 def _binding(problem: KernelProblem, ceilings: Ceilings) -> dict[str, Any]:
-    """The work that takes longest at the device's ceiling."""
+    """The work that takes longest at the device's ceilings."""
     names: Sequence[str] = ("copied", "gathered", "multiplied")
     seconds = {name: getattr(problem, name) / getattr(ceilings, name) for name in names}
     name = max(seconds, key=lambda name: seconds[name])

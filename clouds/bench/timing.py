@@ -1,4 +1,4 @@
-"""Time and memory of calls."""
+"""Measures time and memory of calls."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import torch
 from torch.autograd.profiler import profile
 
 _WARM_UPS = 3
-_FLUSHED = 1 << 29  # bytes written before a call: they displace what is in a GPU's cache, and while they are written,
-# about a tenth of a millisecond, the CPU prepares the launches, whose cost is not the kernel's
+_FLUSHED = 1 << 29  # bytes written before a call, to flush the GPU's cache. Meanwhile, about a tenth of a millisecond,
+# the CPU prepares the launches, so that their cost is not attributed to the kernel
 
 
 def milliseconds(
     calls: Mapping[str, Callable[[], object]], device: torch.device, *, repeats: int, flush: bool = True
 ) -> dict[str, list[float]]:
-    """Times of each call by its name, after a warm-up. They run in turns, so that what else goes on meets all.
+    """Times of each call by name, after a warm-up. Calls alternate, so that other load affects all equally.
 
     Args:
-        calls: what to run.
-        device: where it runs.
-        repeats: runs of each.
-        flush: with CUDA, whether nothing may be in its cache before a call.
+        calls: calls by name.
+        device: device of the calls.
+        repeats: runs per call.
+        flush: on CUDA, flush the cache before each call.
     """
     measure = _on_cuda if device.type == "cuda" else _on_cpu
     scratch = torch.empty(_FLUSHED if flush else 0, dtype=torch.uint8, device=device) if device.type == "cuda" else None
@@ -55,7 +55,7 @@ def _on_cuda(call: Callable[[], object], scratch: torch.Tensor | None) -> float:
 
 
 def peak_memory(call: Callable[[], object], device: torch.device) -> int:
-    """Bytes of tensors that a call has at a time at most, beyond those that were there before."""
+    """Peak bytes of tensors during a call, beyond those that existed before."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
@@ -63,7 +63,7 @@ def peak_memory(call: Callable[[], object], device: torch.device) -> int:
         call()
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
-    # not `torch.profiler.profile`: its events lack what operations allocate within, and it writes to standard error
+    # `torch.profiler.profile` omits allocations within operations, and writes to standard error
     trace: Any = profile(profile_memory=True, use_kineto=False)
     with trace:
         made = call()

@@ -1,1 +1,1 @@
-"""Triton kernels. Only imported when one is launched: every other part of the library works where Triton is missing."""
+"""Triton kernels, imported only for a launch, so that the rest of the library works without Triton."""

@@ -1,4 +1,4 @@
-"""Launch configurations as records."""
+"""Records of launch configurations."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from attrs import frozen
 
 @frozen(kw_only=True)
 class Launch:
-    """A launch configuration. Where one is defined, a comment says why it is what it is.
+    """A launch configuration. Comments at each definition give the reasons.
 
     Attributes:
-        blocks: sizes of the tiles, by the names of the kernel's compile-time arguments; powers of two.
+        blocks: tile sizes by name of the kernel's compile-time argument; powers of two.
         num_warps: warps of 32 threads per program.
         num_stages: loads in flight in a software-pipelined loop.
     """
@@ -22,5 +22,5 @@ class Launch:
     num_stages: int
 
     def arguments(self) -> dict[str, int]:
-        """As keyword arguments of a launch."""
+        """Convert to keyword arguments of a launch."""
         return {**self.blocks, "num_warps": self.num_warps, "num_stages": self.num_stages}

@@ -1,11 +1,11 @@
-"""Matching costs: programs sum a split of the points for a tile of queries and targets, and a second kernel adds up.
+"""Matching costs: programs sum a split of the points for a tile of queries and targets; a second kernel adds splits.
 
 100 queries and 10 targets of one image and 10 layers are 70 tiles, fewer than a GPU has multiprocessors, so points are
-split. Splits are added in their order: results are the same in every run.
+split. Splits are added in fixed order, so results are deterministic.
 """
 
 # pyright: reportArgumentType=false, reportGeneralTypeIssues=false, reportOperatorIssue=false
-# (Triton's annotations are those of its compiler, not of Python)
+# (Triton's types are those of its compiler, not of Python)
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ from torch import Tensor
 from clouds.kernels._triton.launch import Launch
 from clouds.kernels.tuning import launch_arguments
 
-# 16 x 16 is the smallest tile of a matrix product, and one image has seldom more than 16 classes. 32 points are a line
-# of 128 bytes; with 64 the products take more registers. Three stages hide the latency of the loads.
+# 16 x 16 is the smallest tile of a matrix product, and images rarely have more than 16 classes. 32 points are a line
+# of 128 bytes; 64 would take more registers. Three stages hide the latency of loads.
 LAUNCH = Launch(blocks={"QUERIES": 16, "TARGETS": 16, "POINTS": 32}, num_warps=4, num_stages=3)
 COMBINE = Launch(blocks={"QUERIES": 16, "TARGETS": 16, "CLASSES": 32}, num_warps=4, num_stages=1)
-_PROGRAMS = 528  # four for each of an H200's 132 multiprocessors; fixed, so that results do not depend on the device
-_SPAN = 512  # points of a program at least: 16 steps
+_PROGRAMS = 528  # four per multiprocessor of an H200 (132); fixed, so that results do not depend on the device
+_SPAN = 512  # minimum points per program: 16 steps
 
 
 @triton.jit
 def _class_cost(logits, labels, classes, class_k, q, t, targets, QUERIES: tl.constexpr, CLASSES: tl.constexpr):
-    """Minus the probability of each target's class, [QUERIES, TARGETS]; `logits` points at the rows of the queries."""
+    """Minus the probability of each target's class, [QUERIES, TARGETS]; `logits` points to the queries' rows."""
+    # Maximum and sum of exponentials over the classes [QUERIES] (online softmax)
     largest = tl.full((QUERIES,), float("-inf"), tl.float32)
     total = tl.zeros((QUERIES,), tl.float32)
     for start in range(0, classes, CLASSES):
@@ -40,6 +41,7 @@ def _class_cost(logits, labels, classes, class_k, q, t, targets, QUERIES: tl.con
         largest = tl.maximum(largest, tl.max(value, 1))
         shift = tl.where(largest == float("-inf"), 0, largest)  # -inf - -inf is NaN
         total = total * tl.exp(before - shift) + tl.sum(tl.exp(value - shift[:, None]), 1)
+    # Probability of each target's class; NaN for invalid labels
     label = tl.load(labels + t, mask=targets, other=0).to(tl.int32)
     known = targets & (label >= 0) & (label < classes)
     place = logits[:, None] + (label * class_k)[None, :]
@@ -49,7 +51,7 @@ def _class_cost(logits, labels, classes, class_k, q, t, targets, QUERIES: tl.con
 
 @triton.jit
 def _tile(values, masks, counted, mask_p, target_p, valid_p, start, stop, q, t, POINTS: tl.constexpr):
-    """Logits [QUERIES, POINTS], masks [TARGETS, POINTS] and validity [POINTS] at some points, 0 beyond the last."""
+    """Load logits [QUERIES, POINTS], masks [TARGETS, POINTS] and validity [POINTS]; 0 beyond the last point."""
     p = start + tl.arange(0, POINTS)
     there = p < stop
     x = tl.load(values[:, None] + (p * mask_p)[None, :], mask=q[:, None] & there[None, :], other=0).to(tl.float32)
@@ -62,7 +64,7 @@ def _infinite_entropy(
     entropy, values, masks, counted, mask_p, target_p, valid_p, first, stop, q, t,
     QUERIES: tl.constexpr, TARGETS: tl.constexpr, POINTS: tl.constexpr,
 ):  # fmt: skip
-    """The entropy; rows with infinite logits have that of max(-x, 0) y + max(x, 0) (1 - y), infinite or NaN."""
+    """Replace the entropy of rows with infinite logits by max(-x, 0) y + max(x, 0) (1 - y), infinite or NaN."""
     infinite = tl.zeros((QUERIES, TARGETS), tl.float32)
     rows = tl.zeros((QUERIES, POINTS), tl.int32)
     for start in range(first, stop, POINTS):
@@ -81,26 +83,29 @@ def _sums(
     values, masks, counted, mask_p, target_p, valid_p, first, stop, q, t,
     QUERIES: tl.constexpr, TARGETS: tl.constexpr, POINTS: tl.constexpr,
 ):  # fmt: skip
-    """Over points first..stop: cross entropy, overlap and both areas, [QUERIES, TARGETS], and points that count."""
+    """Sums over points first..stop: cross entropy, overlap, sum of areas, all [QUERIES, TARGETS], and valid points."""
+    # Matrix products [QUERIES, TARGETS]
     products = tl.zeros((QUERIES, TARGETS), tl.float32)
     overlap = tl.zeros((QUERIES, TARGETS), tl.float32)
-    # One number per point and row, summed over points once, at the end.
+    # Elementwise sums [rows, POINTS], reduced over points once at the end
     softplus_all = tl.zeros((QUERIES, POINTS), tl.float32)
     inside_all = tl.zeros((QUERIES, POINTS), tl.float32)
     target_all = tl.zeros((TARGETS, POINTS), tl.float32)
     count_all = tl.zeros((POINTS,), tl.float32)
     for start in range(first, stop, POINTS):
         x, y, counts = _tile(values, masks, counted, mask_p, target_p, valid_p, start, stop, q, t, POINTS)
-        # BCE(x, y) = softplus(x) - x y; tf32x3 has nearly the precision of float32, and runs on tensor cores.
+        # BCE(x, y) = softplus(x) - x y; tf32x3 has nearly float32 precision and runs on tensor cores
         small = tl.exp(-tl.abs(x))
         softplus_all += (tl.log(1 + small) + tl.where(x > 0, x, 0)) * counts[None, :]
         products = tl.dot(x * counts[None, :], tl.trans(y), products, input_precision="tf32x3")
+        # Overlap and areas from the sigmoid of x
         probability = tl.where(x < 0, small, 1) / (1 + small) * counts[None, :]
         y = y * counts[None, :]
         overlap = tl.dot(probability, tl.trans(y), overlap, input_precision="tf32x3")
         inside_all += probability
         target_all += y
         count_all += counts
+    # Cross entropy; a second pass only for infinite logits
     softplus = tl.sum(softplus_all, 1)
     entropy = softplus[:, None] - products
     if tl.max(tl.where(softplus < float("inf"), 0, 1), 0) > 0:
@@ -117,7 +122,8 @@ def matching_cost_forward(
     mask_l, mask_b, mask_q, mask_p, target_l, target_t, target_p, valid_l, valid_b, valid_p,
     QUERIES: tl.constexpr, TARGETS: tl.constexpr, POINTS: tl.constexpr,
 ):  # fmt: skip
-    """Sums over one split of the points, "s 4 l q t": cross entropy, overlap, both areas, and points that count."""
+    """Sums over one split of the points, "s 4 l q t": cross entropy, overlap, sum of areas, valid points."""
+    # Layer, image, queries and targets of this tile
     split, owner = tl.program_id(0) % splits, tl.program_id(0) // splits
     layer, image = (owner // images).to(tl.int64), (owner % images).to(tl.int64)
     end = tl.load(offsets + image + 1)
@@ -127,6 +133,7 @@ def matching_cost_forward(
     row = tl.program_id(1) * QUERIES + tl.arange(0, QUERIES)
     t = column + tl.arange(0, TARGETS)
     q, wanted = row < queries, t < end
+    # Pointers to rows of the tile, and the range of points of this split
     values = mask_values + layer * mask_l + image * mask_b + row.to(tl.int64) * mask_q
     masks = target_values + layer * target_l + t.to(tl.int64) * target_t
     counted = valid + layer * valid_l + image * valid_b
@@ -134,6 +141,7 @@ def matching_cost_forward(
     entropy, overlap, areas, count = _sums(
         values, masks, counted, mask_p, target_p, valid_p, first, stop, q, wanted, QUERIES, TARGETS, POINTS
     )
+    # Store the four sums of this split
     plane = tl.num_programs(0).to(tl.int64) // splits // images * queries * targets
     place = parts + split * 4 * plane + ((layer * queries + row) * targets)[:, None] + t[None, :]
     stored = q[:, None] & wanted[None, :]
@@ -149,7 +157,8 @@ def matching_cost_combine(
     class_l, class_b, class_q, class_k, class_weight, mask_weight, dice_weight,
     QUERIES: tl.constexpr, TARGETS: tl.constexpr, CLASSES: tl.constexpr,
 ):  # fmt: skip
-    """Costs of a tile, from the sums over all splits of the points."""
+    """Costs of a tile, from the sums of all splits."""
+    # Layer, image, queries and targets of this tile
     layer, image = (tl.program_id(0) // images).to(tl.int64), (tl.program_id(0) % images).to(tl.int64)
     end = tl.load(offsets + image + 1)
     column = tl.load(offsets + image) + tl.program_id(2) * TARGETS
@@ -158,6 +167,7 @@ def matching_cost_combine(
     row = tl.program_id(1) * QUERIES + tl.arange(0, QUERIES)
     t = column + tl.arange(0, TARGETS)
     q, wanted = row < queries, t < end
+    # Add the sums of all splits [QUERIES, TARGETS]
     entropy = tl.zeros((QUERIES, TARGETS), tl.float32)
     overlap = tl.zeros((QUERIES, TARGETS), tl.float32)
     areas = tl.zeros((QUERIES, TARGETS), tl.float32)
@@ -170,6 +180,7 @@ def matching_cost_combine(
         overlap += tl.load(part + plane, mask=here, other=0.0)
         areas += tl.load(part + 2 * plane, mask=here, other=0.0)
         count += tl.load(part + 3 * plane, mask=here, other=0.0)
+    # Class, mask and dice costs, and their weighted sum
     rows = class_logits + layer * class_l + image * class_b + row.to(tl.int64) * class_q
     class_cost = _class_cost(rows, labels, classes, class_k, q, t, wanted, QUERIES, CLASSES)
     mask_cost, dice_cost = entropy / tl.maximum(count, 1), 1 - (2 * overlap + 1) / (areas + 1)
@@ -186,7 +197,7 @@ def forward(
     counts: list[int],
     weights: list[float],
 ) -> Tensor:
-    """Costs "l q t"; arguments as of `clouds.kernels.matching_cost.matching_cost`."""
+    """Costs "l q t"; arguments as in `clouds.kernels.matching_cost.matching_cost`."""
     layers, images, queries, points = mask_values.shape
     targets = len(labels)
     cost = mask_values.new_empty(layers, queries, targets, dtype=torch.float32)
@@ -212,7 +223,7 @@ def forward(
 
 
 def _spans(points: int, programs: int) -> tuple[int, int]:
-    """Points per split, whole steps, and the number of splits, when there are `programs` without splitting."""
+    """Points per split (whole steps) and number of splits, given the number of `programs` without splitting."""
     step = LAUNCH.blocks["POINTS"]
     wanted = triton.cdiv(_PROGRAMS, programs)
     span = max(_SPAN, triton.cdiv(triton.cdiv(points, wanted), step) * step)

@@ -1,7 +1,7 @@
-"""Bilinear point sampling: each program has one tile of points and of channels of one map."""
+"""Bilinear point sampling: each program handles a tile of points and channels of one map."""
 
 # pyright: reportArgumentType=false, reportGeneralTypeIssues=false
-# (Triton's annotations are those of its compiler, not of Python)
+# (Triton's types are those of its compiler, not of Python)
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from torch import Tensor
 from clouds.kernels._triton.launch import Launch
 from clouds.kernels.tuning import launch_arguments
 
-# What limits the kernel is the latency of scattered reads, not their bytes: every thread has 4 corners x 8 channels in
-# flight, and the arithmetic of a point is shared by these channels. 98 x 13 programs for 12544 points of 100 queries.
-# A tile with points first takes fewer registers under Triton 3.6 (62 instead of 72, on 9.0), but more under 3.9 (72
-# instead of 66), and more instructions.
+# The latency of scattered loads limits the kernel, not their bytes. Each thread has 4 corners x 8 channels in flight,
+# and these channels share the arithmetic of a point. 12544 points of 100 queries give 98 x 13 programs. A tile with
+# points first takes fewer registers under Triton 3.6 (62 instead of 72, on 9.0), but more under 3.9 (72 instead of 66),
+# and more instructions.
 MANY_CHANNELS = Launch(blocks={"POINTS": 128, "CHANNELS": 8}, num_warps=4, num_stages=1)
-# Masks with points of their own have one channel, and there are enough of them: 98 programs each.
+# Masks with their own points have one channel; each gives 98 programs, which is enough.
 ONE_CHANNEL = Launch(blocks={"POINTS": 128, "CHANNELS": 1}, num_warps=4, num_stages=1)
 
 
 @triton.jit
 def _corner(x, y, height, width):
-    """Whether a cell lies within the map, and where; (x, y) are whole numbers, or NaN, which is no cell."""
+    """Whether a cell is inside the map, and its row and column; (x, y) are integers as floats, or NaN (outside)."""
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
     return inside, tl.where(inside, y, 0).to(tl.int32), tl.where(inside, x, 0).to(tl.int32)
 
 
 @triton.jit
 def _near(fraction, FAR: tl.constexpr):
-    """Weight of the near or the far one of two cells."""
+    """Weight of the near or the far cell."""
     return fraction if FAR else 1 - fraction
 
 
 @triton.jit
 def _tile(channels, count, POINTS: tl.constexpr, CHANNELS: tl.constexpr):
-    """The map, channels and points of this program."""
+    """Map, channels and points of this program."""
     tiles = tl.cdiv(count, POINTS)
     groups = tl.cdiv(channels, CHANNELS)
     program = tl.program_id(0)
@@ -49,7 +49,7 @@ def _tile(channels, count, POINTS: tl.constexpr, CHANNELS: tl.constexpr):
 
 @triton.jit
 def _position(points, n, p, count, point_n, point_p, point_d, height, width):
-    """Points in cells, counted from the first cell's centre."""
+    """Load points, in cells from the first cell's centre."""
     place = points + n * point_n + p.to(tl.int64) * point_p
     x = tl.load(place, mask=p < count, other=0).to(tl.float32) * width - 0.5
     y = tl.load(place + point_d, mask=p < count, other=0).to(tl.float32) * height - 0.5
@@ -75,10 +75,12 @@ def point_sample_forward(
     POINTS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
+    # Low corner and fraction of each point "POINTS"
     n, c, p = _tile(channels, count, POINTS, CHANNELS)
     x, y = _position(points, n, p, count, point_n, point_p, point_d, height, width)
     left, top = tl.floor(x), tl.floor(y)
     across, down = x - left, y - top
+    # Weighted sum over the four corners "CHANNELS POINTS"
     planes = (maps + n * map_n + c.to(tl.int64) * map_c)[:, None]
     wanted = (c < channels)[:, None] & (p < count)[None, :]
     total = tl.zeros((CHANNELS, POINTS), tl.float32)
@@ -88,6 +90,7 @@ def point_sample_forward(
         value = tl.load(place, mask=wanted & inside[None, :], other=0).to(tl.float32)
         share = _near(across, corner % 2) * _near(down, corner // 2)
         total += value * share[None, :]
+    # Store the values
     place = output + (n * channels + c)[:, None] * count + p[None, :]
     tl.store(place, total.to(output.dtype.element_ty), mask=wanted)
 
@@ -110,13 +113,16 @@ def point_sample_backward(
     POINTS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
+    # Low corner and fraction of each point "POINTS"
     n, c, p = _tile(channels, count, POINTS, CHANNELS)
     x, y = _position(points, n, p, count, point_n, point_p, point_d, height, width)
     left, top = tl.floor(x), tl.floor(y)
     across, down = x - left, y - top
+    # Gradient of the values "CHANNELS POINTS"
     wanted = (c < channels)[:, None] & (p < count)[None, :]
     place = gradient + (n * gradient_n + c.to(tl.int64) * gradient_c)[:, None] + (p.to(tl.int64) * gradient_p)[None, :]
     value = tl.load(place, mask=wanted, other=0).to(tl.float32)
+    # Add its weighted parts to the four corners, atomically
     planes = (sums + (n * channels + c) * height * width)[:, None]
     for corner in tl.static_range(4):
         inside, line, column = _corner(left + corner % 2, top + corner // 2, height, width)
@@ -142,7 +148,7 @@ def forward(maps: Tensor, points: Tensor) -> Tensor:
 
 
 def backward(gradient: Tensor, points: Tensor, height: int, width: int) -> Tensor:
-    """Gradient "n c height width" of the maps in float32, from that of the values "n c p"."""
+    """Gradient "n c height width" of the maps in float32, from the gradient of the values "n c p"."""
     sums = gradient.new_zeros(*gradient.shape[:2], height, width, dtype=torch.float32)
     launch, programs = _grid(gradient)
     if programs:
@@ -155,7 +161,7 @@ def backward(gradient: Tensor, points: Tensor, height: int, width: int) -> Tenso
 
 
 def _grid(values: Tensor) -> tuple[Launch, int]:
-    """How to launch for values "n c p", and the number of programs."""
+    """Launch and number of programs for values "n c p"."""
     maps, channels, count = values.shape
     launch = ONE_CHANNEL if channels == 1 else MANY_CHANNELS
     tiles = triton.cdiv(channels, launch.blocks["CHANNELS"]) * triton.cdiv(count, launch.blocks["POINTS"])

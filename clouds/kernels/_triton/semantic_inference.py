@@ -1,8 +1,8 @@
-"""One kernel resizes maps, activates and merges them, and finds the best class, for a tile of pixels at a time."""
+"""One kernel resizes, activates and merges maps, and finds the best class, for a tile of pixels per program."""
 
 # pyright: reportArgumentType=false, reportCallIssue=false, reportGeneralTypeIssues=false
 # pyright: reportOperatorIssue=false, reportAssignmentType=false
-# (what `triton.jit` makes of a function is not typed)
+# (`triton.jit` functions are not typed)
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from clouds.kernels._triton.launch import Launch
 from clouds.kernels.tuning import launch_arguments
 
 NONE, SIGMOID, SOFTMAX = 0, 1, 2
-_ROWS = 4  # of pixels between the same two rows of cells, at stride 4
+_ROWS = 4  # rows of pixels between the same two rows of cells, at stride 4
 
 
 @triton.jit
@@ -28,30 +28,36 @@ def semantic_inference_forward(
     SCORES: tl.constexpr, PRECISION: tl.constexpr, FAST: tl.constexpr,
     BLOCK_X: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
+    # Tile of ROWS x BLOCK_X pixels
     top = tl.program_id(1) * ROWS - lead
     left = tl.program_id(0) * BLOCK_X
     k = tl.arange(0, BLOCK_K)
+    # Merged scores "pixels BLOCK_K"; running maximum and sum of the softmax "pixels"
     merged = tl.zeros([ROWS * BLOCK_X, BLOCK_K], tl.float32)
     highest = tl.full([ROWS * BLOCK_X], float("-inf"), tl.float32)
     total = tl.zeros([ROWS * BLOCK_X], tl.float32)
     for start in range(0, queries, BLOCK_Q):
+        # Resized logits of some queries "BLOCK_Q pixels"
         q = start + tl.arange(0, BLOCK_Q)
         values = _resampled(
             maps + q[:, None].to(tl.int64) * map_stride, (q < queries)[:, None], row_index, row_weight, column_index,
             column_weight, top, left, height, width, row_stride, column_stride, ROW_TAPS, COLUMN_TAPS, ROWS, BLOCK_X,
         )  # fmt: skip
         values = tl.reshape(values, [BLOCK_Q, ROWS * BLOCK_X])
-        if ACTIVATION == 0:  # the maps are scores: a block holds all classes
+        if ACTIVATION == 0:  # the maps are scores, and a block holds all classes
             merged = tl.trans(values)
         else:
+            # Mask probabilities "BLOCK_Q pixels"
             if ACTIVATION == 1:
                 values = _sigmoid(values, FAST)
             else:
                 values, highest, total, share = _softmax(values, (q < queries)[:, None], highest, total)
                 merged *= share[:, None]
+            # Class probabilities "BLOCK_Q BLOCK_K", merged by a matrix product
             of_query = classes + q[:, None] * query_stride + k[None, :] * class_stride
             shares = tl.load(of_query, (q < queries)[:, None] & (k < labels)[None, :], other=0.0).to(tl.float32)
             merged = tl.dot(tl.trans(values), shares, merged, input_precision=PRECISION)
+    # Softmax denominator, then scores or best classes
     if ACTIVATION == 2:
         merged /= tl.where(queries > 0, total, 1.0)[:, None]
     _store(out, merged, labels, top, left, height, width, BLOCK_X, SCORES)
@@ -59,7 +65,7 @@ def semantic_inference_forward(
 
 @triton.jit
 def _store(out, merged, labels, top, left, height, width, BLOCK_X: tl.constexpr, SCORES: tl.constexpr):
-    """Scores "pixels classes" of a tile, or the best class of each pixel."""
+    """Store scores "pixels classes" of a tile, or the best class of each pixel."""
     pixel, k = tl.arange(0, merged.shape[0]), tl.arange(0, merged.shape[1])
     y, x = top + pixel // BLOCK_X, left + pixel % BLOCK_X
     inside = (y >= 0) & (y < height) & (x < width)
@@ -78,12 +84,13 @@ def _resampled(
     maps, exists, row_index, row_weight, column_index, column_weight, top, left, height, width, row_stride,
     column_stride, ROW_TAPS: tl.constexpr, COLUMN_TAPS: tl.constexpr, ROWS: tl.constexpr, BLOCK_X: tl.constexpr,
 ):  # fmt: skip
-    """Values of maps "n 1" at the pixels of a tile, "n ROWS BLOCK_X": columns first, once for all rows."""
+    """Resize maps (pointers "n 1") to a tile "n ROWS BLOCK_X": columns first, once for all rows."""
     y = top + tl.arange(0, ROWS)
     x = left + tl.arange(0, BLOCK_X)
-    between = tl.maximum(top, 0) * ROW_TAPS  # all rows of the tile lie between the same cells
+    between = tl.maximum(top, 0) * ROW_TAPS  # all rows of the tile share their cells
     values = tl.zeros([maps.shape[0], ROWS, BLOCK_X], tl.float32)
     for i in tl.static_range(ROW_TAPS):
+        # One row of cells, resized along columns "n BLOCK_X"
         row = maps + tl.load(row_index + between + i).to(tl.int64) * row_stride
         line = tl.zeros([maps.shape[0], BLOCK_X], tl.float32)
         for j in tl.static_range(COLUMN_TAPS):
@@ -91,6 +98,7 @@ def _resampled(
             share = tl.load(column_weight + x * COLUMN_TAPS + j, x < width, other=0.0)
             cells = tl.load(row + column[None, :] * column_stride, exists & (x < width)[None, :], other=0.0)
             line += share[None, :] * cells.to(tl.float32)
+        # Its weighted contribution to all rows of the tile "n ROWS BLOCK_X"
         share = tl.load(row_weight + y * ROW_TAPS + i, (y >= 0) & (y < height), other=0.0)
         values += share[None, :, None] * line[:, None, :]
     return values
@@ -98,10 +106,10 @@ def _resampled(
 
 @triton.jit
 def _sigmoid(values, FAST: tl.constexpr):
-    """P(mask) of logits.
+    """Sigmoid of logits.
 
-    FAST: sigmoid(x) = 0.5 + 0.5 tanh(x / 2), one special function in place of two. `tanh.approx.f32` is off by at most
-    2^-11 of its value (PTX ISA), so a probability is off by at most 2^-12.
+    FAST: sigmoid(x) = 0.5 + 0.5 tanh(x / 2), one special function instead of two. `tanh.approx.f32` has a relative
+    error of at most 2^-11 (PTX ISA), so a probability has an error of at most 2^-12.
     """
     if FAST:
         tanh: tl.constexpr = "tanh.approx.f32 $0, $1;"
@@ -112,26 +120,26 @@ def _sigmoid(values, FAST: tl.constexpr):
 
 @triton.jit
 def _softmax(values, exists, highest, total):
-    """A softmax over queries, some of them at a time: exp(logit - highest) of logits "queries pixels".
+    """One step of an online softmax over queries: exp(logit - highest) of logits "queries pixels".
 
-    Also the highest logit and the sum so far, and what sums of earlier queries count now that the highest has changed.
+    Also returns the highest logit and the sum so far, and the factor that rescales earlier sums.
     """
     values = tl.where(exists, values, float("-inf"))
     before, highest = highest, tl.maximum(highest, tl.max(values, 0))
-    base = tl.where(highest == float("-inf"), 0.0, highest)  # else exp(-inf + inf) for masks that are nowhere yet
+    base = tl.where(highest == float("-inf"), 0.0, highest)  # avoids exp(-inf + inf) if all logits so far are -inf
     values, share = tl.exp(values - base[None, :]), tl.exp(before - base)
     return values, highest, total * share + tl.sum(values, 0), share
 
 
 @frozen(kw_only=True, eq=False)
 class Table:
-    """Which cells of an axis, with which weights, make each pixel: "pixels taps" on the device, rows without gaps.
+    """Source cells and weights of each pixel along one axis: contiguous "pixels taps" on the device.
 
     Attributes:
-        index: of the cells, int64.
-        weight: of each, float32.
-        together: pixels of an axis of rows that lie between the same cells, wherever one starts to count.
-        lead: pixels before the first such group that is whole.
+        index: indices of the cells, int64.
+        weight: weights of the cells, float32.
+        together: size of the groups of consecutive pixels that share their cells.
+        lead: offset of the groups: pixels missing from the first one.
     """
 
     index: Tensor
@@ -149,12 +157,12 @@ def merge(
     softmax: bool,
     scores: bool,
 ) -> Tensor:
-    """Labels "y x" or scores "k y x" where `rows` and `columns` say which cells make a pixel."""
+    """Merge masks to labels "y x" or scores "k y x"; `rows` and `columns` hold the source cells of each pixel."""
     return _run(mask_logits, class_probabilities, rows, columns, SOFTMAX if softmax else SIGMOID, scores)
 
 
 def resize(maps: Tensor, rows: Table, columns: Table, *, scores: bool) -> Tensor:
-    """The same of maps "k h w" that are scores already."""
+    """Resize scores "k h w" to labels "y x" or scores "k y x"."""
     return _run(maps, None, rows, columns, NONE, scores)
 
 
@@ -189,25 +197,25 @@ def _run(maps: Tensor, classes: Tensor | None, rows: Table, columns: Table, acti
             ACTIVATION=activation,
             SCORES=scores,
             PRECISION=precision(maps.dtype),
-            FAST=maps.element_size() == 2 and not knobs.runtime.interpret,  # which has no assembly
+            FAST=maps.element_size() == 2 and not knobs.runtime.interpret,  # the interpreter has no inline assembly
             **launch_arguments("semantic_inference_forward", launch, maps),
         )
     return out
 
 
 def precision(dtype: torch.dtype) -> str:
-    """How float32 numbers are multiplied: as three TF32 products, or as one where TF32 rounds no more than the maps."""
+    """Precision of products: three TF32 products for float32 maps, one for 16-bit maps, which round as much as TF32."""
     return "tf32x3" if dtype == torch.float32 else "tf32"
 
 
 def choose_launch(queries: int, labels: int, rows: int, taps: int, activation: int) -> Launch:
-    """The tile of a program: pixels (`rows` of them below each other) x classes, 16 queries at a time.
+    """The tile of a program: pixels (in `rows` rows) x classes, 16 queries at a time.
 
-    16 queries are the fewest that matrix units take, and leave the least of 100 idle. 4 warps with 128 pixels hold the
-    scores of 19 classes in 32 registers of a thread, so that five programs share a multiprocessor (93 registers in all
-    for bfloat16) and hide each other's loads; 64 pixels are the fewest that Hopper's matrix units take. Scores that
-    are only resized are one block. Where each row is by itself, or has more taps than one resize, half of the pixels
-    leave registers for the loads of all taps, which the compiler puts first.
+    16 queries are the minimum of matrix units, and waste least of 100. 4 warps with 128 pixels hold the scores of 19
+    classes in 32 registers per thread. Five programs then share a multiprocessor (93 registers in all for bfloat16) and
+    hide each other's loads. 64 pixels are the minimum of Hopper's matrix units. Scores that are only resized form one
+    block. If rows do not share cells, or there are more taps than in one resize, half as many pixels leave registers
+    for the loads of all taps, which the compiler schedules first.
     """
     block_k = max(16, triton.next_power_of_2(labels))
     block_q = 16 if activation != NONE else max(16, triton.next_power_of_2(queries))
@@ -222,9 +230,9 @@ def choose_launch(queries: int, labels: int, rows: int, taps: int, activation: i
 
 
 def together(index: Tensor) -> tuple[int, int]:
-    """How many rows of pixels lie between the same cells, wherever one starts to count: (rows, rows before the first).
+    """Size and offset of the groups of rows that share their source cells: (rows, lead).
 
-    Their cells are read once for all. 4 at the stride of the released heads; at other scales every row is by itself.
+    Cells are loaded once per group: 4 rows at the stride of the released heads, single rows at other scales.
     """
     changes = (index[1:] != index[:-1]).any(1).nonzero().flatten() + 1
     lead = -int(changes[0]) % _ROWS if len(changes) else 0
