@@ -21,7 +21,7 @@ from clouds.kernels.mask_pool import inside_of
 class ClipResNet(ClipBackbone):
     """ModifiedResNet of an open_clip model (Radford et al., ICML 2021).
 
-    res2..res5 are the outputs of the four stages, `dense` is res5. Masks are pooled by CLIP's attention pool: the query
+    res2..res5 are the outputs of the four stages, `dense` is res5. Masks are pooled by CLIP's attention pool. The query
     is the mean of all pixels; keys are the pixels under the mask, with position embeddings resized to the map. An empty
     mask gives the bias of the output projection.
 

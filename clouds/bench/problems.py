@@ -1,7 +1,7 @@
 """Benchmark inputs of each operation: random tensors at the released sizes, and the minimum work of any implementation.
 
 Released sizes: width 256 in 8 heads, 3 levels at strides 32, 16 and 8 with 4 points, masks at stride 4, 100 queries, 19
-classes; in training 10 predictions compared at 12,544 points.
+classes. Training compares 10 predictions at 12,544 points.
 
 The minimum work of a forward pass counts bytes (each input read once, each output written once), bytes of gathered rows
 (whose position is known only at run time), and floating-point operations of products. For backward passes it is not

@@ -25,7 +25,7 @@ class LinearHead(Head):
     """Uses one query per class; mask probabilities are the softmax over classes.
 
     The softmax leaves a constant per pixel free. It is set so that the sigmoid of the best class's logit is its
-    probability and every other sigmoid is at most 1/2; instance and panoptic segmentation, which use sigmoids, then
+    probability and every other sigmoid is at most 1/2. Instance and panoptic segmentation, which use sigmoids, then
     find the best class.
 
     Args:

@@ -72,8 +72,8 @@ class RandomPoints:
         Args:
             count: points per mask.
             rng: random generator; None uses torch's default. `ImageGenerators` holds one generator per image.
-                A generator on another kind of device only seeds a new one on `device`, which avoids copies;
-                the same generator therefore gives different points on CUDA and CPU.
+                A generator on another kind of device only seeds a new one on `device`, which avoids copies.
+                The same generator therefore gives different points on CUDA and CPU.
             layers: layer numbers, in drawing order.
             masks: matched masks per image in a layer.
             device: device of the masks and the points.

@@ -67,7 +67,7 @@ class _Gather(torch.autograd.Function):
         # Table of padded values "rows d": one row per image, padded cell and head
         batch, _, heads, width = value.shape
         samples = weights.shape[2] // heads
-        table = _bordered(value, spatial_shapes).view(-1, width)
+        table = _add_borders(value, spatial_shapes).view(-1, width)
         constants = _constants(spatial_shapes, batch, heads, samples, value.device)
         parts: list[Tensor] = []
         for start in range(0, max(positions.shape[1], 1), _QUERIES):  # at least once, because `cat` needs a part
@@ -100,11 +100,11 @@ class _Gather(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             of_value = scatter(gradient, value.shape[2], ctx.spatial_shapes, positions, weights).to(value.dtype)
         if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
-            of_positions, of_weights = _of_samples(gradient, value, ctx.spatial_shapes, positions, weights)
+            of_positions, of_weights = _sample_gradients(gradient, value, ctx.spatial_shapes, positions, weights)
         return of_value, of_positions, of_weights, None
 
 
-def _of_samples(
+def _sample_gradients(
     gradient: Tensor, value: Tensor, spatial_shapes: Shapes, positions: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Gradients of `gather` with respect to positions and weights."""
@@ -112,7 +112,7 @@ def _of_samples(
     batch, _, heads, width = value.shape
     samples = weights.shape[2] // heads
     dtype = torch.promote_types(value.dtype, torch.float32)
-    table = _bordered(value.to(dtype), spatial_shapes).view(-1, width)
+    table = _add_borders(value.to(dtype), spatial_shapes).view(-1, width)
     constants = _constants(spatial_shapes, batch, heads, samples, value.device)
     low, beyond = _cells(constants, positions)
     # Products of the output's gradient "bqm d" with the corners' values: "bqm 4lp", some queries at a time
@@ -168,7 +168,7 @@ def scatter(gradient: Tensor, heads: int, spatial_shapes: Shapes, positions: Ten
             for shares in _shares(weights[image, None], beyond)
         ]
         # Shift by corner and add: "s m d"
-        made[image] = _joined(sums, spatial_shapes)
+        made[image] = _join_corners(sums, spatial_shapes)
     return made
 
 
@@ -240,7 +240,7 @@ def _areas(spatial_shapes: Shapes) -> list[int]:
     return [(height + 2 * _BORDER) * (width + 2 * _BORDER) for height, width in spatial_shapes]
 
 
-def _bordered(value: Tensor, spatial_shapes: Shapes) -> Tensor:
+def _add_borders(value: Tensor, spatial_shapes: Shapes) -> Tensor:
     """Values padded with borders: "b rows m d"."""
     table = value.new_empty(value.shape[0], sum(_areas(spatial_shapes)), *value.shape[2:])
     levels = value.split([height * width for height, width in spatial_shapes], dim=1)
@@ -252,7 +252,7 @@ def _bordered(value: Tensor, spatial_shapes: Shapes) -> Tensor:
     return table
 
 
-def _joined(sums: Sequence[Tensor], spatial_shapes: Shapes) -> Tensor:
+def _join_corners(sums: Sequence[Tensor], spatial_shapes: Shapes) -> Tensor:
     """Add the four corners' sums "rows m d", each shifted to its corner: "s m d"."""
     levels = []
     for a, b, c, d in zip(*(_bordered_views(one[None], spatial_shapes) for one in sums), strict=True):

@@ -85,11 +85,11 @@ def reference(
     for image, (columns, chosen, masks) in enumerate(of_images):
         for layer, one in enumerate(masks):
             logits, values, counted = class_logits[layer, image], mask_values[layer, image], valid[layer, image]
-            columns[layer] = _of_image(logits, values, counted, chosen, one, weights)
+            columns[layer] = _image_costs(logits, values, counted, chosen, one, weights)
     return cost
 
 
-def _of_image(
+def _image_costs(
     class_logits: Float[Tensor, "q k"],
     mask_values: Float[Tensor, "q p"],
     valid: Float[Tensor, " p"],
@@ -100,12 +100,12 @@ def _of_image(
     # Class cost "q n"
     class_cost = -class_logits.softmax(-1)[:, labels]
     # Mask and dice costs "q n", some queries at a time
-    of_masks = [_of_masks(part, valid, target_values) for part in mask_values.split(_QUERIES)]
+    of_masks = [_pair_costs(part, valid, target_values) for part in mask_values.split(_QUERIES)]
     mask_cost, dice_cost = (torch.cat(parts) for parts in zip(*of_masks, strict=True))
     return weights[0] * class_cost + weights[1] * mask_cost + weights[2] * dice_cost
 
 
-def _of_masks(
+def _pair_costs(
     mask_values: Float[Tensor, "q p"], valid: Float[Tensor, " p"], target_values: Float[Tensor, "n p"]
 ) -> tuple[Float[Tensor, "q n"], Float[Tensor, "q n"]]:
     # Target masks and their complements at valid points "n p"

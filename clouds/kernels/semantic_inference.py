@@ -64,7 +64,7 @@ def semantic_inference(
     and NaN beats every number. Results are deterministic.
 
     Triton multiplies float32 inputs as three TF32 products, which differs from float32 in the last bits. For bfloat16
-    and float16 inputs it uses TF32, whose rounding (2^-11) does not exceed that of the inputs; their sigmoids have
+    and float16 inputs it uses TF32, whose rounding (2^-11) does not exceed that of the inputs. Their sigmoids have
     errors up to 2^-12. Triton computes no gradients.
 
     Args:

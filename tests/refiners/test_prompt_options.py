@@ -88,9 +88,9 @@ def test_a_preset_has_its_own_options_and_the_shared_ones() -> None:
 
 
 def test_help_continues_the_section_args_or_opens_it() -> None:
-    begin = "A small SAM.\n\nArgs:\n    side: in pixels.\n    size_threshold: components of more than so many"
+    begin = "A small SAM.\n\nArgs:\n    side: in pixels.\n    size_threshold: components with more pixels"
     assert (inspect.getdoc(small) or "").startswith(begin)
-    assert (inspect.getdoc(plain) or "").startswith("A small SAM.\n\nArgs:\n    size_threshold: components of more")
+    assert (inspect.getdoc(plain) or "").startswith("A small SAM.\n\nArgs:\n    size_threshold: components with more")
 
 
 def test_a_preset_builds_the_refiner_with_what_was_asked(tmp_path: Path) -> None:

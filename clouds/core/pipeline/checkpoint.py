@@ -92,7 +92,7 @@ class Checkpoint:
         if not path.is_file():
             return {}
         tensors, metadata = read_safetensors(path)
-        with _written_here(path):
+        with _as_weights_errors(path):
             return {key: tensors[key] for key in json.loads(metadata["order"])}
 
     def read_classifier(self, backbone: nn.Module, device: torch.device) -> TextClassifier | None:
@@ -101,7 +101,7 @@ class Checkpoint:
         if not path.is_file():
             return None
         tensors, metadata = read_safetensors(path)
-        with _written_here(path):
+        with _as_weights_errors(path):
             return TextClassifier(
                 **{name: tensors[name].to(device) for name in _CLASSIFIER_TENSORS},
                 logit_scale=float(metadata["logit_scale"]),
@@ -138,7 +138,7 @@ def save_checkpoint(
     """
     for name, module in ((BACKBONE, backbone), (HEAD, head)):
         check_finite(module, source=f"{folder}/{name}")
-    with _named_faults(folder), atomic_folder(folder, marker=MARKER) as temporary:
+    with _as_data_errors(folder), atomic_folder(folder, marker=MARKER) as temporary:
         if published is None:
             _write(temporary / BACKBONE, backbone.state_dict(), {})
         else:
@@ -190,12 +190,12 @@ def _file(folder: Path, name: str) -> Path:
 def _read_published(path: Path) -> PublishedWeights | None:
     if not path.is_file():
         return None
-    with _written_here(path):
+    with _as_weights_errors(path):
         return PublishedWeights(**parse_json(path.read_text(encoding="utf-8")))
 
 
 @contextmanager
-def _written_here(path: Path) -> Generator[None]:
+def _as_weights_errors(path: Path) -> Generator[None]:
     try:
         yield
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -203,7 +203,7 @@ def _written_here(path: Path) -> Generator[None]:
 
 
 @contextmanager
-def _named_faults(folder: str | Path) -> Generator[None]:
+def _as_data_errors(folder: str | Path) -> Generator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:  # safetensors raises its own error for a full disk

@@ -162,11 +162,11 @@ def _build(
         if kind in ready:
             built[kind] = ready[kind]
             continue
-        built[kind] = instantiate(part, _given(built.get(Kind.BACKBONE), plan.labels), catalog, consent)
+        built[kind] = instantiate(part, _factory_arguments(built.get(Kind.BACKBONE), plan.labels), catalog, consent)
     return built
 
 
-def _given(backbone: Backbone | None, label_space: LabelSpace) -> dict[str, Any]:
+def _factory_arguments(backbone: Backbone | None, label_space: LabelSpace) -> dict[str, Any]:
     """Arguments that factories may take: label space, and the backbone's features and text width."""
     width = backbone.embed_text([]).shape[1] if isinstance(backbone, TextEncoder) else None
     return {"features": None if backbone is None else backbone.features, "text_width": width, "labels": label_space}

@@ -35,8 +35,8 @@ class _Recording:
 class CudaGraphs:
     """Runs a network eagerly on the first batch of a shape, and as a recorded graph on all later ones.
 
-    Shapes that occur once thus cost nothing extra. All recordings are dropped when a parameter or buffer changes its
-    address or dtype, a module switches between training and evaluation, or the type of `torch.autocast` changes.
+    Shapes that occur once thus cost nothing extra. All recordings are dropped when the address or dtype of a parameter
+    or buffer, the training mode of a module, or the type of `torch.autocast` changes.
 
     Args:
         limit: maximum number of recordings, at least 1; the least recently used is dropped first.

@@ -71,7 +71,7 @@ class Pipeline:
         self._network: tuple[object, Network] | None = None  # module of the CUDA graphs, and its parts
         self._classifier = classifier
         self._deferred = dict(deferred or {})
-        self._helpers: dict[Kind, Any] = {kind: _place(part, device) for kind, part in (helpers or {}).items()}
+        self._helpers: dict[Kind, Any] = {kind: _move_to(part, device) for kind, part in (helpers or {}).items()}
 
     @property
     def backbone(self) -> Backbone:
@@ -139,7 +139,7 @@ class Pipeline:
     def forward(self, images: Sequence[UInt8[Tensor, "3 _ _"]]) -> HeadOutput:
         """Predict masks and classes for images of any sizes, at a quarter of the network size.
 
-        Images are padded at bottom and right with the backbone's mean; the network size is the largest height and
+        Images are padded at bottom and right with the backbone's mean. The network size is the largest height and
         width, rounded up to a multiple of `size_divisor`."""
         classifier = self.classifier
         with self.autocast():
@@ -349,7 +349,7 @@ class Pipeline:
 
     def _helper(self, kind: Kind) -> Any:
         if kind in self._deferred:
-            self._helpers[kind] = _place(self._deferred[kind](), self.device)
+            self._helpers[kind] = _move_to(self._deferred[kind](), self.device)
             del self._deferred[kind]
         return self._helpers.get(kind)
 
@@ -377,7 +377,7 @@ def _return_masks(masks: ImageMasks) -> ImageMasks:
     return masks
 
 
-def _place(part: object, device: torch.device) -> object:
+def _move_to(part: object, device: torch.device) -> object:
     return part.to(device) if isinstance(part, nn.Module) else part
 
 

@@ -107,7 +107,7 @@ def find_instances(found: ImageMasks, labels: LabelSpace, *, top: int) -> Instan
     """The best `top` pairs of query and thing class (any class if the label space has no things).
 
     score = P(class | query) x mean of P(mask) over the pixels inside the mask. Empty masks are dropped. The published
-    code first takes the `top` pairs of all classes by P(class | query), then drops those that are not things; the
+    code first takes the `top` pairs of all classes by P(class | query), then drops those that are not things. The
     scores are the same.
 
     Raises:

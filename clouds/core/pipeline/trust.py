@@ -63,7 +63,7 @@ class Consent:
             options["pretrained"] = self.pretrained if part.kind == Kind.BACKBONE else False
         if part.kind in self.trusted | self.own:
             return options
-        if reached := _reached(schema, options):
+        if reached := _describe_access(schema, options):
             raise TrustError(part.kind.value, f"{self._plan}: {part.kind} {part.name!r} {reached}", str(self.folder))
         replaced = schema.component.without_consent.items()
         return options | {name: value for name, value in replaced if _is_default(schema.options[name], options[name])}
@@ -84,13 +84,13 @@ class Consent:
             raise PlanError(faults)
 
 
-def _reached(schema: Schema, options: Mapping[str, Any]) -> str:
+def _describe_access(schema: Schema, options: Mapping[str, Any]) -> str:
     """Describe the access outside the folder that these options cause, and name the options; "" for none."""
     outward = {
         name: value
         for name, value in options.items()
         if (name == "pretrained" and value is not False)
-        or (_is_free(schema.types.get(name, Any), value) and not _is_default(schema.options[name], value))
+        or (_is_free_text(schema.types.get(name, Any), value) and not _is_default(schema.options[name], value))
     }
     if not (outward or schema.component.reaches):
         return ""
@@ -102,7 +102,7 @@ def _is_default(parameter: Parameter, value: Any) -> bool:
     return parameter.default is not Parameter.empty and to_json_value(value) == to_json_value(parameter.default)
 
 
-def _is_free(hint: Any, value: Any) -> bool:
+def _is_free_text(hint: Any, value: Any) -> bool:
     """Whether a value holds text outside a `Literal`: it may be a path, a URL or a name."""
     choices = _alternatives(hint)
     if isinstance(value, str):
@@ -110,10 +110,10 @@ def _is_free(hint: Any, value: Any) -> bool:
     inner = [argument for one in choices for argument in typing.get_args(one)] or [Any]
     if isinstance(value, Mapping):
         pairs = cast("Mapping[Any, Any]", value).items()
-        return any(_is_free(inner[0], key) or _is_free(inner[-1], item) for key, item in pairs)
+        return any(_is_free_text(inner[0], key) or _is_free_text(inner[-1], item) for key, item in pairs)
     if isinstance(value, (list, tuple)):
         kinds = [one for one in inner if one is not Ellipsis]
-        return any(all(_is_free(one, item) for one in kinds) for item in cast("Sequence[Any]", value))
+        return any(all(_is_free_text(one, item) for one in kinds) for item in cast("Sequence[Any]", value))
     return False
 
 

@@ -103,13 +103,13 @@ def find_head(shapes: Shapes, *, source: str) -> tuple[str, dict[str, Any]]:
     name = "mask2former-text" if text else "mask2former-pooled" if pooled else "mask2former"
     offsets = _rows(shapes, _ENCODER, "self_attn.sampling_offsets.weight")
     sizes = {
-        "queries": _agreed(_rows(shapes, _PREDICTOR, "query_feat.weight", "query_embed.weight")),
-        "width": _agreed(_rows(shapes, _PREDICTOR, "norm.weight")),
+        "queries": _common_size(_rows(shapes, _PREDICTOR, "query_feat.weight", "query_embed.weight")),
+        "width": _common_size(_rows(shapes, _PREDICTOR, "norm.weight")),
         "layers": _count(shapes, f"{_PREDICTOR}transformer_self_attention_layers."),
-        "feedforward": _agreed(_rows(shapes, _PREDICTOR, "linear1.weight")),
+        "feedforward": _common_size(_rows(shapes, _PREDICTOR, "linear1.weight")),
         "encoder_layers": _count(shapes, _ENCODER),
-        "encoder_feedforward": _agreed(_rows(shapes, _ENCODER, "linear1.weight")),
-        "encoder_points": _agreed([rows // (2 * _HEADS * _LEVELS) for rows in offsets]),
+        "encoder_feedforward": _common_size(_rows(shapes, _ENCODER, "linear1.weight")),
+        "encoder_points": _common_size([rows // (2 * _HEADS * _LEVELS) for rows in offsets]),
     }
     options: dict[str, Any] = {option: size for option, size in sizes.items() if size}
     options["project_inputs"] = any(key.startswith("input_proj.") for key in local)
@@ -120,7 +120,7 @@ def find_classes(shapes: Shapes) -> int | None:
     """Number of classes without "no object", from the classifier or else the loss; None if missing or inconsistent."""
     tensors = [shapes.get(f"{_PREDICTOR}class_embed.{name}") for name in ("weight", "bias")]
     tensors = tensors if any(tensors) else [shapes.get(CLASS_WEIGHTS)]
-    found = _agreed(shape[0] for shape in tensors if shape)
+    found = _common_size(shape[0] for shape in tensors if shape)
     return None if found is None else found - 1
 
 
@@ -146,7 +146,7 @@ def _rows(shapes: Shapes, prefix: str, *endings: str) -> list[int]:
     return [shape[0] for key, shape in shapes.items() if key.startswith(prefix) and key.endswith(endings) and shape]
 
 
-def _agreed(sizes: Iterable[int]) -> int | None:
+def _common_size(sizes: Iterable[int]) -> int | None:
     """The common size of all tensors, or None."""
     distinct = set(sizes)
     return distinct.pop() if len(distinct) == 1 else None

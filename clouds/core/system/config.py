@@ -218,7 +218,7 @@ def _converter() -> cattrs.Converter:
 
     def strict(value: Any, kind: Any) -> Any:
         if not accepts(kind, value):
-            raise TypeError(_unfit(value, kind))
+            raise TypeError(_type_fault(value, kind))
         return kind(value)
 
     inner = set[Any]()  # list types that use the default hook
@@ -230,7 +230,7 @@ def _converter() -> cattrs.Converter:
 
         def check(value: Any, kind: Any) -> Any:
             if not isinstance(value, (list, tuple)):  # strings and tables would be iterated
-                raise TypeError(_unfit(value, kind))
+                raise TypeError(_type_fault(value, kind))
             return convert(value, kind)
 
         return check
@@ -243,5 +243,5 @@ def _converter() -> cattrs.Converter:
     return converter
 
 
-def _unfit(value: Any, kind: Any) -> str:
+def _type_fault(value: Any, kind: Any) -> str:
     return f"{value!r} is not of type {kind.__name__ if isinstance(kind, type) else kind}"

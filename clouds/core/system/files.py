@@ -93,7 +93,7 @@ def own_folder(path: str | os.PathLike[str], *, marker: str) -> Generator[Path]:
         for parent, folders, names in os.walk(folder):
             for left in [Path(parent, name) for name in (*folders, *names) if name[0] == "."]:
                 if _is_unfinished(left):
-                    _settle(left)
+                    _clear_leftover(left)
         yield folder
 
 
@@ -115,7 +115,7 @@ def _is_unfinished(path: Path) -> bool:
     return _UNFINISHED.fullmatch(path.name) is not None
 
 
-def _settle(left: Path) -> None:
+def _clear_leftover(left: Path) -> None:
     """Remove a leftover of a killed process; a folder that it was about to replace gets its name back."""
     found = _UNFINISHED.fullmatch(left.name)
     if found and found[2] == "old" and not left.with_name(found[1]).exists():
@@ -141,7 +141,7 @@ def atomic_folder(path: str | os.PathLike[str], *, marker: str) -> Generator[Pat
     if not _may_take(target, marker):
         raise DataError(f"{target} exists and has no {marker}; choose another folder, or remove it")
     target.parent.mkdir(parents=True, exist_ok=True)
-    _settle_abandoned(target)
+    _clear_abandoned(target)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
     temporary.mkdir()
     try:
@@ -149,7 +149,7 @@ def atomic_folder(path: str | os.PathLike[str], *, marker: str) -> Generator[Pat
             yield temporary
             for part in (*temporary.rglob("*"), temporary):
                 _sync(part)
-            _put(temporary, target)
+            _move_into_place(temporary, target)
             _sync(target.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)  # the new folder after an error, else the old one
@@ -166,15 +166,15 @@ def _in_use(folder: Path) -> Generator[None]:
         os.close(descriptor)
 
 
-def _settle_abandoned(target: Path) -> None:
+def _clear_abandoned(target: Path) -> None:
     """Settle temporary folders beside `target` that are no longer in use."""
     for left in target.parent.glob(f".{glob.escape(target.name)}.*"):
         if _is_unfinished(left) and left.is_dir():
             with suppress(BlockingIOError, FileNotFoundError), _in_use(left):
-                _settle(left)
+                _clear_leftover(left)
 
 
-def _put(temporary: Path, target: Path) -> None:
+def _move_into_place(temporary: Path, target: Path) -> None:
     """Rename `temporary` to `target`; an existing `target` is renamed to `temporary`."""
     if not target.exists():
         os.replace(temporary, target)

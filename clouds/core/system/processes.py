@@ -49,7 +49,7 @@ class Processes:
         """Element-wise sum over all processes, on the CPU; integers are exact. Shapes must agree."""
         if self.world == 1:
             return values.cpu()
-        summed = values.to(_place()).clone()
+        summed = values.to(_collective_device()).clone()
         distributed.all_reduce(summed)
         return summed.cpu()
 
@@ -88,7 +88,7 @@ def _leave() -> None:
         gc.collect()
 
 
-def _place() -> torch.device:
+def _collective_device() -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if distributed.get_backend() == "nccl" else _CPU
 
 

@@ -62,7 +62,7 @@ def unwrap_tables(content: Any, *, source: str, kinds: tuple[type, ...] = (Tenso
         WeightsError: there are several tables, such as the model's and its moving average's (EMA).
     """
     while isinstance(content, Mapping) and not any(isinstance(value, kinds) for value in content.values()):
-        tables = [key for key, value in content.items() if _holds(value, kinds)]
+        tables = [key for key, value in content.items() if _holds_weights(value, kinds)]
         known = [key for key in tables if key in _PLAIN or any(word in str(key).lower() for word in _OTHERS)]
         tables = known or tables
         if not tables:
@@ -76,10 +76,10 @@ def unwrap_tables(content: Any, *, source: str, kinds: tuple[type, ...] = (Tenso
     return content
 
 
-def _holds(value: Any, kinds: tuple[type, ...]) -> bool:
+def _holds_weights(value: Any, kinds: tuple[type, ...]) -> bool:
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         return False
-    return any(isinstance(item, kinds) or _holds(item, kinds) for item in value.values())
+    return any(isinstance(item, kinds) or _holds_weights(item, kinds) for item in value.values())
 
 
 def unwrap_names(state: Mapping[str, Any], names: Collection[str], *, source: str) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def unwrap_names(state: Mapping[str, Any], names: Collection[str], *, source: st
     if state and all(key.startswith("module.") for key in state):
         state = {key.removeprefix("module."): value for key, value in state.items()}
     wanted = frozenset(names)
-    found = Counter(key[:cut] for key in state for cut in _cuts(key) if key[cut:] in wanted)
+    found = Counter(key[:cut] for key in state for cut in _part_starts(key) if key[cut:] in wanted)
     most = max(found.values(), default=0)
     if 2 * most <= len(wanted) or found[""] == most:
         return state
@@ -105,6 +105,6 @@ def unwrap_names(state: Mapping[str, Any], names: Collection[str], *, source: st
     return {key.removeprefix(first): value for key, value in state.items() if key.startswith(first)}
 
 
-def _cuts(key: str) -> list[int]:
+def _part_starts(key: str) -> list[int]:
     """Start positions of the parts of a dotted name."""
     return [0, *(match.end() for match in re.finditer(r"\.", key))]

@@ -49,7 +49,7 @@ class CarriesCode(Refused):
 
 
 @final
-class _Thing:
+class _StandIn:
     """Stand-in for an object of the pickle: `name` of a function or class, `size` in elements of a storage."""
 
     __slots__ = ("name", "size")
@@ -58,7 +58,7 @@ class _Thing:
         self.name, self.size = name, size
 
 
-_SOMETHING, _BUILT = _Thing(), _Thing()  # `_BUILT` accepts a state: a dict, an array or its dtype
+_OTHER, _BUILT = _StandIn(), _StandIn()  # `_BUILT` accepts a state: a dict, an array or its dtype
 
 
 def scan_file(path: Path) -> None:
@@ -167,7 +167,7 @@ class _Scan:
         """Push a function or class, given as "module name"."""
         if not (argument in _CALLS or argument in _STORAGES or _PLAIN.fullmatch(argument)):
             self.unknown.add(argument.replace(" ", "."))
-        self.stack.append(_Thing(argument))
+        self.stack.append(_StandIn(argument))
 
     def make_tuple(self, _: object) -> None:
         self.stack.append(tuple(self._to_mark()))
@@ -201,21 +201,21 @@ class _Scan:
         if not isinstance(said, tuple) or len(stated := cast("tuple[Any, ...]", said)) < 5:
             raise Refused("a storage in another form than torch.save writes")
         _, kind, key, _, count = stated[:5]
-        width = _STORAGES.get(kind.name) if isinstance(kind, _Thing) else None
+        width = _STORAGES.get(kind.name) if isinstance(kind, _StandIn) else None
         if width is None or type(key) is not str or type(count) is not int:
             raise Refused("a storage in another form than torch.save writes")
         room = self.sizes if isinstance(self.sizes, int) else self.sizes.get(key, 0)
         if not 0 <= count * width <= room:
             raise Refused(f"a storage of {count * width} bytes, for which the file has {room}")
-        self.stack.append(_Thing(size=count))
+        self.stack.append(_StandIn(size=count))
 
     def call(self, _: object) -> None:
         arguments, function = self._take(), self._take()
-        name = function.name if isinstance(function, _Thing) else ""
+        name = function.name if isinstance(function, _StandIn) else ""
         known = name in _CALLS and isinstance(arguments, tuple) and _CALLS[name](cast("tuple[Any, ...]", arguments))
         if not (known or name.replace(" ", ".") in self.unknown):
             raise Refused(f"a call of {name.replace(' ', '.') or 'a value'} that torch.save does not write")
-        self.stack.append(_BUILT if name in _STATEFUL else _SOMETHING)
+        self.stack.append(_BUILT if name in _STATEFUL else _OTHER)
 
 
 def _require_key(key: Any) -> None:
@@ -226,7 +226,7 @@ def _require_key(key: Any) -> None:
 
 def _is_tensor_call(arguments: tuple[Any, ...]) -> bool:
     """Check (storage, offset, size, stride, ...): at most as many elements as the storage has."""
-    if len(arguments) < 4 or not isinstance(arguments[0], _Thing) or not isinstance(arguments[2], tuple):
+    if len(arguments) < 4 or not isinstance(arguments[0], _StandIn) or not isinstance(arguments[2], tuple):
         return False
     size = cast("tuple[Any, ...]", arguments[2])
     if len(size) > _MOST_SIZES or not all(type(length) is int and length >= 0 for length in size):
@@ -241,7 +241,7 @@ def _is_text_call(arguments: tuple[Any, ...]) -> bool:
 
 
 def _is_array_call(arguments: tuple[Any, ...]) -> bool:
-    return len(arguments) == 3 and isinstance(arguments[0], _Thing) and arguments[1] == (0,)
+    return len(arguments) == 3 and isinstance(arguments[0], _StandIn) and arguments[1] == (0,)
 
 
 def _is_dtype_call(arguments: tuple[Any, ...]) -> bool:
@@ -249,12 +249,12 @@ def _is_dtype_call(arguments: tuple[Any, ...]) -> bool:
 
 
 def _is_wrapped(arguments: tuple[Any, ...]) -> bool:
-    return bool(arguments) and isinstance(arguments[0], _Thing)
+    return bool(arguments) and isinstance(arguments[0], _StandIn)
 
 
 def _is_typed(arguments: tuple[Any, ...]) -> bool:
     """Check a tensor with attributes: (function, class, arguments, attributes)."""
-    if len(arguments) != 4 or not isinstance(arguments[0], _Thing) or not isinstance(arguments[2], tuple):
+    if len(arguments) != 4 or not isinstance(arguments[0], _StandIn) or not isinstance(arguments[2], tuple):
         return False
     return arguments[0].name in _TENSORS and _TENSORS[arguments[0].name](cast("tuple[Any, ...]", arguments[2]))
 
@@ -279,14 +279,14 @@ _CALLS: dict[str, Callable[[tuple[Any, ...]], bool]] = {
 _STATEFUL = ("collections OrderedDict", "numpy dtype", *(f"{module} _reconstruct" for module in _ARRAYS))
 
 
-def _same(value: Any) -> Any:
+def _literal(value: Any) -> Any:
     return value
 
 
 # Instructions that torch's own weights reader supports.
 _VALUES: dict[str, Callable[[Any], Any]] = {
-    **dict.fromkeys(("SHORT_BINSTRING", "BINUNICODE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"), _same),
-    **dict.fromkeys(("EMPTY_LIST", "EMPTY_DICT", "EMPTY_SET"), lambda _: _SOMETHING),
+    **dict.fromkeys(("SHORT_BINSTRING", "BINUNICODE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"), _literal),
+    **dict.fromkeys(("EMPTY_LIST", "EMPTY_DICT", "EMPTY_SET"), lambda _: _OTHER),
     "NONE": lambda _: None,
     "NEWTRUE": lambda _: True,
     "NEWFALSE": lambda _: False,

@@ -107,8 +107,8 @@ def hub_folder(repo: str) -> Path | None:
     Raises:
         WeightsError: a file has another hash.
     """
-    folder = _carried(repo)
-    weights = _of(repo) if folder else None
+    folder = _carried_folder(repo)
+    weights = _listed_weights(repo) if folder else None
     for path in sorted(folder.rglob("*")) if folder else ():
         if path.is_file():
             _require_sound(path, weights)
@@ -121,8 +121,8 @@ def hub_file(repo: str, name: str) -> Path | None:
     Raises:
         WeightsError: the file has another hash.
     """
-    folder = _carried(repo)
-    return _require_sound(folder / name, _of(repo)) if folder and (folder / name).is_file() else None
+    folder = _carried_folder(repo)
+    return _require_sound(folder / name, _listed_weights(repo)) if folder and (folder / name).is_file() else None
 
 
 def open_clip_file(tag: Mapping[str, Any]) -> Path | None:
@@ -143,7 +143,7 @@ def locate(weights: Weights) -> list[Path]:
         folders = [folder for folder in (weights_folder(), cache_folder("weights")) if folder]
         return [folder / weights.file for folder in folders if (folder / weights.file).is_file()][:1]
     if isinstance(weights, HubWeights):
-        folder = _carried(weights.repo) or _cached(weights)
+        folder = _carried_folder(weights.repo) or _cached(weights)
         return (_needed(weights.files, folder) or _needed(weights.instead, folder)) if folder else []
     return []
 
@@ -172,13 +172,13 @@ def fetch(weights: Weights, out: Path | None = None) -> list[Path]:
     raise WeightsError(f"hub repository {weights.repo} has not all of {', '.join(weights.files)}; got {root}")
 
 
-def _of(repo: str) -> Weights | None:
+def _listed_weights(repo: str) -> Weights | None:
     """The catalog entry of a hub repository, or None."""
     listed = published_weights().values()
     return next((one for one in listed if isinstance(one, HubWeights) and one.repo == repo), None)
 
 
-def _carried(repo: str) -> Path | None:
+def _carried_folder(repo: str) -> Path | None:
     """The folder of a hub repository in `CLOUDS_WEIGHTS`, not verified; or None."""
     folder = weights_folder()
     if folder is None or not _REPOSITORY.fullmatch(repo):

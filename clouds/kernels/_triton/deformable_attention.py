@@ -30,7 +30,7 @@ from clouds.kernels.tuning import launch_arguments
 def _softmax_terms(logits, present, SAMPLES: tl.constexpr):
     """Maximum of each row's logits, and 1 / sum of exp(logit - maximum).
 
-    Logits are loaded one by one: reducing a tile would give the results another layout than the rows, and that layout
+    Logits are loaded one by one. Reducing a tile would give the results another layout than the rows, and that layout
     would spread to all loads of the rows.
     """
     largest = tl.full(present.shape, float("-inf"), tl.float32)
