@@ -61,11 +61,9 @@ def semantic_inference(
     """Labels or class scores of one image, from low-resolution mask logits.
 
     Scores are merged in float32 (float64 for float64 inputs). As in `torch.argmax`, the lowest of equal labels wins,
-    and NaN beats every number. Results are deterministic.
-
-    Triton multiplies float32 inputs as three TF32 products, which differs from float32 in the last bits. For bfloat16
-    and float16 inputs it uses TF32, whose rounding (2^-11) does not exceed that of the inputs. Their sigmoids have
-    errors up to 2^-12. Triton computes no gradients.
+    and NaN beats every number. Results are deterministic. Triton multiplies float32 inputs as three TF32 products,
+    which differs from float32 in the last bits. For bfloat16 and float16 inputs it uses TF32, whose rounding (2^-11)
+    does not exceed that of the inputs. Their sigmoids have errors up to 2^-12. Triton computes no gradients.
 
     Args:
         class_probabilities: P(class | query), without "no object".
@@ -83,8 +81,7 @@ def semantic_inference(
 
     Raises:
         TypeError: an input does not have a floating dtype.
-        ValueError: shapes, devices or sizes do not match; a name is unknown; labels are requested for more than 255
-            classes; or see `choose`.
+        ValueError: shapes, devices or sizes do not match; a name is unknown; labels for over 255 classes; see `choose`.
     """
     _check(class_probabilities, mask_logits, network_size, valid_size, size, scores=scores)
     _check_names(postprocess, activation)

@@ -270,17 +270,17 @@ def _download_hub(weights: HubWeights, files: Sequence[str], folder: Path | None
             )
     except Exception as error:  # the hub's client passes on errors of its HTTP library; the cause is kept
         what = f"hub repository {weights.repo}" + (f" ({weights.note})" if weights.note else "")
-        raise _missing(what, error, f"{weights.repo}/ in {VARIABLE}=FOLDER") from error
+        raise _unavailable(what, error, f"{weights.repo}/ in {VARIABLE}=FOLDER") from error
 
 
 def _download(weights: FileWeights, folder: Path) -> Path:
     try:
         return download(weights.url, folder / weights.file, sha256=weights.sha256, size=weights.size)
     except (OSError, HTTPException) as error:
-        raise _missing(weights.url, error, f"{weights.file} in {VARIABLE}=FOLDER") from error
+        raise _unavailable(weights.url, error, f"{weights.file} in {VARIABLE}=FOLDER") from error
 
 
-def _missing(what: str, error: Exception, place: str) -> WeightsError:
+def _unavailable(what: str, error: Exception, place: str) -> WeightsError:
     reason = " ".join(str(error).split())[:300]
     return WeightsError(
         f"could not get weights from {what} ({type(error).__name__}: {reason}); check the connection, or get them "
