@@ -14,6 +14,7 @@ from segment_anything import sam_model_registry
 from segment_anything.modeling import Sam
 from torch import Tensor
 
+from clouds.core.contract.tensors import image_tensor
 from clouds.core.weights.catalog import SAM
 from clouds.core.weights.files import read_weights
 from clouds.core.weights.loading import load_weights
@@ -43,7 +44,7 @@ class SamSegmenter(PromptedSegmenter):
         height, width = self._network_size((image.shape[1], image.shape[2]))
         picture = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
         resized = np.array(picture.resize((width, height), Image.Resampling.BILINEAR))
-        pixels = torch.from_numpy(resized).permute(2, 0, 1)[None].to(image.device)
+        pixels = image_tensor(resized)[None].to(image.device)
         return {"embedding": self.sam.image_encoder(self.sam.preprocess(pixels))}
 
     def decode(

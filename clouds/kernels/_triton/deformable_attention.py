@@ -215,8 +215,7 @@ def deformable_attention_backward(
     The softmax needs the weighted mean of its weights' gradients, which equals the product of the output with its
     gradient. Additions to the values' gradient have no fixed order.
     """
-    # Pointers to the first sample of each row "BLOCK", and to channels of each row "BLOCK WIDTH"
-    item, query, head, batch, present = _rows(queries, heads, BLOCK)
+    item, query, head, batch, present = _rows(queries, heads, BLOCK)  # pointers of rows "BLOCK WIDTH"
     channel = tl.arange(0, WIDTH)[None, :]
     value += batch * value_strides[0] + (head * value_strides[2])[:, None] + channel * value_strides[3]
     value_gradient += batch * cells_of_image * heads * WIDTH + (head * WIDTH)[:, None] + channel
@@ -240,15 +239,13 @@ def deformable_attention_backward(
             weight = tl.load(logits + sample, mask=present, other=0.0).to(tl.float32)
             if FUSED:
                 weight = tl.exp(weight - largest) * factor
-            # Four cells and their rows, as in the forward kernel
             cell, exist, across, down = _corners(offsets + 2 * sample, center, width, height, start, present)
             rows = _read_four(_places(value, cell, width, STRIDE), exist)
             # Gradients of logit and offset "BLOCK"
             of_weight, of_x, of_y = _gradients(row, rows, across, down, weight, center[2], center[3])
             of_logit = weight * (of_weight - mean) if FUSED else of_weight
             _store_sample(offset_gradient, logit_gradient, sample, present, of_x, of_y, of_logit)
-            # Gradient of the values, added to the four cells
-            if SCATTER:
+            if SCATTER:  # gradient of the values, added to the four cells
                 _add(_places(value_gradient, cell, width, heads * WIDTH), _shares(weight, across, down), row, exist)
         start += tl.cast(height, tl.int32) * tl.cast(width, tl.int32)
 

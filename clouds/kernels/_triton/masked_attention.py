@@ -179,8 +179,7 @@ def masked_attention_backward(
 
     Gradients of keys and values "b n m d" are stored, or with ADD added; those of queries are "s b q m d".
     """
-    # Head, queries and keys of this program
-    split, owner = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    split, owner = tl.program_id(0), tl.program_id(1).to(tl.int64)  # head, queries and keys of this program
     b, m = owner // heads, owner % heads
     row = first + tl.arange(0, QUERIES)
     present, d = row < queries, tl.arange(0, WIDTH)
@@ -195,26 +194,22 @@ def masked_attention_backward(
     delta = tl.load(deltas + owner * queries + row, mask=present, other=0.0)[:, None]
     of_queries = tl.zeros((QUERIES, WIDTH), tl.float32)
     for start in range(split * span, tl.minimum(keys, (split + 1) * span), 32):
-        # Recompute attention weights "QUERIES 32"
-        n = start + tl.arange(0, 32)
+        n = start + tl.arange(0, 32)  # recompute attention weights "QUERIES 32"
         right = _rows(k, n, keys, k_n, k_d, WIDTH, COMPUTE)
         logits, allowed = _logits(left, right, words, present, everywhere, start, queries, keys, scale, PRECISION)
         share = tl.exp2(logits - total)
-        # Gradient of the values "32 WIDTH"
-        place = ((b * keys + n) * heads + m)[:, None] * WIDTH + d[None, :]
+        place = ((b * keys + n) * heads + m)[:, None] * WIDTH + d[None, :]  # gradient of the values "32 WIDTH"
         exists = (n < keys)[:, None]
         of_values = tl.dot(tl.trans(share.to(COMPUTE)), of_output, input_precision=PRECISION)
         _store_key_gradient(v_gradient, place, of_values, exists, ADD)
-        # Gradients of weights and logits "QUERIES 32"
-        values = _rows(v, n, keys, v_n, v_d, WIDTH, COMPUTE)
+        values = _rows(v, n, keys, v_n, v_d, WIDTH, COMPUTE)  # gradients of weights and logits "QUERIES 32"
         of_shares = tl.dot(of_output, tl.trans(values), input_precision=PRECISION)
         of_logits = tl.where(allowed, share * (of_shares - delta), 0.0).to(COMPUTE)
         # Gradients of the keys "32 WIDTH" and the queries "QUERIES WIDTH"; ln(2) undoes the base 2
         of_keys = tl.dot(tl.trans(of_logits), left, input_precision=PRECISION) * (scale * 0.6931471805599453)
         _store_key_gradient(k_gradient, place, of_keys, exists, ADD)
         of_queries = tl.dot(of_logits, right, of_queries, input_precision=PRECISION)
-    # Store the queries' gradient of this split
-    batch = tl.num_programs(1) // heads
+    batch = tl.num_programs(1) // heads  # store the queries' gradient of this split
     place = (((split * batch + b) * queries + row) * heads + m)[:, None] * WIDTH + d[None, :]
     tl.store(q_parts + place, of_queries * (scale * 0.6931471805599453), mask=present[:, None])
 

@@ -28,8 +28,7 @@ def semantic_inference_forward(
     SCORES: tl.constexpr, PRECISION: tl.constexpr, FAST: tl.constexpr,
     BLOCK_X: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    # Tile of ROWS x BLOCK_X pixels
-    top = tl.program_id(1) * ROWS - lead
+    top = tl.program_id(1) * ROWS - lead  # tile of ROWS x BLOCK_X pixels
     left = tl.program_id(0) * BLOCK_X
     k = tl.arange(0, BLOCK_K)
     # Merged scores "pixels BLOCK_K"; running maximum and sum of the softmax "pixels"
