@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -95,6 +96,13 @@ def test_files_are_short() -> None:
     lengths = {str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines()) for path in FILES}
     assert {path: lines for path, lines in lengths.items() if lines > MOST_LINES} == {}
     assert "clouds/core/contract/catalog.py" in lengths
+
+
+def test_test_modules_have_unique_names() -> None:
+    """Without `__init__.py`, pytest cannot import two test modules of one name."""
+    counts = Counter(path.name for path in FILES if path.is_relative_to(ROOT / "tests"))
+    assert [name for name, count in counts.items() if count > 1 and name.startswith("test_")] == []
+    assert Path(__file__).name in counts
 
 
 def imports_of(path: Path, modules: Iterable[str]) -> set[str]:

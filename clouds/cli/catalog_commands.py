@@ -11,7 +11,7 @@ from clouds.cli.options import AnyKind, AsJson
 from clouds.cli.output import write, write_json, write_table
 from clouds.core.contract.catalog import Catalog, Entry
 from clouds.core.contract.component import Kind
-from clouds.core.contract.schema import Schema, read_schema
+from clouds.core.contract.schema import Schema
 from clouds.core.system.errors import DuplicateComponentError, UnknownComponentError, did_you_mean
 
 
@@ -41,7 +41,7 @@ def info(name: str, /, *, kind: AnyKind | None = None, as_json: AsJson = False) 
     """
     catalog = Catalog.from_environment()
     entry = catalog.entry(kind, name) if kind else _find(catalog, name)
-    schema = read_schema(entry.component)
+    schema = entry.schema
     if as_json:
         write_json({**describe(entry), "options": _options(schema), "documentation": inspect.getdoc(schema.factory)})
     else:

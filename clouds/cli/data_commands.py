@@ -111,7 +111,8 @@ def generate(
     texts = _read_prompts(prompts, n, catalog) if prompts else _write_prompts(prompter, min(n, PROMPTS), seed, catalog)
     options: dict[str, Any] = {"seed": seed, "size": size, "batch_size": batch_size, "keep_labels": keep_labels}
     options |= {"filters": _build_filters(filters, clip, device), "attempts": attempts, "verify": verify}
-    build = partial(build_component, Kind.GENERATOR.value, to_document(part), device)
+    here = catalog if engine == "local" else None  # a worker elsewhere has its own plugins
+    build = partial(build_component, Kind.GENERATOR.value, to_document(part), device, here)
     with open_workers(engine, build, count=workers, device=device) as drawing:
         made = generate_set(drawing, part, texts, n=n, out=out, **options, progress=True)
     _finish(made, n=n, prompts=len(texts), attempts=attempts, shards=shards, as_json=as_json)

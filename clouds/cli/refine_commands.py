@@ -113,8 +113,9 @@ def prepare(
 
     dataset = open_generated(folder)
     asked = override({"name": refiner, "cache": str(cache)}, assignments)
-    part = plan_component(Kind.REFINER, asked, Catalog.from_environment())
-    built: Refiner = build_component(Kind.REFINER.value, to_document(part), device)
+    catalog = Catalog.from_environment()
+    part = plan_component(Kind.REFINER, asked, catalog)
+    built: Refiner = build_component(Kind.REFINER.value, to_document(part), device, catalog)
     room = part.options.get("cache_bytes")  # plugins' refiners may lack it
     made = prepare_embeddings(built, dataset.images, room=room, mirrored=orientation == "both", progress=True)
     if as_json:

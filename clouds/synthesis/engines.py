@@ -63,13 +63,14 @@ def to_document(part: Part) -> str:
     return json.dumps(part.request)
 
 
-def build_component(kind: str, document: str, device: str) -> Any:
+def build_component(kind: str, document: str, device: str, catalog: Catalog | None = None) -> Any:
     """Build one component on its device.
 
     Args:
         kind: kind of the component.
         document: output of `to_document`.
         device: "auto", or a torch device.
+        catalog: the catalog of the plan; None means built-ins and installed plugins, as on another machine.
 
     Raises:
         PlanError: this machine cannot build it.
@@ -78,7 +79,7 @@ def build_component(kind: str, document: str, device: str) -> Any:
 
     from clouds.core.pipeline.build import build_part, pick_device
 
-    built = build_part(Kind(kind), json.loads(document))
+    built = build_part(Kind(kind), json.loads(document), catalog=catalog)
     if isinstance(built, nn.Module):
         built.to(pick_device(device))
     return built

@@ -181,7 +181,7 @@ def test_control_characters_of_a_refusal_are_escaped(chat: Chat) -> None:
 def test_a_server_that_does_not_answer(chat: Chat) -> None:
     chat.code = 0
     with pytest.raises(
-        ConfigError, match=r"no answer \(TimeoutError: (timed out|not whole .*)\); is the server .* timeout=0\.2 sec"
+        ConfigError, match=r"no answer \(TimeoutError: (timed out|incomplete .*)\); is the server .* timeout=0\.2 sec"
     ):
         Endpoint(url=chat.url, name="m", timeout=0.2).answer("hi", seed=0)
     with pytest.raises(ConfigError, match=r"127\.0\.0\.1:9/v1/chat/completions: no answer .*refused"):

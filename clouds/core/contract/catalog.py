@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property
 from importlib import import_module
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
 from typing import Any
@@ -15,6 +16,7 @@ from packaging.utils import canonicalize_name
 from clouds.core.contract import hookspecs
 from clouds.core.contract.component import BUILT_IN, Component, Kind
 from clouds.core.contract.plan import Plan, Problem
+from clouds.core.contract.schema import Schema, read_schema
 from clouds.core.contract.weight_records import Weights
 from clouds.core.system.errors import DuplicateComponentError, PluginError, UnknownComponentError, did_you_mean
 
@@ -52,6 +54,11 @@ class Entry:
     def qualified_name(self) -> str:
         """`dist::name`, unique even if two distributions offer the same name."""
         return f"{self.distribution}::{self.component.name}"
+
+    @cached_property
+    def schema(self) -> Schema:
+        """The options of the component, read once. Raises `ComponentError`; see `read_schema`."""
+        return read_schema(self.component)
 
 
 @frozen(kw_only=True)

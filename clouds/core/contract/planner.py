@@ -13,7 +13,6 @@ from clouds.core.contract.component import Component, Kind
 from clouds.core.contract.label_table import read_labels
 from clouds.core.contract.labels import LabelSpace
 from clouds.core.contract.plan import Part, Plan, PlanError, Problem
-from clouds.core.contract.schema import read_schema
 from clouds.core.system.errors import CloudsError, ConfigError, UnknownComponentError, did_you_mean
 from clouds.core.system.values import to_json_value
 
@@ -81,7 +80,7 @@ def plan_part(kind: Kind, value: object, *, pretrained: bool, catalog: Catalog) 
         return None, [Problem(kind, f"a mapping needs a 'name', got keys {sorted(options)}", f"clouds list {kind}")]
     try:
         entry = catalog.entry(kind, name)
-        schema = read_schema(entry.component)
+        schema = entry.schema
     except UnknownComponentError as error:
         return None, [Problem(kind, str(error), catalog.install_command(kind, name))]
     except CloudsError as error:

@@ -15,7 +15,6 @@ from clouds.core.contract.interfaces import INTERFACES
 from clouds.core.contract.labels import CITYSCAPES, LabelSpace
 from clouds.core.contract.plan import Part, PlanError, Problem
 from clouds.core.contract.planner import plan_part
-from clouds.core.contract.schema import read_schema
 from clouds.core.pipeline.trust import Consent
 from clouds.core.system.errors import CloudsError, ComponentError, ConfigError
 
@@ -71,7 +70,7 @@ def instantiate(
         entry = catalog.entry(part.kind, part.qualified_name)
     except CloudsError as error:
         raise PlanError([Problem(part.kind, str(error))]) from error
-    component, schema = entry.component, read_schema(entry.component)
+    component, schema = entry.component, entry.schema
     told = {name: given[name] for name in schema.given}
     options = {**part.options, **part.credentials}
     if consent is not None:

@@ -4,6 +4,7 @@ import torch
 
 import clouds
 from clouds.core.contract.plan import PlanError
+from clouds.core.contract.schema import Schema, read_schema
 from clouds.core.pipeline.build import build_part, pick_device
 from clouds.core.system.errors import ComponentError, ConfigError
 
@@ -34,6 +35,18 @@ def test_every_part_is_reachable() -> None:
     assert isinstance(pipeline.prompter, clouds.Prompter)
     assert pipeline.labels is pipeline.plan.labels
     assert pipeline.plan.parts["head"].name == "linear"
+
+
+def test_each_schema_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+
+    def note(component: clouds.Component) -> Schema:
+        read.append(component.name)
+        return read_schema(component)
+
+    monkeypatch.setattr("clouds.core.contract.catalog.read_schema", note)
+    clouds.compose(backbone="tiny", head="linear", generator="procedural", prompter="grammar", pretrained=False)
+    assert sorted(read) == ["grammar", "linear", "procedural", "tiny"]
 
 
 def test_three_faults_are_reported_at_once() -> None:

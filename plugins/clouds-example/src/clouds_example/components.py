@@ -8,10 +8,8 @@ from torchvision.models import squeezenet1_0
 
 
 class SqueezeNet(clouds.Backbone):
-    """Feature maps of SqueezeNet, resized to exact strides, because unpadded convolutions shrink them a little.
-
-    Values reach some hundreds and differ by level and domain, so each pixel's channels are scaled to mean square 1.
-    """
+    """Feature maps of SqueezeNet, resized to exact strides, because unpadded convolutions shrink them a little. Values
+    reach some hundreds and differ by level and domain, so each pixel's channels are scaled to mean square 1."""
 
     def __init__(self, weights):
         specs = {f"res{i}": clouds.FeatureSpec(channels=256 if i == 2 else 512, stride=2**i) for i in range(2, 6)}

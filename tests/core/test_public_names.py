@@ -1,0 +1,20 @@
+"""The public names of `clouds`. Adding one is a decision; removing one breaks its users."""
+
+import clouds
+
+NAMES = [
+    *("Backbone", "BrokenPlugin", "Catalog", "CloudsError", "Component", "ComponentError", "ConfigError", "DataError"),
+    *("DuplicateComponentError", "FeatureSpec", "Features", "FileWeights", "GeneratedImage", "GenerationRequest"),
+    *("Generator", "Head", "HeadOutput", "HubWeights", "Kind", "LabelSpace", "MaskPooler", "NonFiniteError"),
+    *("PageWeights", "Part", "Pinned", "Pipeline", "Plan", "PlanError", "PluginError", "Prediction", "Prepared"),
+    *("Problem", "PromptOptions", "PromptRefiner", "PromptedSegmenter", "Prompter", "Refiner", "Report"),
+    *("SamSegmenter", "SlowDtypeWarning", "Targets", "TensorCache", "TextClassifier", "TextEncoder", "TrustError"),
+    *("UnknownComponentError", "UntrainedHeadWarning", "WeightsError", "WorkerError", "__version__", "catalog"),
+    *("compose", "evaluate", "from_reference_checkpoint", "generate", "hookimpl", "hub_access", "hub_folder", "load"),
+    *("load_weights", "plan", "prompt_preset", "read_weights", "train", "weights_file"),
+]
+
+
+def test_the_public_names_are_these() -> None:
+    assert sorted(clouds.__all__) == NAMES
+    assert sorted(dir(clouds)) == NAMES
