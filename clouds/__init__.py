@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         TextEncoder,
     )
     from clouds.core.contract.labels import LabelSpace
+    from clouds.core.contract.offers import Offer
     from clouds.core.contract.plan import Part, Plan, PlanError, Problem
     from clouds.core.contract.planner import make_plan as plan
     from clouds.core.contract.records import (
@@ -108,6 +109,7 @@ _HOMES = {
         "Targets",
     ),
     "clouds.core.contract.labels": ("LabelSpace",),
+    "clouds.core.contract.offers": ("Offer",),
     "clouds.core.pipeline.pipeline": ("Pipeline",),
     "clouds.core.contract.plan": ("Part", "Plan", "PlanError", "Problem"),
     "clouds.core.pipeline.prediction": ("Prediction",),

@@ -19,6 +19,7 @@ from clouds.cli.options import AsJson
 from clouds.cli.output import write, write_json, write_table
 from clouds.core.contract.catalog import Catalog, Entry
 from clouds.core.contract.component import BUILT_IN, Kind
+from clouds.core.contract.offers import OfferKind
 from clouds.core.contract.plan import PlanError
 from clouds.core.contract.planner import make_plan
 from clouds.core.system.errors import CloudsError, ComponentError
@@ -112,7 +113,8 @@ def _component(entry: Entry) -> dict[str, str | None]:
 
 def _call_other_hooks(catalog: Catalog) -> None:
     """Call the hooks that discovery does not call, so that the catalog records failing plugins."""
-    catalog.trackers()
+    for kind in OfferKind:
+        catalog.offers(kind)
     catalog.weights()
     with suppress(CloudsError):  # the model does not exist
         catalog.find(Kind.BACKBONE, "doctor:no-such-model")

@@ -19,8 +19,8 @@ from clouds.core.system.images import MAX_PIXELS, counted, left_out, opened, rea
 from clouds.data.config import FILE_NAME, read_dataset_config
 from clouds.data.encodings import LabelEncoding
 from clouds.data.label_files import read_label_pixels
-from clouds.data.layouts import LAYOUTS, FilePattern, Layout
-from clouds.data.spec import Spec, parse_spec
+from clouds.data.layouts import FilePattern, Layout
+from clouds.data.spec import Spec, find_layout, parse_spec
 
 
 @frozen
@@ -81,7 +81,7 @@ class Dataset:
 
     @property
     def _endings(self) -> tuple[str, ...]:
-        return LAYOUTS[self.spec.kind].variants[0][0].endings
+        return find_layout(self.spec.kind).variants[0][0].endings
 
     def __len__(self) -> int:
         return len(self.items)
@@ -138,7 +138,7 @@ def open_dataset(
         DataError: a folder is missing or empty, an image has no label, or two files share a name.
     """
     parsed = parse_spec(spec)
-    layout = LAYOUTS[parsed.kind]
+    layout = find_layout(parsed.kind)
     split, folder, images, truths = _locate(parsed, layout, default_split)
     pictures, beside = _find_images(parsed, layout, folder, images)
     label_of, others = _find(parsed.path, folder, truths)
@@ -181,7 +181,7 @@ def dataset_images(spec: str, *, default_split: str = "val") -> list[Path]:
         DataError: a folder is missing or empty, or two files share a name.
     """
     parsed = parse_spec(spec)
-    layout = LAYOUTS[parsed.kind]
+    layout = find_layout(parsed.kind)
     _, folder, images, _ = _locate(parsed, layout, default_split)
     pictures, others = _find_images(parsed, layout, folder, images)
     if others:

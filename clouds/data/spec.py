@@ -6,9 +6,11 @@ from pathlib import Path
 
 from attrs import frozen
 
-from clouds.core.system.errors import ConfigError, did_you_mean
+from clouds.core.contract.catalog import Catalog
+from clouds.core.contract.offers import OfferKind, find_offer
+from clouds.core.system.errors import ConfigError
 from clouds.core.system.files import without_tilde
-from clouds.data.layouts import LAYOUTS
+from clouds.data.layouts import LAYOUTS, Layout
 
 
 @frozen
@@ -16,7 +18,7 @@ class Spec:
     """A parsed dataset spec.
 
     Attributes:
-        kind: a name of `clouds.data.layouts.LAYOUTS`.
+        kind: a name of `clouds.data.layouts.LAYOUTS`, or one of a plugin.
         path: the dataset's root folder.
         split: subset of the dataset, or None if the SPEC has none.
     """
@@ -29,10 +31,26 @@ class Spec:
         return f"{self.kind}:{self.path}" + (f":{self.split}" if self.split else "")
 
 
+def find_layout(kind: str, *, where: str = "dataset kind") -> Layout:
+    """The layout of a kind of dataset, built-in or of a plugin.
+
+    Raises:
+        ConfigError: the kind is unknown, or what a plugin offers is no layout.
+    """
+    if kind in LAYOUTS:
+        return LAYOUTS[kind]
+    offers = Catalog.from_environment().offers(OfferKind.DATASET)
+    return find_offer("kind", kind, offers, built_in=LAYOUTS, where=where).load_as(Layout)
+
+
+def _offered_names() -> set[str]:
+    return {offer.name for offer in Catalog.from_environment().offers(OfferKind.DATASET).values()}
+
+
 def is_spec(text: str) -> bool:
     """Whether a text starts with a known kind and a colon."""
     kind, colon, _ = text.partition(":")
-    return bool(colon) and kind in LAYOUTS
+    return bool(colon) and (kind in LAYOUTS or kind in _offered_names())
 
 
 def parse_spec(text: str) -> Spec:
@@ -49,8 +67,7 @@ def parse_spec(text: str) -> Spec:
         raise ConfigError(
             f"dataset spec {text!r} names no kind; expected KIND:PATH[:SPLIT], for example 'folder:{text}'"
         )
-    if kind not in LAYOUTS:
-        raise ConfigError(f"dataset spec {text!r}: unknown kind {kind!r}{did_you_mean(kind, LAYOUTS)}")
+    find_layout(kind, where=f"dataset spec {text!r}")
     path, colon, split = rest.rpartition(":")
     if not colon or "/" in split:
         path, split = rest, None

@@ -11,10 +11,12 @@ from typing import Any, Literal
 
 from attrs import asdict, evolve, field, fields, frozen
 
+from clouds.core.contract.catalog import Catalog
 from clouds.core.contract.label_table import label_document
+from clouds.core.contract.offers import OfferKind, find_offer
 from clouds.core.contract.planner import make_plan
 from clouds.core.system.config import merge, parse_assignment, read_toml, set_values, structure, to_toml, within
-from clouds.core.system.errors import ConfigError, did_you_mean
+from clouds.core.system.errors import ConfigError
 from clouds.core.system.files import without_tilde
 from clouds.data.spec import parse_spec
 from clouds.data.transforms import Augmentation
@@ -265,7 +267,8 @@ def _read(name: str | Path) -> dict[str, Any]:
     if str(name).endswith(".toml"):
         return read_toml(name)
     if str(name) not in recipe_names():
-        raise ConfigError(
-            f"unknown recipe {str(name)!r}{did_you_mean(str(name), recipe_names())}, or give a .toml file"
-        )
+        offers = Catalog.from_environment().offers(OfferKind.RECIPE)
+        remedy = ", or give a .toml file"
+        offer = find_offer("recipe", str(name), offers, built_in=recipe_names(), remedy=remedy)
+        return read_toml(offer.load_as(Path))
     return tomllib.loads(files("clouds.recipes").joinpath(f"{name}.toml").read_text(encoding="utf-8"))

@@ -12,7 +12,8 @@ from types import ModuleType
 from typing import Any, Protocol, final, runtime_checkable
 
 from clouds.core.contract.catalog import Catalog
-from clouds.core.system.errors import ConfigError, DataError, did_you_mean
+from clouds.core.contract.offers import OfferKind, find_offer
+from clouds.core.system.errors import ConfigError, DataError
 from clouds.core.system.files import target_in
 
 Numbers = Mapping[str, float]
@@ -149,20 +150,9 @@ def open_trackers(
     """
     if not names:
         return []
-    offers = (catalog or Catalog.from_environment()).trackers()
-    return [_factory(name, offers)(folder, recipe) for name in names]
-
-
-def _factory(name: str, offers: Mapping[str, str]) -> Any:
-    """Look up a tracker; `offers` maps `dist::name` to `module:attribute`."""
-    matches = [key for key in offers if name in (key, key.rpartition("::")[2])]
-    if not matches:
-        known = [key.rpartition("::")[2] for key in offers]
-        raise ConfigError(f"loop.trackers: unknown tracker {name!r}{did_you_mean(name, known)}")
-    if len(matches) > 1:
-        raise ConfigError(f"loop.trackers: two plugins offer {name!r}; choose one: {' or '.join(matches)}")
-    module, _, attribute = offers[matches[0]].partition(":")
-    return getattr(import_module(module), attribute)
+    offers = (catalog or Catalog.from_environment()).offers(OfferKind.TRACKER)
+    found = [find_offer("tracker", name, offers, where="loop.trackers") for name in names]
+    return [offer.load()(folder, recipe) for offer in found]
 
 
 def _import_from(module: str, distribution: str) -> ModuleType:

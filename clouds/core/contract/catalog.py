@@ -15,6 +15,7 @@ from packaging.utils import canonicalize_name
 
 from clouds.core.contract import hookspecs
 from clouds.core.contract.component import BUILT_IN, Component, Kind
+from clouds.core.contract.offers import Offer, OfferKind
 from clouds.core.contract.plan import Plan, Problem
 from clouds.core.contract.schema import Schema, read_schema
 from clouds.core.contract.weight_records import Weights
@@ -193,16 +194,18 @@ class Catalog:
                     self._fail(owner, PluginError(f"clouds_check_plan returned {problem!r}; expected a clouds.Problem"))
         return found
 
-    def trackers(self) -> dict[str, str]:
-        """Import paths of all tracker factories, by `dist::name`."""
-        found: dict[str, str] = {}
-        for owner, offers in self._call("clouds_trackers"):
+    def offers(self, kind: OfferKind) -> dict[str, Offer]:
+        """Offers of one kind, by `dist::name`."""
+        found: dict[str, Offer] = {}
+        for owner, offers in self._call(kind):
             for offer in offers:
                 match offer:
-                    case (str(name), str(factory)):
-                        found[f"{owner.distribution}::{name}"] = factory
+                    case Offer():
+                        found[f"{owner.distribution}::{offer.name}"] = offer
+                    case (str(name), str(source)):
+                        found[f"{owner.distribution}::{name}"] = Offer(name, source)
                     case _:
-                        text = f"clouds_trackers returned {offer!r}; expected a pair of a name and an import path"
+                        text = f"{kind} returned {offer!r}; expected a pair of a name and an import path, or an Offer"
                         self._fail(owner, PluginError(text))
         return found
 

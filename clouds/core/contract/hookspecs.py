@@ -24,6 +24,7 @@ import pluggy
 
 if TYPE_CHECKING:
     from clouds.core.contract.component import Component, Kind
+    from clouds.core.contract.offers import Offer
     from clouds.core.contract.plan import Plan, Problem
     from clouds.core.contract.weight_records import Weights
 
@@ -109,7 +110,7 @@ def clouds_install_command(kind: Kind, name: str) -> str | None:
 
 
 @hookspec
-def clouds_trackers() -> Iterable[tuple[str, str]]:  # pyright: ignore[reportReturnType]
+def clouds_trackers() -> Iterable[Offer | tuple[str, str]]:  # pyright: ignore[reportReturnType]
     """Return the trackers of this plugin: pairs of a name for `loop.trackers` and the import path of a factory.
 
     The run's first process calls the factory with the run's folder (a `Path`) and its recipe (plain values). The
@@ -117,6 +118,39 @@ def clouds_trackers() -> Iterable[tuple[str, str]]:  # pyright: ignore[reportRet
 
     >>> def clouds_trackers():
     ...     return [("my-tracker", "my_package.tracking:MyTracker")]
+    """
+
+
+@hookspec
+def clouds_label_spaces() -> Iterable[Offer]:  # pyright: ignore[reportReturnType]
+    """Return the label spaces of this plugin, for `labels="my-classes"` in calls, recipes and commands.
+
+    The import path of each leads to a `clouds.LabelSpace`.
+
+    >>> def clouds_label_spaces():
+    ...     return [clouds.Offer("my-classes", "my_package.labels:MY_CLASSES", "12 classes of a harbour")]
+    """
+
+
+@hookspec
+def clouds_datasets() -> Iterable[Offer]:  # pyright: ignore[reportReturnType]
+    """Return the kinds of datasets of this plugin, for the SPEC `my-kind:PATH[:SPLIT]`.
+
+    The import path of each leads to a `clouds.data.layouts.Layout`.
+
+    >>> def clouds_datasets():
+    ...     return [clouds.Offer("my-kind", "my_package.data:LAYOUT", "as downloaded from example.org")]
+    """
+
+
+@hookspec
+def clouds_recipes() -> Iterable[Offer]:  # pyright: ignore[reportReturnType]
+    """Return the recipes of this plugin, for `clouds train my-recipe`.
+
+    The import path of each leads to the `pathlib.Path` of a TOML file, which may extend any other recipe.
+
+    >>> def clouds_recipes():
+    ...     return [clouds.Offer("my-recipe", "my_package.recipes:MY_RECIPE", "one GPU, one night")]
     """
 
 

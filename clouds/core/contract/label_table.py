@@ -18,7 +18,9 @@ from typing import Any, cast
 
 from attrs import asdict, frozen
 
-from clouds.core.contract.labels import LabelSpace
+from clouds.core.contract.catalog import Catalog
+from clouds.core.contract.labels import BUILT_IN, LabelSpace
+from clouds.core.contract.offers import OfferKind, find_offer
 from clouds.core.system.config import read_toml, structure
 from clouds.core.system.errors import ConfigError
 
@@ -54,13 +56,21 @@ def read_labels(value: object) -> LabelSpace:
         return value
     value = label_document(value)
     if isinstance(value, str):
-        return LabelSpace.named(value)
+        return _named(value)
     if not isinstance(value, (list, tuple, Mapping)):
         raise ConfigError(
             f"expected a label space's name, class names, a table or a TOML file, got {type(value).__name__}"
         )
     table = cast("Mapping[str, Any]", value) if isinstance(value, Mapping) else {"names": cast("list[Any]", value)}
     return LabelSpace.from_names(**asdict(structure(table, LabelTable, source="labels"), recurse=False))
+
+
+def _named(name: str) -> LabelSpace:
+    """A built-in label space, or one of a plugin."""
+    if name in BUILT_IN:
+        return BUILT_IN[name]
+    offers = Catalog.from_environment().offers(OfferKind.LABEL_SPACE)
+    return find_offer("label space", name, offers, built_in=BUILT_IN).load_as(LabelSpace)
 
 
 def label_document(value: object) -> object:

@@ -166,9 +166,9 @@ class LabelSpace:
     @classmethod
     def named(cls, name: str) -> LabelSpace:
         """Return a built-in label space (`"cityscapes"`). Raises `ConfigError` for an unknown name."""
-        if name not in _BUILT_IN:
-            raise ConfigError(f"unknown label space {name!r}{did_you_mean(name, _BUILT_IN)}")
-        return _BUILT_IN[name]
+        if name not in BUILT_IN:
+            raise ConfigError(f"unknown label space {name!r}{did_you_mean(name, BUILT_IN)}")
+        return BUILT_IN[name]
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to plain JSON types; `LabelSpace(**d)` converts back."""
@@ -216,4 +216,4 @@ CITYSCAPES = LabelSpace(
     things=[row[2] >= 24 for row in _CITYSCAPES],  # persons and vehicles
 )
 
-_BUILT_IN = {"cityscapes": CITYSCAPES}
+BUILT_IN = {"cityscapes": CITYSCAPES}

@@ -28,6 +28,9 @@ def test_there_is_one_hook_per_kind() -> None:
         "clouds_install_command",
         "clouds_check_plan",
         "clouds_trackers",
+        "clouds_label_spaces",
+        "clouds_datasets",
+        "clouds_recipes",
         "clouds_weights",
     }
     assert all(getattr(hookspecs, hook).__doc__.count(">>>") for hook in hooks)
