@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from clouds.core.weights.loading import load_weights
     from clouds.core.weights.store import hub_folder, weights_file
     from clouds.core.weights.tensor_cache import TensorCache
+    from clouds.data.layouts import FilePattern, Layout
     from clouds.evaluation.evaluate import evaluate
     from clouds.evaluation.report import Report
     from clouds.refiners.prompt_options import PromptOptions
@@ -110,6 +111,7 @@ _HOMES = {
     ),
     "clouds.core.contract.labels": ("LabelSpace",),
     "clouds.core.contract.offers": ("Offer",),
+    "clouds.data.layouts": ("FilePattern", "Layout"),
     "clouds.core.pipeline.pipeline": ("Pipeline",),
     "clouds.core.contract.plan": ("Part", "Plan", "PlanError", "Problem"),
     "clouds.core.pipeline.prediction": ("Prediction",),

@@ -4,8 +4,10 @@ import clouds
 
 NAMES = [
     *("Backbone", "BrokenPlugin", "Catalog", "CloudsError", "Component", "ComponentError", "ConfigError", "DataError"),
-    *("DuplicateComponentError", "FeatureSpec", "Features", "FileWeights", "GeneratedImage", "GenerationRequest"),
-    *("Generator", "Head", "HeadOutput", "HubWeights", "Kind", "LabelSpace", "MaskPooler", "NonFiniteError"),
+    *("DuplicateComponentError", "FeatureSpec", "Features", "FilePattern", "FileWeights", "GeneratedImage"),
+    "GenerationRequest",
+    *("Generator", "Head", "HeadOutput", "HubWeights", "Kind", "LabelSpace", "Layout", "MaskPooler", "NonFiniteError"),
+    "Offer",
     *("PageWeights", "Part", "Pinned", "Pipeline", "Plan", "PlanError", "PluginError", "Prediction", "Prepared"),
     *("Problem", "PromptOptions", "PromptRefiner", "PromptedSegmenter", "Prompter", "Refiner", "Report"),
     *("SamSegmenter", "SlowDtypeWarning", "Targets", "TensorCache", "TextClassifier", "TextEncoder", "TrustError"),

@@ -8,6 +8,7 @@ import pytest
 from training_helpers import compose, recipe
 
 import clouds
+from clouds.core.contract.offers import Offer
 from clouds.core.system.errors import ConfigError, DataError
 from clouds.training.tracking import JsonLines, Tracker, open_trackers
 from clouds.training.train import train
@@ -115,7 +116,8 @@ def test_tensorboard_reads_what_it_was_given(source: str, tmp_path: Path) -> Non
 
 def test_a_run_uses_and_closes_what_was_asked_for(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     CALLS.clear()
-    monkeypatch.setattr(clouds.Catalog, "trackers", lambda self: {"a::mine": f"{__name__}:Recorder"})
+    mine = Offer("mine", f"{__name__}:Recorder")
+    monkeypatch.setattr(clouds.Catalog, "offers", lambda self, kind: {"a::mine": mine})
     train(compose(), source=source, recipe=recipe('loop.trackers=["mine"]', "warmup.steps=1"), out=tmp_path / "run")
     opened, (phase, step, names), closed = CALLS
     assert (opened[0], phase, step, closed) == ("open", "warmup", 1, ("close",))

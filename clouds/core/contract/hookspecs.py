@@ -136,7 +136,7 @@ def clouds_label_spaces() -> Iterable[Offer]:  # pyright: ignore[reportReturnTyp
 def clouds_datasets() -> Iterable[Offer]:  # pyright: ignore[reportReturnType]
     """Return the kinds of datasets of this plugin, for the SPEC `my-kind:PATH[:SPLIT]`.
 
-    The import path of each leads to a `clouds.data.layouts.Layout`.
+    The import path of each leads to a `clouds.Layout`.
 
     >>> def clouds_datasets():
     ...     return [clouds.Offer("my-kind", "my_package.data:LAYOUT", "as downloaded from example.org")]
