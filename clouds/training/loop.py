@@ -155,7 +155,7 @@ def _initial_state(run: Run, phase: Phase) -> State:
     recipe, pipeline, config = run.recipe, run.pipeline, run.recipe.teacher
     taught = phase == "joint" and bool(run.pictures)
     learner = Learner(pipeline, channels_last=recipe.loop.channels_last)
-    optimizer = build_optimizer((pipeline.backbone, pipeline.head), recipe.optimizer)
+    optimizer = build_optimizer({"backbone": pipeline.backbone, "head": pipeline.head}, recipe.optimizer)
     return State(
         pipeline=pipeline,
         optimizer=optimizer,
