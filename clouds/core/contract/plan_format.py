@@ -9,7 +9,7 @@ from typing import Any, cast
 from clouds.core.system.config import parse_json
 from clouds.core.system.errors import WeightsError
 
-FORMAT = 2
+FORMAT = 3
 
 
 def current_plan(text: str) -> dict[str, Any]:
@@ -40,4 +40,25 @@ def _from_1(plan: dict[str, Any]) -> dict[str, Any]:
     return {"clouds": "", **plan, "format": 2}
 
 
-_MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1}  # each converts to the next format
+def _from_2(plan: dict[str, Any]) -> dict[str, Any]:
+    """In format 2, all levels of a plain ViT came from its last block; other models ignore `pyramid`."""
+    parts = [
+        {**part, "options": {**part["options"], "pyramid": "last"}} if _may_be_vit(part) else part
+        for part in plan.get("parts", ())
+    ]
+    return {**plan, "parts": parts, "format": 3}
+
+
+def _may_be_vit(part: Any) -> bool:
+    """Whether a part of format 2 is a built-in backbone whose pyramid format 3 lets the user choose."""
+    try:
+        options, names = part["options"], (part["kind"], part["distribution"], part["name"])
+        kind, distribution, name = names
+        built_in = kind == "backbone" and distribution == "clouds-dgss" and isinstance(options, dict)
+        return built_in and (name in _VITS_OF_2 or name.startswith(("timm:", "clip:")))
+    except (KeyError, TypeError, AttributeError):
+        return False  # the reader of plans names the fault
+
+
+_VITS_OF_2 = ("clip-vit-l-14", "eva02-clip-l-14", "siglip2-so400m", "dinov2-large", "dinov3-large")
+_MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1, 2: _from_2}  # each to the next format
