@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 import torch
 from torch import nn
@@ -15,13 +15,17 @@ _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm
 _NO_DECAY = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.InstanceNorm2d, *_BATCH_NORMS, nn.Embedding)
 
 
-def build_optimizer(modules: Iterable[nn.Module], config: OptimizerConfig) -> torch.optim.AdamW:
+def build_optimizer(modules: Mapping[str, nn.Module], config: OptimizerConfig) -> torch.optim.AdamW:
     """AdamW over trainable parameters; norms and embeddings have no weight decay, biases have (as published).
 
     A shared parameter is trained once, without weight decay if any of its modules is a norm or an embedding.
+
+    Args:
+        modules: the trained modules by the name that begins the full names of their parameters ("backbone", "head").
+        config: learning rate and weight decay.
     """
     decay: dict[nn.Parameter, bool] = {}
-    for module in modules:
+    for module in modules.values():
         for part in module.modules():
             for parameter in part.parameters(recurse=False):
                 if parameter.requires_grad:

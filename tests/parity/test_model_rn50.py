@@ -123,7 +123,7 @@ def test_optimizer_steps(state: dict[str, Tensor], two_threads: None, steps: int
     head = pipeline.head.train()
     head.criterion = Criterion(weights=head.criterion.weights, points=POINTS, ignored="negative")
     before = {key: parameter.detach().clone() for key, parameter in head.named_parameters()}
-    optimizer = build_optimizer([head], OptimizerConfig(lr=1e-4, clip_norm=0.01, weight_decay=0.05))
+    optimizer = build_optimizer({"head": head}, OptimizerConfig(lr=1e-4, clip_norm=0.01, weight_decay=0.05))
     images = [torch.from_numpy(data[f"image{index}"]) for index in range(2)]
     targets = [Targets.from_label_map(torch.from_numpy(label_map)) for label_map in data["label_maps"]]
     with torch.no_grad():

@@ -17,7 +17,7 @@ def test_groups_of_the_rn50_warm_up() -> None:
     with torch.device("meta"):
         head = build_part("head", "mask2former", features=RN50)
     names = {parameter: f"sem_seg_head.{name}" for name, parameter in head.named_parameters()}
-    optimizer = build_optimizer([head], OptimizerConfig(lr=table["base_lr"], weight_decay=0.05))
+    optimizer = build_optimizer({"head": head}, OptimizerConfig(lr=table["base_lr"], weight_decay=0.05))
     found = {
         names[parameter]: [group["lr"], group["weight_decay"], list(parameter.shape)]
         for group in optimizer.param_groups

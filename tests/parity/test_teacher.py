@@ -39,7 +39,7 @@ class Toy(clouds.Head):
 
 def make_state(every: int) -> State:
     pipeline = clouds.compose(backbone={"name": "tiny", "trainable": False}, head=Toy(), device="cpu")
-    optimizer = build_optimizer([pipeline.head], STILL)
+    optimizer = build_optimizer({"head": pipeline.head}, STILL)
     return State(
         pipeline=pipeline,
         optimizer=optimizer,

@@ -26,7 +26,7 @@ def make_state(*, decay: float = 0.5, every: int = 1, trainable: bool = True, re
     )
     pipeline.backbone.train()
     pipeline.head.train()
-    optimizer = build_optimizer((pipeline.backbone, pipeline.head), CONFIG)
+    optimizer = build_optimizer({"backbone": pipeline.backbone, "head": pipeline.head}, CONFIG)
     return State(
         pipeline=pipeline,
         optimizer=optimizer,
@@ -185,7 +185,7 @@ class _Moody(torch.nn.Module):
 def _with_moods() -> State:
     state = make_state()
     state.pipeline.head.classify = _Moody().train()
-    state.optimizer = build_optimizer((state.pipeline.backbone, state.pipeline.head), CONFIG)
+    state.optimizer = build_optimizer({"backbone": state.pipeline.backbone, "head": state.pipeline.head}, CONFIG)
     state.schedule = build_schedule(state.optimizer, CONFIG, steps=10)
     state.teacher = Teacher(state.pipeline, decay=0.5)
     return state
@@ -266,7 +266,7 @@ def test_norms_are_not_decayed_and_biases_are() -> None:
 def test_poly_decays_to_nothing_and_constant_does_not() -> None:
     state = make_state()
     for config, expected in ((CONFIG, 1e-2), (OptimizerConfig(lr=1e-2, schedule="poly"), 1e-2 * 0.5**0.9)):
-        optimizer = build_optimizer((state.pipeline.head,), config)
+        optimizer = build_optimizer({"head": state.pipeline.head}, config)
         schedule = build_schedule(optimizer, config, steps=10)
         for _ in range(5):
             optimizer.step()
