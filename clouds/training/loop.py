@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from attrs import define, field
+from torch import nn
 
 from clouds.core.pipeline.pipeline import Pipeline
 from clouds.core.system.errors import CloudsError, DataError, NonFiniteError, TrainingError
@@ -91,7 +93,7 @@ def run_phase(run: Run, phase: Phase) -> None:
     state = _initial_state(run, phase)
     continuing = phase == run.start.phase
     stream = _open_stream(run, phase, state, run.start.step if continuing else 0)
-    modules = (run.pipeline.backbone, run.pipeline.head)
+    modules = trained_modules(run.pipeline).values()
     for module in modules:
         module.train()
     if continuing and run.saved is not None:
@@ -105,8 +107,15 @@ def run_phase(run: Run, phase: Phase) -> None:
         raise
     except Exception as error:  # no error of a component may cost the trained weights
         raise _error_with_remedy(run, state, phase, error) from error
+    if run.recipe.teacher.result and state.teacher is not None:
+        state.teacher.exchange()
     for module in modules:
         module.eval()
+
+
+def trained_modules(pipeline: Pipeline) -> dict[str, nn.Module]:
+    """Modules that a run trains, by the name that begins the full names of their parameters."""
+    return {"backbone": pipeline.backbone, "head": pipeline.head}
 
 
 def _make_step(run: Run, state: State, phase: Phase, stream: Iterator[list[Sample]]) -> None:
@@ -153,9 +162,9 @@ def _remedy(error: Exception, folder: Path) -> str:
 
 def _initial_state(run: Run, phase: Phase) -> State:
     recipe, pipeline, config = run.recipe, run.pipeline, run.recipe.teacher
-    taught = phase == "joint" and bool(run.pictures)
+    taught = config.result or (phase == "joint" and bool(run.pictures))
     learner = Learner(pipeline, channels_last=recipe.loop.channels_last)
-    optimizer = build_optimizer({"backbone": pipeline.backbone, "head": pipeline.head}, recipe.optimizer)
+    optimizer = build_optimizer(trained_modules(pipeline), recipe.optimizer)
     return State(
         pipeline=pipeline,
         optimizer=optimizer,
@@ -216,7 +225,7 @@ def _after_step(run: Run, state: State, phase: Phase, numbers: dict[str, float])
     steps = run.config(phase).steps
     run.loss = numbers["loss"]
     try:
-        _evaluate(run, state.step, numbers)
+        _evaluate(run, state, numbers)
     finally:  # log the step even if its evaluation fails
         if run.log is not None:
             run.log.log(phase, state.step, numbers)
@@ -227,20 +236,22 @@ def _after_step(run: Run, state: State, phase: Phase, numbers: dict[str, float])
         _save(run, state, phase)
 
 
-def _evaluate(run: Run, step: int, numbers: dict[str, float]) -> None:
+def _evaluate(run: Run, state: State, numbers: dict[str, float]) -> None:
     """Every `loop.evaluate_every` steps, add the mIoU to the numbers and save the pipeline if it is the best so far."""
     settings = run.recipe.loop
-    if not settings.evaluate_every or step % settings.evaluate_every or not run.recipe.data.evaluation:
+    if not settings.evaluate_every or state.step % settings.evaluate_every or not run.recipe.data.evaluation:
         return
     run.pipeline.trained = True
-    score = evaluate(run.pipeline, run.recipe.data.evaluation).miou
-    if score is None:  # no pixel was labelled
-        return
-    numbers["miou"] = score
-    if settings.best and (run.best is None or score > run.best):
-        run.best = score
-        if run.processes.main:
-            run.pipeline.save(run.folder / BEST)
+    averaged = state.teacher if run.recipe.teacher.result else None
+    with averaged.in_student() if averaged is not None else nullcontext():
+        score = evaluate(run.pipeline, run.recipe.data.evaluation).miou
+        if score is None:  # no pixel was labelled
+            return
+        numbers["miou"] = score
+        if settings.best and (run.best is None or score > run.best):
+            run.best = score
+            if run.processes.main:
+                run.pipeline.save(run.folder / BEST)
 
 
 def _save(run: Run, state: State, phase: Phase) -> None:

@@ -125,6 +125,7 @@ def test_values_out_of_range_are_refused() -> None:
 
 NUMBERS = [
     *("data.generated_factor", "data.workers", "optimizer.lr", "optimizer.weight_decay", "optimizer.clip_norm"),
+    *("optimizer.momentum", "optimizer.layer_decay", "optimizer.lr_warmup", "optimizer.power", "optimizer.gamma"),
     *("warmup.steps", "warmup.batch_size", "joint.steps", "joint.batch_size"),
     *("teacher.decay", "teacher.every", "teacher.confidence"),
     *("loop.accumulate", "loop.checkpoint_every", "loop.keep", "loop.evaluate_every", "seed"),
@@ -152,14 +153,15 @@ def test_every_number_of_a_recipe_has_a_range(key: str, value: str) -> None:
         load_recipe("folder", [f"{key}={value}"])
 
 
-@pytest.mark.parametrize("key", ["source_factors", "scale", "crop"])
+@pytest.mark.parametrize("key", ["data.source_factors", "data.scale", "data.crop", "optimizer.milestones"])
 @pytest.mark.parametrize("value", ["-1", "1e30", "nan", "inf"])
 def test_every_number_of_a_tuple_has_a_range(key: str, value: str) -> None:
-    with pytest.raises(ConfigError, match=rf"{key} is \(.*; expected .* @ \$\.data$|is not of type int"):
-        load_recipe("folder", [f"data.{key}=[{value}, {value}]"])
+    table, _, name = key.partition(".")
+    with pytest.raises(ConfigError, match=rf"{name} is \(.*; expected .* @ \$\.{table}$|is not of type int"):
+        load_recipe("folder", [f"{key}=[{value}, {value}]"])
 
 
-@pytest.mark.parametrize("key", ["optimizer.lr", "optimizer.clip_norm"])
+@pytest.mark.parametrize("key", ["optimizer.lr", "optimizer.layer_decay"])
 def test_a_recipe_that_would_train_nothing_is_refused(key: str) -> None:
     with pytest.raises(ConfigError, match=f"{key.partition('.')[2]} is 0.*; expected more than 0"):
         load_recipe("folder", [f"{key}=0"])
