@@ -128,7 +128,8 @@ NUMBERS = [
     *("optimizer.momentum", "optimizer.layer_decay", "optimizer.lr_warmup", "optimizer.power", "optimizer.gamma"),
     *("warmup.steps", "warmup.batch_size", "joint.steps", "joint.batch_size"),
     *("teacher.decay", "teacher.every", "teacher.confidence"),
-    *("loop.accumulate", "loop.checkpoint_every", "loop.keep", "loop.evaluate_every", "seed"),
+    *("loop.accumulate", "loop.checkpoint_every", "loop.keep", "loop.evaluate_every", "loop.keep_best"),
+    "seed",
 ]
 
 
