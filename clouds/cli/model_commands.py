@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -36,9 +36,11 @@ _UNUSED: dict[Phase, tuple[str, ...]] = {  # training reads generated images fro
 }
 
 if TYPE_CHECKING:
+    import numpy as np
     from rich.progress import Progress, TaskID
 
     from clouds.core.pipeline.pipeline import Pipeline
+    from clouds.core.pipeline.prediction import Prediction
     from clouds.training.train import TrainingRun
 
 
@@ -153,12 +155,10 @@ def predict(
         as_zip: also write OUT.zip with the label maps, to upload to a test server.
         short_side: first resize the short side to this many pixels; the results keep the image's own size.
     """
-    import numpy as np
-
     from clouds.cli.server_files import raw_ids, write_zip
     from clouds.core.pipeline.checkpoint import read_checkpoint
     from clouds.core.pipeline.composer import load
-    from clouds.core.system.images import MAX_PIXELS, write_png
+    from clouds.core.system.images import MAX_PIXELS
 
     places = _output_files(_find_images(images), out)
     raw = raw_ids(read_checkpoint(checkpoint).plan.labels) if form == "cityscapes-ids" else None
@@ -166,12 +166,7 @@ def predict(
     predictions = pipeline.predict_many(
         list(places), batch_size=batch_size, short_side=short_side, max_pixels=max_pixels or MAX_PIXELS
     )
-    with progress_bar() as shown:
-        files = shown.track(places.values(), description="predict")
-        for prediction, (labels, overlay) in zip(predictions, files, strict=True):
-            write_png(labels, prediction.labels if raw is None else raw[prediction.labels])
-            if raw is None:
-                write_png(overlay, np.asarray(prediction.overlay()))
+    _write_predictions(predictions, places, raw)
     if as_zip:
         write_zip(out, [labels for labels, _ in places.values()])
     kinds = ("labels", "overlay") if raw is None else ("labels",)
@@ -302,6 +297,22 @@ def _find_images(images: Sequence[str]) -> list[Path]:
 
     found = [dataset_images(one) if is_spec(one) and not Path(one).exists() else find_pictures(one) for one in images]
     return list(chain.from_iterable(found))
+
+
+def _write_predictions(
+    predictions: Iterable[Prediction], places: Mapping[Path, tuple[Path, Path]], raw: np.ndarray | None
+) -> None:
+    """Write label maps, as values of the table `raw` if there is one, else train ids and overlays."""
+    import numpy as np
+
+    from clouds.core.system.images import write_png
+
+    with progress_bar() as shown:
+        files = shown.track(places.values(), description="predict")
+        for prediction, (labels, overlay) in zip(predictions, files, strict=True):
+            write_png(labels, prediction.labels if raw is None else raw[prediction.labels])
+            if raw is None:
+                write_png(overlay, np.asarray(prediction.overlay()))
 
 
 def _output_files(images: Sequence[Path], out: Path) -> dict[Path, tuple[Path, Path]]:
