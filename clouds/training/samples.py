@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -21,6 +22,7 @@ from clouds.core.system.images import read_image
 from clouds.core.system.processes import Processes
 from clouds.data.folder import Dataset
 from clouds.data.mixing import endless
+from clouds.data.rare_classes import RareClasses, Wanted
 from clouds.data.transforms import Augmentation, augment, generated_views
 from clouds.training.interrupt import ignore_signals
 
@@ -56,6 +58,7 @@ class SampleReader(TorchDataset["Sample | DataError"]):
         generated: generated images.
         settings: augmentation of the views.
         seed: seed of all views.
+        rare: rare-class draws, one per source; empty takes the images as they are addressed.
         on_error: for an unreadable image, "stop" returns the error as a value (it must survive the worker process);
             "skip" returns the dataset's next readable image.
     """
@@ -67,21 +70,27 @@ class SampleReader(TorchDataset["Sample | DataError"]):
         settings: Augmentation,
         *,
         seed: int,
+        rare: Sequence[RareClasses] = (),
         on_error: Literal["stop", "skip"] = "stop",
     ) -> None:
         self.sources = tuple(sources)
         self.generated = tuple(generated)
         self.settings = settings
         self.seed = seed
+        self.rare = tuple(rare)
         self.on_error: Literal["stop", "skip"] = on_error
 
     def __getitem__(self, key: tuple[int, int, int]) -> Sample | DataError:
         which, index, position = key
+        rng = np.random.default_rng([self.seed, position])
+        wanted = None
+        if which < len(self.rare):
+            index, wanted = self.rare[which].draw(rng)
         size = len(self.sources[which]) if which < len(self.sources) else len(self.generated)
         skipped: list[str] = []
         for offset in range(size if self.on_error == "skip" else 1):
             try:
-                sample = self.read(which, (index + offset) % size, position)
+                sample = self.read(which, (index + offset) % size, position, copy.deepcopy(rng), wanted)
             except DataError as error:
                 skipped.append(str(error))
             else:
@@ -90,12 +99,13 @@ class SampleReader(TorchDataset["Sample | DataError"]):
             return DataError(f"no image of the dataset can be read: {skipped[0]}")
         return DataError(f"{skipped[0]}; to skip unreadable images, set data.on_error=skip")
 
-    def read(self, which: int, index: int, position: int) -> Sample:
+    def read(
+        self, which: int, index: int, position: int, rng: np.random.Generator, wanted: Wanted | None = None
+    ) -> Sample:
         """Read one sample. Raises `DataError` naming the file when it cannot be read."""
-        rng = np.random.default_rng([self.seed, position])
         if which < len(self.sources):
             image, labels = self.sources[which].read(index)
-            image, labels = augment(image, labels, rng, self.settings)
+            image, labels = augment(image, labels, rng, self.settings, wanted)
             name = str(self.sources[which].items[index].image)
             return Sample(
                 image=image_tensor(image), label_map=torch.from_numpy(labels), clean=None, position=position, name=name
