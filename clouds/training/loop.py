@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from attrs import define, field
 
@@ -179,9 +180,11 @@ def _initial_state(run: Run, phase: Phase) -> State:
 def _open_stream(run: Run, phase: Phase, state: State, start: int) -> Iterator[list[Sample]]:
     data, config = run.recipe.data, run.config(phase)
     pictures = run.pictures if phase == "joint" else ()
-    options = {"seed": state.seed, "rare": run.rare, "on_error": data.on_error}
-    reader = SampleReader(run.sources, pictures, data.augmentation(), **options)
     factors = list(data.source_factors or [1.0] * len(run.sources))
+    weights = np.multiply(factors, [len(source) for source in run.sources])
+    shares = tuple(weights / weights.sum()) if data.class_mix and pictures else ()
+    options = {"seed": state.seed, "rare": run.rare, "paste_shares": shares, "on_error": data.on_error}
+    reader = SampleReader(run.sources, pictures, data.augmentation(), **options)
     return batches(
         reader,
         factors=[*factors, data.generated_factor] if pictures else factors,

@@ -40,6 +40,8 @@ class DataConfig:
         generated: folder of a generated dataset, or empty.
         generated_factor: how often an epoch repeats each generated image.
         rare_classes: rare-class sampling of the source; see `clouds.data.rare_classes.RareClassConfig`.
+        class_mix: in the joint phase, paste half of the classes of a source view onto each generated image's distorted
+            view, and their labels onto its pseudo-labels (ClassMix, as DACS).
         crop: (height, width) in pixels, multiples of 32.
         scale, flip, distortion, randomize, crop_offsets, label_resize, cat_max_ratio, distort_padding: see
             `clouds.data.transforms.Augmentation`.
@@ -54,6 +56,7 @@ class DataConfig:
     generated: str = ""
     generated_factor: float = field(default=1.0, validator=within(0, 1000))
     rare_classes: RareClassConfig = field(factory=RareClassConfig)
+    class_mix: bool = False
     crop: tuple[int, int] = field(default=(320, 640), validator=within(32, 16384))
     scale: tuple[float, float] = field(default=(0.5, 2.0), validator=within(0.01, 100))
     flip: bool = True
@@ -78,6 +81,8 @@ class DataConfig:
             raise ConfigError(
                 f"data.rare_classes.index has {len(self.rare_classes.index)} files for {len(self.source)} sources"
             )
+        if self.class_mix and self.source_factors and not any(self.source_factors):
+            raise ConfigError("data.class_mix pastes source views, but all data.source_factors are 0; raise one")
         low, high = self.scale
         if low > high:
             raise ConfigError(f"data.scale is {list(self.scale)}; expected low <= high")

@@ -119,6 +119,10 @@ def test_values_out_of_range_are_refused() -> None:
         DataConfig(source=("a", "b"), source_factors=(1.0,))
     with pytest.raises(ConfigError, match=r"scale is \[2\.0, 1\.0\]; expected low <= high"):
         DataConfig(scale=(2.0, 1.0))
+    with pytest.raises(
+        ConfigError, match=r"class_mix pastes source views, but all data\.source_factors are 0; raise one"
+    ):
+        DataConfig(source=("a",), source_factors=(0.0,), class_mix=True)
     with pytest.raises(ConfigError, match=r"data\.rare_classes\.index has 1 files for 2 sources"):
         DataConfig(source=("a", "b"), rare_classes=RareClassConfig(index=("c",)))
     with pytest.raises(ConfigError, match="batch_size is 0; expected at least 1 and at most 1e"):

@@ -1,4 +1,4 @@
-"""Runs with rare-class sampling and crops by class share."""
+"""Runs with rare-class sampling, crops by class share, and ClassMix."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ def settings(source: str, tmp_path: Path) -> Recipe:
     assert index is not None
     index.write(tmp_path / "index.json")
     rare = [f'data.rare_classes.index=["{tmp_path / "index.json"}"]', "data.rare_classes.min_pixels=100"]
-    return recipe(f"data.source={source}", *rare, "data.cat_max_ratio=0.75")
+    return recipe(f"data.source={source}", *rare, "data.cat_max_ratio=0.75", "data.class_mix=true")
 
 
 def test_a_run_resumes_bitwise(settings: Recipe, generated: Path, tmp_path: Path) -> None:
