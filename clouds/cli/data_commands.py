@@ -154,11 +154,20 @@ def _finish(made: GeneratedSet, *, n: int, prompts: int, attempts: int, shards: 
         write(f"{len(made.images)} images{' with labels' if labelled else ''} in {made.folder}{less}")
 
 
-def check(spec: str, /, *, labels: Labels = "", dataset_config: DatasetConfig = None, as_json: AsJson = False) -> int:
+def check(
+    spec: str,
+    /,
+    *,
+    index: Path | None = None,
+    labels: Labels = "",
+    dataset_config: DatasetConfig = None,
+    as_json: AsJson = False,
+) -> int:
     """Read every file of a dataset, count the pixels per class, and report all faults at once.
 
     Args:
         spec: KIND:PATH[:SPLIT], for example folder:photos:train or cityscapes:/data/cityscapes:val.
+        index: file to write the pixels per image and class to, for `data.rare_classes.index`; not with faults.
         labels: label space; default: Cityscapes, or the classes of the dataset's mapping.
     """
     from clouds.data.check import check_dataset
@@ -167,6 +176,8 @@ def check(spec: str, /, *, labels: Labels = "", dataset_config: DatasetConfig = 
     space = _label_space(labels, spec, dataset_config)
     dataset = open_dataset(spec, space, config=dataset_config, require_labels=False)
     report = check_dataset(dataset, progress=True)
+    if index and report.class_index:
+        report.class_index.write(index)
     if as_json:
         write(report.to_json())
     else:
@@ -179,7 +190,8 @@ def check(spec: str, /, *, labels: Labels = "", dataset_config: DatasetConfig = 
             write(f"fault: {fault.message}")
         if len(report.faults) > _SHOWN_FAULTS:
             write(f"... and {len(report.faults) - _SHOWN_FAULTS} more faults; --json lists all")
-        write(f"{report.name}: {report.images} images, {len(report.faults)} faults")
+        written = f"; class index in {index}" if index and report.class_index else ""
+        write(f"{report.name}: {report.images} images, {len(report.faults)} faults{written}")
     return 0 if report.ok else 1
 
 
