@@ -22,6 +22,7 @@ from clouds.evaluation.confusion import (
     mean_iou,
     pixel_accuracy,
 )
+from clouds.evaluation.text_table import text_table
 from clouds.evaluation.views import Views
 
 PROTOCOLS = {
@@ -161,23 +162,11 @@ class Report:
 
         Accuracy and Boundary IoU per class are in JSON and HTML.
         """
-        from rich import box
-        from rich.console import Console
-        from rich.table import Table
-
-        header, rows = self._rows()
-        grid = Table(box=box.SIMPLE_HEAD)
-        for index, title in enumerate(header):
-            grid.add_column(title, justify="right" if index else "left", no_wrap=True)
-        for index, row in enumerate(rows):
-            grid.add_row(*(html.number(cell) for cell in row), end_section=index == len(rows) - len(_SUMMARIES) - 1)
-        console = Console(width=10_000, color_system=None)  # wide enough that nothing is cut off
-        with console.capture() as capture:
-            console.print(grid, markup=False)
+        table = text_table(*self._rows(), footer=len(_SUMMARIES))
         known = len(self.domains) - len(self.unmeasured)
         over = f"{known} of {len(self.domains)}" if self.unmeasured else f"{known}"
         headline = f"mIoU {html.number(self.miou)} % over {over} domains, {self._protocol()}"
-        return "\n".join([headline, *(line.rstrip() for line in capture.get().splitlines()), *self._gaps()])
+        return "\n".join([headline, *table, *self._gaps()])
 
     def to_html(self) -> str:
         """A self-contained page: headline figures, a chart, and tables of all classes and domains."""

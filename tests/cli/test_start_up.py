@@ -25,6 +25,7 @@ ALLOWED = {
     "info tiny": NOTHING,
     "plan demo": NOTHING,
     "bench --help": NOTHING,
+    "compare {run}": NOTHING,
     "weights list": {"huggingface_hub"},
     "datasets check {data}": NOTHING,
     "prompts --prompter grammar --n 1 --out {out}": TORCH,
