@@ -2,22 +2,17 @@ import json
 from pathlib import Path
 
 import pytest
-from cli_helpers import Run, assert_one_line
-
-from clouds.training.recipe import load_recipe
+from cli_helpers import Run, assert_one_line, write_evaluated_run
 
 
 @pytest.fixture
 def runs(tmp_path: Path) -> list[Path]:
     """Two seeds of a recipe, and another recipe."""
-    made = [tmp_path / name for name in ("base-0", "base-1", "other")]
-    for number, folder in enumerate(made):
-        folder.mkdir()
-        recipe = load_recipe("folder", ["seed=1"] if number == 1 else ["optimizer.lr=0.5"] if number else [])
-        scores = {"day": {"images": 2, "miou": 50.0 + number, "iou": {"road": 50.0 + number}}}
-        (folder / "recipe.json").write_text(json.dumps(recipe.to_dict()))
-        (folder / "log.jsonl").write_text(json.dumps({"phase": "warmup", "step": 4, "scores": scores}) + "\n")
-    return made
+    return [
+        write_evaluated_run(tmp_path / "base-0"),
+        write_evaluated_run(tmp_path / "base-1", "seed=1", score=51.0),
+        write_evaluated_run(tmp_path / "other", "optimizer.lr=0.5", score=52.0),
+    ]
 
 
 def test_runs_are_printed_and_drawn(run: Run, runs: list[Path], tmp_path: Path) -> None:
