@@ -144,7 +144,7 @@ def _settings(folder: Path) -> Iterator[Door]:
     (folder / "scored" / RECIPE).write_text(json.dumps(recipe.to_dict()))
     scores = '"scores": {"day": {"images": 2, "miou": 50.0, "iou": {"road": 50.0, "sky": null}}}'
     log = "".join(f'{{"phase": "warmup", "step": {step}, "miou": 50.0, {scores}}}\n' for step in (1, 2))
-    yield Door("log.jsonl", [log.encode()], mutate_lines, _file(folder / "scored" / LOG, _compare))
+    yield Door("log.jsonl", [log.encode()], mutate_lines, _file(folder / "scored" / LOG, _compare), share=3)
     text = clouds.plan(backbone=TINY, head="linear", generator="procedural", refiner="regions").to_json()
     yield Door("plan.json", [text.encode()], mutate_json, _decoded(Plan.from_json))
 
