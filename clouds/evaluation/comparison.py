@@ -15,7 +15,6 @@ from clouds.evaluation.arms import Arm, class_iou, domain_miou, group_runs, mean
 from clouds.evaluation.comparison_charts import domain_chart, score_curves
 from clouds.evaluation.scores import Evaluation, ScoredRun
 from clouds.evaluation.spread import Spread
-from clouds.evaluation.text_table import text_table
 
 
 def _to_tuple(value: Iterable[Arm]) -> tuple[Arm, ...]:
@@ -81,10 +80,12 @@ class Comparison:
 
     def __str__(self) -> str:
         """Tables for a terminal: scores per domain, and what differs in the recipes."""
-        lines = [f"mIoU in percent; {self._note()}", *text_table(*self._rows()), *self._warnings()]
+        lines = [f"mIoU in percent; {self._note()}", html.text_table(*self._rows()), *self._warnings()]
         differences = self._difference_rows()
         if differences:
-            return "\n".join([*lines, "what differs in the recipes", *text_table(self._header("setting"), differences)])
+            return "\n".join(
+                [*lines, "what differs in the recipes", html.text_table(self._header("setting"), differences)]
+            )
         return "\n".join([*lines, "the recipes do not differ, the seed aside"])
 
     def to_html(self) -> str:
