@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -106,7 +106,7 @@ def generate(
         assignments: options of the generator.
     """
     from clouds.synthesis.engines import build_component, open_workers, plan_component, to_document
-    from clouds.synthesis.generate import NO_PROMPTS, PROMPTS, generate_set, reads_prompts
+    from clouds.synthesis.generate import generate_set, reads_prompts
 
     catalog = Catalog.from_environment()
     places = {"pictures": _find_place(pictures)} if pictures else {}
@@ -116,14 +116,19 @@ def generate(
     here = catalog if engine == "local" else None  # a worker elsewhere has its own plugins
     build = partial(build_component, Kind.GENERATOR.value, to_document(part), device, here)
     with open_workers(engine, build, count=workers, device=device) as drawing:
-        if prompts:
-            texts = _read_prompts(prompts, n, catalog)
-        elif prompter or drawing.ask(reads_prompts):
-            texts = _write_prompts(prompter or "grammar", min(n, PROMPTS), seed, catalog)
-        else:
-            texts = NO_PROMPTS
+        given = prompts or prompter or ("grammar" if drawing.ask(reads_prompts) else None)
+        texts = _find_prompts(given, n, seed, catalog)
         made = generate_set(drawing, part, texts, n=n, out=out, **options, progress=True)
     _finish(made, n=n, prompts=len(texts), attempts=attempts, shards=shards, as_json=as_json)
+
+
+def _find_prompts(given: Path | str | None, n: int, seed: int, catalog: Catalog) -> Sequence[str]:
+    """Prompts of a file, of a prompter, or none for a generator that reads none."""
+    from clouds.synthesis.generate import NO_PROMPTS, PROMPTS
+
+    if isinstance(given, Path):
+        return _read_prompts(given, n, catalog)
+    return _write_prompts(given, min(n, PROMPTS), seed, catalog) if given else NO_PROMPTS
 
 
 def _find_place(pictures: str) -> str:
