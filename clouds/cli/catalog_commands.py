@@ -7,7 +7,8 @@ from typing import Any
 
 from attrs import asdict
 
-from clouds.cli.options import AnyKind, AsJson
+from clouds.cli.listings import list_rows
+from clouds.cli.options import LISTS, AnyKind, AnyListing, AsJson
 from clouds.cli.output import write, write_json, write_table
 from clouds.core.contract.catalog import Catalog, Entry
 from clouds.core.contract.component import Kind
@@ -15,14 +16,18 @@ from clouds.core.contract.schema import Schema
 from clouds.core.system.errors import DuplicateComponentError, UnknownComponentError, did_you_mean
 
 
-def list_components(kind: AnyKind | None = None, /, *, as_json: AsJson = False) -> None:
-    """List the available components and the broken plugins.
+def list_components(kind: AnyListing | None = None, /, *, as_json: AsJson = False) -> None:
+    """List the available components and the broken plugins, or what else is known by name.
 
     Args:
-        kind: backbones, generators, refiners, heads or prompters; default: all.
+        kind: a kind of component, such as backbones; label-spaces, datasets, recipes, trackers, protocols or
+            benchmarks; default: all components.
     """
+    if kind in LISTS:
+        _list_records(list_rows(kind), as_json=as_json)
+        return
     catalog = Catalog.from_environment()
-    entries = [entry for each in ([kind] if kind else Kind) for entry in catalog.entries(each)]
+    entries = [entry for each in ([Kind(kind)] if kind else Kind) for entry in catalog.entries(each)]
     if as_json:
         write_json({"components": [describe(entry) for entry in entries], "broken": _broken(catalog)})
         return
@@ -30,6 +35,13 @@ def list_components(kind: AnyKind | None = None, /, *, as_json: AsJson = False) 
     write_table(("kind", "name", "summary", "distribution"), rows)
     for broken in catalog.broken:
         write(f"broken: {broken}")
+
+
+def _list_records(records: list[dict[str, str]], *, as_json: bool) -> None:
+    if as_json:
+        write_json(records)
+    else:
+        write_table(list(records[0]), [list(record.values()) for record in records])
 
 
 def info(name: str, /, *, kind: AnyKind | None = None, as_json: AsJson = False) -> None:

@@ -1,10 +1,10 @@
-"""`clouds plan`, `train`, `evaluate`, `predict`, `demo`. Heavy imports are inside functions."""
+"""`clouds plan`, `train`, `predict`, `demo`. Heavy imports are inside functions."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -16,7 +16,6 @@ from clouds.cli.options import (
     AsJson,
     Assignments,
     BatchSize,
-    DatasetConfig,
     Device,
     Labels,
     MaxPixels,
@@ -30,16 +29,18 @@ from clouds.core.system.errors import ConfigError, DataError, did_you_mean
 from clouds.core.system.progress import progress_bar
 from clouds.training.recipe import MODEL_KEYS, Phase, Recipe, changed, load_recipe
 
+PredictionFormat = Literal["train-ids", "cityscapes-ids"]
 _UNUSED: dict[Phase, tuple[str, ...]] = {  # training reads generated images from disk
     "warmup": ("generator", "prompter", "refiner"),
     "joint": ("generator", "prompter"),
 }
 
 if TYPE_CHECKING:
+    import numpy as np
     from rich.progress import Progress, TaskID
 
     from clouds.core.pipeline.pipeline import Pipeline
-    from clouds.evaluation.report import Report
+    from clouds.core.pipeline.prediction import Prediction
     from clouds.training.train import TrainingRun
 
 
@@ -102,7 +103,7 @@ def train(
             do not affect past steps, such as data.on_error=skip.
     """
     from clouds.core.system.processes import join
-    from clouds.training.train import read_recipe
+    from clouds.training.run_folder import read_recipe
     from clouds.training.train import train as run_training
 
     assignments = _with_labels(assignments, labels)
@@ -128,77 +129,14 @@ def train(
         _write_run(run, as_json=as_json)
 
 
-def evaluate(
-    checkpoint: Path,
-    /,
-    *,
-    data: Annotated[list[str], Parameter(consume_multiple=True)],
-    protocol: Literal["native", "published"] = "native",
-    scales: Annotated[tuple[float, ...], Parameter(consume_multiple=True)] = (1.0,),
-    flip: bool = False,
-    window: int = 2048,
-    batch_size: BatchSize = 1,
-    dataset_config: DatasetConfig = None,
-    as_json: Annotated[Path | None, Parameter(name="--json")] = None,
-    report: Path | None = None,
-    device: Device = "auto",
-    trust: Trust = (),
-) -> None:
-    """Evaluate a saved pipeline on labelled datasets, one per domain.
-
-    Args:
-        checkpoint: folder of a saved pipeline.
-        data: KIND:PATH[:SPLIT], one or more.
-        protocol: native scores at the label's size, published at a short side of 1024.
-        scales: average the scores of each image at these scales, for example 0.75 1 1.25.
-        flip: also average with the scores of the mirror image.
-        window: images of more than window x window pixels are segmented in overlapping windows of that side.
-        as_json: file for all metrics.
-        report: folder for report.html and report.json.
-    """
-    from clouds.core.pipeline.composer import load
-    from clouds.core.system.processes import join
-    from clouds.evaluation.evaluate import evaluate as run_evaluation
-
-    processes = join(device)
-    result = run_evaluation(
-        load(checkpoint, device=device, trust=trust),
-        data,
-        protocol=protocol,
-        scales=scales,
-        flip=flip,
-        window=window,
-        batch_size=batch_size,
-        configs=dataset_config,
-        progress=True,
-    )
-    if processes.main:
-        _write_report(result, as_json, report)
-
-
-def _write_report(result: Report, as_json: Path | None, folder: Path | None) -> None:
-    """Write the results. Raises `DataError` when a dataset has no labelled pixel."""
-    from clouds.core.system.files import write_text
-
-    write(result.to_text())
-    if as_json:
-        write_text(as_json, result.to_json() + "\n")
-    if folder:
-        write_text(folder / "report.json", result.to_json() + "\n")
-        write_text(folder / "report.html", result.to_html())
-    if result.unmeasured:
-        raise DataError(
-            f"{', '.join(result.unmeasured)}: no labelled pixel, so nothing was measured; "
-            "`clouds datasets check` counts the values of the label files"
-        )
-
-
 def predict(
     checkpoint: Path,
     images: list[str],
     /,
     *,
     out: Path = Path("predictions"),
+    form: Annotated[PredictionFormat, Parameter(name="--format")] = "train-ids",
+    as_zip: Annotated[bool, Parameter(name="--zip")] = False,
     short_side: int | None = None,
     batch_size: BatchSize = 1,
     max_pixels: MaxPixels = None,
@@ -206,33 +144,36 @@ def predict(
     trust: Trust = (),
     as_json: AsJson = False,
 ) -> None:
-    """Segment images: NAME.png has the train ids, NAME_overlay.png shows them on the image.
+    """Segment images: NAME.png has the class of every pixel, NAME_overlay.png shows it on the image.
 
     Args:
         checkpoint: folder of a saved pipeline.
         images: images of any size, or folders, glob patterns and datasets KIND:PATH[:SPLIT] with images.
         out: folder for the results.
+        form: train-ids; or cityscapes-ids, the raw ids that the test servers of Cityscapes and ACDC expect, without
+            overlays.
+        as_zip: also write OUT.zip with the label maps, to upload to a test server.
         short_side: first resize the short side to this many pixels; the results keep the image's own size.
     """
-    import numpy as np
-
+    from clouds.cli.server_files import raw_ids, write_zip
+    from clouds.core.pipeline.checkpoint import read_checkpoint
     from clouds.core.pipeline.composer import load
-    from clouds.core.system.images import MAX_PIXELS, write_png
+    from clouds.core.system.images import MAX_PIXELS
 
     places = _output_files(_find_images(images), out)
+    raw = raw_ids(read_checkpoint(checkpoint).plan.labels) if form == "cityscapes-ids" else None
     pipeline = load(checkpoint, device=device, trust=trust)
     predictions = pipeline.predict_many(
         list(places), batch_size=batch_size, short_side=short_side, max_pixels=max_pixels or MAX_PIXELS
     )
-    with progress_bar() as shown:
-        files = shown.track(places.values(), description="predict")
-        for prediction, (labels, overlay) in zip(predictions, files, strict=True):
-            write_png(labels, prediction.labels)
-            write_png(overlay, np.asarray(prediction.overlay()))
+    _write_predictions(predictions, places, raw)
+    if as_zip:
+        write_zip(out, [labels for labels, _ in places.values()])
+    kinds = ("labels", "overlay") if raw is None else ("labels",)
     if as_json:
-        write_json([{"image": i, "labels": labels, "overlay": overlay} for i, (labels, overlay) in places.items()])
+        write_json([{"image": i, **dict(zip(kinds, files, strict=False))} for i, files in places.items()])
     else:
-        write(f"{len(places)} label maps and overlays in {out}")
+        write(f"{len(places)} label maps{' and overlays' if raw is None else ''} in {out}")
 
 
 def demo(*, out: Path = Path("demo"), seed: int = 0, steps: int | None = None, as_json: AsJson = False) -> None:
@@ -300,7 +241,7 @@ def _new_folder(asked: Path | None, recipe: str) -> Path:
 def _initial_pipeline(folder: Path, device: str, trust: tuple[Kind, ...]) -> Pipeline:
     """Load the initial pipeline of a run to resume. Resuming trusts its recipe, so also the refiner that it names."""
     from clouds.core.pipeline.composer import load
-    from clouds.training.train import START
+    from clouds.training.run_folder import START
 
     return load(folder / START, device=device, trust=(Kind.REFINER, *trust))
 
@@ -356,6 +297,22 @@ def _find_images(images: Sequence[str]) -> list[Path]:
 
     found = [dataset_images(one) if is_spec(one) and not Path(one).exists() else find_pictures(one) for one in images]
     return list(chain.from_iterable(found))
+
+
+def _write_predictions(
+    predictions: Iterable[Prediction], places: Mapping[Path, tuple[Path, Path]], raw: np.ndarray | None
+) -> None:
+    """Write label maps, as values of the table `raw` if there is one, else train ids and overlays."""
+    import numpy as np
+
+    from clouds.core.system.images import write_png
+
+    with progress_bar() as shown:
+        files = shown.track(places.values(), description="predict")
+        for prediction, (labels, overlay) in zip(predictions, files, strict=True):
+            write_png(labels, prediction.labels if raw is None else raw[prediction.labels])
+            if raw is None:
+                write_png(overlay, np.asarray(prediction.overlay()))
 
 
 def _output_files(images: Sequence[Path], out: Path) -> dict[Path, tuple[Path, Path]]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import unicodedata
 import warnings
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
+from glob import escape
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from attrs import evolve, field, frozen
 from jaxtyping import UInt8
 
 from clouds.core.contract.labels import LabelSpace
-from clouds.core.system.errors import DataError, LeftOutWarning, did_you_mean
+from clouds.core.system.errors import DataError, LeftOutWarning, SeenDomainWarning, did_you_mean
 from clouds.core.system.images import MAX_PIXELS, counted, left_out, opened, read_image, upright_size
 from clouds.data.config import FILE_NAME, read_dataset_config
 from clouds.data.encodings import LabelEncoding
@@ -189,6 +189,29 @@ def dataset_images(spec: str, *, default_split: str = "val") -> list[Path]:
     return list(pictures.values())
 
 
+def image_pattern(spec: str, *, default_split: str = "train") -> str:
+    """The glob pattern of a dataset's images, for a generator that takes pictures. Labels are not read.
+
+    A `SeenDomainWarning` says that the set has labels.
+
+    Raises:
+        ConfigError: the SPEC is invalid.
+        DataError: a folder is missing.
+    """
+    parsed = parse_spec(spec)
+    split, folder, images, truths = _locate(parsed, find_layout(parsed.kind), default_split)
+    labels, _ = _find(parsed.path, folder, truths)
+    if labels:
+        warnings.warn(
+            f"{evolve(parsed, split=split)} has {len(labels)} label files: its pictures are used without them, but "
+            "scores on this set are then not those of an unseen domain",
+            SeenDomainWarning,
+            stacklevel=2,
+        )
+    ending = images.endings[0] if len(images.endings) == 1 else ""
+    return str(Path(escape(str(images.path(parsed.path, folder))), *["*"] * bool(images.group), f"*{ending}"))
+
+
 def check_sizes(item: Item, image: UInt8[np.ndarray, "h w 3"], label: UInt8[np.ndarray, "hl wl *rgb"]) -> None:
     """Raise `DataError` unless an image and its label have the same height and width."""
     check_equal_sizes(item, (image.shape[0], image.shape[1]), (label.shape[0], label.shape[1]))
@@ -259,10 +282,11 @@ class _Lacking:
 
     def _describe(self, name: str, image: Path) -> str:
         folder = self.folder / image.parent.name if self.files.group else self.folder
-        near = bisect_left(self.others, name, key=lambda path: path.name)
-        other = self.others[near].name if near < len(self.others) else ""
-        there = f", where {other} is" if other.startswith(name) and not other[len(name)].isalnum() else ""
-        return f"expected {folder / name}{self.files.endings[0]}{there}; the layout is {self.layout}"
+        stem = self.files.start + (name.removeprefix(f"{image.parent.name}_") if self.files.grouped_names else name)
+        near = bisect_left(self.others, folder / stem)
+        other = self.others[near].name if self.others[near : near + 1] else ""
+        there = f", where {other} is" if other.startswith(stem) and not other[len(stem)].isalnum() else ""
+        return f"expected {folder / stem}{self.files.endings[0]}{there}; the layout is {self.layout}"
 
 
 def _choose_split(spec: Spec, layout: Layout, default: str) -> str:
@@ -311,22 +335,21 @@ def _find(root: Path, split_folder: str, files: FilePattern) -> tuple[dict[str, 
     """Files by NAME, and other files; both sorted."""
     found: dict[str, Path] = {}
     others: list[Path] = []
-    endings = tuple(ending.lower() for ending in files.endings)
-    skip = files.skip.lower()
-    for path in _visible(files.path(root, split_folder), nested=bool(files.group)):
-        lower = path.name.lower()
-        ending = next((one for one in endings if lower.endswith(one)), None)
-        if ending is None or (skip and lower.endswith(skip)):
+    folder = files.path(root, split_folder)
+    for path in _visible(folder, nested=bool(files.group)):
+        name = files.name_of(path)
+        if name is None:
             others.append(path)
             continue
-        name = unicodedata.normalize("NFC", path.name[: -len(ending)])
+        if files.grouped_names and path.parent != folder:
+            name = f"{path.parent.name}_{name}"
         other = found.setdefault(name, path)
         if other != path:
             raise DataError(
                 f"{path} and {other} share the name {name!r}; images and labels are paired by name: rename one of them"
                 + ("" if ascii(path.name) == ascii(other.name) else f" ({path.name!a}, {other.name!a})")
             )
-    return dict(sorted(found.items())), sorted(others, key=lambda path: path.name)
+    return dict(sorted(found.items())), sorted(others)
 
 
 def _visible(folder: Path, *, nested: bool) -> Iterator[Path]:

@@ -5,18 +5,24 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from attrs import define, field
+from torch import nn
 
 from clouds.core.pipeline.pipeline import Pipeline
 from clouds.core.system.errors import CloudsError, DataError, NonFiniteError, TrainingError
 from clouds.core.system.memory import peak_memory
 from clouds.core.system.processes import Processes
 from clouds.data.folder import Dataset
+from clouds.data.rare_classes import RareClasses
 from clouds.evaluation.evaluate import evaluate
+from clouds.evaluation.scores import Domains, as_numbers, domain_scores, mean_miou
+from clouds.training.best import Scored, rank, save_best
 from clouds.training.checkpoint import Progress, restore_state, save_checkpoint
 from clouds.training.interrupt import StopSignal, TrainingInterrupted, undisturbed
 from clouds.training.learner import Learner, distribute
@@ -29,7 +35,6 @@ from clouds.training.tracking import JsonLines, Trackers
 
 _SEEDS: dict[Phase, int] = {"warmup": 1, "joint": 2}  # so that the phases of one recipe draw different samples
 _GIB = 2**30
-BEST = "best"  # subfolder for the pipeline with the best evaluation
 StepCallback = Callable[[Phase, int, int, dict[str, float]], None]
 
 
@@ -43,6 +48,7 @@ class Run:
         folder: output folder.
         phases: phases in order.
         sources: labelled datasets.
+        rare: rare-class draws, one per source; empty without `data.rare_classes.index`.
         pictures: generated images, for the joint phase.
         processes: rank and number of the training processes.
         stop: records a signal to stop.
@@ -52,7 +58,7 @@ class Run:
         trackers: other receivers of the metrics.
         on_step: called with the metrics of each step, in the first process.
         skipped: number of unreadable images.
-        best: best score so far, if `loop.best` names one.
+        best: the best scores so far, best first, if `loop.best` names a score.
         loss: loss of the last step.
     """
 
@@ -61,6 +67,7 @@ class Run:
     folder: Path
     phases: tuple[Phase, ...]
     sources: tuple[Dataset, ...]
+    rare: tuple[RareClasses, ...] = ()
     pictures: tuple[Path, ...]
     processes: Processes
     stop: StopSignal
@@ -70,7 +77,7 @@ class Run:
     trackers: Trackers = field(factory=lambda: Trackers(()))
     on_step: StepCallback | None = None
     skipped: int = 0
-    best: float | None = None
+    best: tuple[Scored, ...] = ()
     loss: float = float("nan")
 
     def config(self, phase: Phase) -> PhaseConfig:
@@ -91,12 +98,14 @@ def run_phase(run: Run, phase: Phase) -> None:
     state = _initial_state(run, phase)
     continuing = phase == run.start.phase
     stream = _open_stream(run, phase, state, run.start.step if continuing else 0)
-    modules = (run.pipeline.backbone, run.pipeline.head)
+    modules = trained_modules(run.pipeline).values()
     for module in modules:
         module.train()
     if continuing and run.saved is not None:
         restore_state(state, run.start, run.saved, folder=run.folder)
     else:
+        if continuing and run.recipe.loop.evaluate_start:
+            _log(run, phase, 0, {}, _evaluate(run, phase, 0))
         _save(run, state, phase)
     try:
         while state.step < run.config(phase).steps:
@@ -105,8 +114,15 @@ def run_phase(run: Run, phase: Phase) -> None:
         raise
     except Exception as error:  # no error of a component may cost the trained weights
         raise _error_with_remedy(run, state, phase, error) from error
+    if run.recipe.teacher.result and state.teacher is not None:
+        state.teacher.exchange()
     for module in modules:
         module.eval()
+
+
+def trained_modules(pipeline: Pipeline) -> dict[str, nn.Module]:
+    """Modules that a run trains, by the name that begins the full names of their parameters."""
+    return {"backbone": pipeline.backbone, "head": pipeline.head}
 
 
 def _make_step(run: Run, state: State, phase: Phase, stream: Iterator[list[Sample]]) -> None:
@@ -153,9 +169,9 @@ def _remedy(error: Exception, folder: Path) -> str:
 
 def _initial_state(run: Run, phase: Phase) -> State:
     recipe, pipeline, config = run.recipe, run.pipeline, run.recipe.teacher
-    taught = phase == "joint" and bool(run.pictures)
+    taught = config.result or (phase == "joint" and bool(run.pictures))
     learner = Learner(pipeline, channels_last=recipe.loop.channels_last)
-    optimizer = build_optimizer({"backbone": pipeline.backbone, "head": pipeline.head}, recipe.optimizer)
+    optimizer = build_optimizer(trained_modules(pipeline), recipe.optimizer)
     return State(
         pipeline=pipeline,
         optimizer=optimizer,
@@ -173,8 +189,11 @@ def _initial_state(run: Run, phase: Phase) -> State:
 def _open_stream(run: Run, phase: Phase, state: State, start: int) -> Iterator[list[Sample]]:
     data, config = run.recipe.data, run.config(phase)
     pictures = run.pictures if phase == "joint" else ()
-    reader = SampleReader(run.sources, pictures, data.augmentation(), seed=state.seed, on_error=data.on_error)
     factors = list(data.source_factors or [1.0] * len(run.sources))
+    weights = np.multiply(factors, [len(source) for source in run.sources])
+    shares = tuple(weights / weights.sum()) if data.class_mix and pictures else ()
+    options = {"seed": state.seed, "rare": run.rare, "paste_shares": shares, "on_error": data.on_error}
+    reader = SampleReader(run.sources, pictures, data.augmentation(), **options)
     return batches(
         reader,
         factors=[*factors, data.generated_factor] if pictures else factors,
@@ -213,34 +232,50 @@ def _next_batch(run: Run, state: State, phase: Phase, stream: Iterator[list[Samp
 
 
 def _after_step(run: Run, state: State, phase: Phase, numbers: dict[str, float]) -> None:
-    steps = run.config(phase).steps
+    loop, steps = run.recipe.loop, run.config(phase).steps
     run.loss = numbers["loss"]
+    domains: Domains = {}
     try:
-        _evaluate(run, state.step, numbers)
+        if loop.evaluate_every and state.step % loop.evaluate_every == 0:
+            with _result_weights(run, state):
+                domains = _evaluate(run, phase, state.step)
     finally:  # log the step even if its evaluation fails
-        if run.log is not None:
-            run.log.log(phase, state.step, numbers)
-            run.trackers.log(phase, state.step, numbers)
-            if run.on_step is not None:
-                run.on_step(phase, state.step, steps, numbers)
-    if state.step % run.recipe.loop.checkpoint_every == 0 or state.step == steps:
+        numbers = _log(run, phase, state.step, numbers, domains)
+        if run.processes.main and run.on_step is not None:
+            run.on_step(phase, state.step, steps, numbers)
+    if state.step % loop.checkpoint_every == 0 or state.step == steps:
         _save(run, state, phase)
 
 
-def _evaluate(run: Run, step: int, numbers: dict[str, float]) -> None:
-    """Every `loop.evaluate_every` steps, add the mIoU to the numbers and save the pipeline if it is the best so far."""
-    settings = run.recipe.loop
-    if not settings.evaluate_every or step % settings.evaluate_every or not run.recipe.data.evaluation:
-        return
-    run.pipeline.trained = True
-    score = evaluate(run.pipeline, run.recipe.data.evaluation).miou
-    if score is None:  # no pixel was labelled
-        return
-    numbers["miou"] = score
-    if settings.best and (run.best is None or score > run.best):
-        run.best = score
+def _evaluate(run: Run, phase: Phase, step: int) -> Domains:
+    """Score the pipeline on `data.evaluation`, and save it if it is among the best so far."""
+    loop, pipeline = run.recipe.loop, run.pipeline
+    if not run.recipe.data.evaluation:
+        return {}
+    trained, pipeline.trained = pipeline.trained or step > 0, True  # an untrained head is scored on purpose
+    report = evaluate(pipeline, run.recipe.data.evaluation)
+    pipeline.trained = trained
+    if loop.best and report.miou is not None:  # None: no pixel was labelled
+        scored = Scored(score=report.miou, phase=phase, step=step)
+        run.best = rank(run.best, scored, keep=loop.keep_best)
         if run.processes.main:
-            run.pipeline.save(run.folder / BEST)
+            save_best(pipeline, run.folder, run.best, scored, keep=loop.keep_best)
+    return domain_scores(report)
+
+
+def _result_weights(run: Run, state: State) -> AbstractContextManager[None]:
+    """Context in which the pipeline has the weights that are the phase's result."""
+    return state.teacher.in_student() if run.recipe.teacher.result and state.teacher is not None else nullcontext()
+
+
+def _log(run: Run, phase: Phase, step: int, numbers: dict[str, float], domains: Domains) -> dict[str, float]:
+    """Log the numbers and scores of a step in the first process; return the numbers, with the mIoU if it was scored."""
+    score = mean_miou(domains)
+    numbers = numbers if score is None else numbers | {"miou": score}
+    if run.log is not None:
+        run.log.log(phase, step, numbers, domains)
+        run.trackers.log(phase, step, numbers | as_numbers(domains))
+    return numbers
 
 
 def _save(run: Run, state: State, phase: Phase) -> None:

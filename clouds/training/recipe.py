@@ -18,6 +18,7 @@ from clouds.core.contract.planner import make_plan
 from clouds.core.system.config import merge, parse_assignment, read_toml, set_values, structure, to_toml, within
 from clouds.core.system.errors import ConfigError
 from clouds.core.system.files import without_tilde
+from clouds.data.rare_classes import RareClassConfig
 from clouds.data.spec import parse_spec
 from clouds.data.transforms import Augmentation
 
@@ -32,13 +33,17 @@ class DataConfig:
     """The training data and its augmentation.
 
     Attributes:
-        root: base folder of relative paths in `source`, `generated` and `evaluation`; empty leaves them unchanged.
+        root: base folder of relative paths in `source`, `generated`, `evaluation` and `rare_classes.index`; empty
+            leaves them unchanged.
         source: SPECs of labelled datasets.
         source_factors: how often an epoch repeats each image, per source; empty means 1 for all.
         generated: folder of a generated dataset, or empty.
         generated_factor: how often an epoch repeats each generated image.
+        rare_classes: rare-class sampling of the source; see `clouds.data.rare_classes.RareClassConfig`.
+        class_mix: in the joint phase, paste half of the classes of a source view onto each generated image's distorted
+            view, and their labels onto its pseudo-labels (ClassMix, as DACS).
         crop: (height, width) in pixels, multiples of 32.
-        scale, flip, distortion, randomize, crop_offsets, label_resize, distort_padding: see
+        scale, flip, distortion, randomize, crop_offsets, label_resize, cat_max_ratio, distort_padding: see
             `clouds.data.transforms.Augmentation`.
         workers: data loader processes per training process; 0 reads images in the training process.
         on_error: at an unreadable image, "stop" ends the run and "skip" uses the next image of the dataset.
@@ -50,6 +55,8 @@ class DataConfig:
     source_factors: tuple[float, ...] = field(default=(), validator=within(0, 1000))
     generated: str = ""
     generated_factor: float = field(default=1.0, validator=within(0, 1000))
+    rare_classes: RareClassConfig = field(factory=RareClassConfig)
+    class_mix: bool = False
     crop: tuple[int, int] = field(default=(320, 640), validator=within(32, 16384))
     scale: tuple[float, float] = field(default=(0.5, 2.0), validator=within(0.01, 100))
     flip: bool = True
@@ -57,6 +64,7 @@ class DataConfig:
     randomize: bool = False
     crop_offsets: Literal["independent", "diagonal"] = "independent"
     label_resize: Literal["nearest-exact", "nearest"] = "nearest-exact"
+    cat_max_ratio: float = field(default=1.0, validator=within(0, 1, above=True))
     distort_padding: bool = False
     workers: int = field(default=0, validator=within(0, 1024))
     on_error: Literal["stop", "skip"] = "stop"
@@ -69,6 +77,12 @@ class DataConfig:
             raise ConfigError(
                 f"data.source_factors has {len(self.source_factors)} values for {len(self.source)} sources"
             )
+        if self.rare_classes.index and len(self.rare_classes.index) != len(self.source):
+            raise ConfigError(
+                f"data.rare_classes.index has {len(self.rare_classes.index)} files for {len(self.source)} sources"
+            )
+        if self.class_mix and self.source_factors and not any(self.source_factors):
+            raise ConfigError("data.class_mix pastes source views, but all data.source_factors are 0; raise one")
         low, high = self.scale
         if low > high:
             raise ConfigError(f"data.scale is {list(self.scale)}; expected low <= high")
@@ -91,17 +105,60 @@ class DataConfig:
             for specs in (self.source, self.evaluation)
         )
         generated = str(root / self.generated) if self.generated else ""
-        return evolve(self, source=source, generated=generated, evaluation=evaluation)
+        rare_classes = evolve(self.rare_classes, index=tuple(str(root / path) for path in self.rare_classes.index))
+        return evolve(self, source=source, generated=generated, evaluation=evaluation, rare_classes=rare_classes)
+
+
+@frozen(kw_only=True)
+class GroupConfig:
+    """Factors of the parameters that a pattern matches.
+
+    Attributes:
+        match: pattern of full parameter names, such as "backbone.*" or "*.bias"; `*` matches any characters.
+        lr: factor of the learning rate.
+        decay: factor of the weight decay; 0 switches it off.
+    """
+
+    match: str
+    lr: float = field(default=1.0, validator=within(0, 1000, above=True))
+    decay: float = field(default=1.0, validator=within(0, 1000))
 
 
 @frozen(kw_only=True)
 class OptimizerConfig:
-    """AdamW. `clip_norm` bounds the norm of the full model's gradient; `schedule` "poly" decays with power 0.9."""
+    """The optimizer and its learning-rate schedule; `lr_factor` in `clouds.training.optimizer` has the formulas.
 
+    Attributes:
+        name: "adamw", or "sgd" with `momentum`, whose weight decay is part of the gradient.
+        lr: learning rate.
+        weight_decay: weight decay; norms and embeddings have none, biases have.
+        decay_tokens: whether tokens, position embeddings and relative-position tables have weight decay.
+        clip_norm: maximum norm of the full model's gradient; 0 switches clipping off.
+        momentum: of "sgd".
+        groups: factors by parameter name, a list of `{match, lr, decay}`. The first pattern that matches a parameter
+            decides; its factors multiply what `lr`, `weight_decay` and `layer_decay` give.
+        layer_decay: factor of the learning rate from each block of the backbone to the one before; 1 switches it off.
+        schedule: learning rate over a phase.
+        lr_warmup: first steps of each phase, in which the learning rate also rises linearly; not the phase `warmup`.
+        power: of "poly".
+        milestones: of "step": shares of the phase's steps after which the learning rate is multiplied by `gamma`; the
+            defaults are Mask2Former's.
+        gamma: of "step".
+    """
+
+    name: Literal["adamw", "sgd"] = "adamw"
     lr: float = field(default=1e-4, validator=within(0, 100, above=True))
     weight_decay: float = field(default=0.05, validator=within(0, 100))
-    clip_norm: float = field(default=0.01, validator=within(0, 1e9, above=True))
-    schedule: Literal["constant", "poly"] = "constant"
+    decay_tokens: bool = True
+    clip_norm: float = field(default=0.01, validator=within(0, 1e9))
+    momentum: float = field(default=0.9, validator=within(0, 0.9999))
+    groups: tuple[GroupConfig, ...] = ()
+    layer_decay: float = field(default=1.0, validator=within(0, 1, above=True))
+    schedule: Literal["constant", "poly", "cosine", "step"] = "constant"
+    lr_warmup: int = field(default=0, validator=within(0, MANY))
+    power: float = field(default=0.9, validator=within(0, 100))
+    milestones: tuple[float, ...] = field(default=(0.889, 0.963), validator=within(0, 1))
+    gamma: float = field(default=0.1, validator=within(0, 1))
 
 
 @frozen(kw_only=True)
@@ -121,11 +178,14 @@ class TeacherConfig:
         every: steps between updates.
         confidence: minimum share of the scores that a pixel's best class needs, else the pixel is ignored; 0 labels
             every pixel, as published.
+        result: whether the average, not the student, is evaluated and saved as the result of each phase. The warm-up
+            then has a teacher, too, and the joint phase starts from its average.
     """
 
     decay: float = field(default=0.999, validator=within(0, 1))
     every: int = field(default=100, validator=within(1, MANY))
     confidence: float = field(default=0.0, validator=within(0, 0.9999))
+    result: bool = False
 
 
 @frozen(kw_only=True)
@@ -139,7 +199,9 @@ class LoopConfig:
         keep: number of checkpoints to keep. A run resumes from the newest, `checkpoint.pt`. With 2 or more, each is
             also `checkpoint-PHASE-STEP.pt`; to resume from an earlier one, copy it to `checkpoint.pt`.
         evaluate_every: steps between evaluations on `data.evaluation`; 0 disables them.
+        evaluate_start: also evaluate before the first step of the run.
         best: "miou" saves the pipeline with the best mIoU so far in `best/`; empty saves none.
+        keep_best: number of best pipelines to keep. With 2 or more, each is also in `best-PHASE-STEP/`.
         trackers: receivers of each step's metrics besides `log.jsonl`, e.g. "tensorboard", "wandb".
     """
 
@@ -148,12 +210,18 @@ class LoopConfig:
     checkpoint_every: int = field(default=1000, validator=within(1, MANY))
     keep: int = field(default=1, validator=within(1, 1000))
     evaluate_every: int = field(default=0, validator=within(0, MANY))
+    evaluate_start: bool = False
     best: Literal["", "miou"] = ""
+    keep_best: int = field(default=1, validator=within(1, 1000))
     trackers: tuple[str, ...] = ()
 
     def __attrs_post_init__(self) -> None:
         if self.best and not self.evaluate_every:
             raise ConfigError(f"loop.best is {self.best!r}, but evaluation is off; also set loop.evaluate_every")
+        if self.evaluate_start and not self.evaluate_every:
+            raise ConfigError("loop.evaluate_start is true, but evaluation is off; also set loop.evaluate_every")
+        if self.keep_best > 1 and not self.best:
+            raise ConfigError(f"loop.keep_best is {self.keep_best}, but loop.best names no score; also set it")
 
 
 @frozen(kw_only=True)
@@ -184,7 +252,7 @@ class Recipe:
 # Settings that may change when a run resumes: past steps do not depend on them. `loop.accumulate` changes rounding.
 CHANGEABLE = (
     *("data.workers", "data.on_error", "data.evaluation", "model.device", "loop.accumulate", "loop.checkpoint_every"),
-    *("loop.keep", "loop.evaluate_every", "loop.best", "loop.trackers"),
+    *("loop.keep", "loop.evaluate_every", "loop.best", "loop.keep_best", "loop.trackers"),
 )
 
 

@@ -12,6 +12,7 @@ term is, too, while the published code normalizes it per process.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -31,6 +32,7 @@ from clouds.core.system.processes import Processes
 from clouds.training.learner import Learner
 from clouds.training.recipe import OptimizerConfig, TeacherConfig
 from clouds.training.samples import Sample
+from clouds.training.targets import pasted_targets
 from clouds.training.teacher import Teacher
 
 
@@ -44,7 +46,7 @@ class State:
         config: its `clip_norm` clips the gradient.
         seed: seed of all random choices in a step.
         teacher_config: update interval of the teacher.
-        teacher: the EMA teacher; None without generated images.
+        teacher: the EMA teacher; None if neither labels nor result come from it.
         processes: rank and number of the training processes.
         learner: the student's loss; distributed over the processes.
         accumulate: number of parts of this process's share of a batch.
@@ -104,7 +106,7 @@ def _gradients(state: State, samples: Sequence[Sample]) -> tuple[dict[str, Tenso
             torch.stack(list(found.values())).sum().backward()
         terms = {name: term.detach() + terms.get(name, 0.0) for name, term in found.items()}
     trained = [parameter for group in state.optimizer.param_groups for parameter in group["params"]]
-    norm = torch.nn.utils.clip_grad_norm_(trained, state.config.clip_norm)
+    norm = torch.nn.utils.clip_grad_norm_(trained, state.config.clip_norm or math.inf)
     if not norm.isfinite():
         raise NonFiniteError(
             f"step {state.step}: the gradient's norm is {norm.item()}; the images are {_names(samples)}"
@@ -136,7 +138,11 @@ def _targets(state: State, samples: Sequence[Sample]) -> list[Targets]:
         pseudo[sample.position] if sample.label_map is None else Targets.from_label_map(sample.label_map)
         for sample in samples
     ]
-    return [target.to(state.pipeline.device) for target in found]
+    device = state.pipeline.device
+    return [
+        target.to(device) if sample.pasted is None else pasted_targets(target.to(device), sample.pasted.to(device))
+        for sample, target in zip(samples, found, strict=True)
+    ]
 
 
 def _part_weights(state: State, targets: Sequence[Sequence[Targets]]) -> list[dict[str, float]]:

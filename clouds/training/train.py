@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,13 +14,14 @@ from attrs import evolve, frozen
 
 from clouds.core.contract.labels import LabelSpace
 from clouds.core.pipeline.pipeline import Pipeline
-from clouds.core.system.config import structure
-from clouds.core.system.errors import CloudsError, ConfigError, DataError, WeightsError
+from clouds.core.system.errors import CloudsError, ConfigError, DataError, SeenDomainWarning, WeightsError
 from clouds.core.system.files import own_folder, write_text
 from clouds.core.system.processes import Processes, join
 from clouds.data.check import check_labelled
-from clouds.data.folder import open_dataset
-from clouds.data.spec import Spec
+from clouds.data.class_index import read_class_index
+from clouds.data.folder import Dataset, open_dataset
+from clouds.data.rare_classes import RareClassConfig, RareClasses
+from clouds.data.spec import Spec, parse_spec
 from clouds.synthesis.generated_set import open_generated
 from clouds.training.checkpoint import (
     FILE_NAME,
@@ -30,11 +32,12 @@ from clouds.training.checkpoint import (
     set_global_random_state,
 )
 from clouds.training.interrupt import StopSignal
-from clouds.training.loop import Run, StepCallback, run_phase
+from clouds.training.loop import Run, StepCallback, run_phase, trained_modules
+from clouds.training.optimizer import build_optimizer
 from clouds.training.recipe import Overrides, Phase, Recipe, changed, load_recipe, with_values
+from clouds.training.run_folder import LOG, RECIPE, START, read_recipe
 from clouds.training.tracking import JsonLines, Trackers, open_trackers
 
-START, RECIPE, LOG = "start", "recipe.json", "log.jsonl"
 __all__ = ["StepCallback", "TrainingRun", "train"]
 
 
@@ -239,16 +242,6 @@ def require_unused(folder: Path) -> None:
     raise ConfigError(f"{folder} already has a finished run; choose another folder, or remove it")
 
 
-def read_recipe(folder: Path) -> Recipe:
-    """Read the recipe in a run's folder. Raises `ConfigError` naming the file when it cannot be read."""
-    path = folder / RECIPE
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error}); start the run anew") from error
-    return structure(document, Recipe, source=str(path))
-
-
 def unfinished(folder: Path) -> Progress | None:
     """Progress of an interrupted run in a folder; None when there is nothing to resume."""
     if not (folder / FILE_NAME).is_file():
@@ -267,16 +260,15 @@ def _prepare_run(
     processes: Processes,
     stop: StopSignal,
 ) -> Run:
-    """Open and check the data of the phases (all phases if none is named), and check that a batch can be split."""
+    """Check the optimizer's groups, the data of the phases (all if none is named), and that a batch can be split."""
+    build_optimizer(trained_modules(pipeline), recipe.optimizer)  # a pattern that matches nothing stops the run here
     if recipe.loop.evaluate_every:
         _check_evaluation(recipe.data.evaluation, pipeline.labels)
     sources = [open_dataset(spec, pipeline.labels, default_split="train") for spec in recipe.data.source]
     for dataset in sources:
         check_labelled(dataset)
     joint = recipe.data.generated and phases != ("warmup",)
-    pictures = open_generated(recipe.data.generated).images if joint else ()
-    if joint and not pictures:
-        raise DataError(f"{recipe.data.generated}: has no image for the joint phase; generate some, or omit it")
+    pictures = _open_pictures(recipe) if joint else ()
     phases = phases or (("warmup", "joint") if pictures else ("warmup",))
     run = Run(
         pipeline=pipeline,
@@ -284,6 +276,7 @@ def _prepare_run(
         folder=folder,
         phases=phases,
         sources=tuple(sources),
+        rare=_rare_classes(recipe.data.rare_classes, sources),
         pictures=tuple(pictures),
         processes=processes,
         stop=stop,
@@ -297,6 +290,36 @@ def _prepare_run(
                 f"loop.accumulate={recipe.loop.accumulate} need at least {parts} images in a batch"
             )
     return run
+
+
+def _rare_classes(config: RareClassConfig, sources: Sequence[Dataset]) -> tuple[RareClasses, ...]:
+    """Rare-class draws of each source, from its class index."""
+    if not config.index:
+        return ()
+    paths = map(Path, config.index)
+    return tuple(
+        RareClasses(read_class_index(path, dataset).counts, config, where=str(path))
+        for path, dataset in zip(paths, sources, strict=True)
+    )
+
+
+def _open_pictures(recipe: Recipe) -> tuple[Path, ...]:
+    """The generated images. Warns of photographs that belong to a set that is scored."""
+    generated = open_generated(recipe.data.generated)
+    if not generated.images:
+        raise DataError(f"{recipe.data.generated}: has no image for the joint phase; generate some, or omit it")
+    origins = [Path(row.origin["file"]) for row in generated.rows if row.origin and "file" in row.origin]
+    for spec in recipe.data.evaluation:
+        root = parse_spec(spec).path.absolute()
+        seen = sum(root in path.parents for path in origins)
+        if seen:
+            warnings.warn(
+                f"{recipe.data.generated}: {seen} of {len(generated.images)} images are photographs of {root}, so "
+                f"the scores on {spec} are not those of an unseen domain",
+                SeenDomainWarning,
+                stacklevel=2,
+            )
+    return generated.images
 
 
 def _check_evaluation(specs: Sequence[str], label_space: LabelSpace) -> None:

@@ -83,6 +83,21 @@ class TestGenerate:
         assert json.loads(first.out) == {"folder": str(tmp_path / "set"), **counts, "labels": False}
         assert (tmp_path / "set" / "manifest.jsonl").read_bytes() == manifest
 
+    def test_photographs_take_the_place_of_drawings(self, run: Run, tmp_path: Path) -> None:
+        for name in "ab":
+            write_png(tmp_path / "mine" / "images" / "train" / f"{name}.png", np.full((40, 60, 3), 9, np.uint8))
+        call = ("generate", "--generator", "photographs", "--n", 2, "--size", 32, 48)
+        outcome = run(*call, "--pictures", f"folder:{tmp_path / 'mine'}", "--out", tmp_path / "set", "--json")
+        assert outcome.code == 0, outcome.err
+        assert [row.prompt for row in open_generated(tmp_path / "set").rows] == ["", ""]
+        folder = tmp_path / "mine" / "images" / "train"
+        refused = run(*call, "--pictures", folder, "--prompter", "grammar", "--out", tmp_path / "other")
+        assert_one_line(refused, "generator photographs reads no prompts; leave them out")
+        nothing = run(*call, "--pictures", tmp_path, "--out", tmp_path / "other")
+        assert_one_line(nothing, "holds no picture")
+        elsewhere = run("generate", *self.SMALL, "--pictures", folder, "--n", 1, "--out", tmp_path / "other")
+        assert "generator: procedural: unknown option 'pictures'" in elsewhere.err
+
     def test_another_request_is_refused_in_one_line(self, run: Run, tmp_path: Path) -> None:
         call = ("generate", *self.SMALL, "--n", 1, "--out", tmp_path / "set")
         assert run(*call).code == 0
@@ -183,6 +198,11 @@ class TestDatasetsCheck:
         document = json.loads(run("datasets", "check", f"folder:{photos}:val", "--json").out)
         assert document["ok"] is True
         assert document["pixels"]["ignore"] == 2 * 50
+
+    def test_it_writes_a_class_index(self, run: Run, photos: Path, tmp_path: Path) -> None:
+        outcome = run("datasets", "check", f"folder:{photos}", "--index", tmp_path / "index.json")
+        assert outcome.out.endswith(f"0 faults; class index in {tmp_path / 'index.json'}\n")
+        assert json.loads((tmp_path / "index.json").read_text())["classes"][0] == "road"
 
     def test_all_faults_are_found(self, run: Run, photos: Path) -> None:
         (photos / "labels" / "val" / "a.png").unlink()

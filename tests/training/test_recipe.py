@@ -1,13 +1,13 @@
-import tomllib
 from pathlib import Path
 
 import pytest
 from attrs import evolve
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from clouds.core.system.config import structure
+from clouds.core.system.config import parse_toml, structure
 from clouds.core.system.errors import ConfigError
+from clouds.data.rare_classes import RareClassConfig
 from clouds.data.transforms import Augmentation
 from clouds.training.recipe import DataConfig, PhaseConfig, Recipe, TeacherConfig, load_recipe, recipe_names
 
@@ -16,7 +16,7 @@ from clouds.training.recipe import DataConfig, PhaseConfig, Recipe, TeacherConfi
 def test_every_recipe_loads_and_prints(name: str) -> None:
     recipe = load_recipe(name)
     assert {"backbone", "head"} <= set(recipe.model)
-    assert structure(tomllib.loads(recipe.to_toml()), Recipe, source=name) == recipe
+    assert structure(parse_toml(recipe.to_toml()), Recipe, source=name) == recipe
 
 
 _text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x7f"))  # DEL: TOML wants it escaped
@@ -28,9 +28,10 @@ _options = st.recursive(
 
 
 @given(model=st.dictionaries(_text, _options, max_size=4))
+@example(model={"\ufffe": []})
 def test_options_of_any_kind_survive_printing(model: dict[str, object]) -> None:
     recipe = evolve(load_recipe("base"), model=model)
-    assert tomllib.loads(recipe.to_toml())["model"] == model
+    assert parse_toml(recipe.to_toml())["model"] == model
 
 
 def test_relative_paths_lie_below_the_root(tmp_path: Path) -> None:
@@ -60,6 +61,7 @@ def test_every_choice_about_views_reaches_them() -> None:
         "randomize": True,
         "crop_offsets": "diagonal",
         "label_resize": "nearest",
+        "cat_max_ratio": 0.75,
         "distort_padding": True,
     }
     assert DataConfig(**changed).augmentation() == Augmentation(**changed)
@@ -117,6 +119,12 @@ def test_values_out_of_range_are_refused() -> None:
         DataConfig(source=("a", "b"), source_factors=(1.0,))
     with pytest.raises(ConfigError, match=r"scale is \[2\.0, 1\.0\]; expected low <= high"):
         DataConfig(scale=(2.0, 1.0))
+    with pytest.raises(
+        ConfigError, match=r"class_mix pastes source views, but all data\.source_factors are 0; raise one"
+    ):
+        DataConfig(source=("a",), source_factors=(0.0,), class_mix=True)
+    with pytest.raises(ConfigError, match=r"data\.rare_classes\.index has 1 files for 2 sources"):
+        DataConfig(source=("a", "b"), rare_classes=RareClassConfig(index=("c",)))
     with pytest.raises(ConfigError, match="batch_size is 0; expected at least 1 and at most 1e"):
         PhaseConfig(steps=1, batch_size=0)
     with pytest.raises(ConfigError, match=r"decay is 2\.0; expected at least 0 and at most 1"):
@@ -124,11 +132,15 @@ def test_values_out_of_range_are_refused() -> None:
 
 
 NUMBERS = [
+    "data.cat_max_ratio",
     *("data.generated_factor", "data.workers", "optimizer.lr", "optimizer.weight_decay", "optimizer.clip_norm"),
+    *("optimizer.momentum", "optimizer.layer_decay", "optimizer.lr_warmup", "optimizer.power", "optimizer.gamma"),
     *("warmup.steps", "warmup.batch_size", "joint.steps", "joint.batch_size"),
     *("teacher.decay", "teacher.every", "teacher.confidence"),
-    *("loop.accumulate", "loop.checkpoint_every", "loop.keep", "loop.evaluate_every", "seed"),
+    *("loop.accumulate", "loop.checkpoint_every", "loop.keep", "loop.evaluate_every", "loop.keep_best"),
+    "seed",
 ]
+OF_INNER_TABLES = [f"data.rare_classes.{key}" for key in ("temperature", "min_pixels", "min_crop_share")]
 
 
 def test_every_number_of_a_recipe_is_in_the_list_above() -> None:
@@ -144,7 +156,7 @@ def test_every_number_of_a_recipe_is_in_the_list_above() -> None:
 
 
 @pytest.mark.parametrize("value", ["-1", "-0.5", "1e30", "nan", "inf", "-inf", "1" + 30 * "0"])
-@pytest.mark.parametrize("key", NUMBERS)
+@pytest.mark.parametrize("key", [*NUMBERS, *OF_INNER_TABLES])
 def test_every_number_of_a_recipe_has_a_range(key: str, value: str) -> None:
     table, _, name = key.rpartition(".")
     place = rf" @ \$\.{table}$" if table else r" @ \$$"
@@ -152,14 +164,15 @@ def test_every_number_of_a_recipe_has_a_range(key: str, value: str) -> None:
         load_recipe("folder", [f"{key}={value}"])
 
 
-@pytest.mark.parametrize("key", ["source_factors", "scale", "crop"])
+@pytest.mark.parametrize("key", ["data.source_factors", "data.scale", "data.crop", "optimizer.milestones"])
 @pytest.mark.parametrize("value", ["-1", "1e30", "nan", "inf"])
 def test_every_number_of_a_tuple_has_a_range(key: str, value: str) -> None:
-    with pytest.raises(ConfigError, match=rf"{key} is \(.*; expected .* @ \$\.data$|is not of type int"):
-        load_recipe("folder", [f"data.{key}=[{value}, {value}]"])
+    table, _, name = key.partition(".")
+    with pytest.raises(ConfigError, match=rf"{name} is \(.*; expected .* @ \$\.{table}$|is not of type int"):
+        load_recipe("folder", [f"{key}=[{value}, {value}]"])
 
 
-@pytest.mark.parametrize("key", ["optimizer.lr", "optimizer.clip_norm"])
+@pytest.mark.parametrize("key", ["optimizer.lr", "optimizer.layer_decay"])
 def test_a_recipe_that_would_train_nothing_is_refused(key: str) -> None:
     with pytest.raises(ConfigError, match=f"{key.partition('.')[2]} is 0.*; expected more than 0"):
         load_recipe("folder", [f"{key}=0"])

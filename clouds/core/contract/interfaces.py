@@ -155,6 +155,24 @@ class Head(nn.Module, ABC):
     def forward(self, features: Features, classifier: TextClassifier | None = None) -> HeadOutput:
         """Predict masks and classes; heads without text classification ignore `classifier`."""
 
+    def forward_images(
+        self,
+        images: Float[Tensor, "b 3 h w"],
+        backbone: Backbone,
+        classifier: TextClassifier | None = None,
+        *,
+        rngs: ImageGenerators | None = None,
+    ) -> HeadOutput:
+        """Predict from images. Heads that see images at several resolutions override this.
+
+        Args:
+            images: RGB, 0..255, at network size.
+            backbone: computes features.
+            classifier: class embeddings, for heads that use text.
+            rngs: in training, one generator per image for what the head draws; None: nothing is random.
+        """
+        return self(backbone(images), classifier)
+
     @abstractmethod
     def loss(
         self,
@@ -201,7 +219,13 @@ class Head(nn.Module, ABC):
 
 
 class Generator(ABC):
-    """Generates images from prompts."""
+    """Generates images from prompts.
+
+    Attributes:
+        reads_prompts: whether images depend on the prompt. If not, a dataset is made without prompts.
+    """
+
+    reads_prompts: bool = True
 
     @abstractmethod
     def generate(self, requests: Iterable[GenerationRequest]) -> Iterator[GeneratedImage]:

@@ -13,7 +13,7 @@ cannot trace the constructor of a frozen attrs class.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -44,6 +44,9 @@ class Features:
         return {"res2": self.res2, "res3": self.res3, "res4": self.res4, "res5": self.res5}
 
 
+ImageWindow = tuple[slice, slice]  # rows and columns of the network input
+
+
 @define(eq=False)
 class HeadOutput:
     """Mask classification of a batch: q masks, each with one class (or none).
@@ -51,12 +54,14 @@ class HeadOutput:
     Attributes:
         class_logits: the last class is "no object".
         mask_logits: at a quarter of the network size; the sigmoid is P(pixel in mask).
-        auxiliary: predictions of earlier layers, for deep supervision.
+        auxiliary: further predictions for the loss, such as those of earlier layers.
+        windows: per image, the part of it that an auxiliary prediction covers; empty if it covers all.
     """
 
     class_logits: Float[Tensor, "b q k+1"]
     mask_logits: Float[Tensor, "b q h/4 w/4"]
     auxiliary: tuple[HeadOutput, ...] = ()
+    windows: tuple[ImageWindow, ...] = ()
 
     def image(self, index: int) -> HeadOutput:
         """The final prediction for one image, as a batch of one without auxiliary predictions."""
@@ -143,11 +148,13 @@ class GeneratedImage:
         request: the request it fulfils.
         image: uint8 "h w 3", RGB.
         labels: exact train ids, uint8 "h w", if the generator knows them; else None.
+        origin: what the image was made from besides the prompt, as plain JSON values for the manifest; else None.
     """
 
     request: GenerationRequest
     image: UInt8[np.ndarray, "h w 3"]
     labels: UInt8[np.ndarray, "h w"] | None = None
+    origin: dict[str, Any] | None = None
 
 
 @frozen(eq=False)

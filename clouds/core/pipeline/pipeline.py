@@ -25,7 +25,16 @@ from torch import Tensor, nn
 
 from clouds.core.contract.catalog import Catalog
 from clouds.core.contract.component import Kind
-from clouds.core.contract.interfaces import Backbone, Generator, Head, Prompter, Refiner, TextClassifier, TextEncoder
+from clouds.core.contract.interfaces import (
+    Backbone,
+    Generator,
+    Head,
+    ImageGenerators,
+    Prompter,
+    Refiner,
+    TextClassifier,
+    TextEncoder,
+)
 from clouds.core.contract.labels import LabelSpace
 from clouds.core.contract.plan import Plan
 from clouds.core.contract.records import HeadOutput
@@ -136,14 +145,14 @@ class Pipeline:
         other._graphs = None if self._graphs is None else CudaGraphs(self._graphs.limit)
         return other
 
-    def forward(self, images: Sequence[UInt8[Tensor, "3 _ _"]]) -> HeadOutput:
+    def forward(self, images: Sequence[UInt8[Tensor, "3 _ _"]], rngs: ImageGenerators | None = None) -> HeadOutput:
         """Predict masks and classes for images of any sizes, at a quarter of the network size.
 
         Images are padded at bottom and right with the backbone's mean. The network size is the largest height and
-        width, rounded up to a multiple of `size_divisor`."""
+        width, rounded up to a multiple of `size_divisor`. `rngs` are for training, see `Head.forward_images`."""
         classifier = self.classifier
         with self.autocast():
-            return self.segmenter(self.pad(images), classifier)
+            return self.segmenter(self.pad(images), classifier, rngs)
 
     def as_module(self) -> Network:
         """The forward pass on a padded batch as one module in eval mode, to compile or export; see `Network`."""

@@ -11,7 +11,7 @@ from typing import final
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from clouds.core.contract.interfaces import Backbone, Head, MaskPooler, TextClassifier
+from clouds.core.contract.interfaces import Backbone, Head, ImageGenerators, MaskPooler, TextClassifier
 from clouds.core.contract.records import HeadOutput
 
 
@@ -29,14 +29,20 @@ class Segmenter(nn.Module):
         self.backbone = backbone
         self.head = head
 
-    def forward(self, batch: Float[Tensor, "b 3 h w"], classifier: TextClassifier | None = None) -> HeadOutput:
+    def forward(
+        self,
+        batch: Float[Tensor, "b 3 h w"],
+        classifier: TextClassifier | None = None,
+        rngs: ImageGenerators | None = None,
+    ) -> HeadOutput:
         """Masks and classes at a quarter of the input size.
 
         Args:
             batch: RGB, 0..255; h and w are multiples of the backbone's `size_divisor`, see `pad`.
             classifier: class embeddings, for heads that use text.
+            rngs: in training, one generator per image for what the head draws; None: nothing is random.
         """
-        return self.head(self.backbone(batch), classifier)
+        return self.head.forward_images(batch, self.backbone, classifier, rngs=rngs)
 
     def pad(self, images: Sequence[UInt8[Tensor, "3 _ _"]]) -> Float[Tensor, "b 3 h w"]:
         """Stack images to a float batch (0..255), padded at bottom and right with the mean, which normalises to 0."""

@@ -147,8 +147,8 @@ def test_each_fault_has_its_message(arguments: dict[str, Any], message: str) -> 
 
 @pytest.mark.usefixtures("unchecked_types")
 def test_labels_of_another_type_are_a_fault() -> None:
-    assert problems(labels=19) == [
-        "labels: expected a label space's name, class names, a table or a TOML file, got int -> "
+    assert problems(labels=19.5) == [
+        "labels: expected a label space's name, class names, their number, a table or a TOML file, got float -> "
         'classes of your own: ["one", "two"], a table { names = [...], ... }, or a TOML file of one'
     ]
 
