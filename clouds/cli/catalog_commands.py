@@ -19,7 +19,7 @@ def list_components(kind: AnyKind | None = None, /, *, as_json: AsJson = False) 
     """List the available components and the broken plugins.
 
     Args:
-        kind: backbones, generators, refiners, heads or prompters; default: all.
+        kind: backbones, adapters, generators, refiners, heads or prompters; default: all.
     """
     catalog = Catalog.from_environment()
     entries = [entry for each in ([kind] if kind else Kind) for entry in catalog.entries(each)]

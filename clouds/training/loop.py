@@ -91,7 +91,7 @@ def run_phase(run: Run, phase: Phase) -> None:
     state = _initial_state(run, phase)
     continuing = phase == run.start.phase
     stream = _open_stream(run, phase, state, run.start.step if continuing else 0)
-    modules = (run.pipeline.backbone, run.pipeline.head)
+    modules = run.pipeline.segmenter.parts.values()
     for module in modules:
         module.train()
     if continuing and run.saved is not None:
@@ -155,7 +155,7 @@ def _initial_state(run: Run, phase: Phase) -> State:
     recipe, pipeline, config = run.recipe, run.pipeline, run.recipe.teacher
     taught = phase == "joint" and bool(run.pictures)
     learner = Learner(pipeline, channels_last=recipe.loop.channels_last)
-    optimizer = build_optimizer({"backbone": pipeline.backbone, "head": pipeline.head}, recipe.optimizer)
+    optimizer = build_optimizer(pipeline.segmenter.parts, recipe.optimizer)
     return State(
         pipeline=pipeline,
         optimizer=optimizer,
