@@ -1,4 +1,4 @@
-"""`clouds plan`, `train`, `evaluate`, `predict`, `demo`. Heavy imports are inside functions."""
+"""`clouds plan`, `train`, `predict`, `demo`. Heavy imports are inside functions."""
 
 from __future__ import annotations
 
@@ -7,16 +7,14 @@ import math
 from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from attrs import evolve
-from cyclopts import Parameter
 
 from clouds.cli.options import (
     AsJson,
     Assignments,
     BatchSize,
-    DatasetConfig,
     Device,
     Labels,
     MaxPixels,
@@ -39,7 +37,6 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from clouds.core.pipeline.pipeline import Pipeline
-    from clouds.evaluation.report import Report
     from clouds.training.train import TrainingRun
 
 
@@ -126,71 +123,6 @@ def train(
         )
     if processes.main:
         _write_run(run, as_json=as_json)
-
-
-def evaluate(
-    checkpoint: Path,
-    /,
-    *,
-    data: Annotated[list[str], Parameter(consume_multiple=True)],
-    protocol: Literal["native", "published"] = "native",
-    scales: Annotated[tuple[float, ...], Parameter(consume_multiple=True)] = (1.0,),
-    flip: bool = False,
-    window: int = 2048,
-    batch_size: BatchSize = 1,
-    dataset_config: DatasetConfig = None,
-    as_json: Annotated[Path | None, Parameter(name="--json")] = None,
-    report: Path | None = None,
-    device: Device = "auto",
-    trust: Trust = (),
-) -> None:
-    """Evaluate a saved pipeline on labelled datasets, one per domain.
-
-    Args:
-        checkpoint: folder of a saved pipeline.
-        data: KIND:PATH[:SPLIT], one or more.
-        protocol: native scores at the label's size, published at a short side of 1024.
-        scales: average the scores of each image at these scales, for example 0.75 1 1.25.
-        flip: also average with the scores of the mirror image.
-        window: images of more than window x window pixels are segmented in overlapping windows of that side.
-        as_json: file for all metrics.
-        report: folder for report.html and report.json.
-    """
-    from clouds.core.pipeline.composer import load
-    from clouds.core.system.processes import join
-    from clouds.evaluation.evaluate import evaluate as run_evaluation
-
-    processes = join(device)
-    result = run_evaluation(
-        load(checkpoint, device=device, trust=trust),
-        data,
-        protocol=protocol,
-        scales=scales,
-        flip=flip,
-        window=window,
-        batch_size=batch_size,
-        configs=dataset_config,
-        progress=True,
-    )
-    if processes.main:
-        _write_report(result, as_json, report)
-
-
-def _write_report(result: Report, as_json: Path | None, folder: Path | None) -> None:
-    """Write the results. Raises `DataError` when a dataset has no labelled pixel."""
-    from clouds.core.system.files import write_text
-
-    write(result.to_text())
-    if as_json:
-        write_text(as_json, result.to_json() + "\n")
-    if folder:
-        write_text(folder / "report.json", result.to_json() + "\n")
-        write_text(folder / "report.html", result.to_html())
-    if result.unmeasured:
-        raise DataError(
-            f"{', '.join(result.unmeasured)}: no labelled pixel, so nothing was measured; "
-            "`clouds datasets check` counts the values of the label files"
-        )
 
 
 def predict(

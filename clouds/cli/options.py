@@ -34,6 +34,16 @@ def _to_kind(_: Any, tokens: Sequence[Token]) -> Kind:
     return Kind(word)
 
 
+def _to_listing(_: Any, tokens: Sequence[Token]) -> str:
+    """Accept what `_to_kind` accepts, and `protocols` and `benchmarks`."""
+    word = tokens[0].value.removesuffix("s")
+    if word not in (*Kind, *LISTS):
+        raise ValueError(f"unknown kind {tokens[0].value!r}; expected one of {', '.join((*Kind, *LISTS))}")
+    return word
+
+
+LISTS = ("protocol", "benchmark")  # what `clouds list` shows besides components
+AnyListing = Annotated[str, Parameter(converter=_to_listing)]
 AnyKind = Annotated[Kind, Parameter(converter=_to_kind, show_choices=False)]
 AsJson = Annotated[bool, Parameter(name="--json", help="Print only JSON.", show_default=False)]
 Assignments = Annotated[

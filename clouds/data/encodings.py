@@ -10,7 +10,7 @@ import numpy as np
 from attrs import frozen
 from jaxtyping import UInt8
 
-from clouds.core.contract.labels import IGNORE_ID, LabelSpace
+from clouds.core.contract.labels import CITYSCAPES, IGNORE_ID, LabelSpace
 from clouds.core.system.errors import ConfigError, DataError, did_you_mean
 from clouds.data.id_tables import ID_TABLES, IGNORE
 
@@ -18,6 +18,7 @@ ENCODINGS = ("trainIds", "ids", "color", *ID_TABLES)
 _GREY, _COLOR = re.compile("[0-9]{1,3}"), re.compile(r"([0-9]{1,3}),\s*([0-9]{1,3}),\s*([0-9]{1,3})")
 _BLACK = 0
 _DEEP = "synthia"  # stored with 16 bits per channel
+_RED = "shift"  # stored in the red channel, as CARLA writes it
 _SUSPECT = 254  # marks unknown codes in lookup tables; a valid train id only in a space of 255 classes
 _SHOWN = 8
 _REMEDY = (
@@ -36,6 +37,7 @@ class LabelEncoding:
         colored: codes are RGB colours, packed as 0xRRGGBB; otherwise they are grey values 0..255.
         codes: code -> train id, for all valid codes. `encode` writes the first code of a train id.
         deep: label files have 16 bits per channel, with the code in the first channel.
+        red: label files are 8-bit RGB or RGBA, with the code in the first channel.
         mapped: codes that `[labels.mapping]` lists.
     """
 
@@ -44,6 +46,7 @@ class LabelEncoding:
     colored: bool
     codes: dict[int, int]
     deep: bool = False
+    red: bool = False
     mapped: frozenset[int] = frozenset()
 
     def __attrs_post_init__(self) -> None:
@@ -146,8 +149,8 @@ def label_encoding(
     Args:
         label_space: label space of the train ids.
         name: "trainIds" (the default without a mapping), "ids" (raw ids of the label space), "color" (its palette), or
-            the ids of a published dataset, matched by class name: "cityscapes", "gta5", "synthia" (16-bit files),
-            "mapillary-v1.2", "bdd100k". Classes that are not in the label space are ignored.
+            the ids of a published dataset, matched by class name: a key of `ID_TABLES`, such as "cityscapes" or
+            "synthia" (16-bit files). Classes that are not in the label space are ignored.
         mapping: from grey values ("7") or colours ("128,64,128") to class names, train ids or "ignore". It extends
             the encoding `name`; without a name it is the whole encoding.
 
@@ -158,8 +161,8 @@ def label_encoding(
     {0: 0, 1: 1, 255: 255}
 
     Raises:
-        ConfigError: unknown encoding or class, a malformed value, classes that share a colour, or classes that a
-            published dataset does not label.
+        ConfigError: unknown encoding or class, a malformed value, classes that share a colour, or classes that are
+            not those of Cityscapes, for the ids of a published dataset.
     """
     if name is not None and name not in ENCODINGS:
         raise ConfigError(f"labels.encoding: unknown encoding {name!r}{did_you_mean(name, ENCODINGS)}")
@@ -178,7 +181,13 @@ def label_encoding(
     name = name or ("mapping" if extra else "trainIds")
     mapped = frozenset(code for _, code in extra)
     return LabelEncoding(
-        name=name, label_space=label_space, colored=colored, codes=codes, deep=name == _DEEP, mapped=mapped
+        name=name,
+        label_space=label_space,
+        colored=colored,
+        codes=codes,
+        deep=name == _DEEP,
+        red=name == _RED,
+        mapped=mapped,
     )
 
 
@@ -216,9 +225,10 @@ def _built_in_codes(label_space: LabelSpace, name: str) -> dict[int, int]:
 
 def _codes_by_class(label_space: LabelSpace, name: str) -> dict[int, int]:
     table = ID_TABLES[name]
-    strange = [one for one in label_space.names if one not in table.values()]
+    known = {*table.values(), *CITYSCAPES.names} - {IGNORE}  # some datasets label fewer classes, such as SHIFT no rider
+    strange = [one for one in label_space.names if one not in known]
     if strange:
-        hint = did_you_mean(strange[0], set(table.values()) - {IGNORE})
+        hint = did_you_mean(strange[0], known)
         raise ConfigError(
             f"label space {label_space.name!r}: {strange[0]!r} is not a class of encoding {name!r}{hint}; "
             "use classes of Cityscapes, or map the values to classes in [labels.mapping]"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import unicodedata
 import warnings
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
@@ -259,10 +258,11 @@ class _Lacking:
 
     def _describe(self, name: str, image: Path) -> str:
         folder = self.folder / image.parent.name if self.files.group else self.folder
-        near = bisect_left(self.others, name, key=lambda path: path.name)
-        other = self.others[near].name if near < len(self.others) else ""
-        there = f", where {other} is" if other.startswith(name) and not other[len(name)].isalnum() else ""
-        return f"expected {folder / name}{self.files.endings[0]}{there}; the layout is {self.layout}"
+        stem = self.files.start + (name.removeprefix(f"{image.parent.name}_") if self.files.grouped_names else name)
+        near = bisect_left(self.others, folder / stem)
+        other = self.others[near].name if self.others[near : near + 1] else ""
+        there = f", where {other} is" if other.startswith(stem) and not other[len(stem)].isalnum() else ""
+        return f"expected {folder / stem}{self.files.endings[0]}{there}; the layout is {self.layout}"
 
 
 def _choose_split(spec: Spec, layout: Layout, default: str) -> str:
@@ -311,22 +311,21 @@ def _find(root: Path, split_folder: str, files: FilePattern) -> tuple[dict[str, 
     """Files by NAME, and other files; both sorted."""
     found: dict[str, Path] = {}
     others: list[Path] = []
-    endings = tuple(ending.lower() for ending in files.endings)
-    skip = files.skip.lower()
-    for path in _visible(files.path(root, split_folder), nested=bool(files.group)):
-        lower = path.name.lower()
-        ending = next((one for one in endings if lower.endswith(one)), None)
-        if ending is None or (skip and lower.endswith(skip)):
+    folder = files.path(root, split_folder)
+    for path in _visible(folder, nested=bool(files.group)):
+        name = files.name_of(path)
+        if name is None:
             others.append(path)
             continue
-        name = unicodedata.normalize("NFC", path.name[: -len(ending)])
+        if files.grouped_names and path.parent != folder:
+            name = f"{path.parent.name}_{name}"
         other = found.setdefault(name, path)
         if other != path:
             raise DataError(
                 f"{path} and {other} share the name {name!r}; images and labels are paired by name: rename one of them"
                 + ("" if ascii(path.name) == ascii(other.name) else f" ({path.name!a}, {other.name!a})")
             )
-    return dict(sorted(found.items())), sorted(others, key=lambda path: path.name)
+    return dict(sorted(found.items())), sorted(others)
 
 
 def _visible(folder: Path, *, nested: bool) -> Iterator[Path]:

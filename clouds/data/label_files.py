@@ -44,6 +44,8 @@ def read_label_pixels(
         form = _form(image)
         if encoding.deep:
             return _read_deep(path, image, form, encoding)
+        if encoding.red:
+            return _read_red(path, image, form, encoding)
         if not encoding.colored:
             return _read_values(path, image, form, encoding)
         if form not in _COLOR_FORMS:
@@ -115,10 +117,20 @@ def _read_deep(path: Path, image: Image.Image, form: str, encoding: LabelEncodin
     return np.array(upright(image))[..., 0]
 
 
+def _read_red(path: Path, image: Image.Image, form: str, encoding: LabelEncoding) -> UInt8[np.ndarray, "h w"]:
+    if form not in ("RGB", "RGBA"):
+        raise _misfit(path, f"form {form}", encoding)
+    return np.array(upright(image))[..., 0]
+
+
 def _misfit(path: Path, actual: str, encoding: LabelEncoding) -> DataError:
-    wanted = "a 16-bit RGB PNG, with the class in the first channel" if encoding.deep else "one channel of 8 bits"
+    wanted = "an 8-bit RGB image" if encoding.colored else "one channel of 8 bits"
+    if encoding.deep or encoding.red:
+        wanted = (
+            f"{'a 16-bit RGB' if encoding.deep else 'an 8-bit RGB or RGBA'} PNG, with the class in the first channel"
+        )
     return DataError(
         f"{path}: label has {actual}, but encoding {encoding.name!r} expects "
-        f"{'an 8-bit RGB image' if encoding.colored else wanted}; "
+        f"{wanted}; "
         "choose another labels.encoding in dataset.toml, or convert the file"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 from attrs import frozen
@@ -16,22 +17,34 @@ class FilePattern:
     Attributes:
         folder: folder below the root; "<split>" stands for the split's folder.
         endings: possible text after NAME in a file name; case is ignored.
+        start: text before NAME in a file name; case is ignored.
         group: meaning of the folders between `folder` and the files, or "" if there are none.
+        grouped_names: files in different groups share names, so the NAME of an item is GROUP_NAME.
         skip: ending of files to ignore because other tools write them to the same folder, or "".
     """
 
     folder: str
     endings: tuple[str, ...]
+    start: str = ""
     group: str = ""
+    grouped_names: bool = False
     skip: str = ""
 
     def path(self, root: Path, split_folder: str) -> Path:
         """The folder with the files of a split."""
         return root / self.folder.replace("<split>", split_folder)
 
+    def name_of(self, path: Path) -> str | None:
+        """NAME of a file in Unicode's composed form (NFC), without its group; None if the file does not fit."""
+        lower, start = path.name.lower(), self.start.lower()
+        ending = next((one for one in self.endings if lower.endswith(one.lower())), None)
+        if ending is None or not lower.startswith(start) or (self.skip and lower.endswith(self.skip.lower())):
+            return None
+        return unicodedata.normalize("NFC", path.name[len(start) : -len(ending)])
+
     def __str__(self) -> str:
         ending = self.endings[0] if len(self.endings) == 1 else f"({'|'.join(self.endings)})"
-        return "/".join(part for part in (self.folder, self.group, f"NAME{ending}") if part)
+        return "/".join(part for part in (self.folder, self.group, f"{self.start}NAME{ending}") if part)
 
 
 @frozen(kw_only=True)
@@ -45,6 +58,7 @@ class Layout:
         source: paper.
         download: files to download, and their address.
         misfits: NAMEs whose image and label may differ in size, and are left out if they do.
+        label_tool: how to make the label files, for data that comes without them; "" if it comes with them.
     """
 
     variants: tuple[tuple[FilePattern, FilePattern], ...]
@@ -53,13 +67,16 @@ class Layout:
     source: str
     download: str
     misfits: tuple[str, ...] = ()
+    label_tool: str = ""
 
     def __str__(self) -> str:
-        return ", or ".join(f"{images} and {labels}" for images, labels in self.variants)
+        variants = ", or ".join(f"{images} and {labels}" for images, labels in self.variants)
+        return f"{variants}; {self.label_tool} makes the label files" if self.label_tool else variants
 
 
 _SPLITS = {name: name for name in ("train", "val", "test")}
 _OTHER_TOOLS = "_labelTrainIds.png"  # train ids that other projects' converters write beside the originals
+_MAPILLARY_SPLITS = {"train": "training", "val": "validation", "test": "testing"}
 
 
 def _acdc(condition: str) -> Layout:
@@ -71,6 +88,35 @@ def _acdc(condition: str) -> Layout:
         encoding="cityscapes",
         source="Sakaridis et al., ACDC, ICCV 2021",
         download="rgb_anon_trainvaltest.zip and gt_trainval.zip of https://acdc.vision.ee.ethz.ch",
+    )
+
+
+def _idd(id_type: str, encoding: str) -> Layout:
+    ending = f"_gtFine_label{id_type}s.png"
+    images = FilePattern(
+        folder="leftImg8bit/<split>",
+        group="<drive>",
+        grouped_names=True,
+        endings=("_leftImg8bit.png", "_leftImg8bit.jpg"),  # parts I and II of IDD-20k
+    )
+    labels = FilePattern(folder="gtFine/<split>", group="<drive>", grouped_names=True, endings=(ending,))
+    return Layout(
+        variants=((images, labels),),
+        splits=_SPLITS,
+        encoding=encoding,
+        source="Varma et al., IDD, WACV 2019",
+        download="IDD Segmentation of https://idd.insaan.iiit.ac.in",
+        label_tool=f"`python preperation/createLabels.py --datadir FOLDER --id-type {id_type}` of "
+        "https://github.com/AutoNUE/public-code",
+    )
+
+
+def _shift(group: str, suffix: str) -> FilePattern:
+    return FilePattern(
+        folder=f"discrete/images/<split>/front/{group}",
+        group="<sequence>",
+        grouped_names=True,
+        endings=(f"_{group}_front{suffix}",),
     )
 
 
@@ -148,10 +194,70 @@ LAYOUTS: dict[str, Layout] = {
             )
             for labels in ("labels", "v1.2/labels")
         ),
-        splits={"train": "training", "val": "validation", "test": "testing"},
+        splits=_MAPILLARY_SPLITS,
         encoding="mapillary-v1.2",
         source="Neuhold et al., Mapillary Vistas, ICCV 2017",
         download="the research edition with labels of v1.2, https://www.mapillary.com/dataset/vistas",
+    ),
+    "mapillary-v2.0": Layout(
+        variants=(
+            (
+                FilePattern(folder="<split>/images", endings=(".jpg",)),
+                FilePattern(folder="<split>/v2.0/labels", endings=(".png",)),
+            ),
+        ),
+        splits=_MAPILLARY_SPLITS,
+        encoding="mapillary-v2.0",
+        source="Neuhold et al., Mapillary Vistas, ICCV 2017; version 2.0 of 2021",
+        download="the research edition with labels of v2.0, https://www.mapillary.com/dataset/vistas",
+    ),
+    "urbansyn": Layout(
+        variants=(
+            (
+                FilePattern(folder="rgb", start="rgb_", endings=(".png",)),
+                FilePattern(folder="ss", start="ss_", endings=(".png",)),
+            ),
+        ),
+        splits={"train": ""},
+        encoding="urbansyn",
+        source="Gómez et al., UrbanSyn, Neurocomputing 2025",
+        download="rgb and ss of https://huggingface.co/datasets/UrbanSyn/UrbanSyn",
+    ),
+    "idd": _idd("csTrainId", "idd"),
+    "idd-level3": _idd("level3Id", "idd-level3"),
+    "dark-zurich": Layout(
+        variants=(
+            (
+                FilePattern(folder="rgb_anon/<split>", group="<recording>", endings=("_rgb_anon.png",)),
+                FilePattern(folder="gt/<split>", group="<recording>", endings=("_gt_labelTrainIds.png",)),
+            ),
+        ),
+        splits={name: f"{name}/night" for name in ("train", "val", "test")},
+        encoding="dark-zurich",
+        source="Sakaridis et al., Guided Curriculum Model Adaptation, ICCV 2019",
+        download="Dark_Zurich_val_anon.zip, the part with labels: https://www.trace.ethz.ch/publications/2019/GCMA_UIoU",
+    ),
+    "wilddash2": Layout(
+        variants=(
+            (
+                FilePattern(folder="images", endings=(".jpg",)),
+                FilePattern(folder="semantic", endings=("_labelIds.png",)),
+            ),
+        ),
+        splits={"val": ""},
+        encoding="wilddash2",
+        source="Zendel et al., Unifying Panoptic Segmentation for Autonomous Driving, CVPR 2022",
+        download="wd_public_v2p0.zip of https://wilddash.cc",
+        label_tool="`python pano2sem.py --json_path FOLDER/panoptic.json --outp_dir_sem FOLDER/semantic` of "
+        "https://github.com/ozendelait/wilddash_scripts",
+    ),
+    "shift": Layout(
+        variants=((_shift("img", ".jpg"), _shift("semseg", ".png")),),
+        splits=_SPLITS,
+        encoding="shift",
+        source="Sun et al., SHIFT, CVPR 2022",
+        download="img.zip and semseg.zip of the front view, discrete shifts, 1 fps, each unpacked into a folder of its "
+        "name: https://www.vis.xyz/shift",
     ),
     **{f"acdc-{condition}": _acdc(condition) for condition in ("fog", "night", "rain", "snow")},
 }

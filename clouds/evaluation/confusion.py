@@ -76,20 +76,26 @@ def mean_iou(counts: Int[np.ndarray, "k k+1"]) -> float | None:
     return mean(class_iou(counts))
 
 
-def frequency_weighted_iou(counts: Int[np.ndarray, "k k+1"]) -> float | None:
+def frequency_weighted_iou(counts: Int[np.ndarray, "k k+1"], rows: Sequence[int] | None = None) -> float | None:
     """Mean IoU weighted by the number of ground truth pixels per class; None if nothing is labelled.
 
     Long et al., "Fully Convolutional Networks for Semantic Segmentation", CVPR 2015, section 5.
+
+    Args:
+        counts: as above.
+        rows: train ids of the mean; None takes all.
     """
-    sizes = counts.sum(axis=1).tolist()
-    known = [(iou, size) for iou, size in zip(class_iou(counts), sizes, strict=True) if iou is not None]
-    return sum(iou * size for iou, size in known) / sum(sizes) if known else None
+    ious, sizes = class_iou(counts), counts.sum(axis=1).tolist()
+    chosen = range(len(ious)) if rows is None else rows
+    known = [(iou, sizes[row]) for row in chosen if (iou := ious[row]) is not None]
+    return sum(iou * size for iou, size in known) / sum(size for _, size in known) if known else None
 
 
-def pixel_accuracy(counts: Int[np.ndarray, "k k+1"]) -> float | None:
-    """Share of labelled pixels that are correct; None if nothing is labelled."""
-    total = counts.sum()
-    return 100.0 * float(np.trace(counts)) / float(total) if total else None
+def pixel_accuracy(counts: Int[np.ndarray, "k k+1"], rows: Sequence[int] | None = None) -> float | None:
+    """Share of labelled pixels (of the true classes `rows`) that are correct; None if nothing is labelled."""
+    chosen = slice(None) if rows is None else list(rows)
+    total = counts[chosen].sum()
+    return 100.0 * float(np.diagonal(counts)[chosen].sum()) / float(total) if total else None
 
 
 def mean(values: Sequence[float | None]) -> float | None:

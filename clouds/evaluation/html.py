@@ -117,6 +117,23 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Cell]], *, bars: bool =
     )
 
 
+def text_table(header: Sequence[str], rows: Sequence[Sequence[Cell]], *, footer: int = 0) -> str:
+    """The same table for a terminal; a line stands above the `footer` last rows."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    grid = Table(box=box.SIMPLE_HEAD)
+    for index, title in enumerate(header):
+        grid.add_column(title, justify="right" if index else "left", no_wrap=True)
+    for index, row in enumerate(rows):
+        grid.add_row(*map(number, row), end_section=index == len(rows) - footer - 1)
+    console = Console(width=10_000, color_system=None)  # wide enough that nothing is cut off
+    with console.capture() as capture:
+        console.print(grid, markup=False)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+
+
 def folded(title: str, content: Fragment) -> Fragment:
     """Collapsible content under a heading."""
     return Fragment(f"<details><summary>{escape(title)}</summary>{content.html}</details>", content.plotly)

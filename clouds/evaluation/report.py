@@ -11,7 +11,7 @@ from attrs import asdict, field, frozen
 from jaxtyping import Int
 
 from clouds.core.system.config import structure
-from clouds.core.system.errors import ConfigError, did_you_mean
+from clouds.core.system.errors import ConfigError
 from clouds.evaluation import html
 from clouds.evaluation.boundary import boundary_iou
 from clouds.evaluation.confusion import (
@@ -19,15 +19,11 @@ from clouds.evaluation.confusion import (
     class_iou,
     frequency_weighted_iou,
     mean,
-    mean_iou,
     pixel_accuracy,
 )
+from clouds.evaluation.protocols import classes_of, find_protocol
 from clouds.evaluation.views import Views
 
-PROTOCOLS = {
-    "native": "each image at its own size, scored at the size of its label",
-    "published": "image and label resized to a short side of 1024 pixels, scored at that size",
-}
 # Summary rows below the classes: title -> attribute of a result.
 _SUMMARIES = {
     "mIoU": "miou",
@@ -80,17 +76,22 @@ class DomainResult:
         *,
         names: Sequence[str],
         images: int,
+        classes: str = "",
     ) -> DomainResult:
-        """Compute all metrics from the counts of `count_confusion` and `count_boundaries`, summed over images."""
-        accuracies, contours = class_accuracy(confusion), boundary_iou(boundaries)
+        """Compute all metrics from the counts of `count_confusion` and `count_boundaries`, summed over images.
+
+        Means are over the class set `classes`; figures of a class count confusions with every other class.
+        """
+        ious, accuracies, contours = class_iou(confusion), class_accuracy(confusion), boundary_iou(boundaries)
+        rows = [list(names).index(name) for name in classes_of(classes, names)]
         return cls(
-            miou=mean_iou(confusion),
-            fwiou=frequency_weighted_iou(confusion),
-            mean_accuracy=mean(accuracies),
-            pixel_accuracy=pixel_accuracy(confusion),
-            boundary_miou=mean(contours),
+            miou=mean([ious[row] for row in rows]),
+            fwiou=frequency_weighted_iou(confusion, rows),
+            mean_accuracy=mean([accuracies[row] for row in rows]),
+            pixel_accuracy=pixel_accuracy(confusion, rows),
+            boundary_miou=mean([contours[row] for row in rows]),
             images=images,
-            iou=dict(zip(names, class_iou(confusion), strict=True)),
+            iou=dict(zip(names, ious, strict=True)),
             accuracy=dict(zip(names, accuracies, strict=True)),
             boundary_iou=dict(zip(names, contours, strict=True)),
             confusion=confusion.tolist(),
@@ -102,17 +103,20 @@ class Report:
     """The result of `clouds.evaluate`.
 
     Attributes:
-        protocol: "native" or "published"; metrics of different protocols are not comparable.
+        protocol: a name of `clouds list protocols`; metrics of different protocols are not comparable.
         views: test-time augmentation; metrics with different views are not comparable either.
+        classes: class set of all means, such as "synthia-16"; empty for all classes.
         domains: results by domain name, in the order of evaluation.
     """
 
     protocol: str
     views: Views = field(factory=Views)
+    classes: str = ""
     domains: dict[str, DomainResult]
 
     def __attrs_post_init__(self) -> None:
-        check_protocol(self.protocol)
+        find_protocol(self.protocol)
+        classes_of(self.classes, ())
 
     @property
     def per_domain(self) -> dict[str, float | None]:
@@ -133,7 +137,9 @@ class Report:
         """JSON text that `from_json` reads."""
         document = {
             "protocol": self.protocol,
+            "settings": str(find_protocol(self.protocol)),
             "views": asdict(self.views),
+            "classes": self.classes,
             "unit": "percent",
             "miou": self.miou,
             "per_domain": self.per_domain,
@@ -153,7 +159,7 @@ class Report:
             raise ConfigError(
                 "report: expected a JSON object with 'protocol' and 'domains'; was it written by to_json?"
             )
-        known = {key: document[key] for key in ("protocol", "views", "domains") if key in document}
+        known = {key: document[key] for key in ("protocol", "views", "classes", "domains") if key in document}
         return structure(known, cls, source="report")
 
     def to_text(self) -> str:
@@ -161,23 +167,11 @@ class Report:
 
         Accuracy and Boundary IoU per class are in JSON and HTML.
         """
-        from rich import box
-        from rich.console import Console
-        from rich.table import Table
-
-        header, rows = self._rows()
-        grid = Table(box=box.SIMPLE_HEAD)
-        for index, title in enumerate(header):
-            grid.add_column(title, justify="right" if index else "left", no_wrap=True)
-        for index, row in enumerate(rows):
-            grid.add_row(*(html.number(cell) for cell in row), end_section=index == len(rows) - len(_SUMMARIES) - 1)
-        console = Console(width=10_000, color_system=None)  # wide enough that nothing is cut off
-        with console.capture() as capture:
-            console.print(grid, markup=False)
+        table = html.text_table(*self._rows(), footer=len(_SUMMARIES))
         known = len(self.domains) - len(self.unmeasured)
         over = f"{known} of {len(self.domains)}" if self.unmeasured else f"{known}"
-        headline = f"mIoU {html.number(self.miou)} % over {over} domains, {self._protocol()}"
-        return "\n".join([headline, *(line.rstrip() for line in capture.get().splitlines()), *self._gaps()])
+        headline = f"mIoU {html.number(self.miou)} % over {over} domains, {self.settings}"
+        return "\n".join([headline, table, *self._gaps()])
 
     def to_html(self) -> str:
         """A self-contained page: headline figures, a chart, and tables of all classes and domains."""
@@ -200,21 +194,30 @@ class Report:
                 ],
             ),
         ]
-        return html.page("Evaluation", sections, subtitle=self._protocol())
+        return html.page("Evaluation", sections, subtitle=self.settings)
 
-    def _protocol(self) -> str:
-        return f"protocol {self.protocol}: {PROTOCOLS[self.protocol]}; {self.views}"
+    @property
+    def settings(self) -> str:
+        """Protocol, views and class set, in words."""
+        views = str(self.views)
+        words = [f"protocol {self.protocol}: {find_protocol(self.protocol)}", *([views] if views else [])]
+        if self.classes:
+            words.append(f"means over the {len(classes_of(self.classes, self._classes()))} classes of {self.classes}")
+        return "; ".join(words)
 
     def _gaps(self) -> list[str]:
         """A line per domain whose ground truth lacks classes."""
         lines: list[str] = []
         for name, result in self.domains.items():
-            known = len(result.iou) - len(result.missing)
-            if not known:
+            classes = classes_of(self.classes, result.iou)
+            missing = [one for one in result.missing if one in classes]
+            if len(missing) == len(classes):
                 lines.append(f"{name}: no labelled pixel in {result.images} images, so nothing is measured")
-            elif result.missing:
-                classes = ", ".join(result.missing)
-                lines.append(f"{name}: means over {known} of {len(result.iou)} classes; its labels lack {classes}")
+            elif missing:
+                known = len(classes) - len(missing)
+                lines.append(
+                    f"{name}: means over {known} of {len(classes)} classes; its labels lack {', '.join(missing)}"
+                )
         return lines
 
     def _classes(self) -> list[str]:
@@ -258,9 +261,3 @@ class Report:
         chart.update_xaxes(automargin=True)
         chart.update_yaxes(range=[0, 100], ticksuffix=" %")
         return chart
-
-
-def check_protocol(name: str) -> None:
-    """Raise `ConfigError` unless `name` is a protocol."""
-    if name not in PROTOCOLS:
-        raise ConfigError(f"unknown evaluation protocol {name!r}{did_you_mean(name, PROTOCOLS)}")

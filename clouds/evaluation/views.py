@@ -14,6 +14,8 @@ from clouds.core.contract.labels import LabelSpace
 from clouds.core.system.batches import read_ahead
 from clouds.core.system.errors import ConfigError
 
+_UNLIMITED = 2**31  # side of a window that no image exceeds
+
 
 @runtime_checkable
 class LabelsAndScores(Protocol):
@@ -48,7 +50,8 @@ class Views:
     Attributes:
         scales: sizes of the views, relative to the image's.
         flip: also segment the mirror image of each view.
-        window: views of more than window x window pixels are segmented in overlapping windows of that side.
+        window: views of more than window x window pixels are segmented in overlapping windows of that side; None if
+            the protocol decides.
 
     Raises:
         ConfigError: `scales` is empty, not positive, or has duplicates; `window` is less than 1.
@@ -56,21 +59,23 @@ class Views:
 
     scales: tuple[float, ...] = field(default=(1.0,), converter=_to_floats)
     flip: bool = False
-    window: int = 2048
+    window: int | None = 2048
 
     def __attrs_post_init__(self) -> None:
         usable = all(math.isfinite(scale) and scale > 0 for scale in self.scales)
         if not (self.scales and usable and len(set(self.scales)) == len(self.scales)):
             raise ConfigError(f"scales: expected different positive numbers such as 0.75 1 1.25, got {self.scales}")
-        if self.window < 1:
+        if self.window is not None and self.window < 1:
             raise ConfigError(f"window is {self.window}; expected at least 1 pixel")
 
     def __str__(self) -> str:
-        size = f"windows of {self.window} x {self.window} where an image is larger"
-        if self._single:
-            return size
-        scales = ", ".join(f"{scale:g}" for scale in self.scales)
-        return f"scores averaged over scales {scales}{' and their mirror images' if self.flip else ''}; {size}"
+        words: list[str] = []
+        if not self._single:
+            scales = ", ".join(f"{scale:g}" for scale in self.scales)
+            words.append(f"scores averaged over scales {scales}{' and their mirror images' if self.flip else ''}")
+        if self.window is not None:
+            words.append(f"windows of {self.window} x {self.window} where an image is larger")
+        return "; ".join(words)
 
     def predict_many(
         self, pipeline: Predictor, images: Iterable[UInt8[np.ndarray, "h w 3"]], *, batch_size: int = 1
@@ -81,10 +86,12 @@ class Views:
         their sum.
         """
         if self._single:
-            for prediction in pipeline.predict_many(images, batch_size=batch_size, short_side=None, window=self.window):
+            for prediction in pipeline.predict_many(
+                images, batch_size=batch_size, short_side=None, window=self._window
+            ):
                 yield prediction.labels
         else:
-            for image in read_ahead(_identity, images, count=1):
+            for image in read_ahead(same, images, count=1):
                 yield self._average(pipeline, image, batch_size)
 
     def _average(self, pipeline: Predictor, image: np.ndarray, batch_size: int) -> np.ndarray:
@@ -92,15 +99,20 @@ class Views:
         shown = [image, image[:, ::-1]] if self.flip else [image]
         for scale in self.scales:
             side = max(1, round(scale * min(image.shape[:2])))
-            views = pipeline.predict_many(shown, batch_size=batch_size, short_side=side, window=self.window)
+            views = pipeline.predict_many(shown, batch_size=batch_size, short_side=side, window=self._window)
             for prediction, step in zip(views, (1, -1), strict=False):  # flip the scores of the mirror image back
                 total += prediction.scores()[..., ::step]
         return total.argmax(axis=0).astype(np.uint8)
+
+    @property
+    def _window(self) -> int:
+        return _UNLIMITED if self.window is None else self.window
 
     @property
     def _single(self) -> bool:
         return self.scales == (1.0,) and not self.flip
 
 
-def _identity(image: np.ndarray) -> np.ndarray:
+def same(image: np.ndarray) -> np.ndarray:
+    """The image itself, to be read ahead."""
     return image

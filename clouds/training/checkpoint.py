@@ -23,6 +23,7 @@ from clouds.core.system.config import structure, within
 from clouds.core.system.errors import ConfigError, DataError, NonFiniteError, WeightsError
 from clouds.core.system.files import atomic_file
 from clouds.core.weights.loading import check_finite, load_weights, read_pickle
+from clouds.training.best import Scored
 from clouds.training.recipe import MANY, Phase
 from clouds.training.steps import State
 
@@ -46,7 +47,7 @@ class Progress:
         taught: step of the last teacher update; -1 before the first.
         skipped: number of unreadable images in the whole run.
         log_size: bytes of the log up to this step.
-        best: best score so far, if `loop.best` names one.
+        best: the best scores so far, best first, if `loop.best` names a score.
     """
 
     phases: tuple[Phase, ...] = field(converter=_to_phases)
@@ -55,7 +56,7 @@ class Progress:
     taught: int = field(default=-1, validator=within(-1, MANY))
     skipped: int = field(default=0, validator=within(0))
     log_size: int = field(default=0, validator=within(0))
-    best: float | None = None
+    best: tuple[Scored, ...] = ()
 
     def __attrs_post_init__(self) -> None:
         if self.phase not in self.phases:

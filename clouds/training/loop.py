@@ -17,6 +17,8 @@ from clouds.core.system.memory import peak_memory
 from clouds.core.system.processes import Processes
 from clouds.data.folder import Dataset
 from clouds.evaluation.evaluate import evaluate
+from clouds.evaluation.scores import Domains, as_numbers, domain_scores, mean_miou
+from clouds.training.best import Scored, rank, save_best
 from clouds.training.checkpoint import Progress, restore_state, save_checkpoint
 from clouds.training.interrupt import StopSignal, TrainingInterrupted, undisturbed
 from clouds.training.learner import Learner, distribute
@@ -29,7 +31,6 @@ from clouds.training.tracking import JsonLines, Trackers
 
 _SEEDS: dict[Phase, int] = {"warmup": 1, "joint": 2}  # so that the phases of one recipe draw different samples
 _GIB = 2**30
-BEST = "best"  # subfolder for the pipeline with the best evaluation
 StepCallback = Callable[[Phase, int, int, dict[str, float]], None]
 
 
@@ -52,7 +53,7 @@ class Run:
         trackers: other receivers of the metrics.
         on_step: called with the metrics of each step, in the first process.
         skipped: number of unreadable images.
-        best: best score so far, if `loop.best` names one.
+        best: the best scores so far, best first, if `loop.best` names a score.
         loss: loss of the last step.
     """
 
@@ -70,7 +71,7 @@ class Run:
     trackers: Trackers = field(factory=lambda: Trackers(()))
     on_step: StepCallback | None = None
     skipped: int = 0
-    best: float | None = None
+    best: tuple[Scored, ...] = ()
     loss: float = float("nan")
 
     def config(self, phase: Phase) -> PhaseConfig:
@@ -97,6 +98,8 @@ def run_phase(run: Run, phase: Phase) -> None:
     if continuing and run.saved is not None:
         restore_state(state, run.start, run.saved, folder=run.folder)
     else:
+        if continuing and run.recipe.loop.evaluate_start:
+            _log(run, phase, 0, {}, _evaluate(run, phase, 0))
         _save(run, state, phase)
     try:
         while state.step < run.config(phase).steps:
@@ -213,34 +216,44 @@ def _next_batch(run: Run, state: State, phase: Phase, stream: Iterator[list[Samp
 
 
 def _after_step(run: Run, state: State, phase: Phase, numbers: dict[str, float]) -> None:
-    steps = run.config(phase).steps
+    loop, steps = run.recipe.loop, run.config(phase).steps
     run.loss = numbers["loss"]
+    domains: Domains = {}
     try:
-        _evaluate(run, state.step, numbers)
+        if loop.evaluate_every and state.step % loop.evaluate_every == 0:
+            domains = _evaluate(run, phase, state.step)
     finally:  # log the step even if its evaluation fails
-        if run.log is not None:
-            run.log.log(phase, state.step, numbers)
-            run.trackers.log(phase, state.step, numbers)
-            if run.on_step is not None:
-                run.on_step(phase, state.step, steps, numbers)
-    if state.step % run.recipe.loop.checkpoint_every == 0 or state.step == steps:
+        numbers = _log(run, phase, state.step, numbers, domains)
+        if run.processes.main and run.on_step is not None:
+            run.on_step(phase, state.step, steps, numbers)
+    if state.step % loop.checkpoint_every == 0 or state.step == steps:
         _save(run, state, phase)
 
 
-def _evaluate(run: Run, step: int, numbers: dict[str, float]) -> None:
-    """Every `loop.evaluate_every` steps, add the mIoU to the numbers and save the pipeline if it is the best so far."""
-    settings = run.recipe.loop
-    if not settings.evaluate_every or step % settings.evaluate_every or not run.recipe.data.evaluation:
-        return
-    run.pipeline.trained = True
-    score = evaluate(run.pipeline, run.recipe.data.evaluation).miou
-    if score is None:  # no pixel was labelled
-        return
-    numbers["miou"] = score
-    if settings.best and (run.best is None or score > run.best):
-        run.best = score
+def _evaluate(run: Run, phase: Phase, step: int) -> Domains:
+    """Score the pipeline on `data.evaluation`, and save it if it is among the best so far."""
+    loop, pipeline = run.recipe.loop, run.pipeline
+    if not run.recipe.data.evaluation:
+        return {}
+    trained, pipeline.trained = pipeline.trained or step > 0, True  # an untrained head is scored on purpose
+    report = evaluate(pipeline, run.recipe.data.evaluation)
+    pipeline.trained = trained
+    if loop.best and report.miou is not None:  # None: no pixel was labelled
+        scored = Scored(score=report.miou, phase=phase, step=step)
+        run.best = rank(run.best, scored, keep=loop.keep_best)
         if run.processes.main:
-            run.pipeline.save(run.folder / BEST)
+            save_best(pipeline, run.folder, run.best, scored, keep=loop.keep_best)
+    return domain_scores(report)
+
+
+def _log(run: Run, phase: Phase, step: int, numbers: dict[str, float], domains: Domains) -> dict[str, float]:
+    """Log the numbers and scores of a step in the first process; return the numbers, with the mIoU if it was scored."""
+    score = mean_miou(domains)
+    numbers = numbers if score is None else numbers | {"miou": score}
+    if run.log is not None:
+        run.log.log(phase, step, numbers, domains)
+        run.trackers.log(phase, step, numbers | as_numbers(domains))
+    return numbers
 
 
 def _save(run: Run, state: State, phase: Phase) -> None:

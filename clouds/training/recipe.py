@@ -139,7 +139,9 @@ class LoopConfig:
         keep: number of checkpoints to keep. A run resumes from the newest, `checkpoint.pt`. With 2 or more, each is
             also `checkpoint-PHASE-STEP.pt`; to resume from an earlier one, copy it to `checkpoint.pt`.
         evaluate_every: steps between evaluations on `data.evaluation`; 0 disables them.
+        evaluate_start: also evaluate before the first step of the run.
         best: "miou" saves the pipeline with the best mIoU so far in `best/`; empty saves none.
+        keep_best: number of best pipelines to keep. With 2 or more, each is also in `best-PHASE-STEP/`.
         trackers: receivers of each step's metrics besides `log.jsonl`, e.g. "tensorboard", "wandb".
     """
 
@@ -148,12 +150,18 @@ class LoopConfig:
     checkpoint_every: int = field(default=1000, validator=within(1, MANY))
     keep: int = field(default=1, validator=within(1, 1000))
     evaluate_every: int = field(default=0, validator=within(0, MANY))
+    evaluate_start: bool = False
     best: Literal["", "miou"] = ""
+    keep_best: int = field(default=1, validator=within(1, 1000))
     trackers: tuple[str, ...] = ()
 
     def __attrs_post_init__(self) -> None:
         if self.best and not self.evaluate_every:
             raise ConfigError(f"loop.best is {self.best!r}, but evaluation is off; also set loop.evaluate_every")
+        if self.evaluate_start and not self.evaluate_every:
+            raise ConfigError("loop.evaluate_start is true, but evaluation is off; also set loop.evaluate_every")
+        if self.keep_best > 1 and not self.best:
+            raise ConfigError(f"loop.keep_best is {self.keep_best}, but loop.best names no score; also set it")
 
 
 @frozen(kw_only=True)
@@ -184,7 +192,7 @@ class Recipe:
 # Settings that may change when a run resumes: past steps do not depend on them. `loop.accumulate` changes rounding.
 CHANGEABLE = (
     *("data.workers", "data.on_error", "data.evaluation", "model.device", "loop.accumulate", "loop.checkpoint_every"),
-    *("loop.keep", "loop.evaluate_every", "loop.best", "loop.trackers"),
+    *("loop.keep", "loop.evaluate_every", "loop.best", "loop.keep_best", "loop.trackers"),
 )
 
 

@@ -11,10 +11,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol, final, runtime_checkable
 
+from attrs import asdict
+
 from clouds.core.contract.catalog import Catalog
 from clouds.core.contract.offers import OfferKind, find_offer
 from clouds.core.system.errors import ConfigError, DataError
 from clouds.core.system.files import target_in
+from clouds.evaluation.scores import Domains
 
 Numbers = Mapping[str, float]
 
@@ -24,7 +27,10 @@ class Tracker(Protocol):
     """Receives the metrics of a run. Its factory is called with the run's folder and its recipe as plain values."""
 
     def log(self, phase: str, step: int, numbers: Numbers) -> None:
-        """Log the metrics of a step; steps count from 1 in each phase."""
+        """Log the metrics of a step; steps count from 1 in each phase, and 0 is before the first step of the run.
+
+        At an evaluation there are also `miou`, `miou/DOMAIN` and `iou/DOMAIN/CLASS`, in percent.
+        """
         ...
 
     def close(self) -> None:
@@ -51,9 +57,15 @@ class JsonLines:
             size = path.read_bytes().rfind(b"\n") + 1
         self._stream.truncate(size)
 
-    def log(self, phase: str, step: int, numbers: Numbers) -> None:
-        """Write a line. Raises `DataError` naming the file when it cannot be written."""
-        line, before = json.dumps({"phase": phase, "step": step, **numbers}).encode() + b"\n", self.size()
+    def log(self, phase: str, step: int, numbers: Numbers, domains: Domains | None = None) -> None:
+        """Write a line, with the scores by domain if there are any.
+
+        Raises:
+            DataError: the file cannot be written; names it.
+        """
+        scores = {"scores": {name: asdict(one) for name, one in domains.items()}} if domains else {}
+        line = json.dumps({"phase": phase, "step": step, **numbers, **scores}).encode() + b"\n"
+        before = self.size()
         try:
             while line:
                 line = line[self._stream.write(line) :]

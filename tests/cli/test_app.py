@@ -45,7 +45,14 @@ def test_version(run: Run) -> None:
             ["--prompter"],
         ),
         (["train", "folder", "--out", "x", "--phase", "later"], ["later", "warmup", "joint"]),
-        (["evaluate", "x", "--data", "folder:y", "--protocol", "own"], ["own", "native", "published"]),
+        (
+            ["evaluate", "x", "--data", "folder:y", "--protocol", "own"],
+            ["unknown evaluation protocol 'own'", "native", "published"],
+        ),
+        (["evaluate", "x", "--data", "folder:y", "--protocol", "slide-512"], ["did you mean 'slide-512-341'?"]),
+        (["evaluate", "x", "--data", "folder:y", "--protocol", "all", "native"], ["'all' stands for every protocol"]),
+        (["evaluate", "x", "--benchmark", "gta-to-cmb"], ["did you mean 'gta-to-cbm'?"]),
+        (["evaluate", "x"], ["--data KIND:PATH[:SPLIT] ..., or --benchmark NAME"]),
         (["predict", "checkpoint"], ["IMAGES", "requires an argument"]),
     ],
 )

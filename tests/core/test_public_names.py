@@ -3,7 +3,8 @@
 import clouds
 
 NAMES = [
-    *("Adapter", "Backbone", "Block", "Blocks", "BrokenPlugin", "Catalog", "CloudsError", "Component", "ComponentError", "ConfigError", "DataError"),
+    *("Adapter", "Backbone", "Block", "Blocks"),
+    *("BrokenPlugin", "Catalog", "CloudsError", "Component", "ComponentError", "ConfigError", "DataError"),
     *("DuplicateComponentError", "FeatureSpec", "Features", "FilePattern", "FileWeights", "GeneratedImage"),
     "GenerationRequest",
     *("Generator", "Head", "HeadOutput", "HubWeights", "Kind", "LabelSpace", "Layout", "MaskPooler", "NonFiniteError"),

@@ -27,6 +27,11 @@ def write_palette(path: Path, ids: np.ndarray) -> None:
     save(path, picture)
 
 
+def write_red(path: Path, ids: np.ndarray) -> None:
+    """The class in the red channel of an RGBA picture, as SHIFT has it; the others say something else."""
+    save(path, np.stack([ids, ids + 100, ids * 2, np.full_like(ids, 255)], axis=-1))
+
+
 def write_deep(path: Path, ids: np.ndarray) -> None:
     """A PNG of three channels of 16 bits: class, instance, nothing, as SYNTHIA has them. Pillow cannot write it."""
     height, width = ids.shape
@@ -58,6 +63,7 @@ class Tree:
     split: str = "train"
     beside: tuple[str, ...] = ()
     write: Write = write_grey
+    grouped_names: bool = False
 
     def add(self, root: Path, name: str, ids: np.ndarray | None = None) -> tuple[Path, Path]:
         """Write a pair, and what else lies there."""
@@ -74,8 +80,11 @@ class Tree:
 
     @property
     def shown(self) -> tuple[str, ...]:
-        """NAMEs without the folders between."""
-        return tuple(name.rpartition("/")[2] for name in self.names)
+        """NAMEs without the folders between, or with them where other folders have files of the same name."""
+        return tuple(self.show(name) for name in self.names)
+
+    def show(self, name: str) -> str:
+        return name.replace("/", "_") if self.grouped_names else name.rpartition("/")[2]
 
 
 def _acdc(condition: str) -> Tree:
@@ -126,6 +135,21 @@ def _mapillary(labels: str) -> Tree:
     )
 
 
+def _idd(id_type: str, ids: tuple[int, ...], train_ids: tuple[int, ...], unknown: int) -> Tree:
+    return Tree(
+        kind="idd" if id_type == "csTrainId" else "idd-level3",
+        image="leftImg8bit/val/{}_leftImg8bit.png",
+        label=f"gtFine/val/{{}}_gtFine_label{id_type}s.png",
+        names=("119/frame0029", "201/frame0029"),
+        ids=ids,
+        train_ids=train_ids,
+        unknown=unknown,
+        split="val",
+        beside=("gtFine/val/{}_gtFine_labelColors.png", f"gtFine/val/{{}}_gtFine_instance{id_type}s.png"),
+        grouped_names=True,
+    )
+
+
 TREES = {
     "gta5": Tree(
         kind="gta5",
@@ -163,5 +187,63 @@ TREES = {
     "bdd100k-older": _bdd100k("seg/images/val/{}.jpg", "seg/labels/val/{}_train_id.png"),
     "mapillary": _mapillary("labels"),
     "mapillary-newer": _mapillary("v1.2/labels"),
+    "mapillary-v2.0": Tree(
+        kind="mapillary-v2.0",
+        image="training/images/{}.jpg",
+        label="training/v2.0/labels/{}.png",
+        names=("-1kqLeyUwHW6PyZEnbJIWA", "03G8WHFnNfiJR-457i0MWQ"),
+        ids=(21, 123, 105),
+        train_ids=(0, 255, 18),
+        unknown=124,
+        beside=("training/v1.2/labels/{}.png", "training/v2.0/panoptic/{}.png"),
+        write=write_palette,
+    ),
+    "urbansyn": Tree(
+        kind="urbansyn",
+        image="rgb/rgb_{}.png",
+        label="ss/ss_{}.png",
+        names=("0001", "7539"),
+        ids=(0, 19, 18),
+        train_ids=(0, 255, 18),
+        unknown=20,
+        beside=("ss_color/ss_color_{}.png", "depth/depth_{}.png"),
+    ),
+    "idd": _idd("csTrainId", (0, 255, 9), (0, 255, 9), 19),
+    "idd-level3": _idd("level3Id", (0, 255, 3), (0, 255, 9), 26),
+    "dark-zurich": Tree(
+        kind="dark-zurich",
+        image="rgb_anon/val/night/{}_rgb_anon.png",
+        label="gt/val/night/{}_gt_labelTrainIds.png",
+        names=("GOPR0356/GOPR0356_frame_000321", "GOPR0356/GOPR0356_frame_000324"),
+        ids=(0, 255, 18),
+        train_ids=(0, 255, 18),
+        unknown=33,
+        split="val",
+        beside=("gt/val/night/{}_gt_labelColor.png", "gt/val/night/{}_gt_invGray.png"),
+    ),
+    "wilddash2": Tree(
+        kind="wilddash2",
+        image="images/{}.jpg",
+        label="semantic/{}_labelIds.png",
+        names=("aa0000_100000", "zm0001_100000"),
+        ids=(7, 14, 35),
+        train_ids=(0, 255, 13),
+        unknown=81,
+        split="val",
+        beside=("panoptic/{}.png", "semantic/{}_instanceIds.png"),
+    ),
+    "shift": Tree(
+        kind="shift",
+        image="discrete/images/val/front/img/{}_img_front.jpg",
+        label="discrete/images/val/front/semseg/{}_semseg_front.png",
+        names=("007b-4e72/00000000", "0116-4859/00000000"),
+        ids=(7, 0, 10),
+        train_ids=(0, 255, 13),
+        unknown=23,
+        split="val",
+        beside=("discrete/images/val/front/depth/{}_depth_front.png",),
+        write=write_red,
+        grouped_names=True,
+    ),
     **{f"acdc-{condition}": _acdc(condition) for condition in ("fog", "night", "rain", "snow")},
 }

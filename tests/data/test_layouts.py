@@ -1,9 +1,10 @@
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from folder_helpers import save
-from layout_helpers import TREES, Tree
+from layout_helpers import TREES, Tree, write_red
 
 from clouds import ConfigError, DataError, LabelSpace
 from clouds.core.contract.labels import CITYSCAPES
@@ -42,7 +43,7 @@ def test_pairs_are_found_and_decoded_as_downloaded(tree: Tree, tmp_path: Path) -
 
 @every_tree
 def test_every_wrong_file_is_found(tree: Tree, tmp_path: Path) -> None:
-    group = tree.names[0].removesuffix(tree.shown[0])
+    group = tree.names[0].removesuffix(tree.names[0].rpartition("/")[2])
     tree.fill(tmp_path)
     tree.add(tmp_path, f"{group}unknown", np.full((2, 3), tree.unknown, np.uint8))
     damaged = tree.add(tmp_path, f"{group}damaged")[1]
@@ -50,9 +51,11 @@ def test_every_wrong_file_is_found(tree: Tree, tmp_path: Path) -> None:
     tree.add(tmp_path, f"{group}missing")[1].unlink()
     tree.add(tmp_path, f"{group}orphan")[0].unlink()
     save(tree.add(tmp_path, f"{group}size")[0], np.zeros((5, 5, 3), np.uint8))
-    save(tree.add(tmp_path, f"{group}channels")[1], np.zeros((2, 3, 3), np.uint8))
+    channels = np.zeros((2, 3), np.uint8) if tree.write is write_red else np.zeros((2, 3, 3), np.uint8)
+    save(tree.add(tmp_path, f"{group}channels")[1], channels)
     report = check_dataset(_open(tree, tmp_path, require_labels=False))
-    assert {(fault.kind, Path(fault.file).name.partition("_")[0].partition(".")[0]) for fault in report.faults} == {
+    words = re.compile("unknown|damaged|missing|orphan|size|channels")
+    assert {(fault.kind, *words.findall(Path(fault.file).name)) for fault in report.faults} == {
         ("values", "unknown"),
         ("label", "damaged"),
         ("missing label", "missing"),
@@ -71,9 +74,7 @@ def test_missing_labels_say_where_they_are_expected(tree: Tree, tmp_path: Path) 
     tree.fill(tmp_path)[0][1].unlink()
     with pytest.raises(DataError, match="1 of 2 images have no label file; the first is ") as caught:
         _open(tree, tmp_path)
-    folder, _, ending = tree.label.partition("{}")
-    assert str(tmp_path / folder) in str(caught.value)
-    assert f"{tree.shown[0]}{ending}" in str(caught.value)
+    assert f"expected {tmp_path / tree.label.format(tree.names[0])}" in str(caught.value)
     assert str(caught.value).endswith(f"the layout is {LAYOUTS[tree.kind]}")
 
 
@@ -169,3 +170,44 @@ def test_the_known_misfits_of_gta5_are_left_out_and_said(tmp_path: Path) -> None
     dataset = open_dataset(f"gta5:{tmp_path}", CITYSCAPES)
     with pytest.raises(DataError, match=r"15188\.png: not a picture"):
         dataset.read(1)
+
+
+@pytest.mark.parametrize("kind", ["idd", "idd-level3"])
+def test_polygons_of_idd_are_not_enough(kind: str, tmp_path: Path) -> None:
+    tree = TREES[kind]
+    for image, label in tree.fill(tmp_path):
+        stem = image.name.removesuffix("_leftImg8bit.png")
+        label.with_name(f"{stem}_gtFine_polygons.json").write_text("{}")
+        label.unlink()
+    id_type = "csTrainId" if kind == "idd" else "level3Id"
+    with pytest.raises(
+        DataError,
+        match=rf"119/frame0029_gtFine_label{id_type}s\.png, where frame0029_gtFine_\w+\.\w+ is; .* `python "
+        rf"preperation/createLabels\.py --datadir FOLDER --id-type {id_type}` of \S+ makes the label files",
+    ):
+        _open(tree, tmp_path)
+
+
+def test_panoptic_labels_of_wilddash_are_not_enough(tmp_path: Path) -> None:
+    tree = TREES["wilddash2"]
+    for _, label in tree.fill(tmp_path):
+        label.unlink()
+    with pytest.raises(
+        DataError, match=r"semantic/aa0000_100000_labelIds\.png.* `python pano2sem\.py .* makes the label"
+    ):
+        _open(tree, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["idd", "shift"])
+def test_files_of_one_name_in_two_groups_are_converted_apart(kind: str, tmp_path: Path) -> None:
+    tree = TREES[kind]
+    tree.fill(tmp_path / "download")
+    made = convert_dataset(_open(tree, tmp_path / "download"), tmp_path / "out")
+    converted = open_dataset(made.spec, CITYSCAPES)
+    assert [item.name for item in converted.items] == list(tree.shown)
+    assert converted.read_label(0).tolist() == [list(tree.train_ids), list(tree.train_ids[::-1])]
+
+
+def test_classes_that_a_data_set_never_labels_have_no_pixel(tmp_path: Path) -> None:
+    TREES["shift"].fill(tmp_path)
+    assert check_dataset(_open(TREES["shift"], tmp_path)).pixels["rider"] == 0

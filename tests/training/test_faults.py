@@ -16,6 +16,7 @@ from training_helpers import assert_same, compose, recipe, weights
 import clouds
 from clouds.core.system.errors import ConfigError, DataError, NonFiniteError, TrainingError, WeightsError
 from clouds.core.system.files import only_writer
+from clouds.evaluation.report import DomainResult
 from clouds.training import loop
 from clouds.training import train as training
 from clouds.training.checkpoint import FILE_NAME, read_checkpoint
@@ -269,15 +270,23 @@ class TestKeeping:
         scores = iter([30.0, 40.0, 35.0, 40.0])
         seen: list[dict[str, torch.Tensor]] = []
 
-        def evaluate(pipeline: clouds.Pipeline, specs: object) -> object:
+        def evaluate(pipeline: clouds.Pipeline, specs: object) -> clouds.Report:
             seen.append(weights(pipeline))
-            return type("Report", (), {"miou": next(scores)})
+            means = dict.fromkeys(("fwiou", "mean_accuracy", "pixel_accuracy", "boundary_miou"))
+            classes = {name: {} for name in ("iou", "accuracy", "boundary_iou")}
+            result = DomainResult(miou=next(scores), images=1, confusion=[], **means, **classes)
+            return clouds.Report(protocol="native", domains={"day": result})
 
         monkeypatch.setattr(loop, "evaluate", evaluate)
-        best = (f"data.evaluation=['{source}:train']", "loop.evaluate_every=1", "loop.best=miou")
+        best = (f"data.evaluation=['{source}:train']", "loop.evaluate_every=1", "loop.best=miou", "loop.keep_best=2")
         run = interrupted(source, tmp_path / "run", *best, step=3)
+        assert sorted(path.name for path in run.glob("best*")) == ["best", "best-warmup-2", "best-warmup-3"]
         train(compose(), resume=run)
         assert_same(weights(clouds.load(run / "best", device="cpu")), seen[1])
+        names = ["best", "best-warmup-2", "best-warmup-4"]  # of equal scores the earlier is better
+        assert sorted(path.name for path in run.glob("best*")) == names
+        for name, before in (("best-warmup-2", seen[1]), ("best-warmup-4", seen[3])):
+            assert_same(weights(clouds.load(run / name, device="cpu")), before)
 
 
 class TestGoingOn:

@@ -205,6 +205,10 @@ def test_values_of_the_loop_that_make_no_sense_are_refused() -> None:
         ConfigError, match=r"loop\.best is 'miou', but evaluation is off; also set loop\.evaluate_every"
     ):
         LoopConfig(best="miou")
+    with pytest.raises(ConfigError, match=r"evaluate_start is true, but evaluation is off; also set loop\.evaluate_ev"):
+        LoopConfig(evaluate_start=True)
+    with pytest.raises(ConfigError, match=r"loop\.keep_best is 2, but loop\.best names no score; also set it"):
+        LoopConfig(keep_best=2)
 
 
 @pytest.mark.filterwarnings("ignore::clouds.SlowDtypeWarning")
@@ -259,7 +263,49 @@ def test_evaluations_are_part_of_the_numbers(source: str, tmp_path: Path) -> Non
     assert ["miou" in line for line in lines] == [False, True, False, True]
     pipeline = clouds.load(run.checkpoint, device="cpu")
     assert lines[-1]["miou"] == pytest.approx(clouds.evaluate(pipeline, [source]).miou)
+    report = clouds.evaluate(pipeline, [source])
+    assert lines[-1]["scores"] == {
+        name: {"images": 5, "miou": result.miou, "iou": result.iou} for name, result in report.domains.items()
+    }
     assert all(line["images_per_second"] > 0 and line["memory_gib"] > 0 and line["lr"] > 0 for line in lines)
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_the_score_before_the_first_step_is_logged_when_asked_for(
+    source: str, generated: Path, tmp_path: Path, trained: bool
+) -> None:
+    options = ("loop.evaluate_every=4", f'data.evaluation=["{source}"]', "loop.best=miou", "warmup.steps=1")
+    pipeline, plain = compose(), compose()
+    pipeline.trained, before = trained, weights(pipeline)
+    called: list[int] = []
+    run = train(
+        pipeline,
+        source=source,
+        generated=generated,
+        recipe=recipe("loop.evaluate_start=true", "joint.steps=2", "optimizer.lr=1e-9", *options),
+        out=tmp_path / "run",
+        on_step=lambda phase, step, steps, numbers: called.append(step),
+    )
+    lines = [json.loads(line) for line in run.log.read_text().splitlines()]
+    places = [("warmup", 0), ("warmup", 1), ("joint", 1), ("joint", 2)]  # once in a run
+    assert [(line["phase"], line["step"]) for line in lines] == places
+    plain.trained = True
+    assert lines[0]["miou"] == pytest.approx(clouds.evaluate(plain, [source]).miou)
+    assert lines[0].keys() == {"phase", "step", "miou", "scores"}
+    assert called == [1, 1, 2]
+    best = clouds.load(run.out / "best", device="cpu")
+    assert best.trained == trained
+    assert_same(weights(best), before)
+
+
+def test_a_score_before_the_first_step_changes_no_bit_of_the_training(source: str, tmp_path: Path) -> None:
+    found = []
+    for start in ("false", "true"):
+        settings = recipe("loop.evaluate_every=9", f'data.evaluation=["{source}"]', f"loop.evaluate_start={start}")
+        pipeline = compose()
+        train(pipeline, source=source, recipe=settings, out=tmp_path / start)
+        found.append(weights(pipeline))
+    assert_same(*found)
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,8 @@ NUMBERS = [
     *("data.generated_factor", "data.workers", "optimizer.lr", "optimizer.weight_decay", "optimizer.clip_norm"),
     *("warmup.steps", "warmup.batch_size", "joint.steps", "joint.batch_size"),
     *("teacher.decay", "teacher.every", "teacher.confidence"),
-    *("loop.accumulate", "loop.checkpoint_every", "loop.keep", "loop.evaluate_every", "seed"),
+    *("loop.accumulate", "loop.checkpoint_every", "loop.keep", "loop.evaluate_every", "loop.keep_best"),
+    "seed",
 ]
 
 

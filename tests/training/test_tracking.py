@@ -114,6 +114,23 @@ def test_tensorboard_reads_what_it_was_given(source: str, tmp_path: Path) -> Non
     assert found == [(line["step"], pytest.approx(line["loss"], rel=2**-23)) for line in written]
 
 
+def test_tensorboard_and_others_get_scores_per_domain_and_class(source: str, tmp_path: Path) -> None:
+    reason = "tensorboard is an option; `as_numbers` is tested beside"
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator", reason=reason)
+    options = ('loop.trackers=["tensorboard"]', "loop.evaluate_every=4", f'data.evaluation=["{source}"]')
+    run = train(compose(), source=source, recipe=recipe(*options), out=tmp_path / "run")
+    events = accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    last = json.loads(run.log.read_text().splitlines()[-1])
+    ((name, scores),) = last["scores"].items()
+    measured = {f"warmup/iou/{name}/{label}": value for label, value in scores["iou"].items() if value is not None}
+    assert len(measured) == 2  # road and sky
+    for tag, value in {f"warmup/miou/{name}": scores["miou"], **measured}.items():
+        ((step, found),) = [(event.step, event.value) for event in events.Scalars(tag)]
+        assert (step, found) == (4, pytest.approx(value, rel=2**-23))
+    assert not any(tag.startswith(f"warmup/iou/{name}/car") for tag in events.Tags()["scalars"])
+
+
 def test_a_run_uses_and_closes_what_was_asked_for(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     CALLS.clear()
     mine = Offer("mine", f"{__name__}:Recorder")

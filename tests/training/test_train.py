@@ -1,6 +1,5 @@
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from clouds.core.system.errors import ConfigError, DataError
 from clouds.core.system.images import write_png
 from clouds.data.folder import open_dataset
 from clouds.data.transforms import Augmentation
+from clouds.evaluation.report import DomainResult
 from clouds.training.recipe import LoopConfig, load_recipe
 from clouds.training.samples import SampleReader, batches
 from clouds.training.train import train
@@ -125,12 +125,17 @@ def test_data_without_a_labelled_pixel_are_refused_before_training(
 def test_an_evaluation_of_nothing_is_not_logged_as_zero(
     source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("clouds.training.loop.evaluate", lambda *_: SimpleNamespace(miou=None))
+    counts = np.zeros((2, 3), np.int64), np.zeros((2, 3), np.int64)
+    nothing = DomainResult.from_counts(*counts, names=["road", "sky"], images=1)
+    report = clouds.Report(protocol="native", domains={"void": nothing})
+    monkeypatch.setattr("clouds.training.loop.evaluate", lambda *_: report)
     evaluating = evolve(
         RECIPE, data=evolve(RECIPE.data, evaluation=[f"{source}:train"]), loop=LoopConfig(evaluate_every=2)
     )
     run = train(compose(), source=source, recipe=evaluating, out=tmp_path / "run")
-    assert not any("miou" in json.loads(line) for line in run.log.read_text().splitlines())
+    lines = [json.loads(line) for line in run.log.read_text().splitlines()]
+    assert not any("miou" in line for line in lines)
+    assert lines[1]["scores"] == {"void": {"images": 1, "miou": None, "iou": {"road": None, "sky": None}}}
 
 
 def test_an_image_that_cannot_be_read_says_how_to_train_without_it(source: str, tmp_path: Path) -> None:

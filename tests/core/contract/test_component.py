@@ -55,7 +55,10 @@ def test_good_names(name: str) -> None:
         ({"kind": "hat"}, "unknown kind 'hat'"),
         ({"factory": "a.b.c"}, "backbone 'my-backbone': factory 'a.b.c' is not of the form 'package.module:attribute'"),
         ({"factory": "a:b:c"}, "is not of the form"),
-        ({"provides": ["res6"]}, r"unknown capabilities \['res6'\]; expected some of \['blocks', 'mask-pooler', 'queries', 'res2'"),
+        (
+            {"provides": ["res6"]},
+            r"unknown capabilities \['res6'\]; expected some of \['blocks', 'mask-pooler', 'qu",
+        ),
         ({"needs": ["wings"]}, r"unknown capabilities \['wings'\]"),
         ({"requires": [">=3"]}, "bad requirement '>=3'"),
     ],

@@ -1,0 +1,133 @@
+"""`clouds evaluate`. Heavy imports are inside functions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from clouds.cli.options import BatchSize, DatasetConfig, Device, Trust, UsageError
+from clouds.cli.output import write
+from clouds.core.system.errors import ConfigError, DataError
+from clouds.evaluation.protocols import CLASS_SETS, PROTOCOLS, find_benchmark, find_protocol
+
+if TYPE_CHECKING:
+    from clouds.core.contract.component import Kind
+    from clouds.data.folder import Dataset
+    from clouds.evaluation.comparison import Comparison
+    from clouds.evaluation.evaluate import Settings
+    from clouds.evaluation.report import Report
+
+_ALL = "all"
+
+
+def _check_protocols(_: Any, names: Sequence[str]) -> None:
+    if _ALL in names and len(names) > 1:
+        raise ValueError(f"{_ALL!r} stands for every protocol; name it alone")
+    for name in names:
+        if name != _ALL:
+            _as_value_error(find_protocol, name)
+
+
+def _check_benchmark(_: Any, name: str | None) -> None:
+    if name is not None:
+        _as_value_error(find_benchmark, name)
+
+
+def _as_value_error(find: Any, name: str) -> None:
+    try:
+        find(name)
+    except ConfigError as error:
+        raise ValueError(str(error)) from error
+
+
+def evaluate(
+    checkpoint: Path,
+    /,
+    *,
+    data: Annotated[tuple[str, ...], Parameter(consume_multiple=True, show_default=False)] = (),
+    protocol: Annotated[
+        tuple[str, ...], Parameter(consume_multiple=True, show_default=False, validator=_check_protocols)
+    ] = (),
+    benchmark: Annotated[str | None, Parameter(validator=_check_benchmark)] = None,
+    data_root: Path = Path(),
+    classes: Annotated[str | None, Parameter(help=f"Class set of the means: {', '.join(CLASS_SETS)}.")] = None,
+    scales: Annotated[tuple[float, ...], Parameter(consume_multiple=True)] = (1.0,),
+    flip: bool = False,
+    window: int | None = None,
+    batch_size: BatchSize = 1,
+    dataset_config: DatasetConfig = None,
+    as_json: Annotated[Path | None, Parameter(name="--json")] = None,
+    report: Path | None = None,
+    device: Device = "auto",
+    trust: Trust = (),
+) -> None:
+    """Evaluate a saved pipeline on labelled datasets, one per domain.
+
+    Args:
+        checkpoint: folder of a saved pipeline.
+        data: KIND:PATH[:SPLIT], one or more.
+        protocol: names of `clouds list protocols`, or all; several give one table. Default: the benchmark's, or native.
+        benchmark: a name of `clouds list benchmarks` in place of --data; it also sets protocol and classes.
+        data_root: folder with the datasets of a benchmark.
+        scales: average the scores of each image at these scales of the protocol's size, for example 0.75 1 1.25.
+        flip: also average with the scores of the mirror image.
+        window: images of more than window x window pixels are segmented in overlapping windows of that side, 2048 by
+            default; refused for protocols that have their own windows.
+        as_json: file for all metrics.
+        report: folder for report.html and report.json.
+    """
+    from clouds.core.system.processes import join
+    from clouds.evaluation.comparison import Comparison
+    from clouds.evaluation.evaluate import Settings, chosen_specs
+
+    if not (data or benchmark):
+        raise UsageError("evaluate needs datasets: --data KIND:PATH[:SPLIT] ..., or --benchmark NAME")
+    views = {"classes": classes, "scales": scales, "flip": flip, "window": window, "batch_size": batch_size}
+    names = tuple(PROTOCOLS) if protocol == (_ALL,) else tuple(dict.fromkeys(protocol)) or (None,)
+    settings = [Settings.make(name, benchmark=benchmark, **views) for name in names]
+    specs = chosen_specs(data, benchmark, data_root)
+    processes = join(device)
+    reports = _evaluate(checkpoint, settings, specs, dataset_config, device, trust)
+    if processes.main:
+        _write_report(reports[0] if len(reports) == 1 else Comparison(reports), as_json, report)
+
+
+def _evaluate(
+    checkpoint: Path,
+    settings: Sequence[Settings],
+    specs: Sequence[str | Dataset],
+    dataset_config: Path | None,
+    device: str,
+    trust: tuple[Kind, ...],
+) -> list[Report]:
+    """A report for each of the settings. All checks come before the pipeline is built."""
+    from clouds.core.pipeline.checkpoint import read_checkpoint
+    from clouds.core.pipeline.composer import load
+    from clouds.evaluation.evaluate import open_datasets
+
+    label_space = read_checkpoint(checkpoint).plan.labels
+    datasets = open_datasets(specs, label_space, dataset_config)
+    for one in settings:
+        one.check(datasets, label_space)
+    pipeline = load(checkpoint, device=device, trust=trust)
+    return [one.evaluate(pipeline, datasets, progress=True) for one in settings]
+
+
+def _write_report(result: Report | Comparison, as_json: Path | None, folder: Path | None) -> None:
+    """Write the results. Raises `DataError` when a dataset has no labelled pixel."""
+    from clouds.core.system.files import write_text
+
+    write(result.to_text())
+    if as_json:
+        write_text(as_json, result.to_json() + "\n")
+    if folder:
+        write_text(folder / "report.json", result.to_json() + "\n")
+        write_text(folder / "report.html", result.to_html())
+    if result.unmeasured:
+        raise DataError(
+            f"{', '.join(result.unmeasured)}: no labelled pixel, so nothing was measured; "
+            "`clouds datasets check` counts the values of the label files"
+        )

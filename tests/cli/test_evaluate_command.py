@@ -1,0 +1,56 @@
+"""`clouds evaluate` with protocols and benchmarks, and the lists of both."""
+
+import json
+from pathlib import Path
+
+import pytest
+from cli_helpers import Run, assert_one_line
+from PIL import Image
+
+from clouds.evaluation.protocols import BENCHMARKS, PROTOCOLS
+
+
+def test_all_protocols_give_one_table(run: Run, checkpoint: Path, photos: Path, tmp_path: Path) -> None:
+    spec, page = f"folder:{photos}", tmp_path / "report"
+    protocols = ("--protocol", "native", "slide-512-341", "whole-native")
+    outcome = run("evaluate", checkpoint, "--data", spec, *protocols, "--report", page, "--json", tmp_path / "all.json")
+    assert (outcome.code, outcome.err) == (0, "")
+    first = [line.split()[0] for line in outcome.out.splitlines() if line.strip()]
+    assert [word for word in first if word in PROTOCOLS] == ["native", "slide-512-341", "whole-native"]
+    assert outcome.out.count("protocol slide-512-341: images resized to fit 1024 x 512") == 1
+    documents = json.loads((tmp_path / "all.json").read_text())["protocols"]
+    assert list(documents) == ["native", "slide-512-341", "whole-native"]
+    assert json.loads((page / "report.json").read_text())["protocols"] == documents
+    assert "windows of 512 x 512 at stride 341" in (page / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_benchmark_whose_sets_are_missing(run: Run, checkpoint: Path, tmp_path: Path) -> None:
+    outcome = run("evaluate", checkpoint, "--benchmark", "city-to-acdc", "--data-root", tmp_path)
+    assert_one_line(outcome, f"benchmark 'city-to-acdc': no folder {tmp_path}/acdc; put or link", "--data-root")
+
+
+def test_faults_are_found_before_the_pipeline_is_built(
+    run: Run, checkpoint: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clouds.core.pipeline.composer.load", None)
+    data = ("--data", f"folder:{photos}")
+    outcome = run("evaluate", checkpoint, *data, "--protocol", "slide-512-341", "--window", 512)
+    assert_one_line(outcome, "window=512 contradicts protocol 'slide-512-341'")
+    assert_one_line(run("evaluate", checkpoint, *data, "--classes", "synthia-12"), "did you mean 'synthia-1")
+    assert_one_line(run("evaluate", checkpoint, *data, "--benchmark", "gta-to-cbm"), "has its own datasets")
+    label = photos / "labels" / "val" / "b.png"
+    Image.new("L", (25, 20)).save(label)
+    outcome = run("evaluate", checkpoint, *data, "--protocol", "clouds-1024")
+    assert_one_line(outcome, "protocol 'clouds-1024' does not fit", f"{label} is 20x25")
+
+
+def test_lists(run: Run) -> None:
+    protocols, benchmarks = run("list", "protocols").out, run("list", "benchmarks").out
+    for name, protocol in PROTOCOLS.items():
+        assert name in protocols
+        assert str(protocol) in protocols
+    for name, benchmark in BENCHMARKS.items():
+        assert name in benchmarks
+        assert benchmark.protocol in benchmarks
+    document = json.loads(run("list", "benchmarks", "--json").out)
+    assert document[0]["evaluated sets"] == "cityscapes:cityscapes:val bdd100k:bdd100k:val mapillary:mapillary:val"
