@@ -67,7 +67,8 @@ def generate(
     n: int,
     out: Path,
     prompts: Annotated[Path | None, Parameter(group=_ONE_SOURCE)] = None,
-    prompter: Annotated[str, Parameter(group=_ONE_SOURCE)] = "grammar",
+    prompter: Annotated[str | None, Parameter(group=_ONE_SOURCE)] = None,
+    pictures: str | None = None,
     size: tuple[int, int] = (768, 768),
     seed: int = 0,
     batch_size: int = 4,
@@ -90,7 +91,8 @@ def generate(
         n: number of images.
         out: folder of the dataset.
         prompts: text file, one prompt per line.
-        prompter: a name from `clouds list prompters`; it writes min(n, 100) prompts.
+        prompter: a name from `clouds list prompters`; it writes min(n, 100) prompts. Without --prompts, it is grammar.
+        pictures: folder, glob pattern or dataset SPEC of the generator photographs; it reads no prompts.
         size: height and width in pixels.
         seed: image j has the seed `seed + j`.
         batch_size: images per batch of the generator.
@@ -104,18 +106,32 @@ def generate(
         assignments: options of the generator.
     """
     from clouds.synthesis.engines import build_component, open_workers, plan_component, to_document
-    from clouds.synthesis.generate import PROMPTS, generate_set
+    from clouds.synthesis.generate import NO_PROMPTS, PROMPTS, generate_set, reads_prompts
 
     catalog = Catalog.from_environment()
-    part = plan_component(Kind.GENERATOR, override({"name": generator}, assignments), catalog)
-    texts = _read_prompts(prompts, n, catalog) if prompts else _write_prompts(prompter, min(n, PROMPTS), seed, catalog)
+    places = {"pictures": _find_place(pictures)} if pictures else {}
+    part = plan_component(Kind.GENERATOR, override({"name": generator, **places}, assignments), catalog)
     options: dict[str, Any] = {"seed": seed, "size": size, "batch_size": batch_size, "keep_labels": keep_labels}
     options |= {"filters": _build_filters(filters, clip, device), "attempts": attempts, "verify": verify}
     here = catalog if engine == "local" else None  # a worker elsewhere has its own plugins
     build = partial(build_component, Kind.GENERATOR.value, to_document(part), device, here)
     with open_workers(engine, build, count=workers, device=device) as drawing:
+        if prompts:
+            texts = _read_prompts(prompts, n, catalog)
+        elif prompter or drawing.ask(reads_prompts):
+            texts = _write_prompts(prompter or "grammar", min(n, PROMPTS), seed, catalog)
+        else:
+            texts = NO_PROMPTS
         made = generate_set(drawing, part, texts, n=n, out=out, **options, progress=True)
     _finish(made, n=n, prompts=len(texts), attempts=attempts, shards=shards, as_json=as_json)
+
+
+def _find_place(pictures: str) -> str:
+    """The glob pattern of a SPEC; other texts stay."""
+    from clouds.data.folder import image_pattern
+    from clouds.data.spec import is_spec
+
+    return image_pattern(pictures) if is_spec(pictures) and not Path(pictures).exists() else pictures
 
 
 def _finish(made: GeneratedSet, *, n: int, prompts: int, attempts: int, shards: bool, as_json: bool) -> None:

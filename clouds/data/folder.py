@@ -6,6 +6,7 @@ import os
 import warnings
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
+from glob import escape
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from attrs import evolve, field, frozen
 from jaxtyping import UInt8
 
 from clouds.core.contract.labels import LabelSpace
-from clouds.core.system.errors import DataError, LeftOutWarning, did_you_mean
+from clouds.core.system.errors import DataError, LeftOutWarning, SeenDomainWarning, did_you_mean
 from clouds.core.system.images import MAX_PIXELS, counted, left_out, opened, read_image, upright_size
 from clouds.data.config import FILE_NAME, read_dataset_config
 from clouds.data.encodings import LabelEncoding
@@ -186,6 +187,29 @@ def dataset_images(spec: str, *, default_split: str = "val") -> list[Path]:
     if others:
         warnings.warn(left_out(parsed, others, images.endings), LeftOutWarning, stacklevel=2)
     return list(pictures.values())
+
+
+def image_pattern(spec: str, *, default_split: str = "train") -> str:
+    """The glob pattern of a dataset's images, for a generator that takes pictures. Labels are not read.
+
+    A `SeenDomainWarning` says that the set has labels.
+
+    Raises:
+        ConfigError: the SPEC is invalid.
+        DataError: a folder is missing.
+    """
+    parsed = parse_spec(spec)
+    split, folder, images, truths = _locate(parsed, find_layout(parsed.kind), default_split)
+    labels, _ = _find(parsed.path, folder, truths)
+    if labels:
+        warnings.warn(
+            f"{evolve(parsed, split=split)} has {len(labels)} label files: its pictures are used without them, but "
+            "scores on this set are then not those of an unseen domain",
+            SeenDomainWarning,
+            stacklevel=2,
+        )
+    ending = images.endings[0] if len(images.endings) == 1 else ""
+    return str(Path(escape(str(images.path(parsed.path, folder))), *["*"] * bool(images.group), f"*{ending}"))
 
 
 def check_sizes(item: Item, image: UInt8[np.ndarray, "h w 3"], label: UInt8[np.ndarray, "hl wl *rgb"]) -> None:

@@ -17,6 +17,14 @@ def clouds_generators() -> list[Component]:
         source="clouds",
         licence="Apache-2.0",
     )
+    photographs = Component(
+        name="photographs",
+        kind=Kind.GENERATOR,
+        factory="clouds.generators.presets:photographs",
+        summary="crops of your own photographs without labels, with pictures=FOLDER; no weights",
+        source="clouds",
+        licence="Apache-2.0",
+    )
     return [
         _diffusion(
             "stable-diffusion-2",
@@ -25,6 +33,7 @@ def clouds_generators() -> list[Component]:
         ),
         _diffusion("sdxl", "Stable Diffusion XL", "Podell et al., SDXL: Improving Latent Diffusion Models, ICLR 2024"),
         procedural,
+        photographs,
     ]
 
 

@@ -73,3 +73,14 @@ def procedural() -> Generator:
     from clouds.generators.procedural import ProceduralGenerator
 
     return ProceduralGenerator()
+
+
+def photographs(*, pictures: str) -> Generator:
+    """Crops of photographs without labels: content from the world, where others generate it. It reads no prompts.
+
+    Args:
+        pictures: folder (not recursive), or glob pattern, of the photographs.
+    """
+    from clouds.generators.photographs import Photographs
+
+    return Photographs(pictures)

@@ -96,6 +96,8 @@ class ClipFilter(Filter):
 
     @torch.inference_mode()
     def score(self, image: GeneratedImage) -> float:
+        if not image.request.prompt:
+            raise ConfigError("filter clip compares images with their prompts, and this generator reads none; omit it")
         device = next(self.model.parameters()).device
         image_embedding = self.model.encode_image(self.preprocess(Image.fromarray(image.image))[None].to(device))
         text_embedding = self.model.encode_text(self.tokenize([image.request.prompt]).to(device))

@@ -27,6 +27,7 @@ from clouds.synthesis.manifest import FILE_NAME, FileLengths, MadeBy, Row, Store
 from clouds.synthesis.rejections import Rejection, add_rejection, read_rejections
 from clouds.synthesis.workers import Here, Workers
 
+NO_PROMPTS = ("",)  # of a generator that reads none
 PROMPTS = 100  # Benigmim et al., CVPR 2024: 100 prompts for 5000 images
 ATTEMPT = 2**32  # distance between the seeds of an image's attempts, so that images never share seeds
 _LIBRARIES = ("clouds-dgss", "diffusers", "numpy", "pillow", "torch", "transformers")
@@ -52,7 +53,7 @@ def generate(
     Args:
         pipeline: a composed pipeline with a generator, and with a prompter unless `prompts` are given.
         n: number of images.
-        prompts: prompts of the images; None asks the prompter for min(n, 100).
+        prompts: prompts of the images; None asks the prompter for min(n, 100), if the generator reads prompts.
         out, seed, size, batch_size, keep_labels, filters, attempts, verify, progress: see `generate_set`.
 
     Raises:
@@ -61,14 +62,14 @@ def generate(
     """
     if pipeline.generator is None:
         raise ConfigError("the pipeline has no generator; compose it with generator='procedural' or another one")
-    if prompts is None:
+    if prompts is None and pipeline.generator.reads_prompts:
         if pipeline.prompter is None:
             raise ConfigError("the pipeline has no prompter; compose it with prompter='grammar', or give prompts=[...]")
         prompts = pipeline.prompter.prompts(min(n, PROMPTS), seed=seed)
     return generate_set(
         pipeline.generator,
         pipeline.plan.parts[Kind.GENERATOR],
-        prompts,
+        NO_PROMPTS if prompts is None else prompts,
         n=n,
         out=out,
         seed=seed,
@@ -108,7 +109,7 @@ def generate_set(
     Args:
         generator: the generator, or workers that generate a batch at a time.
         part: the generator's part of a plan, for the manifest.
-        prompts: at least one prompt.
+        prompts: at least one prompt; `NO_PROMPTS` for a generator that reads none.
         n: number of images.
         out: folder of the dataset; new, or from an earlier run.
         seed: 0 or more.
@@ -138,6 +139,8 @@ def generate_set(
             f"attempts={attempts}"
         )
     workers = Here(generator) if isinstance(generator, Generator) else generator
+    if any(prompts) and not workers.ask(reads_prompts):
+        raise ConfigError(f"generator {part.name} reads no prompts; leave them out")
     order = Order.of(workers.ask(_describe), part, prompts, seed=seed, size=size, keep_labels=keep_labels)
     with own_folder(out, marker=FILE_NAME) as folder, appending(folder) as append:
         for written in ("images", "labels"):
@@ -237,6 +240,11 @@ class _Batch:
 
     which: list[_Missing]
     requests: list[GenerationRequest]
+
+
+def reads_prompts(generator: Generator) -> bool:
+    """Whether its images depend on prompts; a function for `Workers.ask`."""
+    return generator.reads_prompts
 
 
 def _describe(generator: Generator) -> dict[str, Any]:
@@ -365,6 +373,7 @@ class _Run:
             fingerprint=fingerprint(image.image),
             scores=scores,
             labels=labels,
+            origin=image.origin,
             **self.order.shared,
             batch_size=together,
             filters=self.thresholds,

@@ -104,6 +104,7 @@ class Row:
         fingerprint: perceptual hash of the image, 16 hexadecimal digits; see `clouds.synthesis.filters`.
         scores: score by filter name.
         labels: the label map (train ids); None if not requested or unknown.
+        origin: what the image was made from besides the prompt, such as file, hash and crop of a photograph; or None.
         generator: the generator.
         model: the generator's `describe`: hub id or folder, revision, weights, scheduler, dtype, ...
         size: (height, width).
@@ -124,6 +125,7 @@ class Row:
     fingerprint: str
     scores: dict[str, float]
     labels: StoredFile | None
+    origin: dict[str, Any] | None = None
     # The rows of one run share the following values, which are parsed once.
     generator: MadeBy
     model: dict[str, Any]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,12 +15,12 @@ from attrs import evolve, frozen
 from clouds.core.contract.labels import LabelSpace
 from clouds.core.pipeline.pipeline import Pipeline
 from clouds.core.system.config import structure
-from clouds.core.system.errors import CloudsError, ConfigError, DataError, WeightsError
+from clouds.core.system.errors import CloudsError, ConfigError, DataError, SeenDomainWarning, WeightsError
 from clouds.core.system.files import own_folder, write_text
 from clouds.core.system.processes import Processes, join
 from clouds.data.check import check_labelled
 from clouds.data.folder import open_dataset
-from clouds.data.spec import Spec
+from clouds.data.spec import Spec, parse_spec
 from clouds.synthesis.generated_set import open_generated
 from clouds.training.checkpoint import (
     FILE_NAME,
@@ -274,9 +275,7 @@ def _prepare_run(
     for dataset in sources:
         check_labelled(dataset)
     joint = recipe.data.generated and phases != ("warmup",)
-    pictures = open_generated(recipe.data.generated).images if joint else ()
-    if joint and not pictures:
-        raise DataError(f"{recipe.data.generated}: has no image for the joint phase; generate some, or omit it")
+    pictures = _open_pictures(recipe) if joint else ()
     phases = phases or (("warmup", "joint") if pictures else ("warmup",))
     run = Run(
         pipeline=pipeline,
@@ -297,6 +296,25 @@ def _prepare_run(
                 f"loop.accumulate={recipe.loop.accumulate} need at least {parts} images in a batch"
             )
     return run
+
+
+def _open_pictures(recipe: Recipe) -> tuple[Path, ...]:
+    """The generated images. Warns of photographs that belong to a set that is scored."""
+    generated = open_generated(recipe.data.generated)
+    if not generated.images:
+        raise DataError(f"{recipe.data.generated}: has no image for the joint phase; generate some, or omit it")
+    origins = [Path(row.origin["file"]) for row in generated.rows if row.origin and "file" in row.origin]
+    for spec in recipe.data.evaluation:
+        root = parse_spec(spec).path.absolute()
+        seen = sum(root in path.parents for path in origins)
+        if seen:
+            warnings.warn(
+                f"{recipe.data.generated}: {seen} of {len(generated.images)} images are photographs of {root}, so "
+                f"the scores on {spec} are not those of an unseen domain",
+                SeenDomainWarning,
+                stacklevel=2,
+            )
+    return generated.images
 
 
 def _check_evaluation(specs: Sequence[str], label_space: LabelSpace) -> None:

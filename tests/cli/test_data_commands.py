@@ -83,6 +83,21 @@ class TestGenerate:
         assert json.loads(first.out) == {"folder": str(tmp_path / "set"), **counts, "labels": False}
         assert (tmp_path / "set" / "manifest.jsonl").read_bytes() == manifest
 
+    def test_photographs_take_the_place_of_drawings(self, run: Run, tmp_path: Path) -> None:
+        for name in "ab":
+            write_png(tmp_path / "mine" / "images" / "train" / f"{name}.png", np.full((40, 60, 3), 9, np.uint8))
+        call = ("generate", "--generator", "photographs", "--n", 2, "--size", 32, 48)
+        outcome = run(*call, "--pictures", f"folder:{tmp_path / 'mine'}", "--out", tmp_path / "set", "--json")
+        assert outcome.code == 0, outcome.err
+        assert [row.prompt for row in open_generated(tmp_path / "set").rows] == ["", ""]
+        folder = tmp_path / "mine" / "images" / "train"
+        refused = run(*call, "--pictures", folder, "--prompter", "grammar", "--out", tmp_path / "other")
+        assert_one_line(refused, "generator photographs reads no prompts; leave them out")
+        nothing = run(*call, "--pictures", tmp_path, "--out", tmp_path / "other")
+        assert_one_line(nothing, "holds no picture")
+        elsewhere = run("generate", *self.SMALL, "--pictures", folder, "--n", 1, "--out", tmp_path / "other")
+        assert "generator: procedural: unknown option 'pictures'" in elsewhere.err
+
     def test_another_request_is_refused_in_one_line(self, run: Run, tmp_path: Path) -> None:
         call = ("generate", *self.SMALL, "--n", 1, "--out", tmp_path / "set")
         assert run(*call).code == 0

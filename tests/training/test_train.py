@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 from attrs import evolve
-from training_helpers import TINY, compose, weights
+from training_helpers import TINY, compose, recipe, weights, write_source
 
 import clouds
-from clouds.core.system.errors import ConfigError, DataError
+from clouds.core.system.errors import ConfigError, DataError, SeenDomainWarning
 from clouds.core.system.images import write_png
 from clouds.data.folder import open_dataset
 from clouds.data.transforms import Augmentation
@@ -143,3 +143,16 @@ def test_an_image_that_cannot_be_read_says_how_to_train_without_it(source: str, 
         write_png(path, np.zeros((8, 8), np.uint8))
     with pytest.raises(DataError, match=r"is 40x70, but its label .* is 8x8 .*; .*, set data\.on_error=skip"):
         train(compose(), source=source, recipe=RECIPE, out=tmp_path / "run")
+
+
+def test_photographs_of_a_scored_set_are_not_of_an_unseen_domain(tmp_path: Path) -> None:
+    source = write_source(tmp_path / "source")
+    part = {"name": "photographs", "pictures": str(tmp_path / "source" / "images" / "train")}
+    clouds.generate(compose(generator=part), 2, out=tmp_path / "generated", size=(32, 64))
+    more = (
+        f"data.source={source}",
+        f"data.evaluation=['{source}:train']",
+        f"data.generated='{tmp_path / 'generated'}'",
+    )
+    with pytest.warns(SeenDomainWarning, match=r"2 of 2 images are photographs of .*source, so the scores on folder:"):
+        clouds.train(compose(), recipe=recipe(*more, "warmup.steps=0", "joint.steps=1"), out=tmp_path / "run")

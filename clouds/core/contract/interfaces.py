@@ -204,7 +204,13 @@ class Head(nn.Module, ABC):
 
 
 class Generator(ABC):
-    """Generates images from prompts."""
+    """Generates images from prompts.
+
+    Attributes:
+        reads_prompts: whether images depend on the prompt. If not, a dataset is made without prompts.
+    """
+
+    reads_prompts: bool = True
 
     @abstractmethod
     def generate(self, requests: Iterable[GenerationRequest]) -> Iterator[GeneratedImage]:

@@ -13,7 +13,7 @@ cannot trace the constructor of a frozen attrs class.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -145,11 +145,13 @@ class GeneratedImage:
         request: the request it fulfils.
         image: uint8 "h w 3", RGB.
         labels: exact train ids, uint8 "h w", if the generator knows them; else None.
+        origin: what the image was made from besides the prompt, as plain JSON values for the manifest; else None.
     """
 
     request: GenerationRequest
     image: UInt8[np.ndarray, "h w 3"]
     labels: UInt8[np.ndarray, "h w"] | None = None
+    origin: dict[str, Any] | None = None
 
 
 @frozen(eq=False)

@@ -86,6 +86,10 @@ class LeftOutWarning(UserWarning):
     """Files of a dataset are not used; the message counts and names them."""
 
 
+class SeenDomainWarning(UserWarning):
+    """Pictures for self-training are those of a labelled set, so that its scores are not of an unseen domain."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `"; did you mean 'x'?"` for the nearest known word, or list known words if none is near."""
     words = sorted(set(known))
