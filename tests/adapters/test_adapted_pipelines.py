@@ -45,9 +45,7 @@ def disturb(pipeline: clouds.Pipeline) -> None:
 def test_misfits_are_problems_of_the_plan() -> None:
     with pytest.raises(PlanError, match="adapter: rein needs blocks from the backbone, but clip-rn50 provides mask-p"):
         clouds.plan(backbone="clip-rn50", head="linear", adapter="rein")
-    with pytest.raises(
-        PlanError, match="lora needs a frozen backbone, but tiny has trainable=True -> set the backbone"
-    ):
+    with pytest.raises(PlanError, match="lora needs a frozen backbone, but tiny has trainable=True -> set"):
         clouds.plan(backbone={**TINY, "trainable": True}, head="linear", adapter="lora")
     with pytest.raises(PlanError, match="unknown adapter 'lore'; did you mean 'lora'"):
         clouds.plan(backbone="tiny", head="linear", adapter="lore")
@@ -88,7 +86,7 @@ def test_saved_pipelines_predict_the_same(name: str, tmp_path: Path) -> None:
     disturb(pipeline)
     image = torch.randint(0, 256, (3, 50, 70), dtype=torch.uint8)
     pipeline.save(tmp_path / "saved")
-    assert (tmp_path / "saved" / "adapter.safetensors").is_file()
+    assert (tmp_path / "saved" / "adapter.safetensors").is_file() == (name != "none")
     loaded = clouds.load(tmp_path / "saved", device="cpu")
     assert same(state(pipeline.adapter), state(loaded.adapter))
     assert (pipeline.predict(image).scores() == loaded.predict(image).scores()).all()

@@ -17,7 +17,6 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from clouds.core.contract.component import Kind
 from clouds.core.contract.interfaces import MaskPooler, TextClassifier
 from clouds.core.contract.plan import Plan
 from clouds.core.system.config import parse_json
@@ -77,7 +76,7 @@ class Checkpoint:
                 "the pipeline was saved with (their sha256 differs); restore the earlier ones"
             )
         self._fill(head, HEAD)
-        if adapter is not None:
+        if adapter is not None and adapter.state_dict():
             self._fill(adapter, ADAPTER)
 
     @contextmanager
@@ -113,7 +112,7 @@ class Checkpoint:
             )
 
     def _networks(self) -> list[str]:
-        return [BACKBONE, HEAD, *([ADAPTER] if Kind.ADAPTER in self.plan.parts else [])]
+        return [BACKBONE, HEAD, *([ADAPTER] if _file(self.folder, ADAPTER).is_file() else [])]
 
     def _fill(self, module: nn.Module, name: str) -> None:
         path = _file(self.folder, name)
@@ -153,7 +152,7 @@ def save_checkpoint(
         else:
             (temporary / PUBLISHED).write_text(json.dumps(asdict(published)), encoding="utf-8")
         _write(temporary / HEAD, head.state_dict(), {"trained": str(trained)})
-        if adapter is not None:
+        if adapter is not None and adapter.state_dict():  # an empty file is not valid safetensors
             _write(temporary / ADAPTER, adapter.state_dict(), {})
         if kept:
             _write(temporary / KEPT, kept, {"order": json.dumps(list(kept))})  # safetensors sorts its tensors
