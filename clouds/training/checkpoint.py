@@ -184,7 +184,7 @@ def _altered(path: Path) -> Iterator[None]:
 def _check_optimizer(optimizer: torch.optim.Optimizer) -> None:
     document = optimizer.state_dict()
     numbers = [value for group in document["param_groups"] for value in group.values() if isinstance(value, float)]
-    moments = [value for one in document["state"].values() for value in one.values()]
+    moments = [value for one in document["state"].values() for value in one.values() if value is not None]
     values = [torch.as_tensor(value) for value in (*numbers, *moments)]
     if not all(value.isfinite().all() for value in values):
         raise NonFiniteError("the optimizer's state is not finite")

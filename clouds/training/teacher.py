@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -61,12 +63,35 @@ class Teacher:
     @torch.no_grad()
     def update(self) -> None:
         """teacher = decay x teacher + (1 - decay) x student, for parameters; buffers are copied."""
-        names = self.averaged
-        own, student = (nn.ModuleList([one.segmenter.parts[name] for name in names]) for one in (self, self._student))
+        own, student = self._averaged()
         # a few kernel launches for all parameters, instead of one each
         get_ema_multi_avg_fn(self.decay)(list(own.parameters()), list(student.parameters()), 0)
         for buffer, now in zip(own.buffers(), student.buffers(), strict=True):
             buffer.copy_(now)
+
+    @contextmanager
+    def in_student(self) -> Iterator[None]:
+        """Let the student have the teacher's weights inside the block, to evaluate or save them."""
+        self.exchange()
+        try:
+            yield
+        finally:
+            self.exchange()
+
+    @torch.no_grad()
+    def exchange(self) -> None:
+        """Exchange the parameters and buffers of teacher and student in place."""
+        own, student = ([*module.parameters(), *module.buffers()] for module in self._averaged())
+        for mine, other in zip(own, student, strict=True):
+            before = mine.clone()
+            mine.copy_(other)
+            other.copy_(before)
+
+    def _averaged(self) -> tuple[nn.ModuleList, nn.ModuleList]:
+        """The teacher's own modules, and the student's that they average."""
+        names = self.averaged
+        own, student = (nn.ModuleList([one.segmenter.parts[name] for name in names]) for one in (self, self._student))
+        return own, student
 
     @torch.no_grad()
     def label_maps(self, images: list[UInt8[Tensor, "3 h w"]]) -> list[UInt8[Tensor, "h w"]]:
