@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from clouds.core.weights.store import hub_folder, weights_file
     from clouds.core.weights.tensor_cache import TensorCache
     from clouds.data.layouts import FilePattern, Layout
+    from clouds.evaluation.comparison import Comparison
     from clouds.evaluation.evaluate import evaluate
     from clouds.evaluation.report import Report
     from clouds.refiners.prompt_options import PromptOptions
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
     from clouds.refiners.prompted import PromptedSegmenter, PromptRefiner
     from clouds.refiners.sam import SamSegmenter
     from clouds.synthesis.generate import generate
+    from clouds.training.run_folder import compare
     from clouds.training.train import train
 
 __version__ = "0.1.0"
@@ -124,6 +126,7 @@ _HOMES = {
     "clouds.core.contract.weight_records": ("FileWeights", "HubWeights", "PageWeights", "Pinned"),
     "clouds.core.weights.store": ("hub_folder", "weights_file"),
     "clouds.core.weights.loading": ("load_weights",),
+    "clouds.evaluation.comparison": ("Comparison",),
     "clouds.evaluation.evaluate": ("evaluate",),
     "clouds.evaluation.report": ("Report",),
     "clouds.refiners.prompt_options": ("PromptOptions",),
@@ -131,6 +134,7 @@ _HOMES = {
     "clouds.refiners.prompted": ("PromptRefiner", "PromptedSegmenter"),
     "clouds.refiners.sam": ("SamSegmenter",),
     "clouds.synthesis.generate": ("generate",),
+    "clouds.training.run_folder": ("compare",),
     "clouds.training.train": ("train",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

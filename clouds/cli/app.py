@@ -17,6 +17,7 @@ from clouds import __version__
 from clouds.cli import (
     bench,
     catalog_commands,
+    compare,
     convert,
     data_commands,
     doctor,
@@ -51,6 +52,7 @@ def build_app() -> App:
         "plan": model_commands.plan,
         "train": model_commands.train,
         "evaluate": evaluate_command.evaluate,
+        "compare": compare.compare,
         "predict": model_commands.predict,
         "prompts": data_commands.prompts,
         "generate": data_commands.generate,

@@ -16,8 +16,8 @@ from clouds.evaluation.protocols import CLASS_SETS, PROTOCOLS, find_benchmark, f
 if TYPE_CHECKING:
     from clouds.core.contract.component import Kind
     from clouds.data.folder import Dataset
-    from clouds.evaluation.comparison import Comparison
     from clouds.evaluation.evaluate import Settings
+    from clouds.evaluation.protocol_reports import ProtocolReports
     from clouds.evaluation.report import Report
 
 _ALL = "all"
@@ -80,8 +80,8 @@ def evaluate(
         report: folder for report.html and report.json.
     """
     from clouds.core.system.processes import join
-    from clouds.evaluation.comparison import Comparison
     from clouds.evaluation.evaluate import Settings, chosen_specs
+    from clouds.evaluation.protocol_reports import ProtocolReports
 
     if not (data or benchmark):
         raise UsageError("evaluate needs datasets: --data KIND:PATH[:SPLIT] ..., or --benchmark NAME")
@@ -92,7 +92,7 @@ def evaluate(
     processes = join(device)
     reports = _evaluate(checkpoint, settings, specs, dataset_config, device, trust)
     if processes.main:
-        _write_report(reports[0] if len(reports) == 1 else Comparison(reports), as_json, report)
+        _write_report(reports[0] if len(reports) == 1 else ProtocolReports(reports), as_json, report)
 
 
 def _evaluate(
@@ -116,7 +116,7 @@ def _evaluate(
     return [one.evaluate(pipeline, datasets, progress=True) for one in settings]
 
 
-def _write_report(result: Report | Comparison, as_json: Path | None, folder: Path | None) -> None:
+def _write_report(result: Report | ProtocolReports, as_json: Path | None, folder: Path | None) -> None:
     """Write the results. Raises `DataError` when a dataset has no labelled pixel."""
     from clouds.core.system.files import write_text
 

@@ -99,7 +99,7 @@ def train(
             do not affect past steps, such as data.on_error=skip.
     """
     from clouds.core.system.processes import join
-    from clouds.training.train import read_recipe
+    from clouds.training.run_folder import read_recipe
     from clouds.training.train import train as run_training
 
     assignments = _with_labels(assignments, labels)
@@ -232,7 +232,7 @@ def _new_folder(asked: Path | None, recipe: str) -> Path:
 def _initial_pipeline(folder: Path, device: str, trust: tuple[Kind, ...]) -> Pipeline:
     """Load the initial pipeline of a run to resume. Resuming trusts its recipe, so also the refiner that it names."""
     from clouds.core.pipeline.composer import load
-    from clouds.training.train import START
+    from clouds.training.run_folder import START
 
     return load(folder / START, device=device, trust=(Kind.REFINER, *trust))
 

@@ -23,8 +23,9 @@ from clouds.evaluation.report import Report
 from clouds.synthesis.generate import generate
 from clouds.synthesis.generated_set import GeneratedSet
 from clouds.training.recipe import PhaseConfig, Recipe, load_recipe
-from clouds.training.train import RECIPE, train
+from clouds.training.run_folder import RECIPE
 from clouds.training.train import StepCallback as StepReport
+from clouds.training.train import train
 
 SIZE = (96, 192)
 SOURCE_IMAGES, UNSEEN_IMAGES, GENERATED_IMAGES = 240, 30, 240

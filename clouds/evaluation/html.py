@@ -16,8 +16,9 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from clouds.core.contract.labels import IGNORE_ID, LabelSpace
+from clouds.evaluation.spread import Spread
 
-Cell = str | int | float | None
+Cell = str | int | float | Spread | None
 _UNLABELLED = (24, 24, 27)
 # In this order distinguishable with common forms of colour blindness, and readable on light and dark pages.
 SERIES = ("#4c78a8", "#f58518", "#54a24b", "#e45756", "#72b7b2", "#b279a2", "#d4a72c", "#9d755d")
@@ -182,7 +183,7 @@ def colorize(label_map: UInt8[np.ndarray, "h w"], label_space: LabelSpace, *, ca
 
 
 def number(value: Cell) -> str:
-    """Text of a cell: one decimal for floats, a dash for None and non-finite numbers."""
+    """Text of a cell: one decimal for floats and spreads, a dash for None and non-finite numbers."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return "–"
     return f"{value:.1f}" if isinstance(value, float) else str(value)
@@ -199,7 +200,8 @@ def _row(row: Sequence[Cell], kinds: Sequence[str], *, bars: bool) -> str:
 
 
 def _cell(value: Cell, kind: str, *, bars: bool) -> str:
-    bar = f' style="--share:{value:.1f}%"' if bars and isinstance(value, float) and math.isfinite(value) else ""
+    share = value.mean if isinstance(value, Spread) else value
+    bar = f' style="--share:{share:.1f}%"' if bars and isinstance(share, float) and math.isfinite(share) else ""
     return f'<td class="{kind}"{bar}>{escape(number(value))}</td>'
 
 

@@ -19,6 +19,14 @@ def clouds_heads() -> list[Component]:
             source="clouds; lateral sums after Kirillov et al., Panoptic FPN, CVPR 2019",
             needs=_PYRAMID,
         ),
+        Component(
+            name="fpn",
+            kind=Kind.HEAD,
+            factory="clouds.heads.presets:fpn",
+            summary="feature pyramid, a small decoder per level, summed; softmax over classes: the light baseline",
+            source="Kirillov et al., Panoptic Feature Pyramid Networks, CVPR 2019, arXiv 1901.02446",
+            needs=_PYRAMID,
+        ),
         *(
             Component(
                 name=name,

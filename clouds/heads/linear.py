@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import final
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
 from clouds.core.contract.component import FeatureSpec
-from clouds.core.contract.interfaces import Head, TextClassifier
-from clouds.core.contract.records import Features, HeadOutput, Targets
-from clouds.core.system.errors import NonFiniteError
+from clouds.core.contract.records import Features
 from clouds.heads.layers import ChannelNorm
-from clouds.kernels.semantic_inference import semantic_inference
-
-_CERTAIN = 200.0  # exp(-200) is 0 in float32: query i has class i with probability 1
+from clouds.heads.pixel import PixelHead
 
 
 @final
-class LinearHead(Head):
-    """Uses one query per class; mask probabilities are the softmax over classes.
-
-    The softmax leaves a constant per pixel free. It is set so that the sigmoid of the best class's logit is its
-    probability and every other sigmoid is at most 1/2. Instance and panoptic segmentation, which use sigmoids, then
-    find the best class.
+class LinearHead(PixelHead):
+    """Projects every level to one width, sums the levels at res2, and classifies pixels with a 3x3 convolution.
 
     Args:
         features: channels and strides of res2..res5.
@@ -44,61 +35,13 @@ class LinearHead(Head):
         )
         self.norm = ChannelNorm(width)
         self.classify = nn.Conv2d(width, classes, 3, padding=1)
-        self.stride = features["res2"].stride
 
-    def forward(self, features: Features, classifier: TextClassifier | None = None) -> HeadOutput:
+    def logits(self, features: Features) -> Float[Tensor, "b k h4 w4"]:
         # Project all levels, resize to res2, sum: "b c h w"
         size = features.res2.shape[-2:]
         summed = sum(
             functional.interpolate(lateral(features.levels()[level]), size=size, mode="bilinear", align_corners=False)
             for level, lateral in self.laterals.items()
         )
-        # One mask logit per class "b k h w", shifted for use with sigmoids
-        mask_logits = self.classify(functional.gelu(self.norm(summed)))
-        mask_logits = mask_logits - _odds_base(mask_logits.detach())
-        # Constant class logits "b k k1": query i has class i
-        batch, classes = mask_logits.shape[:2]
-        known = torch.full((classes, classes + 1), -_CERTAIN, device=mask_logits.device, dtype=mask_logits.dtype)
-        known.fill_diagonal_(0.0)
-        return HeadOutput(class_logits=known.expand(batch, -1, -1), mask_logits=mask_logits)
-
-    def loss(
-        self,
-        output: HeadOutput,
-        targets: Sequence[Targets],
-        *,
-        points: Float[Tensor, "b p 2"] | None = None,
-        generator: torch.Generator | None = None,
-    ) -> dict[str, Tensor]:
-        """Mean cross entropy over labelled pixels; pixels with no class or with two classes are ignored."""
-        size = targets[0].valid.shape
-        logits = functional.interpolate(output.mask_logits.float(), size=size, mode="bilinear", align_corners=False)
-        maps = torch.stack([target.to_label_map() for target in targets]).to(logits.device).long()
-        per_pixel = functional.cross_entropy(logits, maps, ignore_index=255, reduction="none")
-        bad = [index for index, one in enumerate(per_pixel) if not one.isfinite().all()]
-        if bad:
-            raise NonFiniteError(f"cross entropy is not finite for images {bad} of the batch; check the features")
-        return {"cross_entropy": per_pixel.sum() / (maps != 255).sum().clamp(min=1)}
-
-    def loss_counts(self, targets: Sequence[Targets]) -> dict[str, float]:
-        return {"cross_entropy": float(sum(int((target.to_label_map() != 255).sum()) for target in targets))}
-
-    def segment(
-        self, output: HeadOutput, valid_size: tuple[int, int], size: tuple[int, int], *, scores: bool = False
-    ) -> Tensor:
-        classes, height, width = output.mask_logits.shape[1:]
-        return semantic_inference(
-            torch.eye(classes, device=output.mask_logits.device),  # query i is class i
-            output.mask_logits[0],
-            (height * self.stride, width * self.stride),
-            valid_size,
-            size,
-            activation="softmax",
-            scores=scores,
-        )
-
-
-def _odds_base(logits: Float[Tensor, "b k h w"]) -> Float[Tensor, "b 1 h w"]:
-    """Logsumexp over all classes except the best; subtracting it turns the best logit into log(p / (1 - p))."""
-    others = logits.scatter(1, logits.argmax(1, keepdim=True), -torch.inf)
-    return others.logsumexp(1, keepdim=True).clamp(min=-_CERTAIN)  # -inf with a single class
+        # Classify "b k h w"
+        return self.classify(functional.gelu(self.norm(summed)))

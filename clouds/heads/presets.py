@@ -25,6 +25,23 @@ def linear(features: Mapping[str, FeatureSpec], labels: LabelSpace, *, width: in
     return LinearHead(features, classes=len(labels), width=width)
 
 
+def fpn(features: Mapping[str, FeatureSpec], labels: LabelSpace, *, pyramid_width: int = 256, width: int = 128) -> Head:
+    """The semantic branch of Panoptic FPN (Kirillov et al., CVPR 2019) with its sizes; softmax, cross entropy.
+
+    Args:
+        features: channels and strides of res2..res5.
+        labels: the classes.
+        pyramid_width: channels of the feature pyramid.
+        width: channels of the decoders; a multiple of 32.
+
+    Raises:
+        ConfigError: a width is below 1, or `width` is not a multiple of 32.
+    """
+    from clouds.heads.fpn import FpnHead
+
+    return FpnHead(features, classes=len(labels), pyramid_width=pyramid_width, width=width)
+
+
 def mask2former(
     features: Mapping[str, FeatureSpec],
     labels: LabelSpace,

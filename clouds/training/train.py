@@ -14,7 +14,6 @@ from attrs import evolve, frozen
 
 from clouds.core.contract.labels import LabelSpace
 from clouds.core.pipeline.pipeline import Pipeline
-from clouds.core.system.config import structure
 from clouds.core.system.errors import CloudsError, ConfigError, DataError, SeenDomainWarning, WeightsError
 from clouds.core.system.files import own_folder, write_text
 from clouds.core.system.processes import Processes, join
@@ -34,9 +33,9 @@ from clouds.training.interrupt import StopSignal
 from clouds.training.loop import Run, StepCallback, run_phase
 from clouds.training.optimizer import build_optimizer
 from clouds.training.recipe import Overrides, Phase, Recipe, changed, load_recipe, with_values
+from clouds.training.run_folder import LOG, RECIPE, START, read_recipe
 from clouds.training.tracking import JsonLines, Trackers, open_trackers
 
-START, RECIPE, LOG = "start", "recipe.json", "log.jsonl"
 __all__ = ["StepCallback", "TrainingRun", "train"]
 
 
@@ -239,16 +238,6 @@ def require_unused(folder: Path) -> None:
             f"--resume {folder}, or choose another folder"
         )
     raise ConfigError(f"{folder} already has a finished run; choose another folder, or remove it")
-
-
-def read_recipe(folder: Path) -> Recipe:
-    """Read the recipe in a run's folder. Raises `ConfigError` naming the file when it cannot be read."""
-    path = folder / RECIPE
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error}); start the run anew") from error
-    return structure(document, Recipe, source=str(path))
 
 
 def unfinished(folder: Path) -> Progress | None:

@@ -1,8 +1,12 @@
 """What the tests of the command line share."""
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 from attrs import frozen
+
+from clouds.training.recipe import load_recipe
 
 SMALL_RECIPE = """
 extends = "folder"
@@ -38,3 +42,12 @@ def assert_one_line(outcome: Outcome, *words: str, code: int = 1) -> None:
     assert outcome.err.startswith("error: ")
     assert outcome.err.count("\n") == 1, outcome.err
     assert all(word in outcome.err for word in words), outcome.err
+
+
+def write_evaluated_run(folder: Path, *settings: str, score: float = 50.0) -> Path:
+    """The folder of a run that was evaluated at step 4."""
+    scores = {"day": {"images": 2, "miou": score, "iou": {"road": score}}}
+    folder.mkdir()
+    (folder / "recipe.json").write_text(json.dumps(load_recipe("folder", settings).to_dict()))
+    (folder / "log.jsonl").write_text(json.dumps({"phase": "warmup", "step": 4, "scores": scores}) + "\n")
+    return folder

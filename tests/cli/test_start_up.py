@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from cli_helpers import write_evaluated_run
 
 HEAVY = {
     *("torch", "torchvision", "torch._dynamo", "torch._inductor", "triton", "sympy", "xformers", "kornia", "scipy"),
@@ -25,6 +26,8 @@ ALLOWED = {
     "info tiny": NOTHING,
     "plan demo": NOTHING,
     "bench --help": NOTHING,
+    "compare {run}": NOTHING,
+    "compare {run} --report {out}": {"plotly"},
     "weights list": {"huggingface_hub"},
     "datasets check {data}": NOTHING,
     "prompts --prompter grammar --n 1 --out {out}": TORCH,
@@ -55,6 +58,7 @@ def test_a_command_loads_no_other_heavy_module(command: str, checkpoint: Path, p
         "data": f"folder:{photos}:val",
         "prompts": tmp_path / "prompts.txt",
         "out": tmp_path / "out",
+        "run": write_evaluated_run(tmp_path / "run"),
     }
     modules = imported_by(COMMAND, *(word.format(**places) for word in command.split()))
     assert "clouds.cli.app" in modules

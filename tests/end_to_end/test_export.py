@@ -61,6 +61,7 @@ SMALL = {
     "encoder_feedforward": 32,
 }
 PIPELINES = {
+    "tiny, fpn": (TINY, {"name": "fpn", "width": 32}),
     "tiny": (TINY, {"name": "mask2former", **SMALL}),
     "resnet": ("resnet", {"name": "mask2former", **SMALL}),
     "resnet, text": ("resnet", {"name": "mask2former-text", **SMALL}),
@@ -85,7 +86,9 @@ def differences_from_eager(ways: dict[str, tuple[str, ...]]) -> dict[str, float]
 
 def test_one_graph_gives_what_eager_gives() -> None:
     """`aot_eager` traces like the compiler does and runs the graph without generating code, which takes minutes."""
-    found = differences_from_eager({"tiny": ("export", "aot_eager"), "resnet, text, ensemble": ("export",)})
+    found = differences_from_eager(
+        {"tiny": ("export", "aot_eager"), "tiny, fpn": ("export",), "resnet, text, ensemble": ("export",)}
+    )
     assert {name: value for name, value in found.items() if not value <= TOLERANCE} == {}
 
 

@@ -58,9 +58,9 @@ def test_a_head_with_fixed_classes_serves_no_others() -> None:
         composed("mask2former").with_labels(MANY)
 
 
-@pytest.mark.parametrize("head", ["mask2former", "mask2former-pooled", "linear"])
+@pytest.mark.parametrize("head", ["mask2former", "mask2former-pooled", "linear", "fpn"])
 def test_200_classes(head: str) -> None:
-    part = {"name": head, **(SMALL if head != "linear" else {})}
+    part = {"name": head, **(SMALL if head.startswith("mask2former") else {})}
     pipeline = clouds.compose(backbone=TINY, head=part, labels=MANY, device="cpu")
     pipeline.trained = True
     assert pipeline.predict(IMAGE).scores().shape == (200, 37, 61)

@@ -12,8 +12,8 @@ from PIL import Image
 from clouds import ConfigError, DataError, LabelSpace, Report
 from clouds.core.contract.labels import CITYSCAPES
 from clouds.data.layouts import LAYOUTS
-from clouds.evaluation.comparison import Comparison
 from clouds.evaluation.evaluate import evaluate
+from clouds.evaluation.protocol_reports import ProtocolReports
 from clouds.evaluation.protocols import BENCHMARKS, CLASS_SETS, PROTOCOLS, find_protocol
 
 
@@ -140,7 +140,7 @@ def test_the_protocol_stands_beside_every_figure(tmp_path: Path, name: str) -> N
 def test_protocols_in_one_table(tmp_path: Path) -> None:
     spec = _folder(tmp_path / "town", np.zeros((4, 4)))
     reports = [evaluate(_Red(), [spec], protocol=name) for name in ("native", "slide-512-341")]
-    table = Comparison(reports)
+    table = ProtocolReports(reports)
     rows = [line.split() for line in table.to_text().splitlines()]
     assert ["protocol", "town:val", "mean"] in rows
     assert ["slide-512-341", "100.0", "100.0"] in rows

@@ -15,7 +15,7 @@ SIZE = (64, 96)
 
 
 def make(name: str) -> Head:
-    head = build_part("head", "linear" if name == "linear" else SMALL, features=FEATURES)
+    head = build_part("head", SMALL if name == "mask2former" else name, features=FEATURES)
     return head.train()  # earlier layers have a loss of their own in training alone
 
 
@@ -38,7 +38,7 @@ def part(output: HeadOutput, images: slice) -> HeadOutput:
     )
 
 
-@pytest.mark.parametrize("name", ["linear", "mask2former"])
+@pytest.mark.parametrize("name", ["linear", "fpn", "mask2former"])
 @pytest.mark.parametrize("cut", [1, 2, 3])
 def test_parts_are_joined(name: str, cut: int) -> None:
     head, wanted, seeds = make(name), targets(), [3, 1, 4, 1]

@@ -205,7 +205,7 @@ def test_costs_and_pairs_of_all_layers_move_between_devices_once(monkeypatch: py
     assert copies == [(3, 6, sum(len(target.labels) for target in wanted))]
 
 
-@pytest.mark.parametrize(("name", "steps"), [("linear", 150), (SMALL, 50)])
+@pytest.mark.parametrize(("name", "steps"), [("linear", 150), ("fpn", 50), (SMALL, 50)])
 def test_a_few_steps_fit_one_image(name: object, steps: int) -> None:
     """The head, its loss and its merge belong together: after fitting one image the segmentation is that image's."""
     torch.manual_seed(0)

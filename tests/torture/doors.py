@@ -39,6 +39,7 @@ from clouds.synthesis.generated_set import open_generated
 from clouds.training.checkpoint import FILE_NAME as CHECKPOINT
 from clouds.training.checkpoint import Progress, read_checkpoint
 from clouds.training.recipe import load_recipe
+from clouds.training.run_folder import LOG, RECIPE
 
 TINY = {"name": "tiny", "dims": [8, 8, 8, 8], "depths": [1, 1, 1, 1]}
 
@@ -139,8 +140,17 @@ def _settings(folder: Path) -> Iterator[Door]:
     ]
     read = _file(folder / "dataset.toml", lambda path: read_dataset_config(path, CITYSCAPES))
     yield Door("dataset.toml", seeds, mutate_text, read)
+    (folder / "scored").mkdir()
+    (folder / "scored" / RECIPE).write_text(json.dumps(recipe.to_dict()))
+    scores = '"scores": {"day": {"images": 2, "miou": 50.0, "iou": {"road": 50.0, "sky": null}}}'
+    log = "".join(f'{{"phase": "warmup", "step": {step}, "miou": 50.0, {scores}}}\n' for step in (1, 2))
+    yield Door("log.jsonl", [log.encode()], mutate_lines, _file(folder / "scored" / LOG, _compare), share=3)
     text = clouds.plan(backbone=TINY, head="linear", generator="procedural", refiner="regions").to_json()
     yield Door("plan.json", [text.encode()], mutate_json, _decoded(Plan.from_json))
+
+
+def _compare(path: Path) -> str:
+    return clouds.compare([path.parent]).to_json()
 
 
 def _sets(folder: Path) -> Iterator[Door]:

@@ -37,7 +37,8 @@ from clouds.synthesis.shards import write_shards
 from clouds.training.checkpoint import FILE_NAME as CHECKPOINT
 from clouds.training.checkpoint import read_checkpoint
 from clouds.training.recipe import load_recipe
-from clouds.training.train import LOG, train
+from clouds.training.run_folder import LOG
+from clouds.training.train import train
 
 TINY = {"name": "tiny", "dims": [8, 8, 8, 8], "depths": [1, 1, 1, 1], "trainable": True}
 SIZE = (32, 48)

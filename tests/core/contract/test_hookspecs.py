@@ -1,5 +1,6 @@
 """Docstrings that show examples are true."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -46,3 +47,10 @@ def test_examples_in_docstrings_run() -> None:
     assert [row[0] for row in results] == modules, run.stdout
     assert [row[0] for row in results if row[1] != "0"] == [], run.stdout
     assert [row[0] for row in results if row[2] == "0"] == [], "examples that doctest does not see"
+
+
+def test_the_readme_names_every_hook() -> None:
+    text = (FOLDER.parent / "README.md").read_text(encoding="utf-8")
+    table = "".join(line for line in text.splitlines() if line.startswith("| `clouds_"))
+    named = set(re.findall(r"`(clouds_\w+)`", table))
+    assert named == {name for name in vars(hookspecs) if name.startswith("clouds_")}, "see `Extend it` in README.md"

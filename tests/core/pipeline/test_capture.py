@@ -22,6 +22,7 @@ from clouds.kernels.deformable_attention import deformable_attention
 
 PARTS = [
     ("tiny", "linear"),
+    ("tiny", "fpn"),
     ("tiny", "mask2former"),
     ("tiny", {"name": "mask2former-text", "geometric_ensemble": True}),
     ("tiny", "mask2former-pooled"),
