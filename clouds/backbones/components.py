@@ -18,6 +18,8 @@ _TIMM = "clouds.backbones.presets:timm"
 _EVERYTHING = (*_PYRAMID, "text-encoder", "mask-pooler")
 _STORED = {"tokenizer": "stored"}  # loading a plan file must not contact the hub
 _OWN_PYRAMID = {"pyramid": "layers", "layers": None}  # models that are no plain ViTs do not offer these options
+_BLOCKS = (*_PYRAMID, "blocks")
+_WITH_BLOCKS = ("vit_", "eva", "deit", "flexivit", "convnext", "test_vit", "test_eva", "test_convnext")  # timm's names
 _WITH_TEXT = {"text": ("text-encoder",)}
 
 
@@ -30,7 +32,7 @@ def clouds_backbones() -> list[Component]:
         summary="small ConvNeXt with a small text tower; random weights, no download",
         source="Liu et al., A ConvNet for the 2020s, CVPR 2022 (shrunk)",
         licence="Apache-2.0 (no published weights)",
-        provides=_EVERYTHING,
+        provides=(*_EVERYTHING, "blocks"),
     )
     return [*(_clip(name) for name in CLIP_MODELS), *(_timm(name) for name in TIMM_MODELS), tiny]
 
@@ -46,7 +48,7 @@ def _clip(name: str) -> Component:
         summary=published.summary,
         source=published.source,
         licence=WEIGHTS[name].licence,
-        provides=_EVERYTHING,
+        provides=_clip_provides(published.model),
         options={
             "model": published.model,
             "weights": published.weights,
@@ -67,10 +69,15 @@ def _timm(name: str) -> Component:
         summary=published.summary,
         source=published.source,
         licence=WEIGHTS[name].licence,
-        provides=_PYRAMID,
+        provides=_BLOCKS,
         provides_with=_WITH_TEXT,
         options={"model": published.model},
     )
+
+
+def _clip_provides(architecture: str) -> tuple[str, ...]:
+    """All but ModifiedResNets (`RN50`, ...) have blocks."""
+    return _EVERYTHING if architecture.startswith("RN") else (*_EVERYTHING, "blocks")
 
 
 @hookimpl
@@ -86,7 +93,7 @@ def clouds_resolve(kind: Kind, name: str) -> Component | None:
             summary=f"timm's {model}: a feature pyramid, or a plain ViT",
             source=f"timm: {model}",
             licence="see the model card",
-            provides=_PYRAMID,
+            provides=_BLOCKS if model.startswith(_WITH_BLOCKS) else _PYRAMID,
             provides_with=_WITH_TEXT,
             options={"model": model},
         )
@@ -99,7 +106,7 @@ def clouds_resolve(kind: Kind, name: str) -> Component | None:
             summary=f"open_clip's {architecture} with the weights {weights}",
             source=f"open_clip: {model}",
             licence="see the model card",
-            provides=_EVERYTHING,
+            provides=_clip_provides(architecture),
             options={"model": architecture, "weights": weights},
             without_weights={"tokenizer": "bytes"},  # some models' tokenizers come from the hub
             without_consent=_STORED,

@@ -7,7 +7,7 @@ detail weight 0.1. Published mIoU on Cityscapes, for domain adaptation with MiT-
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import product
 from typing import final
 
@@ -62,13 +62,14 @@ class MultiResolutionHead(PixelHead):
         self,
         images: Float[Tensor, "b 3 h w"],
         backbone: Backbone,
+        features_of: Callable[[Tensor], Features],
         classifier: TextClassifier | None = None,
         *,
         rngs: ImageGenerators | None = None,
     ) -> HeadOutput:
         size = (images.shape[2], images.shape[3])
         # Context: logits and attention "b k h/8 w/8"
-        features = backbone(_half(images, backbone))
+        features = features_of(_half(images, backbone))
         cells = [slice(side // _GRID) for side in size]
         context = self.head.logits(features)[..., *cells]
         attention = self.attention.logits(features)[..., *cells].sigmoid()
@@ -79,7 +80,7 @@ class MultiResolutionHead(PixelHead):
         seen: list[tuple[Tensor, tuple[ImageWindow, ...]]] = []
         for places in windows:
             crops = torch.stack([image[:, *place] for image, place in zip(images, places, strict=True)])
-            seen.append((self.head.logits(backbone(crops)), places))
+            seen.append((self.head.logits(features_of(crops)), places))
             for index, place in enumerate(places):
                 part = [slice(side.start // _STRIDE, side.stop // _STRIDE) for side in place]
                 detail[index, :, *part] += seen[-1][0][index]

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from attrs import define, field
-from torch import nn
 
 from clouds.core.pipeline.pipeline import Pipeline
 from clouds.core.system.errors import CloudsError, DataError, NonFiniteError, TrainingError
@@ -98,7 +97,7 @@ def run_phase(run: Run, phase: Phase) -> None:
     state = _initial_state(run, phase)
     continuing = phase == run.start.phase
     stream = _open_stream(run, phase, state, run.start.step if continuing else 0)
-    modules = trained_modules(run.pipeline).values()
+    modules = run.pipeline.segmenter.parts.values()
     for module in modules:
         module.train()
     if continuing and run.saved is not None:
@@ -118,11 +117,6 @@ def run_phase(run: Run, phase: Phase) -> None:
         state.teacher.exchange()
     for module in modules:
         module.eval()
-
-
-def trained_modules(pipeline: Pipeline) -> dict[str, nn.Module]:
-    """Modules that a run trains, by the name that begins the full names of their parameters."""
-    return {"backbone": pipeline.backbone, "head": pipeline.head}
 
 
 def _make_step(run: Run, state: State, phase: Phase, stream: Iterator[list[Sample]]) -> None:
@@ -171,7 +165,7 @@ def _initial_state(run: Run, phase: Phase) -> State:
     recipe, pipeline, config = run.recipe, run.pipeline, run.recipe.teacher
     taught = config.result or (phase == "joint" and bool(run.pictures))
     learner = Learner(pipeline, channels_last=recipe.loop.channels_last)
-    optimizer = build_optimizer(trained_modules(pipeline), recipe.optimizer)
+    optimizer = build_optimizer(pipeline.segmenter.parts, recipe.optimizer)
     return State(
         pipeline=pipeline,
         optimizer=optimizer,

@@ -83,7 +83,7 @@ def train_step(state: State, samples: Sequence[Sample]) -> dict[str, float]:
     if state.teacher is not None and state.step % state.teacher_config.every == 0 and state.taught != state.step:
         state.teacher.update()
         state.taught = state.step
-    with _buffers_kept(state.pipeline.backbone, state.pipeline.head):
+    with _buffers_kept(*state.pipeline.segmenter.parts.values()):
         terms, norm = _gradients(state, samples)
     state.optimizer.step()
     state.schedule.step()

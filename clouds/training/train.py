@@ -32,7 +32,7 @@ from clouds.training.checkpoint import (
     set_global_random_state,
 )
 from clouds.training.interrupt import StopSignal
-from clouds.training.loop import Run, StepCallback, run_phase, trained_modules
+from clouds.training.loop import Run, StepCallback, run_phase
 from clouds.training.optimizer import build_optimizer
 from clouds.training.recipe import Overrides, Phase, Recipe, changed, load_recipe, with_values
 from clouds.training.run_folder import LOG, RECIPE, START, read_recipe
@@ -261,7 +261,7 @@ def _prepare_run(
     stop: StopSignal,
 ) -> Run:
     """Check the optimizer's groups, the data of the phases (all if none is named), and that a batch can be split."""
-    build_optimizer(trained_modules(pipeline), recipe.optimizer)  # a pattern that matches nothing stops the run here
+    build_optimizer(pipeline.segmenter.parts, recipe.optimizer)  # a pattern that matches nothing stops the run here
     if recipe.loop.evaluate_every:
         _check_evaluation(recipe.data.evaluation, pipeline.labels)
     sources = [open_dataset(spec, pipeline.labels, default_split="train") for spec in recipe.data.source]

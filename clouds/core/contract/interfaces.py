@@ -13,7 +13,7 @@ cannot trace the constructor of a frozen attrs class.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Self, cast
 
 import numpy as np
@@ -22,6 +22,7 @@ from attrs import define
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 
+from clouds.core.contract.adaptation import Adapter, Blocks
 from clouds.core.contract.component import FeatureSpec, Kind
 from clouds.core.contract.records import Features, GeneratedImage, GenerationRequest, HeadOutput, Prepared, Targets
 from clouds.core.system.errors import ConfigError
@@ -145,11 +146,13 @@ class Head(nn.Module, ABC):
     """Predicts masks from features, computes their loss, and merges them into a segmentation.
 
     `uses_text`: `forward` needs a `TextClassifier`. `open_vocabulary`: the classifier alone defines the classes, so a
-    trained head also works for other label spaces.
+    trained head also works for other label spaces. `queries`: number and width of the queries for which it takes those
+    of `Features.queries`; None ignores them.
     """
 
     uses_text: bool = False
     open_vocabulary: bool = False
+    queries: tuple[int, int] | None = None
 
     @abstractmethod
     def forward(self, features: Features, classifier: TextClassifier | None = None) -> HeadOutput:
@@ -159,6 +162,7 @@ class Head(nn.Module, ABC):
         self,
         images: Float[Tensor, "b 3 h w"],
         backbone: Backbone,
+        features_of: Callable[[Tensor], Features],
         classifier: TextClassifier | None = None,
         *,
         rngs: ImageGenerators | None = None,
@@ -167,11 +171,12 @@ class Head(nn.Module, ABC):
 
         Args:
             images: RGB, 0..255, at network size.
-            backbone: computes features.
+            backbone: for its mean and its `size_divisor`.
+            features_of: computes features of images, those of the adapted backbone.
             classifier: class embeddings, for heads that use text.
             rngs: in training, one generator per image for what the head draws; None: nothing is random.
         """
-        return self(backbone(images), classifier)
+        return self(features_of(images), classifier)
 
     @abstractmethod
     def loss(
@@ -279,6 +284,7 @@ class Prompter(ABC):
 
 INTERFACES: dict[Kind, type[Any]] = {
     Kind.BACKBONE: Backbone,
+    Kind.ADAPTER: Adapter,
     Kind.GENERATOR: Generator,
     Kind.REFINER: Refiner,
     Kind.HEAD: Head,
@@ -288,6 +294,12 @@ INTERFACES: dict[Kind, type[Any]] = {
 
 def capabilities(module: object) -> frozenset[str]:
     """Capabilities of a built module, with the names of `Component.provides`."""
+    found = {
+        "text-encoder": isinstance(module, TextEncoder),
+        "mask-pooler": isinstance(module, MaskPooler),
+        "blocks": isinstance(module, Blocks) and bool(module.blocks),
+        "queries": (isinstance(module, Head) and module.queries is not None)
+        or (isinstance(module, Adapter) and module.queries() is not None),
+    }
     levels = LEVELS if isinstance(module, Backbone) else ()
-    extra: dict[str, type[Any]] = {"text-encoder": TextEncoder, "mask-pooler": MaskPooler}
-    return frozenset([*levels, *(name for name, kind in extra.items() if isinstance(module, kind))])
+    return frozenset([*levels, *(name for name, has in found.items() if has)])
