@@ -20,7 +20,7 @@ from clouds.backbones.levels import sized
 from clouds.backbones.pooling import masked_attention
 from clouds.backbones.tokenizers import Tokenizer
 from clouds.backbones.vit import to_patch_16, vit_levels
-from clouds.backbones.vit_options import VitOptions
+from clouds.backbones.vit_options import AS_PUBLISHED, VitOptions
 from clouds.core.contract.adaptation import Block, Blocks
 from clouds.core.contract.records import Features
 from clouds.core.system.errors import ConfigError
@@ -54,7 +54,7 @@ class ClipVit(ClipBackbone, Blocks):
         *,
         mean: Sequence[float] = MEAN,
         std: Sequence[float] = STD,
-        options: VitOptions = VitOptions(),
+        options: VitOptions = AS_PUBLISHED,
     ) -> None:
         vit, head = image_trunk(clip_model.visual)
         depth = len(vit.blocks)

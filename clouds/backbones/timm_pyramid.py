@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from clouds.backbones.blocks import convnext_blocks, vit_blocks
 from clouds.backbones.levels import STRIDES, sized, specs_of
 from clouds.backbones.vit import PLAIN_VITS, VitPyramid, to_patch_16
-from clouds.backbones.vit_options import Layers, VitOptions
+from clouds.backbones.vit_options import AS_PUBLISHED, Layers, VitOptions
 from clouds.core.contract.adaptation import Block, Blocks
 from clouds.core.contract.component import FeatureSpec
 from clouds.core.contract.interfaces import Backbone
@@ -63,7 +63,7 @@ class TimmPyramid(Backbone, Blocks):
         return Features(res2=res2, res3=res3, res4=res4, res5=res5)
 
 
-def build_timm(model: str, *, pretrained: bool | Path, options: VitOptions = VitOptions()) -> TimmPyramid:
+def build_timm(model: str, *, pretrained: bool | Path, options: VitOptions = AS_PUBLISHED) -> TimmPyramid:
     """Build the backbone for a timm model.
 
     Raises:

@@ -54,6 +54,9 @@ class VitOptions:
         return None if self.pyramid == "last" else self.layers or default_layers(depth)
 
 
+AS_PUBLISHED = VitOptions()
+
+
 def default_layers(depth: int) -> Layers:
     """The blocks that complete a third, half, two thirds and all of the depth, counted from 0, rounded up.
 

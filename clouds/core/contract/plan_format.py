@@ -42,23 +42,24 @@ def _from_1(plan: dict[str, Any]) -> dict[str, Any]:
 
 def _from_2(plan: dict[str, Any]) -> dict[str, Any]:
     """In format 2, all levels of a plain ViT came from its last block; other models ignore `pyramid`."""
-    parts = [
-        {**part, "options": {**part["options"], "pyramid": "last"}} if _may_be_vit(part) else part
-        for part in plan.get("parts", ())
-    ]
-    return {**plan, "parts": parts, "format": 3}
+    parts = plan.get("parts")
+    if isinstance(parts, list):
+        plan = {**plan, "parts": [_last_block(part) for part in cast("list[Any]", parts)]}
+    return {**plan, "format": 3}
 
 
-def _may_be_vit(part: Any) -> bool:
-    """Whether a part of format 2 is a built-in backbone whose pyramid format 3 lets the user choose."""
-    try:
-        options, names = part["options"], (part["kind"], part["distribution"], part["name"])
-        kind, distribution, name = names
-        built_in = kind == "backbone" and distribution == "clouds-dgss" and isinstance(options, dict)
-        return built_in and (name in _VITS_OF_2 or name.startswith(("timm:", "clip:")))
-    except (KeyError, TypeError, AttributeError):
-        return False  # the reader of plans names the fault
+def _last_block(part: Any) -> Any:
+    """A part with `pyramid="last"` if it may be a plain ViT. A fault of the part is left to the reader of plans."""
+    if not isinstance(part, dict):
+        return part
+    kind, distribution, name, options = (
+        cast("dict[str, Any]", part).get(key) for key in ("kind", "distribution", "name", "options")
+    )
+    built_in = (kind, distribution) == ("backbone", "clouds-dgss") and isinstance(name, str)
+    if not (built_in and isinstance(options, dict)) or not cast("str", name).startswith(_VITS_OF_2):
+        return cast("dict[str, Any]", part)
+    return {**part, "options": {**options, "pyramid": "last"}}
 
 
-_VITS_OF_2 = ("clip-vit-l-14", "eva02-clip-l-14", "siglip2-so400m", "dinov2-large", "dinov3-large")
+_VITS_OF_2 = ("clip-vit-l-14", "eva02-clip-l-14", "siglip2-so400m", "dinov2-large", "dinov3-large", "timm:", "clip:")
 _MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1, 2: _from_2}  # each to the next format

@@ -268,10 +268,10 @@ def damaged(**changes: Any) -> str:
         (damaged(format=True), "this is not a plan: expected a JSON object with a whole number as 'format'"),
         (
             damaged(format=99, clouds="7.5"),
-            r"the plan has format 99 of clouds 7\.5; clouds \S+ reads formats 1 to 2: install the newer version",
+            r"the plan has format 99 of clouds 7\.5; clouds \S+ reads formats 1 to 3: install the newer version",
         ),
         (
-            json.dumps({"format": 2}),
+            json.dumps({"format": 3}),
             r"a plan that clouds \S+ reads: .*clouds.* \(it was written by clouds an earlier version\)",
         ),
         (
