@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from clouds.backbones.published import CLIP_MODELS, ClipName
-from clouds.backbones.vit_options import Layers, Pyramid, VitOptions
+from clouds.backbones.vit_options import Pyramid, VitOptions
 
 if TYPE_CHECKING:
     from clouds.core.contract.interfaces import Backbone
@@ -23,7 +23,7 @@ def clip(
     trainable: bool = False,
     tokenizer: Literal["hub", "stored", "bytes"] | Path = "hub",
     pyramid: Pyramid = "layers",
-    layers: Layers | None = None,
+    layers: tuple[int, int, int, int] | None = None,
 ) -> Backbone:
     """A CLIP model of open_clip: ConvNeXt, ModifiedResNet or plain ViT (CLIP, EVA02-CLIP, SigLIP).
 
@@ -59,7 +59,7 @@ def timm(
     trainable: bool = False,
     text: ClipName | None = None,
     pyramid: Pyramid = "layers",
-    layers: Layers | None = None,
+    layers: tuple[int, int, int, int] | None = None,
 ) -> Backbone:
     """A timm model with feature maps at strides 4 to 32 (ConvNeXt, ResNet, Swin, ...), or a plain ViT (DINO, ...).
 

@@ -25,7 +25,7 @@ def test_the_default_takes_a_third_half_two_thirds_and_all_of_the_depth(depth: i
     assert default_layers(depth) == layers
 
 
-@pytest.mark.parametrize("name", ["test_vit", "test_vit2", "test_eva"])
+@pytest.mark.parametrize("name", ["test_vit", "test_vit2", "clouds_test_eva"])
 @pytest.mark.parametrize("layers", [(0, 1, 2, 3), (1, 1, 3, 2)])
 @torch.no_grad()
 def test_levels_are_the_resized_outputs_of_their_blocks(name: str, layers: tuple[int, int, int, int]) -> None:
@@ -78,7 +78,7 @@ class TestFaults:
 
     @pytest.mark.parametrize("value", [[1, 2, 3], "last", 4])
     def test_layers_are_four_numbers(self, value: object) -> None:
-        with pytest.raises(PlanError, match="option 'layers'"):
+        with pytest.raises(PlanError, match=r"is not of type tuple\[int, int, int, int\] \| None"):
             clouds.plan(backbone={"name": "dinov2-large", "layers": value}, head="linear")
 
     def test_a_convnext_of_clip_has_no_such_option(self) -> None:
