@@ -51,14 +51,13 @@ def _from_2(plan: dict[str, Any]) -> dict[str, Any]:
 def _last_block(part: Any) -> Any:
     """A part with `pyramid="last"` if it may be a plain ViT. A fault of the part is left to the reader of plans."""
     if not isinstance(part, dict):
-        return part
-    kind, distribution, name, options = (
-        cast("dict[str, Any]", part).get(key) for key in ("kind", "distribution", "name", "options")
-    )
+        return cast("object", part)
+    document = cast("dict[str, Any]", part)
+    kind, distribution, name, options = (document.get(key) for key in ("kind", "distribution", "name", "options"))
     built_in = (kind, distribution) == ("backbone", "clouds-dgss") and isinstance(name, str)
     if not (built_in and isinstance(options, dict)) or not cast("str", name).startswith(_VITS_OF_2):
-        return cast("dict[str, Any]", part)
-    return {**part, "options": {**options, "pyramid": "last"}}
+        return document
+    return {**document, "options": {**cast("dict[str, Any]", options), "pyramid": "last"}}
 
 
 _VITS_OF_2 = ("clip-vit-l-14", "eva02-clip-l-14", "siglip2-so400m", "dinov2-large", "dinov3-large", "timm:", "clip:")
