@@ -29,7 +29,14 @@ from clouds.training.train import train
 def test_plans_print_every_value(name: str, lines: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", name]) == 0
     printed = capsys.readouterr().out
-    shared = ["lr = 0.0001", "weight_decay = 0.05", "clip_norm = 0", 'schedule = "poly"', "steps = 40000"]
+    shared = [
+        "cat_max_ratio = 0.75",
+        "lr = 0.0001",
+        "weight_decay = 0.05",
+        "clip_norm = 0",
+        'schedule = "poly"',
+        "steps = 40000",
+    ]
     assert [line for line in (*shared, "crop = [512, 512]", "batch_size = 4", *lines) if line not in printed] == []
 
 
