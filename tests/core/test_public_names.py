@@ -3,7 +3,7 @@
 import clouds
 
 NAMES = [
-    *("Backbone", "BrokenPlugin", "Catalog", "CloudsError", "Comparison", "Component", "ComponentError"),
+    *("Ablation", "Backbone", "BrokenPlugin", "Catalog", "CloudsError", "Comparison", "Component", "ComponentError"),
     *("ConfigError", "DataError"),
     *("DuplicateComponentError", "FeatureSpec", "Features", "FilePattern", "FileWeights", "GeneratedImage"),
     "GenerationRequest",
@@ -13,7 +13,7 @@ NAMES = [
     *("Problem", "PromptOptions", "PromptRefiner", "PromptedSegmenter", "Prompter", "Refiner", "Report"),
     *("SamSegmenter", "SlowDtypeWarning", "Targets", "TensorCache", "TextClassifier", "TextEncoder", "TrustError"),
     *("UnknownComponentError", "UntrainedHeadWarning", "WeightsError", "WorkerError", "__version__", "catalog"),
-    *("compare", "compose", "evaluate", "from_reference_checkpoint", "generate", "hookimpl", "hub_access"),
+    *("ablate", "compare", "compose", "evaluate", "from_reference_checkpoint", "generate", "hookimpl", "hub_access"),
     *("hub_folder", "load"),
     *("load_weights", "plan", "prompt_preset", "read_weights", "train", "weights_file"),
 ]
