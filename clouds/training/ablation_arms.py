@@ -99,11 +99,10 @@ def _parse_arm(text: str) -> ArmSpec:
     base = "generated" if "=" in words[0] else words.pop(0)
     if base not in BUILT_IN:
         raise ConfigError(f"arm {name!r}: {base!r} is no built-in arm{did_you_mean(base, BUILT_IN)}; write key=value")
-    if name in BUILT_IN or not words:
-        fault = (
-            "is the name of a built-in arm; choose another" if name in BUILT_IN else "changes nothing; add +key=value"
-        )
-        raise ConfigError(f"arm {name!r} {fault}")
+    if name in BUILT_IN:
+        raise ConfigError(f"arm {name!r} is built in and cannot be changed; choose another name")
+    if not words:
+        raise ConfigError(f"arm {name!r} changes nothing; write {name}={base}+key=value")
     return ArmSpec(name=name, base=base, overrides=tuple(words))
 
 
@@ -132,9 +131,7 @@ def _check_needs(arm: ArmSpec, inputs: Inputs) -> None:
     if arm.base == "refined" and not recipe.model.get("refiner"):
         raise ConfigError(f"{needs} a refiner; set refiner=NAME, or leave the arm out")
     if arm.base == "exact" and not inputs.exact:
-        raise ConfigError(
-            f"{needs} exact labels, but {recipe.data.generated} has not one for every image; leave it out"
-        )
+        raise ConfigError(f"{needs} an exact label map for each image of {recipe.data.generated}; leave the arm out")
     if arm.base == "ceiling" and not inputs.ceiling:
         raise ConfigError(f"{needs} the target's own labels; give ceiling=SPEC, or leave the arm out")
 

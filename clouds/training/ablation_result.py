@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,10 @@ class ArmRun:
         return evolve(self.joint, evaluations=steps)
 
 
+def _to_tuple(value: Iterable[ArmRun]) -> tuple[ArmRun, ...]:
+    return tuple(value)
+
+
 @frozen(kw_only=True)
 class Ablation:
     """The result of `clouds.ablate`.
@@ -74,14 +78,16 @@ class Ablation:
         intervals: per arm the 95 % intervals over images of its mIoU, and of its gain over the first arm.
         teacher: share of correct pixels, in percent, of the first teacher's labels by set and class, over the runs'
             warm-ups; empty without labels.
+        runs: all runs.
+        scored: the scored datasets by domain name.
     """
 
     out: Path
     comparison: Comparison
     intervals: dict[str, tuple[Interval | None, Interval | None]]
     teacher: dict[str, dict[str, Spread | None]]
-    _runs: tuple[ArmRun, ...] = field(repr=False, converter=tuple)
-    _scored: Mapping[str, Dataset] = field(repr=False)
+    runs: tuple[ArmRun, ...] = field(repr=False, converter=_to_tuple)
+    scored: Mapping[str, Dataset] = field(repr=False)
 
     @classmethod
     def of(
@@ -148,11 +154,11 @@ class Ablation:
         )
         pictures = html.Section(
             title="Predictions",
-            note=f"The first images of each domain, seed {self._runs[0].joint.seed}.",
-            content=[html.legend(next(iter(self._scored.values())).label_space), self._pictures()],
+            note=f"The first images of each domain, seed {self.runs[0].joint.seed}.",
+            content=[html.legend(next(iter(self.scored.values())).label_space), self._pictures()],
         )
         sections = [arms, *self.comparison.sections(), *([first] if teacher else []), pictures]
-        return html.page("Ablation", sections, subtitle=f"{len(self._runs)} runs, {len(self.intervals)} arms")
+        return html.page("Ablation", sections, subtitle=f"{len(self.runs)} runs, {len(self.intervals)} arms")
 
     def _note(self) -> str:
         return _NOTE.format(base=self.comparison.arms[0].name, resamples=RESAMPLES, seed=SEED)
@@ -176,8 +182,8 @@ class Ablation:
     def _documents(self) -> list[dict[str, Any]]:
         """A row per arm and seed."""
         rows = list[dict[str, Any]]()
-        for run in self._runs:
-            evaluations = run.scored(self._scored).evaluations
+        for run in self.runs:
+            evaluations = run.scored(self.scored).evaluations
             last = evaluations[-1]
             rows.append(
                 {
@@ -186,16 +192,16 @@ class Ablation:
                     "step": last.step,
                     "miou": last.miou,
                     "domains": {name: asdict(one) for name, one in last.domains.items()},
-                    "start": {name: one.miou for name, one in _domain_scores(run.start, self._scored).items()},
+                    "start": {name: one.miou for name, one in _domain_scores(run.start, self.scored).items()},
                 }
             )
         return rows
 
     def _pictures(self) -> html.Fragment:
         """Images, labels and each arm's predictions with the first seed."""
-        seed = self._runs[0].joint.seed
-        chosen = [run for run in self._runs if run.joint.seed == seed]
-        read = [(one, *one.read(index)) for one in self._scored.values() for index in range(min(_PER_DOMAIN, len(one)))]
+        seed = self.runs[0].joint.seed
+        chosen = [run for run in self.runs if run.joint.seed == seed]
+        read = [(one, *one.read(index)) for one in self.scored.values() for index in range(min(_PER_DOMAIN, len(one)))]
         columns: list[list[html.Picture]] = []
         for run in chosen:
             device = str(run.joint.recipe["model"].get("device", "auto"))
