@@ -1,6 +1,7 @@
 """Ablations of tiny models: shared warm-ups, equal steps, exact continuation, and what they write."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +73,7 @@ def test_a_killed_ablation_continues_with_the_same_bits(settings: Recipe, target
     for stop in (1, 3, 4):  # steps of this call, of 12 in all, until it is killed
         done = iter(range(stop))
 
-        def kill(*_: object, done: object = done) -> None:
+        def kill(*_: object, done: Iterator[int] = done) -> None:
             if next(done, None) is None:
                 raise KeyboardInterrupt
 
@@ -97,7 +98,7 @@ def test_more_arms_and_seeds_are_added(settings: Recipe, target: str, tmp_path: 
     assert "/seed-0" not in "".join(line for line in said if "source" in line)
     source, generated = result.comparison.arms
     gain = generated.gain(source)
-    own, base = (arm.values(lambda one: one.miou) for arm in (generated, source))
+    own, base = ({run.seed: run.evaluations[-1].miou or 0.0 for run in arm.runs} for arm in (generated, source))
     assert gain is not None
     assert gain.mean == pytest.approx(np.mean([own[seed] - base[seed] for seed in (0, 1)]))
     assert result.intervals["source"][1] is None
