@@ -8,15 +8,17 @@ from typing import Any, final
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from clouds.backbones.blocks import convnext_blocks
 from clouds.backbones.clip_backbone import MEAN, STD, ClipBackbone
 from clouds.backbones.levels import sized
 from clouds.backbones.tokenizers import Tokenizer
+from clouds.core.contract.adaptation import Block, Blocks
 from clouds.core.contract.records import Features
 from clouds.kernels.mask_pool import mask_pool
 
 
 @final
-class ClipConvNeXt(ClipBackbone):
+class ClipConvNeXt(ClipBackbone, Blocks):
     """ConvNeXt of an open_clip model (Liu et al., CVPR 2022; Cherti et al., CVPR 2023).
 
     res2..res5 are the outputs of the four stages, `dense` is res5. Pooling averages `dense` under a mask, then applies
@@ -45,6 +47,11 @@ class ClipConvNeXt(ClipBackbone):
             mean=mean,
             std=std,
         )
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        trunk: Any = self.clip_model.visual.trunk  # pyright: ignore[reportAttributeAccessIssue]
+        return convnext_blocks(trunk.stages)
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Features:
         trunk: Any = self.clip_model.visual.trunk  # pyright: ignore[reportAttributeAccessIssue]

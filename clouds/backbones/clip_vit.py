@@ -13,12 +13,14 @@ from open_clip.transformer import VisionTransformer as OpenClipVit
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
+from clouds.backbones.blocks import vit_blocks
 from clouds.backbones.clip_backbone import MEAN, STD, ClipBackbone
 from clouds.backbones.clip_text import without_images
 from clouds.backbones.levels import sized
 from clouds.backbones.pooling import masked_attention
 from clouds.backbones.tokenizers import Tokenizer
 from clouds.backbones.vit import patch_map, pyramid, to_patch_16
+from clouds.core.contract.adaptation import Block, Blocks
 from clouds.core.contract.records import Features
 from clouds.core.system.errors import ConfigError
 from clouds.core.weights.loading import load_weights
@@ -26,7 +28,7 @@ from clouds.kernels.mask_pool import inside_of, mask_pool
 
 
 @final
-class ClipVit(ClipBackbone):
+class ClipVit(ClipBackbone, Blocks):
     """Plain ViT of an open_clip model (CLIP, EVA02-CLIP, SigLIP, SigLIP 2), as a timm ViT with 16 x 16 patches.
 
     `dense` and res4 are the patch tokens after the final norm; `clouds.backbones.vit` describes res2, res3 and res5.
@@ -58,6 +60,10 @@ class ClipVit(ClipBackbone):
         )
         self.vit = vit
         self.head = head
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        return vit_blocks(self.vit)
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Features:
         dense = patch_map(self.vit, self.normalize(sized(images)))

@@ -14,6 +14,8 @@ _CLIP = "clouds.backbones.presets:clip"
 _TIMM = "clouds.backbones.presets:timm"
 _EVERYTHING = (*_PYRAMID, "text-encoder", "mask-pooler")
 _STORED = {"tokenizer": "stored"}  # loading a plan file must not contact the hub
+_BLOCKS = (*_PYRAMID, "blocks")
+_WITH_BLOCKS = ("vit_", "eva", "deit", "flexivit", "convnext", "test_vit", "test_eva", "test_convnext")  # timm's names
 _WITH_TEXT = {"text": ("text-encoder",)}
 
 
@@ -26,7 +28,7 @@ def clouds_backbones() -> list[Component]:
         summary="small ConvNeXt with a small text tower; random weights, no download",
         source="Liu et al., A ConvNet for the 2020s, CVPR 2022 (shrunk)",
         licence="Apache-2.0 (no published weights)",
-        provides=_EVERYTHING,
+        provides=(*_EVERYTHING, "blocks"),
     )
     return [*(_clip(name) for name in CLIP_MODELS), *(_timm(name) for name in TIMM_MODELS), tiny]
 
@@ -42,7 +44,7 @@ def _clip(name: str) -> Component:
         summary=published.summary,
         source=published.source,
         licence=WEIGHTS[name].licence,
-        provides=_EVERYTHING,
+        provides=_clip_provides(published.model),
         options={
             "model": published.model,
             "weights": published.weights,
@@ -62,10 +64,15 @@ def _timm(name: str) -> Component:
         summary=published.summary,
         source=published.source,
         licence=WEIGHTS[name].licence,
-        provides=_PYRAMID,
+        provides=_BLOCKS,
         provides_with=_WITH_TEXT,
         options={"model": published.model},
     )
+
+
+def _clip_provides(architecture: str) -> tuple[str, ...]:
+    """All but ModifiedResNets (`RN50`, ...) have blocks."""
+    return _EVERYTHING if architecture.startswith("RN") else (*_EVERYTHING, "blocks")
 
 
 @hookimpl
@@ -81,7 +88,7 @@ def clouds_resolve(kind: Kind, name: str) -> Component | None:
             summary=f"timm's {model}: a feature pyramid, or a plain ViT",
             source=f"timm: {model}",
             licence="see the model card",
-            provides=_PYRAMID,
+            provides=_BLOCKS if model.startswith(_WITH_BLOCKS) else _PYRAMID,
             provides_with=_WITH_TEXT,
             options={"model": model},
         )
@@ -94,7 +101,7 @@ def clouds_resolve(kind: Kind, name: str) -> Component | None:
             summary=f"open_clip's {architecture} with the weights {weights}",
             source=f"open_clip: {model}",
             licence="see the model card",
-            provides=_EVERYTHING,
+            provides=_clip_provides(architecture),
             options={"model": architecture, "weights": weights},
             without_weights={"tokenizer": "bytes"},  # some models' tokenizers come from the hub
             without_consent=_STORED,

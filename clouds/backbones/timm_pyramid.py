@@ -15,10 +15,13 @@ from huggingface_hub.constants import SAFETENSORS_SINGLE_FILE
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from jaxtyping import Float
 from timm.models import eva, vision_transformer
+from timm.models.convnext import ConvNeXtStage
 from torch import Tensor, nn
 
+from clouds.backbones.blocks import convnext_blocks, vit_blocks
 from clouds.backbones.levels import STRIDES, sized, specs_of
 from clouds.backbones.vit import PLAIN_VITS, VitPyramid, to_patch_16
+from clouds.core.contract.adaptation import Block, Blocks
 from clouds.core.contract.component import FeatureSpec
 from clouds.core.contract.interfaces import Backbone
 from clouds.core.contract.records import Features
@@ -32,7 +35,7 @@ _REGISTERS = ("reg_token", "register_tokens", "storage_tokens")  # timm, DINOv2,
 
 
 @final
-class TimmPyramid(Backbone):
+class TimmPyramid(Backbone, Blocks):
     """A timm model as backbone.
 
     Args:
@@ -46,6 +49,13 @@ class TimmPyramid(Backbone):
     ) -> None:
         super().__init__(features=features, mean=mean, std=std)
         self.trunk = trunk
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        if isinstance(self.trunk, VitPyramid):
+            return vit_blocks(self.trunk.vit)
+        stages = [part for part in self.trunk.modules() if isinstance(part, ConvNeXtStage)]
+        return convnext_blocks(stages)
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Features:
         res2, res3, res4, res5 = self.trunk(self.normalize(sized(images)))

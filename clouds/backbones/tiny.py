@@ -8,9 +8,11 @@ from typing import Self, final
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from clouds.backbones.blocks import convnext_blocks
 from clouds.backbones.convnext import ConvNeXt
 from clouds.backbones.levels import sized, specs_of
 from clouds.backbones.text_transformer import TextTransformer
+from clouds.core.contract.adaptation import Block, Blocks
 from clouds.core.contract.interfaces import Backbone, MaskPooler, TextEncoder
 from clouds.core.contract.records import Features
 from clouds.kernels.mask_pool import mask_pool
@@ -22,7 +24,7 @@ TEXT_WIDTH, TEXT_LAYERS, TEXT_HEADS, EMBEDDING = 32, 2, 2, 128
 
 
 @final
-class TinyBackbone(Backbone, TextEncoder, MaskPooler):
+class TinyBackbone(Backbone, TextEncoder, MaskPooler, Blocks):
     """ConvNeXt for images, causal transformer for texts, shared embedding space of 128 dimensions.
 
     Args:
@@ -54,6 +56,10 @@ class TinyBackbone(Backbone, TextEncoder, MaskPooler):
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Features:
         res2, res3, res4, res5 = self.trunk(self.normalize(sized(images)))
         return Features(res2=res2, res3=res3, res4=res4, res5=res5, dense=res5)
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        return convnext_blocks(stage for name, stage in self.trunk.items() if name.startswith("stages"))
 
     def pool(self, dense: Float[Tensor, "b d h w"], masks: Float[Tensor, "b q hm wm"]) -> Float[Tensor, "b q e"]:
         return self.projection(mask_pool(dense, masks))

@@ -11,6 +11,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
+from clouds.backbones.blocks import call_qkv
 from clouds.core.system.errors import ConfigError
 
 PATCH = 16
@@ -30,7 +31,7 @@ def to_patch_16(vit: Any) -> Any:
         raise ConfigError(f"{type(vit).__name__} with {type(vit.patch_embed).__name__} is not a plain ViT")
     rows, columns = vit.patch_embed.grid_size
     vit.set_input_size(img_size=(PATCH * rows, PATCH * columns), patch_size=(PATCH, PATCH))
-    return vit
+    return call_qkv(vit)
 
 
 def patch_map(vit: Any, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d h/16 w/16"]:

@@ -9,12 +9,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from clouds.backbones.clip_text import ClipText
+from clouds.core.contract.adaptation import Block, Blocks
 from clouds.core.contract.interfaces import Backbone, TextEncoder
 from clouds.core.contract.records import Features
 
 
 @final
-class WithText(Backbone, TextEncoder):
+class WithText(Backbone, TextEncoder, Blocks):
     """Image features of one backbone, text embeddings of another model.
 
     The two embedding spaces are unrelated, so there is no mask pooling; heads learn the mapping between them.
@@ -32,6 +33,10 @@ class WithText(Backbone, TextEncoder):
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Features:
         return self.images(images)
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        return self.images.blocks if isinstance(self.images, Blocks) else ()
 
     def embed_text(self, texts: Sequence[str]) -> Float[Tensor, "n d"]:
         return self.texts.embed_text(texts)

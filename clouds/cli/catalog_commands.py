@@ -20,7 +20,8 @@ def list_components(kind: AnyListing | None = None, /, *, as_json: AsJson = Fals
     """List the available components and the broken plugins, or what `clouds evaluate` knows by name.
 
     Args:
-        kind: backbones, generators, refiners, heads or prompters; protocols or benchmarks; default: all components.
+        kind: backbones, adapters, generators, refiners, heads or prompters; protocols or benchmarks; default: all
+            components.
     """
     if kind in LISTS:
         _list_records(_protocols() if kind == "protocol" else _benchmarks(), as_json=as_json)

@@ -54,13 +54,14 @@ class Mask2Former(Head):
         self.ensemble = ensemble
         self.postprocess: Literal["merge_first", "masks_first"] = postprocess
         self.open_vocabulary = void_width is not None
+        self.queries = (predictor.queries, predictor.width)
         self.uses_text = self.open_vocabulary or ensemble is not None
 
     def forward(self, features: Features, classifier: TextClassifier | None = None) -> HeadOutput:
         words = classifier
         if classifier is not None and self.void_embedding is not None:
             words = with_void(classifier, self.void_embedding.weight)
-        output = self.predictor(self.pixel_decoder(features), words)
+        output = self.predictor(self.pixel_decoder(features), words, features.queries)
         if self.ensemble is None or self.training:
             return output
         return self.ensemble(output, features, classifier)

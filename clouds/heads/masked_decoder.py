@@ -95,7 +95,7 @@ class MaskedDecoder(nn.Module):
         self.transformer_cross_attention_layers = nn.ModuleList(_CrossAttention(width, heads) for _ in range(layers))
         self.transformer_ffn_layers = nn.ModuleList(_FeedForward(width, feedforward) for _ in range(layers))
         self.decoder_norm = nn.LayerNorm(width)
-        self.queries, self.layers = queries, layers
+        self.queries, self.width, self.layers = queries, width, layers
         self.query_feat = nn.Embedding(queries, width)
         self.query_embed = nn.Embedding(queries, width)
         self.level_embed = nn.Embedding(_LEVELS, width)
@@ -106,16 +106,26 @@ class MaskedDecoder(nn.Module):
         self.mask_embed = Mlp(width, width, width, width)
         self._mask_pooling_proj = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width)) if pooled else None
 
-    def forward(self, pixels: PixelFeatures, classifier: TextClassifier | None = None) -> HeadOutput:
+    def forward(
+        self,
+        pixels: PixelFeatures,
+        classifier: TextClassifier | None = None,
+        queries: Float[Tensor, "2 q c"] | None = None,
+    ) -> HeadOutput:
         """Predictions of the last layer; in training also of all earlier layers, starting at the initial queries.
 
         Attention masks are computed from mask features resized once to each level. Resizing is linear, so this equals
         resizing the masks; in evaluation, earlier layers therefore need no full-size masks.
+
+        Args:
+            pixels: output of the pixel decoder.
+            classifier: class embeddings, for classification by text.
+            queries: initial queries and position embeddings in place of the decoder's own.
         """
         # Initial queries and their position embeddings "b q c"
         batch = len(pixels.mask_features)
-        x = self.query_feat.weight.expand(batch, -1, -1)
-        query_position = self.query_embed.weight.expand(batch, -1, -1)
+        own = (self.query_feat.weight, self.query_embed.weight)
+        x, query_position = (one.expand(batch, -1, -1) for one in (own if queries is None else queries))
         # Keys and values "b n c", and mask features "b c n" for attention masks, per level
         memories = self._memories(pixels)
         mask_features = pixels.mask_features.detach()
@@ -128,10 +138,10 @@ class MaskedDecoder(nn.Module):
         )
         # Decoder layers: masked cross-attention, self-attention, feed-forward; states "b q c"
         states, mask_embeds = [self.decoder_norm(x)], [self.mask_embed(self.decoder_norm(x))]
-        for index, (cross, own, feedforward) in enumerate(layers):
+        for index, (cross, mutual, feedforward) in enumerate(layers):
             level = index % _LEVELS
             x = cross(x, query_position, *memories[level], (mask_embeds[-1], small[level]))
-            x = feedforward(own(x, query_position))
+            x = feedforward(mutual(x, query_position))
             states.append(self.decoder_norm(x))
             mask_embeds.append(self.mask_embed(states[-1]))
         # Mask logits "b q h w" and class logits "b q k" of the predicted layers

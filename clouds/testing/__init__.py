@@ -11,6 +11,7 @@ test_contract = component_tests("my-distribution")
 
 from __future__ import annotations
 
+from clouds.testing.adapter import check_adapter
 from clouds.testing.backbone import check_backbone
 from clouds.testing.catalogued import check_by_name, component_tests
 from clouds.testing.component import check_component
@@ -22,6 +23,7 @@ from clouds.testing.refiner import check_refiner
 
 __all__ = [
     "ContractError",
+    "check_adapter",
     "check_backbone",
     "check_by_name",
     "check_component",

@@ -15,7 +15,9 @@ from clouds.core.contract.component import FeatureSpec, Kind
 from clouds.core.contract.interfaces import LEVELS, Backbone, Head, TextClassifier, capabilities
 from clouds.core.contract.labels import CITYSCAPES
 from clouds.core.pipeline.build import build_part
+from clouds.core.pipeline.segmenter import blocks_of
 from clouds.core.weights.loading import load_weights
+from clouds.testing.adapter import check_adapter
 from clouds.testing.backbone import check_backbone
 from clouds.testing.component import check_component
 from clouds.testing.contract import in_evaluation, require
@@ -25,6 +27,7 @@ from clouds.testing.prompter import check_prompter
 from clouds.testing.refiner import check_refiner
 
 TEXT_WIDTH = 16
+QUERIES = (10, 16)  # number and width
 FEATURES = {name: FeatureSpec(channels=8 * (i + 1), stride=4 * 2**i) for i, name in enumerate(LEVELS)}
 
 
@@ -47,18 +50,25 @@ def check_by_name(
     component = catalog.find(kind, name)
     check_component(component)
 
+    backbone: Backbone = build_part(Kind.BACKBONE, "tiny")  # to build adapters for
+
     def build() -> Any:
         return build_part(
             kind,
             {"name": name, **(options or {})},
             features=FEATURES,
             text_width=TEXT_WIDTH,
+            blocks=blocks_of(backbone),
+            queries=QUERIES,
             pretrained=False,
             catalog=catalog,
         )
 
     built = build()
-    if kind == Kind.BACKBONE:
+    if kind == Kind.ADAPTER:
+        check_adapter(built, backbone)
+        _check_provides(f"{kind} {name!r}", component.provides.union(*component.provides_with.values()), built)
+    elif kind == Kind.BACKBONE:
         check_backbone(built)
         _check_provides(f"{kind} {name!r}", component.provides, built)
         _check_rebuilt(built, build(), _backbone_answer)
@@ -132,14 +142,14 @@ def component_tests(
     return test_contract
 
 
-def _check_provides(who: str, declared: frozenset[str], backbone: object) -> None:
-    found = capabilities(backbone)
+def _check_provides(who: str, declared: frozenset[str], built: object) -> None:
+    found = capabilities(built)
     require(
         declared == found,
         who,
-        f"`provides=` must be the capabilities of the built backbone, {sorted(found)}",
+        f"`provides=` must be the capabilities of what is built, {sorted(found)}",
         got=sorted(declared),
-        remedy="correct `provides=`, or derive the class from TextEncoder or MaskPooler",
+        remedy="correct `provides=`, or derive the class from TextEncoder, MaskPooler or Blocks",
     )
 
 

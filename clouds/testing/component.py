@@ -21,7 +21,8 @@ def check_component(component: Component) -> None:
     """Check a plugin's declaration without building the component.
 
     - The summary is one line.
-    - A backbone provides all levels of the pyramid. Only backbones provide capabilities, and only heads need them.
+    - A backbone provides all levels of the pyramid. Only backbones provide capabilities, but for
+      `queries`, which adapters make and heads take. Only heads and adapters need them.
     - The factory's module imports in a fresh interpreter without torch.
     - Every option is a keyword with a type. Its default is a plain value of that type, because plans are JSON.
 
@@ -56,12 +57,13 @@ def _check_capabilities(component: Component, who: str) -> None:
         got=f"provides without {lacking}",
         remedy="list them in `provides=`; heads that need them refuse the backbone otherwise",
     )
-    provided = frozenset[str]() if component.kind == Kind.BACKBONE else component.provides
-    needed = frozenset[str]() if component.kind == Kind.HEAD else component.needs
+    queries = {"queries"} if component.kind in (Kind.HEAD, Kind.ADAPTER) else set[str]()
+    provided = frozenset[str]() if component.kind == Kind.BACKBONE else component.provides - queries
+    needed = frozenset[str]() if component.kind in (Kind.HEAD, Kind.ADAPTER) else component.needs
     require(
         not provided | needed,
         who,
-        "only backbones provide capabilities, and only heads need them",
+        "only backbones provide capabilities (but for queries), and only heads and adapters need them",
         got=sorted(provided | needed),
         remedy="remove `provides=` or `needs=`",
     )

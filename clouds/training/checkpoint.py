@@ -184,7 +184,7 @@ def _altered(path: Path) -> Iterator[None]:
 def _check_optimizer(optimizer: torch.optim.Optimizer) -> None:
     document = optimizer.state_dict()
     numbers = [value for group in document["param_groups"] for value in group.values() if isinstance(value, float)]
-    moments = [value for one in document["state"].values() for value in one.values()]
+    moments = [value for one in document["state"].values() for value in one.values() if value is not None]
     values = [torch.as_tensor(value) for value in (*numbers, *moments)]
     if not all(value.isfinite().all() for value in values):
         raise NonFiniteError("the optimizer's state is not finite")
@@ -193,13 +193,11 @@ def _check_optimizer(optimizer: torch.optim.Optimizer) -> None:
 def _modules(state: State) -> dict[str, torch.nn.Module]:
     """Trained modules by name."""
     pipeline, teacher = state.pipeline, state.teacher
-    found: dict[str, torch.nn.Module] = {"head": pipeline.head}
-    if any(parameter.requires_grad for parameter in pipeline.backbone.parameters()):
-        found["backbone"] = pipeline.backbone
+    found = dict(pipeline.segmenter.parts)
+    if not any(parameter.requires_grad for parameter in pipeline.backbone.parameters()):
+        del found["backbone"]
     if teacher is not None:
-        found["teacher head"] = teacher.head
-        if teacher.backbone is not pipeline.backbone:
-            found["teacher backbone"] = teacher.backbone
+        found |= {f"teacher {name}": teacher.segmenter.parts[name] for name in teacher.averaged}
     return found
 
 

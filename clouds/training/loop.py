@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ def run_phase(run: Run, phase: Phase) -> None:
     state = _initial_state(run, phase)
     continuing = phase == run.start.phase
     stream = _open_stream(run, phase, state, run.start.step if continuing else 0)
-    modules = (run.pipeline.backbone, run.pipeline.head)
+    modules = run.pipeline.segmenter.parts.values()
     for module in modules:
         module.train()
     if continuing and run.saved is not None:
@@ -108,6 +109,8 @@ def run_phase(run: Run, phase: Phase) -> None:
         raise
     except Exception as error:  # no error of a component may cost the trained weights
         raise _error_with_remedy(run, state, phase, error) from error
+    if run.recipe.teacher.result and state.teacher is not None:
+        state.teacher.exchange()
     for module in modules:
         module.eval()
 
@@ -156,9 +159,9 @@ def _remedy(error: Exception, folder: Path) -> str:
 
 def _initial_state(run: Run, phase: Phase) -> State:
     recipe, pipeline, config = run.recipe, run.pipeline, run.recipe.teacher
-    taught = phase == "joint" and bool(run.pictures)
+    taught = config.result or (phase == "joint" and bool(run.pictures))
     learner = Learner(pipeline, channels_last=recipe.loop.channels_last)
-    optimizer = build_optimizer({"backbone": pipeline.backbone, "head": pipeline.head}, recipe.optimizer)
+    optimizer = build_optimizer(pipeline.segmenter.parts, recipe.optimizer)
     return State(
         pipeline=pipeline,
         optimizer=optimizer,
@@ -221,7 +224,8 @@ def _after_step(run: Run, state: State, phase: Phase, numbers: dict[str, float])
     domains: Domains = {}
     try:
         if loop.evaluate_every and state.step % loop.evaluate_every == 0:
-            domains = _evaluate(run, phase, state.step)
+            with _result_weights(run, state):
+                domains = _evaluate(run, phase, state.step)
     finally:  # log the step even if its evaluation fails
         numbers = _log(run, phase, state.step, numbers, domains)
         if run.processes.main and run.on_step is not None:
@@ -244,6 +248,11 @@ def _evaluate(run: Run, phase: Phase, step: int) -> Domains:
         if run.processes.main:
             save_best(pipeline, run.folder, run.best, scored, keep=loop.keep_best)
     return domain_scores(report)
+
+
+def _result_weights(run: Run, state: State) -> AbstractContextManager[None]:
+    """Context in which the pipeline has the weights that are the phase's result."""
+    return state.teacher.in_student() if run.recipe.teacher.result and state.teacher is not None else nullcontext()
 
 
 def _log(run: Run, phase: Phase, step: int, numbers: dict[str, float], domains: Domains) -> dict[str, float]:

@@ -12,6 +12,7 @@ term is, too, while the published code normalizes it per process.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -44,7 +45,7 @@ class State:
         config: its `clip_norm` clips the gradient.
         seed: seed of all random choices in a step.
         teacher_config: update interval of the teacher.
-        teacher: the EMA teacher; None without generated images.
+        teacher: the EMA teacher; None if neither labels nor result come from it.
         processes: rank and number of the training processes.
         learner: the student's loss; distributed over the processes.
         accumulate: number of parts of this process's share of a batch.
@@ -81,7 +82,7 @@ def train_step(state: State, samples: Sequence[Sample]) -> dict[str, float]:
     if state.teacher is not None and state.step % state.teacher_config.every == 0 and state.taught != state.step:
         state.teacher.update()
         state.taught = state.step
-    with _buffers_kept(state.pipeline.backbone, state.pipeline.head):
+    with _buffers_kept(*state.pipeline.segmenter.parts.values()):
         terms, norm = _gradients(state, samples)
     state.optimizer.step()
     state.schedule.step()
@@ -104,7 +105,7 @@ def _gradients(state: State, samples: Sequence[Sample]) -> tuple[dict[str, Tenso
             torch.stack(list(found.values())).sum().backward()
         terms = {name: term.detach() + terms.get(name, 0.0) for name, term in found.items()}
     trained = [parameter for group in state.optimizer.param_groups for parameter in group["params"]]
-    norm = torch.nn.utils.clip_grad_norm_(trained, state.config.clip_norm)
+    norm = torch.nn.utils.clip_grad_norm_(trained, state.config.clip_norm or math.inf)
     if not norm.isfinite():
         raise NonFiniteError(
             f"step {state.step}: the gradient's norm is {norm.item()}; the images are {_names(samples)}"

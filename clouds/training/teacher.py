@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -15,7 +18,7 @@ from clouds.core.contract.interfaces import Backbone, Head, MaskPooler
 from clouds.core.contract.labels import IGNORE_ID
 from clouds.core.contract.records import HeadOutput
 from clouds.core.pipeline.pipeline import Pipeline
-from clouds.core.pipeline.segmenter import Segmenter
+from clouds.core.pipeline.segmenter import Segmenter, blocks_of
 
 _Module = TypeVar("_Module", bound=nn.Module)
 
@@ -23,7 +26,8 @@ _Module = TypeVar("_Module", bound=nn.Module)
 class Teacher:
     """Exponential moving average of all trainable parameters of a pipeline.
 
-    A frozen backbone is shared with the student; a trainable one is copied.
+    A frozen backbone is shared with the student; a trainable one is copied. An adapter is copied: a shared trunk runs
+    once with the student's and once with the teacher's.
 
     Args:
         student: the pipeline to train.
@@ -37,7 +41,10 @@ class Teacher:
         self._student = student
         trained = any(parameter.requires_grad for parameter in student.backbone.parameters())
         backbone = _frozen_copy(student.backbone) if trained else student.backbone
-        self.segmenter = Segmenter(backbone, _frozen_copy(student.head))
+        adapter = None if student.adapter is None else _frozen_copy(student.adapter)
+        self.segmenter = Segmenter(backbone, _frozen_copy(student.head), adapter)
+        if adapter is not None:  # a dead teacher leaves no hooks on the shared trunk
+            weakref.finalize(self, adapter.detach, blocks_of(backbone))
 
     @property
     def backbone(self) -> Backbone:
@@ -47,17 +54,44 @@ class Teacher:
     def head(self) -> Head:
         return self.segmenter.head
 
+    @property
+    def averaged(self) -> list[str]:
+        """Names of the parts of the segmenter that are the teacher's own."""
+        shared = self.backbone is self._student.backbone
+        return [name for name in self.segmenter.parts if not (shared and name == "backbone")]
+
     @torch.no_grad()
     def update(self) -> None:
         """teacher = decay x teacher + (1 - decay) x student, for parameters; buffers are copied."""
-        shared = self.backbone is self._student.backbone
-        own, student = (
-            nn.ModuleList([one.head] if shared else [one.head, one.backbone]) for one in (self, self._student)
-        )
+        own, student = self._averaged()
         # a few kernel launches for all parameters, instead of one each
         get_ema_multi_avg_fn(self.decay)(list(own.parameters()), list(student.parameters()), 0)
         for buffer, now in zip(own.buffers(), student.buffers(), strict=True):
             buffer.copy_(now)
+
+    @contextmanager
+    def in_student(self) -> Iterator[None]:
+        """Let the student have the teacher's weights inside the block, to evaluate or save them."""
+        self.exchange()
+        try:
+            yield
+        finally:
+            self.exchange()
+
+    @torch.no_grad()
+    def exchange(self) -> None:
+        """Exchange the parameters and buffers of teacher and student in place."""
+        own, student = ([*module.parameters(), *module.buffers()] for module in self._averaged())
+        for mine, other in zip(own, student, strict=True):
+            before = mine.clone()
+            mine.copy_(other)
+            other.copy_(before)
+
+    def _averaged(self) -> tuple[nn.ModuleList, nn.ModuleList]:
+        """The teacher's own modules, and the student's that they average."""
+        names = self.averaged
+        own, student = (nn.ModuleList([one.segmenter.parts[name] for name in names]) for one in (self, self._student))
+        return own, student
 
     @torch.no_grad()
     def label_maps(self, images: list[UInt8[Tensor, "3 h w"]]) -> list[UInt8[Tensor, "h w"]]:

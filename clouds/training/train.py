@@ -31,6 +31,7 @@ from clouds.training.checkpoint import (
 )
 from clouds.training.interrupt import StopSignal
 from clouds.training.loop import Run, StepCallback, run_phase
+from clouds.training.optimizer import build_optimizer
 from clouds.training.recipe import Overrides, Phase, Recipe, changed, load_recipe, with_values
 from clouds.training.run_folder import LOG, RECIPE, START, read_recipe
 from clouds.training.tracking import JsonLines, Trackers, open_trackers
@@ -257,7 +258,8 @@ def _prepare_run(
     processes: Processes,
     stop: StopSignal,
 ) -> Run:
-    """Open and check the data of the phases (all phases if none is named), and check that a batch can be split."""
+    """Check the optimizer's groups, the data of the phases (all if none is named), and that a batch can be split."""
+    build_optimizer(pipeline.segmenter.parts, recipe.optimizer)  # a pattern that matches nothing stops the run here
     if recipe.loop.evaluate_every:
         _check_evaluation(recipe.data.evaluation, pipeline.labels)
     sources = [open_dataset(spec, pipeline.labels, default_split="train") for spec in recipe.data.source]

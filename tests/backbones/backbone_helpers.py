@@ -59,6 +59,11 @@ def clouds_test_eva(pretrained: bool = False, **options: Any) -> nn.Module:
 
 
 @timm.models.register_model
+def clouds_test_fused_eva(pretrained: bool = False, **options: Any) -> nn.Module:
+    return _registered(Eva, "clouds_test_fused_eva", options, use_rot_pos_emb=True, ref_feat_shape=(4, 4))
+
+
+@timm.models.register_model
 def clouds_test_siglip(pretrained: bool = False, **options: Any) -> nn.Module:
     return _registered(VisionTransformer, "clouds_test_siglip", options, class_token=False, global_pool="map")
 

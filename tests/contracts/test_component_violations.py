@@ -79,7 +79,7 @@ def test_backbones_provide_the_pyramid() -> None:
     [("prompter", {"provides": ["res2"]}), ("head", {"provides": ["res2"]}), ("prompter", {"needs": ["res2"]})],
 )
 def test_capabilities_are_between_backbones_and_heads(kind: str, fields: dict[str, list[str]]) -> None:
-    with pytest.raises(ContractError, match=r"only backbones provide .* only heads need them; got \['res2'\]"):
+    with pytest.raises(ContractError, match=r"only backbones provide .* and adapters need them; got \['res2'\]"):
         check_component(component(kind, **fields))
 
 
@@ -134,7 +134,7 @@ def build_with(source: str) -> str:
         ("Thin(torch.rand(()))", r"a second instance with the weights of the first must give the same answer"),
         (
             "Words(torch.ones(()))",
-            r"`provides=` must be the capabilities of the built backbone, .*'text-encoder'\]; got \['res2",
+            r"`provides=` must be the capabilities of what is built, .*'text-encoder'\]; got \['res2",
         ),
     ],
 )

@@ -3,14 +3,25 @@
 import clouds
 
 NAMES = [
-    *("Ablation", "Backbone", "BrokenPlugin", "Catalog", "CloudsError", "Comparison", "Component", "ComponentError"),
-    *("ConfigError", "DataError"),
+    *(
+        "Adapter",
+        "Ablation",
+        "Backbone",
+        "Block",
+        "Blocks",
+        "BrokenPlugin",
+        "Catalog",
+        "CloudsError",
+        "Comparison",
+        "Component",
+    ),
+    *("ComponentError", "ConfigError", "DataError"),
     *("DuplicateComponentError", "FeatureSpec", "Features", "FilePattern", "FileWeights", "GeneratedImage"),
     "GenerationRequest",
     *("Generator", "Head", "HeadOutput", "HubWeights", "Kind", "LabelSpace", "Layout", "MaskPooler", "NonFiniteError"),
     "Offer",
     *("PageWeights", "Part", "Pinned", "Pipeline", "Plan", "PlanError", "PluginError", "Prediction", "Prepared"),
-    *("Problem", "PromptOptions", "PromptRefiner", "PromptedSegmenter", "Prompter", "Refiner", "Report"),
+    *("Problem", "Projection", "PromptOptions", "PromptRefiner", "PromptedSegmenter", "Prompter", "Refiner", "Report"),
     *("SamSegmenter", "SlowDtypeWarning", "Targets", "TensorCache", "TextClassifier", "TextEncoder", "TrustError"),
     *("UnknownComponentError", "UntrainedHeadWarning", "WeightsError", "WorkerError", "__version__", "catalog"),
     *("ablate", "compare", "compose", "evaluate", "from_reference_checkpoint", "generate", "hookimpl", "hub_access"),

@@ -2,11 +2,12 @@
 
 import golden
 import torch
+from attrs import evolve
 
 from clouds.core.contract.component import FeatureSpec
 from clouds.core.pipeline.build import build_part
 from clouds.training.optimizer import build_optimizer
-from clouds.training.recipe import OptimizerConfig
+from clouds.training.recipe import load_recipe
 
 RN50 = {f"res{i + 2}": FeatureSpec(channels=256 << i, stride=4 << i) for i in range(4)}
 
@@ -17,7 +18,7 @@ def test_groups_of_the_rn50_warm_up() -> None:
     with torch.device("meta"):
         head = build_part("head", "mask2former", features=RN50)
     names = {parameter: f"sem_seg_head.{name}" for name, parameter in head.named_parameters()}
-    optimizer = build_optimizer({"head": head}, OptimizerConfig(lr=table["base_lr"], weight_decay=0.05))
+    optimizer = build_optimizer({"head": head}, evolve(load_recipe("gta-r50").optimizer, lr=table["base_lr"]))
     found = {
         names[parameter]: [group["lr"], group["weight_decay"], list(parameter.shape)]
         for group in optimizer.param_groups

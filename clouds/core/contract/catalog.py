@@ -23,7 +23,7 @@ from clouds.core.system.errors import DuplicateComponentError, PluginError, Unkn
 
 GROUP = "clouds"
 _OF_ONE_NAME = ("clouds_resolve", "clouds_install_command")  # hooks that return one thing, not several
-_FAMILIES = ("backbones", "generators", "prompters", "refiners", "heads")
+_FAMILIES = ("backbones", "adapters", "generators", "prompters", "refiners", "heads")
 _BUILT_IN_MODULES = {
     **{name: f"clouds.{name}.components" for name in (*_FAMILIES, "training")},
     "weights": "clouds.core.weights.catalog",

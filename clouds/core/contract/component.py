@@ -18,13 +18,14 @@ _KEBAB = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _PATTERNED = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*:(?!\S*::)[^\s:]\S*")  # "::" separates distribution and name
 _FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
-CAPABILITIES = frozenset({"text-encoder", "mask-pooler", "res2", "res3", "res4", "res5"})
+CAPABILITIES = frozenset({"text-encoder", "mask-pooler", "blocks", "queries", "res2", "res3", "res4", "res5"})
 
 
 class Kind(StrEnum):
-    """The five kinds of components. The value is the keyword of `compose`; folder and hook append an "s"."""
+    """The six kinds of components. The value is the keyword of `compose`; folder and hook append an "s"."""
 
     BACKBONE = "backbone"
+    ADAPTER = "adapter"
     GENERATOR = "generator"
     REFINER = "refiner"
     HEAD = "head"
@@ -84,10 +85,11 @@ class Component:
         licence: licence of the weights.
         aliases: other names that find this component.
         requires: required distributions, as requirement strings or a mapping from requirement to pip command.
-        provides: capabilities (`text-encoder`, `mask-pooler`, `res2`..`res5`) that a backbone offers.
-        needs: capabilities that a head needs from the backbone.
-        provides_with: additional capabilities of a backbone when an option is set: `{"text": "text-encoder"}`.
-        needs_with: additional capabilities that a head needs when an option is set.
+        provides: capabilities that a backbone offers (`text-encoder`, `mask-pooler`, `blocks`, `res2`..`res5`), or
+            `queries`: an adapter makes them, a head takes them.
+        needs: capabilities that a head or an adapter needs from the backbone.
+        provides_with: additional capabilities when an option is set: `{"text": "text-encoder"}`.
+        needs_with: additional needs when an option is set.
         options: factory arguments fixed by this component; users cannot set them.
         without_weights: option values that replace the defaults when no published weights are loaded.
         without_consent: option values that replace the defaults in a saved pipeline unless the caller consents, for

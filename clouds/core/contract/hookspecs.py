@@ -45,6 +45,18 @@ def clouds_backbones() -> Iterable[Component]:  # pyright: ignore[reportReturnTy
 
 
 @hookspec
+def clouds_adapters() -> Iterable[Component]:  # pyright: ignore[reportReturnType]
+    """Return the adapters of this plugin: what is trained on a frozen backbone.
+
+    Their factories return a `clouds.Adapter`. The composer passes `blocks` (the `clouds.Block` records of the
+    backbone) and, if the factory has the parameter, `queries` (number and width of the head's queries, or None). An
+    adapter declares `needs="blocks"`.
+
+    >>> def my_adapter(blocks, *, rank: int = 16): ...
+    """
+
+
+@hookspec
 def clouds_generators() -> Iterable[Component]:  # pyright: ignore[reportReturnType]
     """Return the generators of this plugin: their factories return a `clouds.Generator`.
 

@@ -22,6 +22,7 @@ from attrs import define
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 
+from clouds.core.contract.adaptation import Adapter, Blocks
 from clouds.core.contract.component import FeatureSpec, Kind
 from clouds.core.contract.records import Features, GeneratedImage, GenerationRequest, HeadOutput, Prepared, Targets
 from clouds.core.system.errors import ConfigError
@@ -145,11 +146,13 @@ class Head(nn.Module, ABC):
     """Predicts masks from features, computes their loss, and merges them into a segmentation.
 
     `uses_text`: `forward` needs a `TextClassifier`. `open_vocabulary`: the classifier alone defines the classes, so a
-    trained head also works for other label spaces.
+    trained head also works for other label spaces. `queries`: number and width of the queries for which it takes those
+    of `Features.queries`; None ignores them.
     """
 
     uses_text: bool = False
     open_vocabulary: bool = False
+    queries: tuple[int, int] | None = None
 
     @abstractmethod
     def forward(self, features: Features, classifier: TextClassifier | None = None) -> HeadOutput:
@@ -261,6 +264,7 @@ class Prompter(ABC):
 
 INTERFACES: dict[Kind, type[Any]] = {
     Kind.BACKBONE: Backbone,
+    Kind.ADAPTER: Adapter,
     Kind.GENERATOR: Generator,
     Kind.REFINER: Refiner,
     Kind.HEAD: Head,
@@ -270,6 +274,12 @@ INTERFACES: dict[Kind, type[Any]] = {
 
 def capabilities(module: object) -> frozenset[str]:
     """Capabilities of a built module, with the names of `Component.provides`."""
+    found = {
+        "text-encoder": isinstance(module, TextEncoder),
+        "mask-pooler": isinstance(module, MaskPooler),
+        "blocks": isinstance(module, Blocks) and bool(module.blocks),
+        "queries": (isinstance(module, Head) and module.queries is not None)
+        or (isinstance(module, Adapter) and module.queries() is not None),
+    }
     levels = LEVELS if isinstance(module, Backbone) else ()
-    extra: dict[str, type[Any]] = {"text-encoder": TextEncoder, "mask-pooler": MaskPooler}
-    return frozenset([*levels, *(name for name, kind in extra.items() if isinstance(module, kind))])
+    return frozenset([*levels, *(name for name, has in found.items() if has)])

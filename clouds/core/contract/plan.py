@@ -36,7 +36,7 @@ class Problem:
 class PlanError(CloudsError):
     """All faults of one plan.
 
-    `problems` lists those of backbone, generator, refiner, head and prompter, then those between parts.
+    `problems` lists those of backbone, adapter, generator, refiner, head and prompter, then those between parts.
     """
 
     def __init__(self, problems: Iterable[Problem]) -> None:
@@ -82,6 +82,11 @@ class Part:
         return f"{self.kind}: {self.name}({options})  [{self.distribution} {self.version}".rstrip() + "]"
 
     @property
+    def title(self) -> str:
+        """Name of the component, or class of the ready module."""
+        return self.name or self.ready
+
+    @property
     def qualified_name(self) -> str:
         """`dist::name`, by which a saved plan finds the same component again."""
         return f"{self.distribution}::{self.name}"
@@ -115,8 +120,17 @@ class Plan:
     def __str__(self) -> str:
         lines = [f"labels: {self.labels.name} ({len(self.labels)} classes)"]
         lines += [str(part) for part in self.parts.values()]
+        lines += [f"note: {note}" for note in self.notes]
         lines.append(f"pretrained: {self.pretrained}, device: {self.device}, dtype: {self.dtype or 'float32'}")
         return "\n".join(lines)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is no fault, but may surprise: results of a part that another part ignores."""
+        adapter, head = self.parts.get(Kind.ADAPTER), self.parts.get(Kind.HEAD)
+        if adapter is None or head is None or "queries" not in adapter.provides or "queries" in head.provides:
+            return ()
+        return (f"{adapter.title} makes queries, which {head.title} ignores",)
 
     def to_json(self) -> str:
         """Convert to JSON text; `Plan.from_json` reads it."""

@@ -16,7 +16,7 @@ from clouds.core.contract.plan import Part, Plan, PlanError, Problem
 from clouds.core.system.errors import CloudsError, ConfigError, UnknownComponentError, did_you_mean
 from clouds.core.system.values import to_json_value
 
-_ORDER = (Kind.BACKBONE, Kind.GENERATOR, Kind.REFINER, Kind.HEAD, Kind.PROMPTER)
+_ORDER = (Kind.BACKBONE, Kind.ADAPTER, Kind.GENERATOR, Kind.REFINER, Kind.HEAD, Kind.PROMPTER)
 _DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -27,6 +27,7 @@ def make_plan(
     generator: object = None,
     refiner: object = None,
     prompter: object = None,
+    adapter: object = None,
     labels: object = "cityscapes",
     pretrained: bool = True,
     device: object = "auto",
@@ -40,7 +41,8 @@ def make_plan(
             spaces that the head does not support.
     """
     catalog = catalog or Catalog.from_environment()
-    asked = {"backbone": backbone, "generator": generator, "refiner": refiner, "head": head, "prompter": prompter}
+    asked = {"backbone": backbone, "adapter": adapter, "generator": generator, "refiner": refiner}
+    asked |= {"head": head, "prompter": prompter}
     problems: list[Problem] = []
     parts: dict[Kind, Part] = {}
     for kind in _ORDER:
@@ -60,7 +62,7 @@ def make_plan(
         device=_plan_device(device, problems),
         dtype=_plan_dtype(dtype, problems),
     )
-    problems += _missing_capabilities(plan)
+    problems += [*_missing_capabilities(plan), *_trained_twice(plan)]
     problems += catalog.check_plan(plan) if space is not None else []
     if problems:
         raise PlanError(problems)
@@ -140,18 +142,29 @@ def _missing_requirements(kind: Kind, component: Component) -> list[Problem]:
 
 
 def _missing_capabilities(plan: Plan) -> list[Problem]:
-    backbone, head = plan.parts.get(Kind.BACKBONE), plan.parts.get(Kind.HEAD)
-    if backbone is None or head is None:
+    backbone = plan.parts.get(Kind.BACKBONE)
+    if backbone is None:
         return []
-    lacking = sorted(set(head.needs) - set(backbone.provides))
-    if not lacking:
+    problems: list[Problem] = []
+    for part in (plan.parts[kind] for kind in (Kind.ADAPTER, Kind.HEAD) if kind in plan.parts):
+        lacking = sorted(set(part.needs) - set(backbone.provides))
+        if lacking:
+            offered = ", ".join(backbone.provides) or "nothing"
+            message = (
+                f"{part.title} needs {', '.join(lacking)} from the backbone, but {backbone.title} provides {offered}"
+            )
+            problems.append(Problem(part.kind, message, f"choose another backbone or {part.kind}"))
+    return problems
+
+
+def _trained_twice(plan: Plan) -> list[Problem]:
+    """An adapter holds all that is trained on a backbone, so the backbone itself must be frozen."""
+    backbone, adapter = plan.parts.get(Kind.BACKBONE), plan.parts.get(Kind.ADAPTER)
+    trainable = backbone is not None and backbone.options.get("trainable")
+    if adapter is None or backbone is None or not trainable:
         return []
-    offered = ", ".join(backbone.provides) or "nothing"
-    message = (
-        f"{head.name or head.ready} needs {', '.join(lacking)} from the backbone, "
-        f"but {backbone.name or backbone.ready} provides {offered}"
-    )
-    return [Problem(Kind.HEAD, message, "choose another backbone or head")]
+    message = f"{adapter.title} needs a frozen backbone, but {backbone.title} has trainable={trainable!r}"
+    return [Problem(Kind.ADAPTER, message, "set the backbone's trainable=false, or leave the adapter out")]
 
 
 def _plan_labels(labels: object, problems: list[Problem]) -> LabelSpace | None:

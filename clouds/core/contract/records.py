@@ -31,6 +31,7 @@ class Features:
     Attributes:
         res2, res3, res4, res5: "b c h/s w/s", s = 4, 8, 16, 32.
         dense: "b d h' w'" for `MaskPooler.pool`, or None for backbones without mask pooling.
+        queries: initial content and position of the head's queries, if an adapter makes them.
     """
 
     res2: Float[Tensor, "b c2 h2 w2"]
@@ -38,6 +39,7 @@ class Features:
     res4: Float[Tensor, "b c4 h4 w4"]
     res5: Float[Tensor, "b c5 h5 w5"]
     dense: Float[Tensor, "b d hd wd"] | None = None
+    queries: Float[Tensor, "2 q c"] | None = None
 
     def levels(self) -> dict[str, Tensor]:
         """The pyramid by name, finest first."""

@@ -14,15 +14,17 @@ from clouds.core.contract.component import Component, Kind
 from clouds.core.system.errors import ComponentError, did_you_mean
 from clouds.core.system.values import accepts, from_json_value
 
-# Parameters that the composer passes to factories that have them; heads must have those of `_OBLIGATORY`.
+# Parameters that the composer passes to factories that have them; those of `_OBLIGATORY` must be there.
 GIVEN: dict[Kind, tuple[str, ...]] = {
     Kind.BACKBONE: (),
+    Kind.ADAPTER: ("blocks", "queries"),
     Kind.GENERATOR: (),
     Kind.REFINER: (),
     Kind.HEAD: ("features", "labels", "text_width"),
     Kind.PROMPTER: ("labels",),
 }
-_OBLIGATORY: dict[Kind, tuple[str, ...]] = {Kind.HEAD: ("features", "labels")}
+_OBLIGATORY: dict[Kind, tuple[str, ...]] = {Kind.HEAD: ("features", "labels"), Kind.ADAPTER: ("blocks",)}
+_UNREAD = ("return", "features", "blocks")  # annotations that may name what is not imported
 _FIXED_SHAPE = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
@@ -131,9 +133,7 @@ def _types(factory: Callable[..., Any], label: str) -> dict[str, Any]:
     """Evaluate the parameters' annotations; the return annotation may use names that are not imported."""
     target = factory.__init__ if inspect.isclass(factory) else factory
     holder = types.SimpleNamespace(
-        __annotations__={
-            k: v for k, v in getattr(target, "__annotations__", {}).items() if k not in ("return", "features")
-        }
+        __annotations__={k: v for k, v in getattr(target, "__annotations__", {}).items() if k not in _UNREAD}
     )
     written = inspect.unwrap(target)  # a decorator may add annotations, but has other globals
     try:

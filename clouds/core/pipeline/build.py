@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
+from clouds.core.contract.adaptation import Adapter, Block
 from clouds.core.contract.catalog import Catalog
 from clouds.core.contract.component import FeatureSpec, Kind
 from clouds.core.contract.interfaces import INTERFACES
@@ -27,13 +28,16 @@ def build_part(
     *,
     features: Mapping[str, FeatureSpec] | None = None,
     text_width: int | None = None,
+    blocks: Sequence[Block] = (),
+    queries: tuple[int, int] | None = None,
     labels: LabelSpace = CITYSCAPES,
     pretrained: bool = True,
     catalog: Catalog | None = None,
 ) -> Any:
     """Build one component without a pipeline, such as a generator, or a head for given feature specs.
 
-    `features`, `text_width` and `labels` are passed to heads, as a pipeline would do.
+    As a pipeline would do, `features`, `text_width` and `labels` are passed to heads, `blocks` and `queries` to
+    adapters.
 
     Raises:
         PlanError: lists every fault of the name and its options.
@@ -42,8 +46,13 @@ def build_part(
     part, problems = plan_part(kind, value, pretrained=pretrained, catalog=catalog)
     if problems or part is None:
         raise PlanError(problems)
-    given = {"features": features, "text_width": text_width, "labels": labels}
-    return value if part.ready else instantiate(part, given, catalog)
+    if part.ready:
+        return value
+    given = {"features": features, "text_width": text_width, "labels": labels, "blocks": blocks, "queries": queries}
+    built = instantiate(part, given, catalog)
+    if isinstance(built, Adapter):
+        built.start(blocks)
+    return built
 
 
 def pick_device(device: str) -> torch.device:

@@ -26,7 +26,8 @@ from clouds.core.weights.loading import check_finite, digest, load_weights, read
 from clouds.core.weights.size_limit import built_for
 
 MARKER = "plan.json"
-BACKBONE, HEAD, PUBLISHED = "backbone.safetensors", "head.safetensors", "backbone.json"
+BACKBONE, HEAD, ADAPTER = "backbone.safetensors", "head.safetensors", "adapter.safetensors"
+PUBLISHED = "backbone.json"
 KEPT, CLASSIFIER = "kept.safetensors", "classifier.safetensors"
 _CLASSIFIER_TENSORS = ("embeddings", "class_of", "seen")
 
@@ -60,7 +61,7 @@ class Checkpoint:
     trained: bool
     published: PublishedWeights | None = None
 
-    def restore(self, backbone: nn.Module, head: nn.Module) -> None:
+    def restore(self, backbone: nn.Module, head: nn.Module, adapter: nn.Module | None = None) -> None:
         """Load the saved weights; published weights of a backbone are verified by their digest.
 
         Raises:
@@ -75,6 +76,8 @@ class Checkpoint:
                 "the pipeline was saved with (their sha256 differs); restore the earlier ones"
             )
         self._fill(head, HEAD)
+        if adapter is not None and adapter.state_dict():
+            self._fill(adapter, ADAPTER)
 
     @contextmanager
     def size_limit(self) -> Generator[None]:
@@ -82,7 +85,7 @@ class Checkpoint:
         if self.published is not None:  # published weights of unknown size, with the caller's consent
             yield
             return
-        sizes = [size for name in (BACKBONE, HEAD) for size in safetensors_sizes(_file(self.folder, name))]
+        sizes = [size for name in self._networks() for size in safetensors_sizes(_file(self.folder, name))]
         with built_for(elements=sum(sizes), tensors=len(sizes), source=str(self.folder / MARKER)):
             yield
 
@@ -108,6 +111,9 @@ class Checkpoint:
                 pooler=backbone if isinstance(backbone, MaskPooler) else None,
             )
 
+    def _networks(self) -> list[str]:
+        return [BACKBONE, HEAD, *([ADAPTER] if _file(self.folder, ADAPTER).is_file() else [])]
+
     def _fill(self, module: nn.Module, name: str) -> None:
         path = _file(self.folder, name)
         load_weights(module, read_safetensors(path)[0], source=str(path))
@@ -120,6 +126,7 @@ def save_checkpoint(
     plan: Plan,
     backbone: nn.Module,
     head: nn.Module,
+    adapter: nn.Module | None,
     trained: bool,
     kept: Mapping[str, Tensor],
     classifier: TextClassifier | None,
@@ -129,14 +136,15 @@ def save_checkpoint(
 
     Args:
         folder: the target folder.
-        plan, backbone, head, trained, kept, classifier: parts of the pipeline.
+        plan, backbone, head, adapter, trained, kept, classifier: parts of the pipeline.
         published: the published weights of the backbone, which are then omitted; None saves the backbone's weights.
 
     Raises:
         DataError: the folder exists and is no checkpoint, or cannot be written.
         NonFiniteError: weights are NaN or infinite.
     """
-    for name, module in ((BACKBONE, backbone), (HEAD, head)):
+    networks = {BACKBONE: backbone, HEAD: head} | ({} if adapter is None else {ADAPTER: adapter})
+    for name, module in networks.items():
         check_finite(module, source=f"{folder}/{name}")
     with _as_data_errors(folder), atomic_folder(folder, marker=MARKER) as temporary:
         if published is None:
@@ -144,6 +152,8 @@ def save_checkpoint(
         else:
             (temporary / PUBLISHED).write_text(json.dumps(asdict(published)), encoding="utf-8")
         _write(temporary / HEAD, head.state_dict(), {"trained": str(trained)})
+        if adapter is not None and adapter.state_dict():  # an empty file is not valid safetensors
+            _write(temporary / ADAPTER, adapter.state_dict(), {})
         if kept:
             _write(temporary / KEPT, kept, {"order": json.dumps(list(kept))})  # safetensors sorts its tensors
         if classifier is not None:

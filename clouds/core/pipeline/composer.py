@@ -11,7 +11,7 @@ from attrs import evolve
 
 from clouds.core.contract.catalog import Catalog
 from clouds.core.contract.component import Kind
-from clouds.core.contract.interfaces import Backbone, TextEncoder
+from clouds.core.contract.interfaces import Backbone, Head, TextEncoder
 from clouds.core.contract.label_table import LabelsLike
 from clouds.core.contract.labels import LabelSpace
 from clouds.core.contract.plan import Plan, PlanError, Problem
@@ -19,6 +19,7 @@ from clouds.core.contract.planner import make_plan, plan_part
 from clouds.core.pipeline.build import instantiate, pick_device
 from clouds.core.pipeline.checkpoint import MARKER, read_checkpoint
 from clouds.core.pipeline.pipeline import Pipeline
+from clouds.core.pipeline.segmenter import blocks_of
 from clouds.core.pipeline.trust import NETWORKS, Consent
 from clouds.core.system.cpu import warn_of_slow_dtype
 from clouds.core.system.errors import ConfigError
@@ -33,6 +34,7 @@ def compose(
     generator: object = None,
     refiner: object = None,
     prompter: object = None,
+    adapter: object = None,
     labels: LabelsLike = "cityscapes",
     pretrained: bool = True,
     device: str | torch.device = "auto",
@@ -42,8 +44,8 @@ def compose(
     """Assemble a pipeline from components.
 
     Args:
-        backbone, head, generator, refiner, prompter: a name of the catalog, `{"name": ..., **options}`, or a ready
-            module. Generator, refiner and prompter are optional.
+        backbone, head, generator, refiner, prompter, adapter: a name of the catalog, `{"name": ..., **options}`, or a
+            ready module. All but backbone and head are optional. An adapter is what is trained on a frozen backbone.
         labels: a built-in label space, a `LabelSpace`, class names, a table, or a TOML file, see
             `clouds.core.contract.label_table`.
         pretrained: load published weights; False initialises randomly and downloads nothing.
@@ -58,16 +60,20 @@ def compose(
         SlowDtypeWarning: the CPU has no instructions for `dtype`.
     """
     catalog = catalog or Catalog.from_environment()
-    asked = {"backbone": backbone, "generator": generator, "refiner": refiner, "head": head, "prompter": prompter}
+    asked = {"backbone": backbone, "adapter": adapter, "generator": generator, "refiner": refiner}
+    asked |= {"head": head, "prompter": prompter}
     plan = make_plan(**asked, labels=labels, pretrained=pretrained, device=device, dtype=dtype, catalog=catalog)
     place = pick_device(plan.device)
     warn_of_slow_dtype(plan.dtype, place, remedy="leave dtype out, or at None")
     ready = {kind: asked[kind.value] for kind, part in plan.parts.items() if part.ready}
     parts = _build(plan, list(plan.parts), ready, catalog)
+    if Kind.ADAPTER in parts and Kind.ADAPTER not in ready:
+        parts[Kind.ADAPTER].start(blocks_of(parts[Kind.BACKBONE]))
     return Pipeline(
         plan=plan,
         backbone=parts[Kind.BACKBONE],
         head=parts[Kind.HEAD],
+        adapter=parts.get(Kind.ADAPTER),
         device=place,
         helpers={kind: parts[kind] for kind in _TRAINING_ONLY if kind in parts},
     )
@@ -106,14 +112,16 @@ def load(
     elsewhere = checkpoint.published.pretrained if checkpoint.published else False
     consent = Consent(folder=Path(path), trusted=trust, own=ready or (), pretrained=elsewhere)
     with checkpoint.size_limit():
-        parts = _build(plan, list(NETWORKS), modules, found, consent)
-    checkpoint.restore(parts[Kind.BACKBONE], parts[Kind.HEAD])
+        networks = [kind for kind in NETWORKS if kind != Kind.ADAPTER or kind in plan.parts]
+        parts = _build(plan, networks, modules, found, consent)
+    checkpoint.restore(parts[Kind.BACKBONE], parts[Kind.HEAD], parts.get(Kind.ADAPTER))
     place = pick_device(str(device))
     warn_of_slow_dtype(plan.dtype, place, remedy=f'write "dtype": null in {Path(path) / MARKER}')
     pipeline = Pipeline(
         plan=plan,
         backbone=parts[Kind.BACKBONE],
         head=parts[Kind.HEAD],
+        adapter=parts.get(Kind.ADAPTER),
         device=place,
         classifier=checkpoint.read_classifier(parts[Kind.BACKBONE], place),
         helpers={kind: modules[kind] for kind in _TRAINING_ONLY if kind in modules},
@@ -145,14 +153,14 @@ def _replace(plan: Plan, ready: Mapping[str, object], catalog: Catalog) -> tuple
 def _build(
     plan: Plan, kinds: list[Kind], ready: Mapping[Kind, object], catalog: Catalog, consent: Consent | None = None
 ) -> dict[Kind, Any]:
-    """Build parts of a plan; the head comes last because it depends on the backbone's features."""
+    """Build parts of a plan; the head depends on the backbone's features, and the adapter on both."""
     lacking = [kind for kind in kinds if kind not in plan.parts]
     if lacking:
         raise PlanError(
             [Problem(kind, "the plan has none", "a pipeline has a backbone and a head") for kind in lacking]
         )
     built: dict[Kind, Any] = {}
-    for kind in sorted(kinds, key=lambda kind: kind == Kind.HEAD):
+    for kind in sorted(kinds, key=lambda kind: (kind == Kind.ADAPTER, kind == Kind.HEAD)):
         part = plan.parts[kind]
         if part.ready and kind not in ready:
             raise ConfigError(
@@ -162,11 +170,18 @@ def _build(
         if kind in ready:
             built[kind] = ready[kind]
             continue
-        built[kind] = instantiate(part, _factory_arguments(built.get(Kind.BACKBONE), plan.labels), catalog, consent)
+        given = _factory_arguments(built.get(Kind.BACKBONE), built.get(Kind.HEAD), plan.labels)
+        built[kind] = instantiate(part, given, catalog, consent)
     return built
 
 
-def _factory_arguments(backbone: Backbone | None, label_space: LabelSpace) -> dict[str, Any]:
-    """Arguments that factories may take: label space, and the backbone's features and text width."""
+def _factory_arguments(backbone: Backbone | None, head: Head | None, label_space: LabelSpace) -> dict[str, Any]:
+    """Arguments that factories may take from the label space and the parts that are built before."""
     width = backbone.embed_text([]).shape[1] if isinstance(backbone, TextEncoder) else None
-    return {"features": None if backbone is None else backbone.features, "text_width": width, "labels": label_space}
+    return {
+        "features": None if backbone is None else backbone.features,
+        "text_width": width,
+        "labels": label_space,
+        "blocks": () if backbone is None else blocks_of(backbone),
+        "queries": None if head is None else head.queries,
+    }

@@ -8,21 +8,19 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from collections.abc import Generator as GeneratorOf
-from contextlib import contextmanager
 from copy import copy
 from functools import partial
 from numbers import Integral
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from attrs import evolve
 from jaxtyping import Float, UInt8
-from PIL import Image
 from torch import Tensor, nn
 
+from clouds.core.contract.adaptation import Adapter
 from clouds.core.contract.catalog import Catalog
 from clouds.core.contract.component import Kind
 from clouds.core.contract.interfaces import Backbone, Generator, Head, Prompter, Refiner, TextClassifier, TextEncoder
@@ -32,20 +30,27 @@ from clouds.core.contract.records import HeadOutput
 from clouds.core.contract.tensors import image_tensor
 from clouds.core.pipeline.checkpoint import save_checkpoint
 from clouds.core.pipeline.cuda_graphs import CudaGraphs
-from clouds.core.pipeline.prediction import ImageLike, InputImage, Prediction, require_finite, segment_windows
+from clouds.core.pipeline.prediction import (
+    ImageLike,
+    InputImage,
+    Prediction,
+    find_images,
+    require_finite,
+    segment_windows,
+)
 from clouds.core.pipeline.published_weights import find_published
-from clouds.core.pipeline.segmenter import Network, Segmenter
+from clouds.core.pipeline.segmenter import Network, Segmenter, blocks_of, eval_mode
 from clouds.core.pipeline.segments import ImageMasks
 from clouds.core.pipeline.text import build_classifier
 from clouds.core.published.export import reference_state
 from clouds.core.system.batches import answer_in_batches, read_ahead
 from clouds.core.system.errors import ConfigError, DataError, UntrainedHeadWarning
 from clouds.core.system.files import cache_folder
-from clouds.core.system.images import MAX_PIXELS, find_pictures
+from clouds.core.system.images import MAX_PIXELS
 
 
 class Pipeline:
-    """Backbone and head, with the generator, refiner and prompter that produce their training data.
+    """Backbone, adapter and head, with the generator, refiner and prompter that produce their training data.
 
     Created by `clouds.compose` and `clouds.load`. `trained` tells whether the head was trained; custom training loops
     set it. `kept` holds the tensors of a published checkpoint that no module uses.
@@ -58,13 +63,14 @@ class Pipeline:
         backbone: Backbone,
         head: Head,
         device: torch.device,
+        adapter: Adapter | None = None,
         classifier: TextClassifier | None = None,
         helpers: Mapping[Kind, object] | None = None,
         deferred: Mapping[Kind, Callable[[], object]] | None = None,
     ) -> None:
         self.plan = plan
         self.device = device
-        self.segmenter = Segmenter(backbone, head).to(device)
+        self.segmenter = Segmenter(backbone, head, adapter).to(device)
         self.trained = self._warned = False
         self.kept: dict[str, Tensor] = {}
         self._graphs: CudaGraphs | None = None
@@ -80,7 +86,7 @@ class Pipeline:
 
     @backbone.setter
     def backbone(self, module: Backbone) -> None:
-        self.segmenter = Segmenter(module, self.head)
+        self.segmenter = Segmenter(module, self.head, self.adapter)
 
     @property
     def head(self) -> Head:
@@ -89,7 +95,12 @@ class Pipeline:
 
     @head.setter
     def head(self, module: Head) -> None:
-        self.segmenter = Segmenter(self.backbone, module)
+        self.segmenter = Segmenter(self.backbone, module, self.adapter)
+
+    @property
+    def adapter(self) -> Adapter | None:
+        """What is trained on the frozen backbone, or None."""
+        return self.segmenter.adapter
 
     @property
     def labels(self) -> LabelSpace:
@@ -135,6 +146,21 @@ class Pipeline:
         other.plan, other._classifier = plan, None
         other._graphs = None if self._graphs is None else CudaGraphs(self._graphs.limit)
         return other
+
+    def merge_adapter(self) -> None:
+        """Write the adapter into the backbone's weights, so that it costs nothing more; then there is no adapter.
+
+        Raises:
+            ConfigError: the pipeline has no adapter, or its kind cannot be merged.
+        """
+        if self.adapter is None:
+            raise ConfigError("merge_adapter: the pipeline has no adapter")
+        blocks = blocks_of(self.backbone)
+        self.adapter.merge(blocks)
+        self.adapter.detach(blocks)
+        parts = {kind: part for kind, part in self.plan.parts.items() if kind != Kind.ADAPTER}
+        self.plan = evolve(self.plan, parts=parts)
+        self.segmenter = Segmenter(self.backbone, self.head)
 
     def forward(self, images: Sequence[UInt8[Tensor, "3 _ _"]]) -> HeadOutput:
         """Predict masks and classes for images of any sizes, at a quarter of the network size.
@@ -229,7 +255,7 @@ class Pipeline:
             raise DataError(f"batch_size is {batch_size}; expected at least 1 image")
         self._start_predicting(short_side=short_side, window=window)
         read = partial(_read, short_side=short_side, max_pixels=max_pixels)
-        pictures = read_ahead(read, enumerate(_find_images(images)), count=batch_size)
+        pictures = read_ahead(read, enumerate(find_images(images)), count=batch_size)
         return answer_in_batches(
             pictures,
             lambda batch: self._predict(batch, window),
@@ -257,6 +283,7 @@ class Pipeline:
             plan=self.plan,
             backbone=self.backbone,
             head=self.head,
+            adapter=self.adapter,
             trained=self.trained,
             kept=self.kept,
             classifier=self.classifier,
@@ -297,7 +324,7 @@ class Pipeline:
         return [segment_windows(one, lambda seen: self._segment([seen])[0], window, self.labels) for one in pictures]
 
     def _segment(self, pictures: Sequence[InputImage]) -> list[Prediction]:
-        with torch.inference_mode(), _eval_mode(self.backbone, self.head):
+        with torch.inference_mode(), eval_mode(*self.segmenter.parts.values()):
             output = self._infer([image_tensor(one.resized).to(self.device) for one in pictures])
             masks = [
                 ImageMasks(output=output.image(index), valid_size=one.valid_size, size=one.size)
@@ -320,7 +347,7 @@ class Pipeline:
     def _infer(self, images: Sequence[Tensor]) -> HeadOutput:
         if self._graphs is None:
             return self.forward(images)
-        parts = (self.backbone, self.head, self.classifier)
+        parts = (self.backbone, self.head, self.adapter, self.classifier)
         if self._network is None or self._network[0] != parts:
             self._network = parts, self.as_module()
         with self.autocast():
@@ -354,20 +381,6 @@ class Pipeline:
         return self._helpers.get(kind)
 
 
-def _find_images(images: str | os.PathLike[str] | Iterable[ImageLike]) -> Iterable[ImageLike]:
-    if isinstance(images, (str, os.PathLike)):
-        try:
-            return find_pictures(images)
-        except DataError as error:
-            if ":" not in str(images):
-                raise
-            remedy = f"of a dataset spec, pass clouds.data.folder.dataset_images({str(images)!r})"
-            raise DataError(f"{error}; {remedy}") from None
-    if isinstance(images, Image.Image) or (isinstance(images, (np.ndarray, Tensor)) and images.ndim == 3):
-        raise DataError("images: expected several images, got one; pass [image], or call predict(image)")
-    return cast("Iterable[ImageLike]", images)
-
-
 def _read(numbered: tuple[int, ImageLike], *, short_side: int | None, max_pixels: int) -> InputImage:
     position, image = numbered
     return InputImage.read(image, short_side=short_side, name=f"image {position}", max_pixels=max_pixels)
@@ -379,16 +392,3 @@ def _return_masks(masks: ImageMasks) -> ImageMasks:
 
 def _move_to(part: object, device: torch.device) -> object:
     return part.to(device) if isinstance(part, nn.Module) else part
-
-
-@contextmanager
-def _eval_mode(*modules: nn.Module) -> GeneratorOf[None]:
-    """Eval mode within the block; afterwards each module returns to its earlier mode."""
-    were = [part for module in modules for part in module.modules() if part.training]
-    for module in modules if were else ():
-        module.eval()
-    try:
-        yield
-    finally:
-        for part in were:
-            part.training = True

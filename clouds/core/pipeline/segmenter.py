@@ -5,29 +5,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
 from typing import final
 
+from attrs import evolve
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from clouds.core.contract.adaptation import Adapter, Block, Blocks
 from clouds.core.contract.interfaces import Backbone, Head, MaskPooler, TextClassifier
-from clouds.core.contract.records import HeadOutput
+from clouds.core.contract.records import Features, HeadOutput
+from clouds.core.system.errors import ConfigError
 
 
 @final
 class Segmenter(nn.Module):
-    """Backbone and head: predicts masks and classes from a batch of images.
+    """Backbone, adapter and head: predicts masks and classes from a batch of images.
 
     Args:
         backbone: computes features.
         head: predicts masks and classes.
+        adapter: changes the features of a frozen backbone, or None. It is attached to the backbone, and active only
+            within `features`, so that several segmenters can share a trunk.
+
+    Raises:
+        ConfigError: the adapter does not fit the backbone, or the backbone is not frozen.
     """
 
-    def __init__(self, backbone: Backbone, head: Head) -> None:
+    def __init__(self, backbone: Backbone, head: Head, adapter: Adapter | None = None) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
+        self.adapter = adapter
+        if adapter is not None:
+            if any(True for _ in adapter.parameters()) and any(one.requires_grad for one in backbone.parameters()):
+                raise ConfigError(
+                    f"the adapter {type(adapter).__name__} needs a frozen backbone, but {type(backbone).__name__} is "
+                    "trainable; call backbone.freeze(), or leave the adapter out"
+                )
+            adapter.attach(blocks_of(backbone))
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """The modules by name, without an adapter that is None."""
+        return dict(self.named_children())
 
     def forward(self, batch: Float[Tensor, "b 3 h w"], classifier: TextClassifier | None = None) -> HeadOutput:
         """Masks and classes at a quarter of the input size.
@@ -36,7 +58,19 @@ class Segmenter(nn.Module):
             batch: RGB, 0..255; h and w are multiples of the backbone's `size_divisor`, see `pad`.
             classifier: class embeddings, for heads that use text.
         """
-        return self.head(self.backbone(batch), classifier)
+        return self.head(self.features(batch), classifier)
+
+    def features(self, batch: Float[Tensor, "b 3 h w"]) -> Features:
+        """Features of the adapted backbone; `backbone(batch)` are those without the adapter."""
+        if self.adapter is None:
+            return self.backbone(batch)
+        self.adapter.active = True
+        try:
+            features = self.backbone(batch)
+        finally:
+            self.adapter.active = False
+        queries = self.adapter.queries()
+        return features if queries is None else evolve(features, queries=queries)
 
     def pad(self, images: Sequence[UInt8[Tensor, "3 _ _"]]) -> Float[Tensor, "b 3 h w"]:
         """Stack images to a float batch (0..255), padded at bottom and right with the mean, which normalises to 0."""
@@ -51,6 +85,11 @@ class Segmenter(nn.Module):
         divisor = self.backbone.size_divisor
         height, width = (-(-max(sides) // divisor) * divisor for sides in zip(*sizes, strict=True))
         return height, width
+
+
+def blocks_of(backbone: Backbone) -> tuple[Block, ...]:
+    """The blocks of a backbone that has the capability, else none."""
+    return backbone.blocks if isinstance(backbone, Blocks) else ()
 
 
 @final
@@ -100,3 +139,16 @@ class Network(nn.Module):
             logit_scale=self.logit_scale,
             pooler=pooler,
         )
+
+
+@contextmanager
+def eval_mode(*modules: nn.Module) -> Generator[None]:
+    """Eval mode within the block; afterwards each module returns to its earlier mode."""
+    were = [part for module in modules for part in module.modules() if part.training]
+    for module in modules if were else ():
+        module.eval()
+    try:
+        yield
+    finally:
+        for part in were:
+            part.training = True

@@ -21,7 +21,7 @@ from clouds.core.contract.schema import Schema
 from clouds.core.system.errors import TrustError
 from clouds.core.system.values import accepts, to_json_value
 
-NETWORKS = (Kind.BACKBONE, Kind.HEAD)  # the folder holds their weights
+NETWORKS = (Kind.BACKBONE, Kind.HEAD, Kind.ADAPTER)  # the folder holds their weights
 
 
 def _to_kinds(value: Iterable[str]) -> frozenset[Kind]:

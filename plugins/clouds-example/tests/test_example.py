@@ -64,6 +64,12 @@ def test_the_five_make_a_pipeline() -> None:
     assert prediction.labels.shape == (50, 70)
 
 
+def test_an_adapter_is_all_that_is_trained() -> None:
+    pipeline = clouds.compose(backbone="tiny", head="pixel-mlp", adapter="channel-scale", device="cpu")
+    assert not any(parameter.requires_grad for parameter in pipeline.backbone.parameters())
+    assert len(list(pipeline.adapter.parameters())) == len(pipeline.backbone.blocks)
+
+
 def test_the_template_stays_small() -> None:
     files = Path(clouds_example.__file__).parent.glob("*.py")
-    assert sum(len(file.read_text().splitlines()) for file in files) < 150
+    assert sum(len(file.read_text().splitlines()) for file in files) < 180

@@ -61,7 +61,7 @@ def test_components_are_found_by_name_alias_and_qualified_name() -> None:
 
 
 def test_an_unknown_kind_names_the_known_ones() -> None:
-    with pytest.raises(ComponentError, match="unknown kind 'prompt'; expected one of backbone, generator"):
+    with pytest.raises(ComponentError, match="unknown kind 'prompt'; expected one of backbone, adapter, generator"):
         Catalog().names("prompt")
 
 

@@ -14,13 +14,14 @@ GOOD = {"name": "my-backbone", "kind": "backbone", "factory": "a.b:c", "summary"
 def test_kinds_name_hooks() -> None:
     assert [kind.hook for kind in Kind] == [
         "clouds_backbones",
+        "clouds_adapters",
         "clouds_generators",
         "clouds_refiners",
         "clouds_heads",
         "clouds_prompters",
     ]
     with pytest.raises(
-        ComponentError, match="unknown kind 'hat'; expected one of backbone, generator, refiner, head, pr"
+        ComponentError, match="unknown kind 'hat'; expected one of backbone, adapter, generator, refiner, head, pr"
     ):
         Kind("hat")
 
@@ -54,7 +55,10 @@ def test_good_names(name: str) -> None:
         ({"kind": "hat"}, "unknown kind 'hat'"),
         ({"factory": "a.b.c"}, "backbone 'my-backbone': factory 'a.b.c' is not of the form 'package.module:attribute'"),
         ({"factory": "a:b:c"}, "is not of the form"),
-        ({"provides": ["res6"]}, r"unknown capabilities \['res6'\]; expected some of \['mask-pooler', 'res2'"),
+        (
+            {"provides": ["res6"]},
+            r"unknown capabilities \['res6'\]; expected some of \['blocks', 'mask-pooler', 'qu",
+        ),
         ({"needs": ["wings"]}, r"unknown capabilities \['wings'\]"),
         ({"requires": [">=3"]}, "bad requirement '>=3'"),
     ],

@@ -24,6 +24,15 @@ def squeezenet(*, weights: str | None = None):  # a safetensors file with torchv
 
 
 @hookimpl
+def clouds_adapters():
+    return _one("adapter", "channel-scale", "one factor for each channel of each block", needs="blocks")
+
+
+def channel_scale(blocks):
+    return _components().ChannelScale(blocks)
+
+
+@hookimpl
 def clouds_generators():
     return _one("generator", "flat-scenes", "road, sky and a house in flat colours, with exact labels")
 

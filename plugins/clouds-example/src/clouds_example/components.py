@@ -1,3 +1,5 @@
+from functools import partial
+
 import clouds
 import numpy as np
 import torch
@@ -27,6 +29,19 @@ class SqueezeNet(clouds.Backbone):
             level = interpolate(x, [side // spec.stride for side in images.shape[-2:]], mode="bilinear")
             levels[name] = level / (level.square().mean(1, keepdim=True) + 1).sqrt()
         return clouds.Features(**levels)
+
+
+class ChannelScale(clouds.Adapter):
+    def __init__(self, blocks):
+        super().__init__()
+        self.factors = nn.ParameterList([nn.Parameter(torch.ones(block.channels)) for block in blocks])
+
+    def changes(self, blocks):
+        return [(block.module, partial(self.scale, index)) for index, block in enumerate(blocks)]
+
+    def scale(self, index, x, output):  # a map "b c h w", or tokens "b n c"
+        factors = self.factors[index]
+        return output * (factors[:, None, None] if output.ndim == 4 else factors)
 
 
 class FlatScenes(clouds.Generator):

@@ -1,0 +1,1 @@
+"""Built-in adapters: `components` lists them, `presets` builds them."""
