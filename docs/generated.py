@@ -134,12 +134,23 @@ def recipe_page() -> str:
     notes = ["", "## What they mean", ""]
     for field in attrs.fields(attrs.resolve_types(recipes.Recipe)):
         if attrs.has(field.type):
-            rows = attrs.fields(attrs.resolve_types(field.type))
-            lines += [_row(f"{field.name}.{row.name}", row) for row in rows]
-            notes += [f"**`{field.name}`**", "", *_meaning(field.type)]
+            rows, meaning = _table(field.name, field.type)
+            lines, notes = [*lines, *rows], [*notes, *meaning]
         else:
             lines.append(_row(field.name, field))
     return "\n".join([*lines, *notes])
+
+
+def _table(key: str, record: type) -> tuple[list[str], list[str]]:
+    """Rows and meaning of a table of the recipe, and of the tables in it."""
+    rows, notes = list[str](), [f"**`{key}`**", "", *_meaning(record)]
+    for field in attrs.fields(attrs.resolve_types(record)):
+        if attrs.has(field.type):
+            below, meaning = _table(f"{key}.{field.name}", field.type)
+            rows, notes = [*rows, *below], [*notes, *meaning]
+        else:
+            rows.append(_row(f"{key}.{field.name}", field))
+    return rows, notes
 
 
 def _row(key: str, field: attrs.Attribute[Any]) -> str:

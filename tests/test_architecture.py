@@ -46,7 +46,10 @@ def evaluates_text(node: ast.AST) -> bool:
 def uses_a_shell(node: ast.AST) -> bool:
     if not isinstance(node, ast.Call):
         return False
-    return name_of(node.func) in ("os.system", "os.popen") or any(word.arg == "shell" for word in node.keywords)
+    named = name_of(node.func)
+    writes_completion = named.endswith(".generate_completion")  # its `shell` is the shell that will read the script
+    shell = any(word.arg == "shell" for word in node.keywords) and not writes_completion
+    return named in ("os.system", "os.popen") or shell
 
 
 def loads_unsafely(node: ast.AST) -> bool:

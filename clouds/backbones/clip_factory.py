@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import open_clip
+import torch
 from attrs import frozen
 from open_clip.convert import convert_state_dict
 from open_clip.model import convert_to_custom_text_state_dict
@@ -23,6 +24,7 @@ from clouds.backbones.clip_text import ClipText
 from clouds.backbones.clip_vit import ClipVit
 from clouds.backbones.tokenizers import Choice, tokenizer_for
 from clouds.backbones.vit import PLAIN_VITS
+from clouds.backbones.vit_options import AS_PUBLISHED, VitOptions
 from clouds.core.system.errors import ConfigError, WeightsError, did_you_mean
 from clouds.core.system.reach import hub_access
 from clouds.core.weights.files import read_weights
@@ -98,14 +100,19 @@ class ClipWeights:
             ) from error
 
 
-def build_clip(model: str, weights: str, *, pretrained: bool | Path, tokenizer: Choice) -> ClipBackbone:
+def build_clip(
+    model: str, weights: str, *, pretrained: bool | Path, tokenizer: Choice, options: VitOptions
+) -> ClipBackbone:
     """Build the backbone class for the model's image tower.
 
     Raises:
-        ConfigError: open_clip has no such model or weights, or a tower is not supported.
+        ConfigError: open_clip has no such model or weights, a tower is not supported, or the options do not fit it.
         WeightsError: the weights are unavailable or do not fit.
     """
     published = ClipWeights.named(model, weights)
+    if options != AS_PUBLISHED:
+        with torch.device("meta"):  # skips the costly initialisation
+            options.require(_depth(published.build().visual), f"open_clip model {model!r}")
     clip_model = published.build()
     backbone = _backbone_class(clip_model.visual, model)
     published.load(clip_model, pretrained)
@@ -114,6 +121,7 @@ def build_clip(model: str, weights: str, *, pretrained: bool | Path, tokenizer: 
         tokenizer_for(published.config["text_cfg"], tokenizer),
         mean=[255 * value for value in published.tag["mean"]],
         std=[255 * value for value in published.tag["std"]],
+        **({"options": options} if backbone is ClipVit else {}),
     )
 
 
@@ -138,6 +146,14 @@ def _backbone_class(visual: object, model: str) -> type[ClipConvNeXt | ClipResNe
         f"open_clip model {model!r} is not supported: its image tower is a {type(trunk).__name__}; "
         "expected a ConvNeXt, a ModifiedResNet or a plain ViT"
     )
+
+
+def _depth(visual: Any) -> int:
+    """Number of blocks of a plain ViT; 0 for other image towers."""
+    if isinstance(visual, OpenClipVit):
+        return len(visual.transformer.resblocks)
+    trunk = visual.trunk if isinstance(visual, TimmModel) else visual
+    return len(trunk.blocks) if isinstance(trunk, PLAIN_VITS) else 0
 
 
 def _converted(state: dict[str, Tensor], clip_model: Any) -> dict[str, Tensor]:

@@ -19,7 +19,8 @@ from clouds.backbones.clip_text import without_images
 from clouds.backbones.levels import sized
 from clouds.backbones.pooling import masked_attention
 from clouds.backbones.tokenizers import Tokenizer
-from clouds.backbones.vit import patch_map, pyramid, to_patch_16
+from clouds.backbones.vit import to_patch_16, vit_levels
+from clouds.backbones.vit_options import AS_PUBLISHED, VitOptions
 from clouds.core.contract.adaptation import Block, Blocks
 from clouds.core.contract.records import Features
 from clouds.core.system.errors import ConfigError
@@ -31,7 +32,7 @@ from clouds.kernels.mask_pool import inside_of, mask_pool
 class ClipVit(ClipBackbone, Blocks):
     """Plain ViT of an open_clip model (CLIP, EVA02-CLIP, SigLIP, SigLIP 2), as a timm ViT with 16 x 16 patches.
 
-    `dense` and res4 are the patch tokens after the final norm; `clouds.backbones.vit` describes res2, res3 and res5.
+    `dense` holds the patch tokens after the final norm; `clouds.backbones.vit` describes res2..res5.
     Pooling averages the patch tokens under a mask and projects them to the text space. SigLIP models use their own
     attention pool, restricted to the patches under the mask. CLIP and EVA02-CLIP were trained to project the class
     token, so their pooled patches are approximate.
@@ -40,9 +41,10 @@ class ClipVit(ClipBackbone, Blocks):
         clip_model: an open_clip model whose image tower is a ViT; the tower is replaced by `vit`.
         tokenizer: maps texts to token ids.
         mean, std: per channel, 0..255.
+        options: how the pyramid is made.
 
     Raises:
-        ConfigError: the image tower is not a plain ViT.
+        ConfigError: the image tower is not a plain ViT, or the options do not fit it.
     """
 
     def __init__(
@@ -52,22 +54,25 @@ class ClipVit(ClipBackbone, Blocks):
         *,
         mean: Sequence[float] = MEAN,
         std: Sequence[float] = STD,
+        options: VitOptions = AS_PUBLISHED,
     ) -> None:
         vit, head = image_trunk(clip_model.visual)
+        depth = len(vit.blocks)
+        options.require(depth, type(vit).__name__)
         pooling = [part for part in (vit.attn_pool, vit.fc_norm, vit.head, head) if part is not None]
         super().__init__(
             without_images(clip_model), tokenizer, channels=[vit.embed_dim] * 4, pooling=pooling, mean=mean, std=std
         )
         self.vit = vit
         self.head = head
+        self.layers = options.blocks(depth)
 
     @property
     def blocks(self) -> tuple[Block, ...]:
         return vit_blocks(self.vit)
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Features:
-        dense = patch_map(self.vit, self.normalize(sized(images)))
-        res2, res3, res4, res5 = pyramid(dense)
+        (res2, res3, res4, res5), dense = vit_levels(self.vit, self.normalize(sized(images)), self.layers)
         return Features(res2=res2, res3=res3, res4=res4, res5=res5, dense=dense)
 
     def pool(self, dense: Float[Tensor, "b d h w"], masks: Float[Tensor, "b q hm wm"]) -> Float[Tensor, "b q e"]:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import get_args
 
 from clouds.backbones.published import CLIP_MODELS, TIMM_MODELS, ClipName
-from clouds.core.contract.component import Component, Kind
+from clouds.backbones.vit_options import Layers, Pyramid, VitOptions
+from clouds.core.contract.component import BUILT_IN, Component, Kind
 from clouds.core.contract.hookspecs import hookimpl
+from clouds.core.contract.plan import Plan, Problem
+from clouds.core.system.values import accepts
 from clouds.core.weights.catalog import WEIGHTS
 
 _PYRAMID = ("res2", "res3", "res4", "res5")
@@ -14,6 +17,7 @@ _CLIP = "clouds.backbones.presets:clip"
 _TIMM = "clouds.backbones.presets:timm"
 _EVERYTHING = (*_PYRAMID, "text-encoder", "mask-pooler")
 _STORED = {"tokenizer": "stored"}  # loading a plan file must not contact the hub
+_OWN_PYRAMID = {"pyramid": "layers", "layers": None}  # models that are no plain ViTs do not offer these options
 _BLOCKS = (*_PYRAMID, "blocks")
 _WITH_BLOCKS = ("vit_", "eva", "deit", "flexivit", "convnext", "test_vit", "test_eva", "test_convnext")  # timm's names
 _WITH_TEXT = {"text": ("text-encoder",)}
@@ -49,6 +53,7 @@ def _clip(name: str) -> Component:
             "model": published.model,
             "weights": published.weights,
             **({"tokenizer": "hub"} if own_tokenizer else {}),
+            **({} if published.depth else _OWN_PYRAMID),
         },
         without_weights={} if own_tokenizer else {"tokenizer": "bytes"},
         without_consent={} if own_tokenizer else _STORED,
@@ -107,6 +112,21 @@ def clouds_resolve(kind: Kind, name: str) -> Component | None:
             without_consent=_STORED,
         )
     return None
+
+
+@hookimpl
+def clouds_check_plan(plan: Plan) -> list[Problem]:
+    """Check the options of plain ViTs; the depth of patterned names is known only when they are built."""
+    part = plan.parts.get(Kind.BACKBONE)
+    if part is None or part.distribution != BUILT_IN or "layers" not in part.options:
+        return []
+    pyramid, layers = part.options["pyramid"], part.options["layers"]
+    if not (accepts(Pyramid, pyramid) and accepts(Layers | None, layers)):
+        return []  # the schema has found this
+    published = CLIP_MODELS.get(part.name) or TIMM_MODELS.get(part.name)
+    options = VitOptions(pyramid=pyramid, layers=layers)
+    faults = options.faults(published.depth if published else None)
+    return [Problem(part.kind, f"{part.name}: {fault}") for fault in faults]
 
 
 @hookimpl

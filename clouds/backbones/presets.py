@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from clouds.backbones.published import CLIP_MODELS, ClipName
+from clouds.backbones.vit_options import Pyramid, VitOptions
 
 if TYPE_CHECKING:
     from clouds.core.contract.interfaces import Backbone
@@ -21,6 +22,8 @@ def clip(
     pretrained: bool | Path = True,
     trainable: bool = False,
     tokenizer: Literal["hub", "stored", "bytes"] | Path = "hub",
+    pyramid: Pyramid = "layers",
+    layers: tuple[int, int, int, int] | None = None,
 ) -> Backbone:
     """A CLIP model of open_clip: ConvNeXt, ModifiedResNet or plain ViT (CLIP, EVA02-CLIP, SigLIP).
 
@@ -32,15 +35,31 @@ def clip(
         trainable: train the image trunk; the text tower and the mask pooling are always frozen.
         tokenizer: "hub": the model's own, downloaded from the hub if open_clip lacks its files; "stored": the same,
             without downloads; "bytes": needs no files, for random weights; a path: a folder with tokenizer files.
+        pyramid: of a plain ViT; "layers": each level from its own block; "last": all levels from the last block. Models
+            with a pyramid of their own are not affected.
+        layers: the blocks of a plain ViT for res2..res5, counted from 0; None: those that complete a third, half, two
+            thirds and all of the depth, such as 7, 11, 15, 23 of 24.
     """
     from clouds.backbones.clip_factory import build_clip
 
-    backbone = build_clip(model, weights, pretrained=pretrained, tokenizer=tokenizer)
+    backbone = build_clip(
+        model,
+        weights,
+        pretrained=pretrained,
+        tokenizer=tokenizer,
+        options=VitOptions(pyramid=pyramid, layers=layers),
+    )
     return backbone if trainable else backbone.freeze()
 
 
 def timm(
-    *, model: str, pretrained: bool | Path = True, trainable: bool = False, text: ClipName | None = None
+    *,
+    model: str,
+    pretrained: bool | Path = True,
+    trainable: bool = False,
+    text: ClipName | None = None,
+    pyramid: Pyramid = "layers",
+    layers: tuple[int, int, int, int] | None = None,
 ) -> Backbone:
     """A timm model with feature maps at strides 4 to 32 (ConvNeXt, ResNet, Swin, ...), or a plain ViT (DINO, ...).
 
@@ -51,10 +70,14 @@ def timm(
         trainable: train the model; otherwise it is frozen.
         text: a built-in CLIP backbone whose text tower embeds texts, as text-classified heads need. It has its
             published weights, or random ones with `pretrained=False`.
+        pyramid: of a plain ViT; "layers": each level from its own block; "last": all levels from the last block. Models
+            with a pyramid of their own are not affected.
+        layers: the blocks of a plain ViT for res2..res5, counted from 0; None: those that complete a third, half, two
+            thirds and all of the depth, such as 7, 11, 15, 23 of 24.
     """
     from clouds.backbones.timm_pyramid import build_timm
 
-    backbone: Backbone = build_timm(model, pretrained=pretrained)
+    backbone: Backbone = build_timm(model, pretrained=pretrained, options=VitOptions(pyramid=pyramid, layers=layers))
     if text is not None:
         from clouds.backbones.clip_factory import build_clip_text
         from clouds.backbones.with_text import WithText

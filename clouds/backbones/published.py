@@ -30,21 +30,23 @@ ClipName = Literal[
 
 @frozen
 class ClipModel:
-    """An open_clip model: its name, the tag of its weights, and the paper."""
+    """An open_clip model: its name, the tag of its weights, the paper, and the blocks of a plain ViT (0: another)."""
 
     model: str
     weights: str
     summary: str
     source: str
+    depth: int = 0
 
 
 @frozen
 class TimmModel:
-    """A timm model: its name with the tag of its weights, and the paper."""
+    """A timm model: its name with the tag of its weights, the paper, and the blocks of a plain ViT."""
 
     model: str
     summary: str
     source: str
+    depth: int
 
 
 CLIP_MODELS = {
@@ -69,13 +71,13 @@ CLIP_MODELS = {
     "clip-rn50x16": ClipModel("RN50x16", "openai", "CLIP ResNet-50, 16 times the compute", _CLIP),
     "clip-rn50x64": ClipModel("RN50x64", "openai", "CLIP ResNet-50, 64 times the compute", _CLIP),
     "clip-vit-l-14": ClipModel(
-        "ViT-L-14-quickgelu", "openai", "CLIP ViT-L, patches resampled from 14 to 16 pixels", _CLIP
+        "ViT-L-14-quickgelu", "openai", "CLIP ViT-L, patches resampled from 14 to 16 pixels", _CLIP, depth=24
     ),
     "eva02-clip-l-14": ClipModel(
-        "EVA02-L-14", "merged2b_s4b_b131k", "EVA02-CLIP ViT-L, patches resampled from 14 to 16 pixels", _EVA
+        "EVA02-L-14", "merged2b_s4b_b131k", "EVA02-CLIP ViT-L, patches resampled from 14 to 16 pixels", _EVA, depth=24
     ),
     "siglip2-so400m": ClipModel(
-        "ViT-SO400M-16-SigLIP2-512", "webli", "SigLIP 2 ViT-SO400M, multilingual texts", _SIGLIP2
+        "ViT-SO400M-16-SigLIP2-512", "webli", "SigLIP 2 ViT-SO400M, multilingual texts", _SIGLIP2, depth=27
     ),
 }
 
@@ -84,10 +86,12 @@ TIMM_MODELS = {
         "vit_large_patch14_dinov2.lvd142m",
         "DINOv2 ViT-L, patches resampled from 14 to 16 pixels",
         "Oquab et al., DINOv2, TMLR 2024",
+        depth=24,
     ),
     "dinov3-large": TimmModel(
         "vit_large_patch16_dinov3.lvd1689m",
         "DINOv3 ViT-L",
         "Siméoni et al., DINOv3, arXiv 2508.10104",
+        depth=24,
     ),
 }

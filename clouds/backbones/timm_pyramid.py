@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from clouds.backbones.blocks import convnext_blocks, vit_blocks
 from clouds.backbones.levels import STRIDES, sized, specs_of
 from clouds.backbones.vit import PLAIN_VITS, VitPyramid, to_patch_16
+from clouds.backbones.vit_options import AS_PUBLISHED, Layers, VitOptions
 from clouds.core.contract.adaptation import Block, Blocks
 from clouds.core.contract.component import FeatureSpec
 from clouds.core.contract.interfaces import Backbone
@@ -62,11 +63,11 @@ class TimmPyramid(Backbone, Blocks):
         return Features(res2=res2, res3=res3, res4=res4, res5=res5)
 
 
-def build_timm(model: str, *, pretrained: bool | Path) -> TimmPyramid:
+def build_timm(model: str, *, pretrained: bool | Path, options: VitOptions = AS_PUBLISHED) -> TimmPyramid:
     """Build the backbone for a timm model.
 
     Raises:
-        ConfigError: timm has no such model, or it has no pyramid and is no plain ViT.
+        ConfigError: timm has no such model, it has no pyramid and is no plain ViT, or the options do not fit it.
         WeightsError: the weights are unavailable or do not fit.
     """
     _require_model(model)
@@ -74,9 +75,11 @@ def build_timm(model: str, *, pretrained: bool | Path) -> TimmPyramid:
     if pretrained is True and config is not None and config.hf_hub_id:
         pretrained = hub_file(config.hf_hub_id, config.hf_hub_filename or SAFETENSORS_SINGLE_FILE) or True
     with torch.device("meta"):
-        plain = isinstance(timm.create_model(model), PLAIN_VITS)
-    if plain:
-        trunk, specs = build_vit(model, pretrained=pretrained)
+        probe: Any = timm.create_model(model)
+        depth = len(probe.blocks) if isinstance(probe, PLAIN_VITS) else 0
+    options.require(depth, f"timm model {model!r}")
+    if depth:
+        trunk, specs = build_vit(model, pretrained=pretrained, layers=options.blocks(depth))
     else:
         trunk, specs = build_trunk(model, pretrained=pretrained)
     mean, std = (config.mean, config.std) if config is not None else ((0.5,) * 3, (0.5,) * 3)
@@ -120,8 +123,10 @@ def _probe(model: str, **arguments: Any) -> tuple[dict[str, Any], tuple[int, ...
     return sizing, tuple(probe.feature_info.reduction())
 
 
-def build_vit(model: str, *, pretrained: bool | Path) -> tuple[nn.Module, dict[str, FeatureSpec]]:
-    """A plain ViT with 16 x 16 patches and the simple pyramid of `clouds.backbones.vit`.
+def build_vit(
+    model: str, *, pretrained: bool | Path, layers: Layers | None
+) -> tuple[nn.Module, dict[str, FeatureSpec]]:
+    """A plain ViT with 16 x 16 patches and the pyramid of `clouds.backbones.vit`.
 
     Raises:
         ConfigError: the model is not a plain ViT.
@@ -133,7 +138,7 @@ def build_vit(model: str, *, pretrained: bool | Path) -> tuple[nn.Module, dict[s
         _check_registers(state, vit, model, pretrained)
         load_weights(vit, _converted(state, vit, pretrained), source=str(pretrained))
     vit.reset_classifier(0, "")
-    return VitPyramid(to_patch_16(vit)), specs_of([vit.embed_dim] * 4)
+    return VitPyramid(to_patch_16(vit), layers), specs_of([vit.embed_dim] * 4)
 
 
 def _check_registers(state: dict[str, Tensor], vit: Any, model: str, path: Path) -> None:

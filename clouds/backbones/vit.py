@@ -1,4 +1,4 @@
-"""Plain vision transformers as backbones: 16 x 16 patches, any image size, a simple pyramid."""
+"""Plain vision transformers as backbones: 16 x 16 patches, any image size, a pyramid of one or several layers."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from clouds.backbones.blocks import call_qkv
+from clouds.backbones.vit_options import Layers
 from clouds.core.system.errors import ConfigError
 
 PATCH = 16
 PLAIN_VITS = (VisionTransformer, Eva)
+Levels = tuple[Tensor, Tensor, Tensor, Tensor]  # res2..res5
 
 
 def to_patch_16(vit: Any) -> Any:
@@ -36,27 +38,60 @@ def to_patch_16(vit: Any) -> Any:
 
 def patch_map(vit: Any, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d h/16 w/16"]:
     """Patch tokens after the final norm as a map, without class and register tokens."""
-    tokens = vit.forward_features(images)[:, vit.num_prefix_tokens :]
-    return tokens.mT.unflatten(-1, (images.shape[-2] // PATCH, images.shape[-1] // PATCH)).contiguous()
+    return as_map(vit, vit.forward_features(images), images)
 
 
-def pyramid(dense: Float[Tensor, "b d h w"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def as_map(vit: Any, tokens: Float[Tensor, "b n d"], images: Float[Tensor, "b 3 h w"]) -> Tensor:
+    """All tokens of a ViT as a map "b d h/16 w/16" of its patches."""
+    patches = tokens[:, vit.num_prefix_tokens :]
+    return patches.mT.unflatten(-1, (images.shape[-2] // PATCH, images.shape[-1] // PATCH)).contiguous()
+
+
+def vit_levels(vit: Any, images: Float[Tensor, "b 3 h w"], layers: Layers | None) -> tuple[Levels, Tensor]:
+    """Four levels, and the patch tokens after the final norm as a map "b d h/16 w/16".
+
+    Args:
+        vit: see `to_patch_16`.
+        images: normalised.
+        layers: the blocks of the four levels; their outputs, before the final norm, are resized bilinearly by 4, 2, 1
+            and 1/2. None: all levels from the last block, see `pyramid`.
+    """
+    if layers is None:
+        dense = patch_map(vit, images)
+        return pyramid(dense), dense
+    # All tokens after the last block and the norm "b n d"; maps "b d h/16 w/16" after the blocks, each block once
+    taken = sorted(set(layers))
+    tokens, maps = vit.forward_intermediates(images, indices=taken)
+    first, second, third, fourth = (maps[taken.index(layer)] for layer in layers)
+    return (_scaled(first, 4), _scaled(second, 2), third, _scaled(fourth, 0.5)), as_map(vit, tokens, images)
+
+
+def pyramid(dense: Float[Tensor, "b d h w"]) -> Levels:
     """Four levels from a plain ViT's map: bilinear x4 and x2, the map itself, 2 x 2 max pooling.
 
     The simple pyramid of ViTDet (Li et al., ECCV 2022) without deconvolutions; the head's projections are learned
     instead.
     """
-    res2, res3 = (functional.interpolate(dense, scale_factor=factor, mode="bilinear") for factor in (4, 2))
-    return res2, res3, dense, functional.max_pool2d(dense, 2)
+    return _scaled(dense, 4), _scaled(dense, 2), dense, functional.max_pool2d(dense, 2)
 
 
 @final
 class VitPyramid(nn.Module):
-    """A plain ViT (see `to_patch_16`) that returns four levels, like timm's `features_only` models."""
+    """A plain ViT that returns four levels, like timm's `features_only` models.
 
-    def __init__(self, vit: nn.Module) -> None:
+    Args:
+        vit: see `to_patch_16`.
+        layers: see `vit_levels`.
+    """
+
+    def __init__(self, vit: nn.Module, layers: Layers | None) -> None:
         super().__init__()
         self.vit = vit
+        self.layers = layers
 
-    def forward(self, images: Float[Tensor, "b 3 h w"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return pyramid(patch_map(self.vit, images))
+    def forward(self, images: Float[Tensor, "b 3 h w"]) -> Levels:
+        return vit_levels(self.vit, images, self.layers)[0]
+
+
+def _scaled(level: Tensor, factor: float) -> Tensor:
+    return functional.interpolate(level, scale_factor=factor, mode="bilinear")

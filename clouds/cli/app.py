@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from io import TextIOWrapper
-from typing import Any
+from typing import Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
@@ -29,7 +29,7 @@ from clouds.cli import (
     weights_commands,
 )
 from clouds.cli.options import UsageError
-from clouds.cli.output import write_notes
+from clouds.cli.output import write, write_notes
 from clouds.core.system.errors import CloudsError, LeftOutWarning, TrustError
 from clouds.core.system.files import printable
 
@@ -61,6 +61,7 @@ def build_app() -> App:
         "sheet": sheet.sheet,
         "convert": convert.convert,
         "bench": bench.bench,
+        "completion": completion,
     }
     for order, (name, function) in enumerate(commands.items()):
         app.command(function, name=name, sort_key=order)
@@ -75,6 +76,17 @@ def build_app() -> App:
     weights.sort_key = len(commands) + 1
     app.command(weights)
     return app
+
+
+def completion(shell: Literal["bash", "zsh", "fish"], /) -> None:
+    """Print a script for the shell that completes commands and options.
+
+    For bash: clouds completion bash > ~/.local/share/bash-completion/completions/clouds
+
+    Args:
+        shell: your shell.
+    """
+    write(build_app().generate_completion(shell=shell))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -7,24 +7,24 @@ from typing import Any
 
 from attrs import asdict
 
+from clouds.cli.listings import list_rows
 from clouds.cli.options import LISTS, AnyKind, AnyListing, AsJson
 from clouds.cli.output import write, write_json, write_table
 from clouds.core.contract.catalog import Catalog, Entry
 from clouds.core.contract.component import Kind
 from clouds.core.contract.schema import Schema
 from clouds.core.system.errors import DuplicateComponentError, UnknownComponentError, did_you_mean
-from clouds.evaluation.protocols import BENCHMARKS, PROTOCOLS
 
 
 def list_components(kind: AnyListing | None = None, /, *, as_json: AsJson = False) -> None:
-    """List the available components and the broken plugins, or what `clouds evaluate` knows by name.
+    """List the available components and the broken plugins, or what else is known by name.
 
     Args:
-        kind: backbones, adapters, generators, refiners, heads or prompters; protocols or benchmarks; default: all
-            components.
+        kind: a kind of component, such as backbones; label-spaces, datasets, recipes, trackers, protocols or
+            benchmarks; default: all components.
     """
     if kind in LISTS:
-        _list_records(_protocols() if kind == "protocol" else _benchmarks(), as_json=as_json)
+        _list_records(list_rows(kind), as_json=as_json)
         return
     catalog = Catalog.from_environment()
     entries = [entry for each in ([Kind(kind)] if kind else Kind) for entry in catalog.entries(each)]
@@ -35,24 +35,6 @@ def list_components(kind: AnyListing | None = None, /, *, as_json: AsJson = Fals
     write_table(("kind", "name", "summary", "distribution"), rows)
     for broken in catalog.broken:
         write(f"broken: {broken}")
-
-
-def _protocols() -> list[dict[str, str]]:
-    return [{"name": one.name, "settings": str(one), "source": one.source} for one in PROTOCOLS.values()]
-
-
-def _benchmarks() -> list[dict[str, str]]:
-    return [
-        {
-            "name": one.name,
-            "sources": " ".join(one.sources),
-            "evaluated sets": " ".join(f"{kind}:{folder}:{split}" for kind, folder, split in one.targets),
-            "classes": one.classes,
-            "protocol": one.protocol,
-            "source": one.source,
-        }
-        for one in BENCHMARKS.values()
-    ]
 
 
 def _list_records(records: list[dict[str, str]], *, as_json: bool) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -106,7 +106,7 @@ def generate(
         assignments: options of the generator.
     """
     from clouds.synthesis.engines import build_component, open_workers, plan_component, to_document
-    from clouds.synthesis.generate import NO_PROMPTS, PROMPTS, generate_set, reads_prompts
+    from clouds.synthesis.generate import generate_set, reads_prompts
 
     catalog = Catalog.from_environment()
     places = {"pictures": _find_place(pictures)} if pictures else {}
@@ -116,14 +116,19 @@ def generate(
     here = catalog if engine == "local" else None  # a worker elsewhere has its own plugins
     build = partial(build_component, Kind.GENERATOR.value, to_document(part), device, here)
     with open_workers(engine, build, count=workers, device=device) as drawing:
-        if prompts:
-            texts = _read_prompts(prompts, n, catalog)
-        elif prompter or drawing.ask(reads_prompts):
-            texts = _write_prompts(prompter or "grammar", min(n, PROMPTS), seed, catalog)
-        else:
-            texts = NO_PROMPTS
+        given = prompts or prompter or ("grammar" if drawing.ask(reads_prompts) else None)
+        texts = _find_prompts(given, n, seed, catalog)
         made = generate_set(drawing, part, texts, n=n, out=out, **options, progress=True)
     _finish(made, n=n, prompts=len(texts), attempts=attempts, shards=shards, as_json=as_json)
+
+
+def _find_prompts(given: Path | str | None, n: int, seed: int, catalog: Catalog) -> Sequence[str]:
+    """Prompts of a file, of a prompter, or none for a generator that reads none."""
+    from clouds.synthesis.generate import NO_PROMPTS, PROMPTS
+
+    if isinstance(given, Path):
+        return _read_prompts(given, n, catalog)
+    return _write_prompts(given, min(n, PROMPTS), seed, catalog) if given else NO_PROMPTS
 
 
 def _find_place(pictures: str) -> str:
@@ -154,11 +159,20 @@ def _finish(made: GeneratedSet, *, n: int, prompts: int, attempts: int, shards: 
         write(f"{len(made.images)} images{' with labels' if labelled else ''} in {made.folder}{less}")
 
 
-def check(spec: str, /, *, labels: Labels = "", dataset_config: DatasetConfig = None, as_json: AsJson = False) -> int:
+def check(
+    spec: str,
+    /,
+    *,
+    index: Path | None = None,
+    labels: Labels = "",
+    dataset_config: DatasetConfig = None,
+    as_json: AsJson = False,
+) -> int:
     """Read every file of a dataset, count the pixels per class, and report all faults at once.
 
     Args:
         spec: KIND:PATH[:SPLIT], for example folder:photos:train or cityscapes:/data/cityscapes:val.
+        index: file to write the pixels per image and class to, for `data.rare_classes.index`; not with faults.
         labels: label space; default: Cityscapes, or the classes of the dataset's mapping.
     """
     from clouds.data.check import check_dataset
@@ -167,6 +181,8 @@ def check(spec: str, /, *, labels: Labels = "", dataset_config: DatasetConfig = 
     space = _label_space(labels, spec, dataset_config)
     dataset = open_dataset(spec, space, config=dataset_config, require_labels=False)
     report = check_dataset(dataset, progress=True)
+    if index and report.class_index:
+        report.class_index.write(index)
     if as_json:
         write(report.to_json())
     else:
@@ -179,7 +195,8 @@ def check(spec: str, /, *, labels: Labels = "", dataset_config: DatasetConfig = 
             write(f"fault: {fault.message}")
         if len(report.faults) > _SHOWN_FAULTS:
             write(f"... and {len(report.faults) - _SHOWN_FAULTS} more faults; --json lists all")
-        write(f"{report.name}: {report.images} images, {len(report.faults)} faults")
+        written = f"; class index in {index}" if index and report.class_index else ""
+        write(f"{report.name}: {report.images} images, {len(report.faults)} faults{written}")
     return 0 if report.ok else 1
 
 

@@ -15,14 +15,17 @@ from typing import Any
 from attrs import asdict
 
 from clouds import __version__
+from clouds.cli.bundle import environment_report
 from clouds.cli.options import AsJson
-from clouds.cli.output import write, write_json, write_table
+from clouds.cli.output import write, write_json, write_notes, write_table
 from clouds.core.contract.catalog import Catalog, Entry
 from clouds.core.contract.component import BUILT_IN, Kind
 from clouds.core.contract.offers import OfferKind
 from clouds.core.contract.plan import PlanError
 from clouds.core.contract.planner import make_plan
+from clouds.core.system.config import to_json
 from clouds.core.system.errors import CloudsError, ComponentError
+from clouds.core.system.files import write_text
 
 _NEEDED = ("torch", "torchvision")
 _REMEDIES = {
@@ -34,8 +37,13 @@ _REMEDIES = {
 _GIB = 2**30
 
 
-def doctor(*, as_json: AsJson = False) -> int:
-    """Find broken libraries, components and plugins. The exit code is 1 if there are any."""
+def doctor(*, bundle: Path | None = None, as_json: AsJson = False) -> int:
+    """Find broken libraries, components and plugins. The exit code is 1 if there are any.
+
+    Args:
+        bundle: JSON file to write for a bug report: what is found, all installed distributions, and settings. It has no
+            secrets, and "~" in place of the home folder.
+    """
     catalog = Catalog.from_environment()
     libraries = {name: _library(name) for name in _REMEDIES}
     components = [_component(entry) for kind in Kind for entry in catalog.entries(kind)]
@@ -55,10 +63,13 @@ def doctor(*, as_json: AsJson = False) -> int:
         "broken": [asdict(broken) for broken in catalog.broken],
         "troubles": troubles,
     }
+    if bundle:
+        write_text(bundle, to_json(environment_report(document), indent=1) + "\n")
     if as_json:
         write_json(document)
     else:
         _print(document)
+        write_notes([f"wrote {bundle}; read it before you attach it to a report"] if bundle else [])
     return 1 if troubles else 0
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
 
 from clouds.cli.options import (
     AsJson,
@@ -27,10 +29,14 @@ from clouds.core.system.progress import progress_bar
 from clouds.training.recipe import Phase, changed, load_recipe
 from clouds.training.start import model_arguments, start_pipeline
 
+PredictionFormat = Literal["train-ids", "cityscapes-ids"]
+
 if TYPE_CHECKING:
+    import numpy as np
     from rich.progress import Progress, TaskID
 
     from clouds.core.pipeline.pipeline import Pipeline
+    from clouds.core.pipeline.prediction import Prediction
     from clouds.training.train import TrainingRun
 
 
@@ -127,6 +133,8 @@ def predict(
     /,
     *,
     out: Path = Path("predictions"),
+    form: Annotated[PredictionFormat, Parameter(name="--format")] = "train-ids",
+    as_zip: Annotated[bool, Parameter(name="--zip")] = False,
     short_side: int | None = None,
     batch_size: BatchSize = 1,
     max_pixels: MaxPixels = None,
@@ -134,33 +142,36 @@ def predict(
     trust: Trust = (),
     as_json: AsJson = False,
 ) -> None:
-    """Segment images: NAME.png has the train ids, NAME_overlay.png shows them on the image.
+    """Segment images: NAME.png has the class of every pixel, NAME_overlay.png shows it on the image.
 
     Args:
         checkpoint: folder of a saved pipeline.
         images: images of any size, or folders, glob patterns and datasets KIND:PATH[:SPLIT] with images.
         out: folder for the results.
+        form: train-ids; or cityscapes-ids, the raw ids that the test servers of Cityscapes and ACDC expect, without
+            overlays.
+        as_zip: also write OUT.zip with the label maps, to upload to a test server.
         short_side: first resize the short side to this many pixels; the results keep the image's own size.
     """
-    import numpy as np
-
+    from clouds.cli.server_files import raw_ids, write_zip
+    from clouds.core.pipeline.checkpoint import read_checkpoint
     from clouds.core.pipeline.composer import load
-    from clouds.core.system.images import MAX_PIXELS, write_png
+    from clouds.core.system.images import MAX_PIXELS
 
     places = _output_files(_find_images(images), out)
+    raw = raw_ids(read_checkpoint(checkpoint).plan.labels) if form == "cityscapes-ids" else None
     pipeline = load(checkpoint, device=device, trust=trust)
     predictions = pipeline.predict_many(
         list(places), batch_size=batch_size, short_side=short_side, max_pixels=max_pixels or MAX_PIXELS
     )
-    with progress_bar() as shown:
-        files = shown.track(places.values(), description="predict")
-        for prediction, (labels, overlay) in zip(predictions, files, strict=True):
-            write_png(labels, prediction.labels)
-            write_png(overlay, np.asarray(prediction.overlay()))
+    _write_predictions(predictions, places, raw)
+    if as_zip:
+        write_zip(out, [labels for labels, _ in places.values()])
+    kinds = ("labels", "overlay") if raw is None else ("labels",)
     if as_json:
-        write_json([{"image": i, "labels": labels, "overlay": overlay} for i, (labels, overlay) in places.items()])
+        write_json([{"image": i, **dict(zip(kinds, files, strict=False))} for i, files in places.items()])
     else:
-        write(f"{len(places)} label maps and overlays in {out}")
+        write(f"{len(places)} label maps{' and overlays' if raw is None else ''} in {out}")
 
 
 def demo(*, out: Path = Path("demo"), seed: int = 0, steps: int | None = None, as_json: AsJson = False) -> None:
@@ -249,6 +260,22 @@ def _find_images(images: Sequence[str]) -> list[Path]:
 
     found = [dataset_images(one) if is_spec(one) and not Path(one).exists() else find_pictures(one) for one in images]
     return list(chain.from_iterable(found))
+
+
+def _write_predictions(
+    predictions: Iterable[Prediction], places: Mapping[Path, tuple[Path, Path]], raw: np.ndarray | None
+) -> None:
+    """Write label maps, as values of the table `raw` if there is one, else train ids and overlays."""
+    import numpy as np
+
+    from clouds.core.system.images import write_png
+
+    with progress_bar() as shown:
+        files = shown.track(places.values(), description="predict")
+        for prediction, (labels, overlay) in zip(predictions, files, strict=True):
+            write_png(labels, prediction.labels if raw is None else raw[prediction.labels])
+            if raw is None:
+                write_png(overlay, np.asarray(prediction.overlay()))
 
 
 def _output_files(images: Sequence[Path], out: Path) -> dict[Path, tuple[Path, Path]]:

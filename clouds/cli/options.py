@@ -10,6 +10,7 @@ from cyclopts import Parameter, Token
 from cyclopts.validators import Number
 
 from clouds.core.contract.component import Kind
+from clouds.core.contract.offers import OfferKind
 from clouds.core.system.config import parse_assignment
 from clouds.core.system.errors import ConfigError
 
@@ -35,14 +36,14 @@ def _to_kind(_: Any, tokens: Sequence[Token]) -> Kind:
 
 
 def _to_listing(_: Any, tokens: Sequence[Token]) -> str:
-    """Accept what `_to_kind` accepts, and `protocols` and `benchmarks`."""
+    """Accept what `_to_kind` accepts, and `LISTS`, singular and plural."""
     word = tokens[0].value.removesuffix("s")
     if word not in (*Kind, *LISTS):
         raise ValueError(f"unknown kind {tokens[0].value!r}; expected one of {', '.join((*Kind, *LISTS))}")
     return word
 
 
-LISTS = ("protocol", "benchmark")  # what `clouds list` shows besides components
+LISTS = (*(kind.word for kind in OfferKind), "protocol", "benchmark")  # what `clouds list` shows besides components
 AnyListing = Annotated[str, Parameter(converter=_to_listing)]
 AnyKind = Annotated[Kind, Parameter(converter=_to_kind, show_choices=False)]
 AsJson = Annotated[bool, Parameter(name="--json", help="Print only JSON.", show_default=False)]
@@ -62,8 +63,8 @@ Labels = Annotated[
     str,
     Parameter(
         show_default=False,
-        help="A label space's name, a TOML file or table of classes (names; synonyms, palette, ids, things), or a list "
-        "of names.",
+        help="A label space's name, a TOML file or table of classes (names; synonyms, palette, ids, things), a list of "
+        "names, or their number.",
     ),
 ]
 MaxPixels = Annotated[

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 import numpy as np
-from attrs import asdict, evolve, frozen
+from attrs import asdict, evolve, field, frozen
 
 from clouds.core.contract.labels import IGNORE_ID
 from clouds.core.system.errors import DataError
+from clouds.data.class_index import ClassIndex
 from clouds.data.encodings import IGNORE
 from clouds.data.folder import Dataset, check_sizes
 from clouds.data.label_files import read_label_pixels
@@ -49,6 +50,7 @@ class CheckReport:
         unknown: number of pixels by unknown label value.
         faults: faults in the order of the files.
         notes: remarks that are not faults: unused files, and label maps without a labelled pixel.
+        class_index: pixel counts of each label map; None if there are faults. Not part of `to_json`.
     """
 
     name: str
@@ -57,6 +59,7 @@ class CheckReport:
     unknown: dict[str, int]
     faults: tuple[Fault, ...]
     notes: tuple[str, ...] = ()
+    class_index: ClassIndex | None = field(default=None, repr=False)
 
     @property
     def ok(self) -> bool:
@@ -65,7 +68,9 @@ class CheckReport:
 
     def to_json(self) -> str:
         """JSON text."""
-        return json.dumps({"ok": self.ok, **asdict(self)}, indent=2)
+        document = asdict(evolve(self, class_index=None))
+        del document["class_index"]
+        return json.dumps({"ok": self.ok, **document}, indent=2)
 
 
 @frozen(kw_only=True)
@@ -89,9 +94,10 @@ def check_dataset(dataset: Dataset, *, progress: bool = False) -> CheckReport:
     findings = map_in_threads(
         lambda index: _check_item(dataset, index), len(dataset), description="check", progress=progress
     )
-    unlabelled = list[Path]()
+    unlabelled, rows = list[Path](), list[list[int]]()
     for item, finding in zip(dataset.items, findings, strict=True):
         counts += finding.counts
+        rows.append(finding.counts[: len(dataset.label_space)].tolist())
         unknown.update(finding.unknown)
         faults += finding.faults
         if item.label and finding.counts[IGNORE_ID] and not finding.counts[:IGNORE_ID].any():
@@ -99,13 +105,15 @@ def check_dataset(dataset: Dataset, *, progress: bool = False) -> CheckReport:
     if unlabelled and not (counts[:IGNORE_ID].any() or unknown):
         faults.append(Fault(kind="nothing labelled", file=str(unlabelled[0]), message=_nothing_labelled(dataset)))
     by_class = counts.tolist()
+    faults += [_without_image(path, dataset) for path in dataset.unpaired]
     return CheckReport(
         name=dataset.name,
         images=len(dataset),
         pixels={**dict(zip(dataset.label_space.names, by_class, strict=False)), IGNORE: by_class[IGNORE_ID]},
         unknown=dict(unknown),
-        faults=(*faults, *(_without_image(path, dataset) for path in dataset.unpaired)),
+        faults=tuple(faults),
         notes=(*dataset.notes, *_describe_unlabelled(unlabelled)),
+        class_index=None if faults else ClassIndex.of(dataset, rows),
     )
 
 

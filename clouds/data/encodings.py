@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 
 from clouds.core.contract.labels import CITYSCAPES, IGNORE_ID, LabelSpace
 from clouds.core.system.errors import ConfigError, DataError, did_you_mean
-from clouds.data.id_tables import ID_TABLES, IGNORE
+from clouds.data.id_tables import ID_TABLES, IGNORE, OWN_LABEL_SPACES
 
 ENCODINGS = ("trainIds", "ids", "color", *ID_TABLES)
 _GREY, _COLOR = re.compile("[0-9]{1,3}"), re.compile(r"([0-9]{1,3}),\s*([0-9]{1,3}),\s*([0-9]{1,3})")
@@ -150,7 +150,8 @@ def label_encoding(
         label_space: label space of the train ids.
         name: "trainIds" (the default without a mapping), "ids" (raw ids of the label space), "color" (its palette), or
             the ids of a published dataset, matched by class name: a key of `ID_TABLES`, such as "cityscapes" or
-            "synthia" (16-bit files). Classes that are not in the label space are ignored.
+            "synthia" (16-bit files). Classes that are not in the label space are ignored. A label space that holds the
+            dataset's own classes (`OWN_LABEL_SPACES`) keeps them all.
         mapping: from grey values ("7") or colours ("128,64,128") to class names, train ids or "ignore". It extends
             the encoding `name`; without a name it is the whole encoding.
 
@@ -225,6 +226,8 @@ def _built_in_codes(label_space: LabelSpace, name: str) -> dict[int, int]:
 
 def _codes_by_class(label_space: LabelSpace, name: str) -> dict[int, int]:
     table = ID_TABLES[name]
+    if name in OWN_LABEL_SPACES and label_space == LabelSpace.named(OWN_LABEL_SPACES[name]):
+        return dict.fromkeys(table, IGNORE_ID) | {raw: train_id for train_id, raw in enumerate(label_space.ids)}
     known = {*table.values(), *CITYSCAPES.names} - {IGNORE}  # some datasets label fewer classes, such as SHIFT no rider
     strange = [one for one in label_space.names if one not in known]
     if strange:

@@ -173,3 +173,10 @@ ID_TABLES: dict[str, dict[int, str]] = {
     "wilddash2": _first(81, _WILDDASH_IDS),
     "shift": _first(23, _SHIFT_IDS),
 }
+
+# Label spaces with the classes of a dataset itself: for them, its values are the raw ids of the label space.
+OWN_LABEL_SPACES = {
+    "mapillary-v1.2": "mapillary-vistas-v1.2",
+    "mapillary-v2.0": "mapillary-vistas-v2.0",
+    "idd-level3": "idd",
+}

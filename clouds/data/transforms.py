@@ -10,16 +10,18 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 from jaxtyping import UInt8
 from PIL import Image
 
 from clouds.core.contract.labels import IGNORE_ID
 from clouds.core.system.errors import ConfigError
 from clouds.data.randomize import randomize_colors
+from clouds.data.rare_classes import Wanted
 
 _BRIGHTNESS = 32.0  # added, of 255
 _CONTRAST = _SATURATION = (0.5, 1.5)  # factors
+_REDRAWS = 10  # of a crop that does not fit
 _HUE = 36.0  # degrees; the published 18 counts steps of two degrees
 
 
@@ -47,6 +49,8 @@ class Augmentation:
             draws one number for both, so that crops lie on the image's diagonal.
         label_resize: torch's name of the interpolation. "nearest-exact" samples label maps at pixel centres, like
             images; "nearest", as published, up to half a pixel beside them.
+        cat_max_ratio: largest share of the labelled pixels that one class may have in a crop; otherwise the crop is
+            drawn again, up to 10 times (as mmsegmentation's `RandomCrop`). 1 accepts every crop.
         distort_padding: also distort the colours of the padding, as published; otherwise it is black.
     """
 
@@ -57,10 +61,13 @@ class Augmentation:
     randomize: bool = False
     crop_offsets: Literal["independent", "diagonal"] = "independent"
     label_resize: Literal["nearest-exact", "nearest"] = "nearest-exact"
+    cat_max_ratio: float = 1.0
     distort_padding: bool = False
 
     def __attrs_post_init__(self) -> None:
         low, high = self.scale
+        if not 0 < self.cat_max_ratio <= 1:
+            raise ConfigError(f"augmentation: cat_max_ratio={self.cat_max_ratio} must be above 0 and at most 1")
         if min(self.crop) < 1:
             raise ConfigError(f"augmentation: crop={self.crop} must be at least 1x1 (height, width)")
         if not 0 < low <= high < math.inf:
@@ -106,12 +113,19 @@ def augment(
     label: UInt8[np.ndarray, "h w"],
     rng: np.random.Generator,
     settings: Augmentation,
+    wanted: Wanted | None = None,
 ) -> tuple[UInt8[np.ndarray, "hc wc 3"], UInt8[np.ndarray, "hc wc"]]:
     """Make a training view of size `settings.crop`: resize, crop, distort, pad, flip.
 
-    Smaller images are padded at the bottom and the right, with 0 in the image and 255 in the label map.
+    Smaller images are padded at the bottom and the right, with 0 in the image and 255 in the label map. If the view
+    does not show the `wanted` class, its geometry is drawn again, up to 10 times (as DAFormer).
     """
-    geometry = draw_geometry(label.shape, rng, settings)
+    geometry = _draw_balanced(label, rng, settings)
+    if wanted is not None:
+        for _ in range(_REDRAWS):
+            if (resize_crop_label(label, geometry, settings) == wanted.train_id).sum() > wanted.pixels:
+                break
+            geometry = _draw_balanced(label, rng, settings)
     part = _resize(image, geometry, settings.crop, Image.Resampling.BILINEAR)
     view = _change_colors(part, rng, settings)
     target = pad(resize_crop_label(label, geometry, settings), settings.crop, IGNORE_ID)
@@ -139,6 +153,22 @@ def draw_geometry(shape: tuple[int, ...], rng: np.random.Generator, settings: Au
     size = max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
     offset = _draw_offset(size, rng, settings)
     return Geometry(size=size, offset=offset, flip=settings.flip and rng.random() < 0.5)
+
+
+def _draw_balanced(label: UInt8[np.ndarray, "h w"], rng: np.random.Generator, settings: Augmentation) -> Geometry:
+    """Draw a geometry; draw its offset again while one class has too large a share of the crop."""
+    geometry = draw_geometry(label.shape, rng, settings)
+    for _ in range(_REDRAWS if settings.cat_max_ratio < 1 else 0):
+        if _is_balanced(resize_crop_label(label, geometry, settings), settings.cat_max_ratio):
+            break
+        geometry = evolve(geometry, offset=_draw_offset(geometry.size, rng, settings))
+    return geometry
+
+
+def _is_balanced(label: UInt8[np.ndarray, "h w"], ratio: float) -> bool:
+    """Whether a crop has several classes, each with less than this share of the labelled pixels."""
+    counts = np.bincount(label.ravel(), minlength=IGNORE_ID + 1)[:IGNORE_ID]
+    return bool(np.count_nonzero(counts) > 1 and counts.max() < ratio * counts.sum())
 
 
 def resize_crop(

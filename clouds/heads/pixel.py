@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
@@ -43,13 +43,8 @@ class PixelHead(Head):
         generator: torch.Generator | None = None,
     ) -> dict[str, Tensor]:
         """Mean cross entropy over labelled pixels; pixels with no class or with two classes are ignored."""
-        size = targets[0].valid.shape
-        logits = functional.interpolate(output.mask_logits.float(), size=size, mode="bilinear", align_corners=False)
-        maps = torch.stack([target.to_label_map() for target in targets]).to(logits.device).long()
-        per_pixel = functional.cross_entropy(logits, maps, ignore_index=255, reduction="none")
-        bad = [index for index, one in enumerate(per_pixel) if not one.isfinite().all()]
-        if bad:
-            raise NonFiniteError(f"cross entropy is not finite for images {bad} of the batch; check the features")
+        maps = label_maps(targets, output.mask_logits.device)
+        per_pixel = cross_entropy(output.mask_logits, maps)
         return {"cross_entropy": per_pixel.sum() / (maps != 255).sum().clamp(min=1)}
 
     def loss_counts(self, targets: Sequence[Targets]) -> dict[str, float]:
@@ -68,6 +63,25 @@ class PixelHead(Head):
             activation="softmax",
             scores=scores,
         )
+
+
+def label_maps(targets: Sequence[Targets], device: torch.device) -> Int[Tensor, "b h w"]:
+    """The class of each pixel; pixels with no class or with two classes are 255."""
+    return torch.stack([target.to_label_map() for target in targets]).to(device).long()
+
+
+def cross_entropy(logits: Float[Tensor, "b k h4 w4"], maps: Int[Tensor, "b h w"]) -> Float[Tensor, "b h w"]:
+    """Cross entropy of resized logits per pixel, 0 where the label is 255.
+
+    Raises:
+        NonFiniteError: names the images whose cross entropy is not finite.
+    """
+    logits = functional.interpolate(logits.float(), size=maps.shape[1:], mode="bilinear", align_corners=False)
+    per_pixel = functional.cross_entropy(logits, maps, ignore_index=255, reduction="none")
+    bad = [index for index, one in enumerate(per_pixel) if not one.isfinite().all()]
+    if bad:
+        raise NonFiniteError(f"cross entropy is not finite for images {bad} of the batch; check the features")
+    return per_pixel
 
 
 def to_output(logits: Float[Tensor, "b k h w"]) -> HeadOutput:

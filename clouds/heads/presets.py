@@ -10,22 +10,45 @@ from clouds.core.contract.labels import LabelSpace
 
 if TYPE_CHECKING:
     from clouds.core.contract.interfaces import Head
+    from clouds.heads.pixel import PixelHead
 
 
-def linear(features: Mapping[str, FeatureSpec], labels: LabelSpace, *, width: int = 128) -> Head:
+def linear(
+    features: Mapping[str, FeatureSpec],
+    labels: LabelSpace,
+    *,
+    width: int = 128,
+    detail: int | None = None,
+    detail_weight: float = 0.1,
+) -> Head:
     """The smallest head that uses the whole pyramid; softmax over classes, cross entropy.
 
     Args:
         features: channels and strides of res2..res5.
         labels: the classes.
         width: channels of the summed map.
+        detail: side in pixels of the detail crops of HRDA (512 as published), which joins them with a view of the
+            whole image at half resolution; a multiple of 32. None sees the image once.
+        detail_weight: weight of the detail crop's own loss, 0..1.
+
+    Raises:
+        ConfigError: `detail` or `detail_weight` is out of range.
     """
     from clouds.heads.linear import LinearHead
 
-    return LinearHead(features, classes=len(labels), width=width)
+    head = LinearHead(features, classes=len(labels), width=width)
+    return _with_detail(head, features, labels, detail, detail_weight)
 
 
-def fpn(features: Mapping[str, FeatureSpec], labels: LabelSpace, *, pyramid_width: int = 256, width: int = 128) -> Head:
+def fpn(
+    features: Mapping[str, FeatureSpec],
+    labels: LabelSpace,
+    *,
+    pyramid_width: int = 256,
+    width: int = 128,
+    detail: int | None = None,
+    detail_weight: float = 0.1,
+) -> Head:
     """The semantic branch of Panoptic FPN (Kirillov et al., CVPR 2019) with its sizes; softmax, cross entropy.
 
     Args:
@@ -33,13 +56,30 @@ def fpn(features: Mapping[str, FeatureSpec], labels: LabelSpace, *, pyramid_widt
         labels: the classes.
         pyramid_width: channels of the feature pyramid.
         width: channels of the decoders; a multiple of 32.
+        detail: side in pixels of the detail crops of HRDA (512 as published), which joins them with a view of the
+            whole image at half resolution; a multiple of 32. None sees the image once.
+        detail_weight: weight of the detail crop's own loss, 0..1.
 
     Raises:
-        ConfigError: a width is below 1, or `width` is not a multiple of 32.
+        ConfigError: a width, `detail` or `detail_weight` is out of range.
     """
     from clouds.heads.fpn import FpnHead
 
-    return FpnHead(features, classes=len(labels), pyramid_width=pyramid_width, width=width)
+    head = FpnHead(features, classes=len(labels), pyramid_width=pyramid_width, width=width)
+    return _with_detail(head, features, labels, detail, detail_weight)
+
+
+def _with_detail(
+    head: PixelHead, features: Mapping[str, FeatureSpec], labels: LabelSpace, detail: int | None, weight: float
+) -> Head:
+    """Add detail crops to a head; the attention has the published width of 256."""
+    if detail is None:
+        return head
+    from clouds.heads.linear import LinearHead
+    from clouds.heads.multi_resolution import MultiResolutionHead
+
+    attention = LinearHead(features, classes=len(labels), width=256)
+    return MultiResolutionHead(head, attention, detail=detail, detail_weight=weight)
 
 
 def mask2former(

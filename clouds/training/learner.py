@@ -35,7 +35,7 @@ class Learner(nn.Module):
         self, images: Sequence[UInt8[Tensor, "3 _ _"]], targets: Sequence[Targets], rngs: ImageGenerators
     ) -> dict[str, Tensor]:
         """The head's loss terms for a batch."""
-        return self.segmenter.head.loss(self._forward(images), targets, generator=rngs)
+        return self.segmenter.head.loss(self._forward(images, rngs), targets, generator=rngs)
 
 
 def distribute(learner: Learner, processes: Processes) -> nn.Module:

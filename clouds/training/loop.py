@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from attrs import define, field
 
@@ -17,6 +18,7 @@ from clouds.core.system.errors import CloudsError, DataError, NonFiniteError, Tr
 from clouds.core.system.memory import peak_memory
 from clouds.core.system.processes import Processes
 from clouds.data.folder import Dataset
+from clouds.data.rare_classes import RareClasses
 from clouds.evaluation.evaluate import evaluate
 from clouds.evaluation.scores import Domains, as_numbers, domain_scores, mean_miou
 from clouds.training.best import Scored, rank, save_best
@@ -45,6 +47,7 @@ class Run:
         folder: output folder.
         phases: phases in order.
         sources: labelled datasets.
+        rare: rare-class draws, one per source; empty without `data.rare_classes.index`.
         pictures: generated images, for the joint phase.
         processes: rank and number of the training processes.
         stop: records a signal to stop.
@@ -63,6 +66,7 @@ class Run:
     folder: Path
     phases: tuple[Phase, ...]
     sources: tuple[Dataset, ...]
+    rare: tuple[RareClasses, ...] = ()
     pictures: tuple[Path, ...]
     processes: Processes
     stop: StopSignal
@@ -179,8 +183,11 @@ def _initial_state(run: Run, phase: Phase) -> State:
 def _open_stream(run: Run, phase: Phase, state: State, start: int) -> Iterator[list[Sample]]:
     data, config = run.recipe.data, run.config(phase)
     pictures = run.pictures if phase == "joint" else ()
-    reader = SampleReader(run.sources, pictures, data.augmentation(), seed=state.seed, on_error=data.on_error)
     factors = list(data.source_factors or [1.0] * len(run.sources))
+    weights = np.multiply(factors, [len(source) for source in run.sources])
+    shares = tuple(weights / weights.sum()) if data.class_mix and pictures else ()
+    options = {"seed": state.seed, "rare": run.rare, "paste_shares": shares, "on_error": data.on_error}
+    reader = SampleReader(run.sources, pictures, data.augmentation(), **options)
     return batches(
         reader,
         factors=[*factors, data.generated_factor] if pictures else factors,

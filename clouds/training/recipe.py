@@ -18,6 +18,7 @@ from clouds.core.contract.planner import make_plan
 from clouds.core.system.config import merge, parse_assignment, read_toml, set_values, structure, to_toml, within
 from clouds.core.system.errors import ConfigError
 from clouds.core.system.files import without_tilde
+from clouds.data.rare_classes import RareClassConfig
 from clouds.data.spec import parse_spec
 from clouds.data.transforms import Augmentation
 
@@ -32,13 +33,17 @@ class DataConfig:
     """The training data and its augmentation.
 
     Attributes:
-        root: base folder of relative paths in `source`, `generated` and `evaluation`; empty leaves them unchanged.
+        root: base folder of relative paths in `source`, `generated`, `evaluation` and `rare_classes.index`; empty
+            leaves them unchanged.
         source: SPECs of labelled datasets.
         source_factors: how often an epoch repeats each image, per source; empty means 1 for all.
         generated: folder of a generated dataset, or empty.
         generated_factor: how often an epoch repeats each generated image.
+        rare_classes: rare-class sampling of the source; see `clouds.data.rare_classes.RareClassConfig`.
+        class_mix: in the joint phase, paste half of the classes of a source view onto each generated image's distorted
+            view, and their labels onto its pseudo-labels (ClassMix, as DACS).
         crop: (height, width) in pixels, multiples of 32.
-        scale, flip, distortion, randomize, crop_offsets, label_resize, distort_padding: see
+        scale, flip, distortion, randomize, crop_offsets, label_resize, cat_max_ratio, distort_padding: see
             `clouds.data.transforms.Augmentation`.
         workers: data loader processes per training process; 0 reads images in the training process.
         on_error: at an unreadable image, "stop" ends the run and "skip" uses the next image of the dataset.
@@ -50,6 +55,8 @@ class DataConfig:
     source_factors: tuple[float, ...] = field(default=(), validator=within(0, 1000))
     generated: str = ""
     generated_factor: float = field(default=1.0, validator=within(0, 1000))
+    rare_classes: RareClassConfig = field(factory=RareClassConfig)
+    class_mix: bool = False
     crop: tuple[int, int] = field(default=(320, 640), validator=within(32, 16384))
     scale: tuple[float, float] = field(default=(0.5, 2.0), validator=within(0.01, 100))
     flip: bool = True
@@ -57,6 +64,7 @@ class DataConfig:
     randomize: bool = False
     crop_offsets: Literal["independent", "diagonal"] = "independent"
     label_resize: Literal["nearest-exact", "nearest"] = "nearest-exact"
+    cat_max_ratio: float = field(default=1.0, validator=within(0, 1, above=True))
     distort_padding: bool = False
     workers: int = field(default=0, validator=within(0, 1024))
     on_error: Literal["stop", "skip"] = "stop"
@@ -69,6 +77,12 @@ class DataConfig:
             raise ConfigError(
                 f"data.source_factors has {len(self.source_factors)} values for {len(self.source)} sources"
             )
+        if self.rare_classes.index and len(self.rare_classes.index) != len(self.source):
+            raise ConfigError(
+                f"data.rare_classes.index has {len(self.rare_classes.index)} files for {len(self.source)} sources"
+            )
+        if self.class_mix and self.source_factors and not any(self.source_factors):
+            raise ConfigError("data.class_mix pastes source views, but all data.source_factors are 0; raise one")
         low, high = self.scale
         if low > high:
             raise ConfigError(f"data.scale is {list(self.scale)}; expected low <= high")
@@ -91,7 +105,8 @@ class DataConfig:
             for specs in (self.source, self.evaluation)
         )
         generated = str(root / self.generated) if self.generated else ""
-        return evolve(self, source=source, generated=generated, evaluation=evaluation)
+        rare_classes = evolve(self.rare_classes, index=tuple(str(root / path) for path in self.rare_classes.index))
+        return evolve(self, source=source, generated=generated, evaluation=evaluation, rare_classes=rare_classes)
 
 
 @frozen(kw_only=True)

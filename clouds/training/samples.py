@@ -19,8 +19,10 @@ from clouds.core.contract.tensors import image_tensor
 from clouds.core.system.errors import DataError, TrainingError
 from clouds.core.system.images import read_image
 from clouds.core.system.processes import Processes
+from clouds.data.class_mix import draw_classes, paste
 from clouds.data.folder import Dataset
 from clouds.data.mixing import endless
+from clouds.data.rare_classes import RareClasses
 from clouds.data.transforms import Augmentation, augment, generated_views
 from clouds.training.interrupt import ignore_signals
 
@@ -37,6 +39,7 @@ class Sample:
         clean: the teacher's view of a generated image; None for a source image.
         position: index of the sample in the phase; it keys all of its random choices.
         name: image file, for messages.
+        pasted: train ids of what ClassMix pasted onto `image`, 255 elsewhere; None without.
         skipped: errors of the unreadable images that this sample replaces.
     """
 
@@ -45,6 +48,7 @@ class Sample:
     clean: UInt8[Tensor, "3 h w"] | None
     position: int
     name: str
+    pasted: UInt8[Tensor, "h w"] | None = None
     skipped: tuple[str, ...] = ()
 
 
@@ -56,6 +60,8 @@ class SampleReader(TorchDataset["Sample | DataError"]):
         generated: generated images.
         settings: augmentation of the views.
         seed: seed of all views.
+        rare: rare-class draws, one per source; empty takes the images as they are addressed.
+        paste_shares: how often ClassMix takes a view of each source, summing to 1; empty pastes nothing.
         on_error: for an unreadable image, "stop" returns the error as a value (it must survive the worker process);
             "skip" returns the dataset's next readable image.
     """
@@ -67,21 +73,25 @@ class SampleReader(TorchDataset["Sample | DataError"]):
         settings: Augmentation,
         *,
         seed: int,
+        rare: Sequence[RareClasses] = (),
+        paste_shares: Sequence[float] = (),
         on_error: Literal["stop", "skip"] = "stop",
     ) -> None:
         self.sources = tuple(sources)
         self.generated = tuple(generated)
         self.settings = settings
         self.seed = seed
+        self.rare = tuple(rare)
+        self.paste_shares = tuple(paste_shares)
         self.on_error: Literal["stop", "skip"] = on_error
 
     def __getitem__(self, key: tuple[int, int, int]) -> Sample | DataError:
-        which, index, position = key
+        which, _, _ = key
         size = len(self.sources[which]) if which < len(self.sources) else len(self.generated)
         skipped: list[str] = []
         for offset in range(size if self.on_error == "skip" else 1):
             try:
-                sample = self.read(which, (index + offset) % size, position)
+                sample = self.read(*key, offset=offset)
             except DataError as error:
                 skipped.append(str(error))
             else:
@@ -90,19 +100,45 @@ class SampleReader(TorchDataset["Sample | DataError"]):
             return DataError(f"no image of the dataset can be read: {skipped[0]}")
         return DataError(f"{skipped[0]}; to skip unreadable images, set data.on_error=skip")
 
-    def read(self, which: int, index: int, position: int) -> Sample:
-        """Read one sample. Raises `DataError` naming the file when it cannot be read."""
+    def read(self, which: int, index: int, position: int, *, offset: int = 0) -> Sample:
+        """Read one sample, `offset` images after the drawn ones.
+
+        Raises:
+            DataError: a file cannot be read; the message names it.
+        """
         rng = np.random.default_rng([self.seed, position])
         if which < len(self.sources):
-            image, labels = self.sources[which].read(index)
-            image, labels = augment(image, labels, rng, self.settings)
-            name = str(self.sources[which].items[index].image)
+            image, labels, name = self._labelled_view(which, index, offset, rng)
             return Sample(
                 image=image_tensor(image), label_map=torch.from_numpy(labels), clean=None, position=position, name=name
             )
-        path = self.generated[index]
-        clean, distorted = map(image_tensor, generated_views(read_image(path), rng, self.settings))
-        return Sample(image=distorted, label_map=None, clean=clean, position=position, name=str(path))
+        path = self.generated[(index + offset) % len(self.generated)]
+        clean, distorted = generated_views(read_image(path), rng, self.settings)
+        pasted = None
+        if self.paste_shares:
+            source = int(rng.choice(len(self.sources), p=self.paste_shares))
+            image, labels, _ = self._labelled_view(source, int(rng.integers(len(self.sources[source]))), offset, rng)
+            pasted = draw_classes(labels, rng)
+            distorted = paste(image, pasted, distorted)
+        return Sample(
+            image=image_tensor(distorted),
+            label_map=None,
+            clean=image_tensor(clean),
+            position=position,
+            name=str(path),
+            pasted=None if pasted is None else torch.from_numpy(pasted),
+        )
+
+    def _labelled_view(
+        self, which: int, index: int, offset: int, rng: np.random.Generator
+    ) -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w"], str]:
+        """A view of a source image, its label map, and its file; rare-class sampling draws another image."""
+        wanted = None
+        if self.rare:
+            index, wanted = self.rare[which].draw(rng)
+        index = (index + offset) % len(self.sources[which])
+        view = augment(*self.sources[which].read(index), rng, self.settings, wanted)
+        return *view, str(self.sources[which].items[index].image)
 
 
 def batches(

@@ -32,6 +32,7 @@ from clouds.core.system.processes import Processes
 from clouds.training.learner import Learner
 from clouds.training.recipe import OptimizerConfig, TeacherConfig
 from clouds.training.samples import Sample
+from clouds.training.targets import pasted_targets
 from clouds.training.teacher import Teacher
 
 
@@ -137,7 +138,11 @@ def _targets(state: State, samples: Sequence[Sample]) -> list[Targets]:
         pseudo[sample.position] if sample.label_map is None else Targets.from_label_map(sample.label_map)
         for sample in samples
     ]
-    return [target.to(state.pipeline.device) for target in found]
+    device = state.pipeline.device
+    return [
+        target.to(device) if sample.pasted is None else pasted_targets(target.to(device), sample.pasted.to(device))
+        for sample, target in zip(samples, found, strict=True)
+    ]
 
 
 def _part_weights(state: State, targets: Sequence[Sequence[Targets]]) -> list[dict[str, float]]:

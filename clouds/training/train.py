@@ -18,7 +18,9 @@ from clouds.core.system.errors import CloudsError, ConfigError, DataError, SeenD
 from clouds.core.system.files import own_folder, write_text
 from clouds.core.system.processes import Processes, join
 from clouds.data.check import check_labelled
-from clouds.data.folder import open_dataset
+from clouds.data.class_index import read_class_index
+from clouds.data.folder import Dataset, open_dataset
+from clouds.data.rare_classes import RareClassConfig, RareClasses
 from clouds.data.spec import Spec, parse_spec
 from clouds.synthesis.generated_set import open_generated
 from clouds.training.checkpoint import (
@@ -274,6 +276,7 @@ def _prepare_run(
         folder=folder,
         phases=phases,
         sources=tuple(sources),
+        rare=_rare_classes(recipe.data.rare_classes, sources),
         pictures=tuple(pictures),
         processes=processes,
         stop=stop,
@@ -287,6 +290,17 @@ def _prepare_run(
                 f"loop.accumulate={recipe.loop.accumulate} need at least {parts} images in a batch"
             )
     return run
+
+
+def _rare_classes(config: RareClassConfig, sources: Sequence[Dataset]) -> tuple[RareClasses, ...]:
+    """Rare-class draws of each source, from its class index."""
+    if not config.index:
+        return ()
+    paths = map(Path, config.index)
+    return tuple(
+        RareClasses(read_class_index(path, dataset).counts, config, where=str(path))
+        for path, dataset in zip(paths, sources, strict=True)
+    )
 
 
 def _open_pictures(recipe: Recipe) -> tuple[Path, ...]:

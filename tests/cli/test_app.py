@@ -1,6 +1,7 @@
 """Exit codes, error messages and imports, which are the same for every command."""
 
 import json
+import shutil
 import subprocess
 import sys
 import warnings
@@ -157,3 +158,17 @@ def test_tables_and_json_are_plain_text(capsys: pytest.CaptureFixture[str]) -> N
     assert all(letter.isprintable() or letter == "\n" for letter in shown)
     assert shown.count(r"a\x1b[2J\x9b2J\xff\u202e") == 2
     assert json.loads(shown[shown.index("{") :]) == {"file": name}
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+def test_bash_completes_commands_and_options(run: Run) -> None:
+    script = run("completion", "bash").out
+    words = 'COMP_WORDS=(clouds %s); COMP_CWORD=1; _clouds; echo "${COMPREPLY[@]}"'
+    done = subprocess.run(["bash", "-c", script + words % "eval"], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[:1] == ["evaluate"]
+
+
+def test_completion_for_an_unknown_shell_is_wrong_use(run: Run) -> None:
+    outcome = run("completion", "csh")
+    assert outcome.code == 2
+    assert "csh" in outcome.err

@@ -104,3 +104,31 @@ def test_info_asks_which_of_two_kinds(run: Run) -> None:
 @pytest.mark.usefixtures("extra")
 def test_info_of_an_unknown_name_mentions_broken_plugins(run: Run) -> None:
     assert_one_line(run("info", "liner"), "unknown component 'liner'; did you mean 'linear'?", "the moon is in")
+
+
+@pytest.mark.parametrize(
+    ("word", "name", "summary"),
+    [
+        ("label-spaces", "ade20k-150", "150 classes"),
+        ("datasets", "shift", "Sun et al., SHIFT, CVPR 2022"),
+        ("recipes", "gta-r50", "As gta-convnext-l, on frozen CLIP ResNet-50."),
+        ("trackers", "tensorboard", None),
+    ],
+)
+def test_list_shows_what_is_known_by_name(run: Run, word: str, name: str, summary: str | None) -> None:
+    row = next(row for row in json.loads(run("list", word, "--json").out) if row["name"] == name)
+    assert row["distribution"] == "clouds-dgss"
+    assert summary in (None, row["summary"])
+    assert name in run("list", word).out
+
+
+def test_list_shows_offers_of_plugins(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Plugin:
+        @clouds.hookimpl
+        def clouds_label_spaces(self) -> list[clouds.Offer]:
+            return [clouds.Offer("harbour", "harbour.labels:SPACE", "12 classes of a harbour")]
+
+    catalog = Catalog({"harbour-plugin": Plugin()})
+    monkeypatch.setattr(Catalog, "from_environment", lambda: catalog)
+    row = {"name": "harbour", "summary": "12 classes of a harbour", "distribution": "harbour-plugin"}
+    assert row in json.loads(run("list", "label-spaces", "--json").out)

@@ -199,6 +199,11 @@ class TestDatasetsCheck:
         assert document["ok"] is True
         assert document["pixels"]["ignore"] == 2 * 50
 
+    def test_it_writes_a_class_index(self, run: Run, photos: Path, tmp_path: Path) -> None:
+        outcome = run("datasets", "check", f"folder:{photos}", "--index", tmp_path / "index.json")
+        assert outcome.out.endswith(f"0 faults; class index in {tmp_path / 'index.json'}\n")
+        assert json.loads((tmp_path / "index.json").read_text())["classes"][0] == "road"
+
     def test_all_faults_are_found(self, run: Run, photos: Path) -> None:
         (photos / "labels" / "val" / "a.png").unlink()
         (photos / "images" / "val" / "b.png").write_text("hello")

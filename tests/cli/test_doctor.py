@@ -105,3 +105,25 @@ def test_a_library_that_cannot_be_imported_is_broken(run: Run, monkeypatch: pyte
     outcome = run("doctor")
     assert outcome.code == 1
     assert "cannot be imported: RuntimeError: operator torchvision::nms does not exist (install torch" in outcome.out
+
+
+class TestBundle:
+    def test_a_report_holds_the_environment_and_no_secret(
+        self, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("HOME", str(tmp_path / "ada"))
+        monkeypatch.setenv("HF_TOKEN", "hf_wordless")
+        monkeypatch.setenv("CLOUDS_WEIGHTS", str(tmp_path / "ada" / "weights"))
+        monkeypatch.setenv("HF_ENDPOINT", "https://ada:lovelace@hub.example/api")
+        monkeypatch.setenv("MY_OWN_THING", "private")
+        file = tmp_path / "report.json"
+        outcome = run("doctor", "--bundle", file)
+        assert "report.json; read it before you attach it" in outcome.out + outcome.err
+        text = file.read_text()
+        assert not [word for word in ("wordless", "lovelace", "private", "MY_OWN_THING", "/ada") if word in text]
+        report = json.loads(text)
+        assert report["settings"]["HF_TOKEN"] == "(set, not shown)"
+        assert report["settings"]["HF_ENDPOINT"] == "https://hub.example/api"
+        assert report["settings"]["CLOUDS_WEIGHTS"] == "~/weights"
+        assert report["distributions"]["attrs"]
+        assert report["machine"]["clouds"] == report["distributions"]["clouds-dgss"]

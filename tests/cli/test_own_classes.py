@@ -37,6 +37,17 @@ def classes(tmp_path: Path) -> Path:
 
 
 class TestCheckAndConvert:
+    def test_a_list_with_doubles_is_refused(self, run: Run, skin: Path) -> None:
+        assert_one_line(
+            run("datasets", "check", f"folder:{skin}", "--labels", '["lesion", "lesion"]'),
+            "names classes twice: lesion",
+        )
+
+    def test_a_number_of_classes(self, run: Run, skin: Path) -> None:
+        (skin / "dataset.toml").write_text('[labels.mapping]\n"0" = 0\n"255" = 1\n')
+        outcome = run("datasets", "check", f"folder:{skin}", "--labels", "2", "--json")
+        assert set(json.loads(outcome.out)["pixels"]) == {"class 0", "class 1", "ignore"}
+
     @pytest.mark.parametrize("form", ["file", "table", "list"])
     def test_classes_are_given(self, run: Run, skin: Path, classes: Path, form: str) -> None:
         given = {"file": classes, "table": '{ names = ["background", "lesion"] }', "list": '["background", "lesion"]'}

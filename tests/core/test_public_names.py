@@ -4,8 +4,8 @@ import clouds
 
 NAMES = [
     *(
-        "Adapter",
         "Ablation",
+        "Adapter",
         "Backbone",
         "Block",
         "Blocks",

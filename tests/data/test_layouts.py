@@ -211,3 +211,17 @@ def test_files_of_one_name_in_two_groups_are_converted_apart(kind: str, tmp_path
 def test_classes_that_a_data_set_never_labels_have_no_pixel(tmp_path: Path) -> None:
     TREES["shift"].fill(tmp_path)
     assert check_dataset(_open(TREES["shift"], tmp_path)).pixels["rider"] == 0
+
+
+@pytest.mark.parametrize(
+    ("tree", "name", "row"),
+    [
+        ("mapillary", "mapillary-vistas-v1.2", [13, 255, 52]),
+        ("mapillary-v2.0", "mapillary-vistas-v2.0", [21, 255, 105]),
+        ("idd-level3", "idd", [0, 255, 3]),
+    ],
+)
+def test_a_data_set_in_its_own_label_space(tree: str, name: str, row: list[int], tmp_path: Path) -> None:
+    TREES[tree].fill(tmp_path)
+    dataset = open_dataset(f"{TREES[tree].kind}:{tmp_path}", LabelSpace.named(name), default_split=TREES[tree].split)
+    assert dataset.read_label(0)[0].tolist() == row

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from clouds.core.system.config import parse_toml, structure
 from clouds.core.system.errors import ConfigError
+from clouds.data.rare_classes import RareClassConfig
 from clouds.data.transforms import Augmentation
 from clouds.training.recipe import DataConfig, PhaseConfig, Recipe, TeacherConfig, load_recipe, recipe_names
 
@@ -60,6 +61,7 @@ def test_every_choice_about_views_reaches_them() -> None:
         "randomize": True,
         "crop_offsets": "diagonal",
         "label_resize": "nearest",
+        "cat_max_ratio": 0.75,
         "distort_padding": True,
     }
     assert DataConfig(**changed).augmentation() == Augmentation(**changed)
@@ -117,6 +119,12 @@ def test_values_out_of_range_are_refused() -> None:
         DataConfig(source=("a", "b"), source_factors=(1.0,))
     with pytest.raises(ConfigError, match=r"scale is \[2\.0, 1\.0\]; expected low <= high"):
         DataConfig(scale=(2.0, 1.0))
+    with pytest.raises(
+        ConfigError, match=r"class_mix pastes source views, but all data\.source_factors are 0; raise one"
+    ):
+        DataConfig(source=("a",), source_factors=(0.0,), class_mix=True)
+    with pytest.raises(ConfigError, match=r"data\.rare_classes\.index has 1 files for 2 sources"):
+        DataConfig(source=("a", "b"), rare_classes=RareClassConfig(index=("c",)))
     with pytest.raises(ConfigError, match="batch_size is 0; expected at least 1 and at most 1e"):
         PhaseConfig(steps=1, batch_size=0)
     with pytest.raises(ConfigError, match=r"decay is 2\.0; expected at least 0 and at most 1"):
@@ -124,6 +132,7 @@ def test_values_out_of_range_are_refused() -> None:
 
 
 NUMBERS = [
+    "data.cat_max_ratio",
     *("data.generated_factor", "data.workers", "optimizer.lr", "optimizer.weight_decay", "optimizer.clip_norm"),
     *("optimizer.momentum", "optimizer.layer_decay", "optimizer.lr_warmup", "optimizer.power", "optimizer.gamma"),
     *("warmup.steps", "warmup.batch_size", "joint.steps", "joint.batch_size"),
@@ -131,6 +140,7 @@ NUMBERS = [
     *("loop.accumulate", "loop.checkpoint_every", "loop.keep", "loop.evaluate_every", "loop.keep_best"),
     "seed",
 ]
+OF_INNER_TABLES = [f"data.rare_classes.{key}" for key in ("temperature", "min_pixels", "min_crop_share")]
 
 
 def test_every_number_of_a_recipe_is_in_the_list_above() -> None:
@@ -146,7 +156,7 @@ def test_every_number_of_a_recipe_is_in_the_list_above() -> None:
 
 
 @pytest.mark.parametrize("value", ["-1", "-0.5", "1e30", "nan", "inf", "-inf", "1" + 30 * "0"])
-@pytest.mark.parametrize("key", NUMBERS)
+@pytest.mark.parametrize("key", [*NUMBERS, *OF_INNER_TABLES])
 def test_every_number_of_a_recipe_has_a_range(key: str, value: str) -> None:
     table, _, name = key.rpartition(".")
     place = rf" @ \$\.{table}$" if table else r" @ \$$"

@@ -13,7 +13,7 @@ cannot trace the constructor of a frozen attrs class.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Self, cast
 
 import numpy as np
@@ -157,6 +157,26 @@ class Head(nn.Module, ABC):
     @abstractmethod
     def forward(self, features: Features, classifier: TextClassifier | None = None) -> HeadOutput:
         """Predict masks and classes; heads without text classification ignore `classifier`."""
+
+    def forward_images(
+        self,
+        images: Float[Tensor, "b 3 h w"],
+        backbone: Backbone,
+        features_of: Callable[[Tensor], Features],
+        classifier: TextClassifier | None = None,
+        *,
+        rngs: ImageGenerators | None = None,
+    ) -> HeadOutput:
+        """Predict from images. Heads that see images at several resolutions override this.
+
+        Args:
+            images: RGB, 0..255, at network size.
+            backbone: for its mean and its `size_divisor`.
+            features_of: computes features of images, those of the adapted backbone.
+            classifier: class embeddings, for heads that use text.
+            rngs: in training, one generator per image for what the head draws; None: nothing is random.
+        """
+        return self(features_of(images), classifier)
 
     @abstractmethod
     def loss(

@@ -1,4 +1,4 @@
-"""Reads label spaces as users write them: a name, a list of class names, a table, or a TOML file with a table.
+"""Reads label spaces as users write them: a name, class names, their number, a table, or a TOML file with a table.
 
 names = ["background", "lesion"]             # the only required key
 name = "skin"                                # shown in plans and reports
@@ -19,12 +19,12 @@ from typing import Any, cast
 from attrs import asdict, frozen
 
 from clouds.core.contract.catalog import Catalog
-from clouds.core.contract.labels import BUILT_IN, LabelSpace
+from clouds.core.contract.labels import LabelSpace, built_in_names
 from clouds.core.contract.offers import OfferKind, find_offer
 from clouds.core.system.config import read_toml, structure
 from clouds.core.system.errors import ConfigError
 
-LabelsLike = LabelSpace | str | os.PathLike[str] | Sequence[str] | Mapping[str, Any]
+LabelsLike = LabelSpace | str | int | os.PathLike[str] | Sequence[str] | Mapping[str, Any]
 
 
 @frozen(kw_only=True)
@@ -44,7 +44,8 @@ def read_labels(value: object) -> LabelSpace:
     """Convert a value from a recipe, a call or the command line to a label space.
 
     Args:
-        value: a `LabelSpace`, the name of a built-in one, class names, a table, or the path of a TOML file.
+        value: a `LabelSpace`, the name of a built-in one or of a plugin, class names, their number (the names are then
+            "class 0", "class 1", ...), a table, or the path of a TOML file.
 
     >>> read_labels(["background", "lesion"]).names
     ('background', 'lesion')
@@ -57,9 +58,12 @@ def read_labels(value: object) -> LabelSpace:
     value = label_document(value)
     if isinstance(value, str):
         return _named(value)
+    if type(value) is int:
+        return LabelSpace.from_names([f"class {index}" for index in range(value)])
     if not isinstance(value, (list, tuple, Mapping)):
         raise ConfigError(
-            f"expected a label space's name, class names, a table or a TOML file, got {type(value).__name__}"
+            "expected a label space's name, class names, their number, a table or a TOML file, "
+            f"got {type(value).__name__}"
         )
     table = cast("Mapping[str, Any]", value) if isinstance(value, Mapping) else {"names": cast("list[Any]", value)}
     return LabelSpace.from_names(**asdict(structure(table, LabelTable, source="labels"), recurse=False))
@@ -67,10 +71,11 @@ def read_labels(value: object) -> LabelSpace:
 
 def _named(name: str) -> LabelSpace:
     """A built-in label space, or one of a plugin."""
-    if name in BUILT_IN:
-        return BUILT_IN[name]
+    known = built_in_names()
+    if name in known:
+        return LabelSpace.named(name)
     offers = Catalog.from_environment().offers(OfferKind.LABEL_SPACE)
-    return find_offer("label space", name, offers, built_in=BUILT_IN).load_as(LabelSpace)
+    return find_offer("label space", name, offers, built_in=known).load_as(LabelSpace)
 
 
 def label_document(value: object) -> object:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from attrs import Factory, field, frozen
 
+from clouds.core.system.config import read_toml
 from clouds.core.system.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Color = tuple[int, int, int]
 IGNORE_ID = 255  # "not labelled" in all label maps in memory; files may use another value
+_FOLDER = Path(__file__).parent / "label_spaces"
 _MAX_CLASSES = 255  # label maps are uint8, and one value is reserved for "ignore"
 
 
@@ -166,9 +169,11 @@ class LabelSpace:
     @classmethod
     def named(cls, name: str) -> LabelSpace:
         """Return a built-in label space (`"cityscapes"`). Raises `ConfigError` for an unknown name."""
-        if name not in BUILT_IN:
-            raise ConfigError(f"unknown label space {name!r}{did_you_mean(name, BUILT_IN)}")
-        return BUILT_IN[name]
+        if name not in built_in_names():
+            raise ConfigError(f"unknown label space {name!r}{did_you_mean(name, built_in_names())}")
+        if name == CITYSCAPES.name:
+            return CITYSCAPES
+        return cls.from_names(name=name, **read_toml(_FOLDER / f"{name}.toml"))
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to plain JSON types; `LabelSpace(**d)` converts back."""
@@ -216,4 +221,7 @@ CITYSCAPES = LabelSpace(
     things=[row[2] >= 24 for row in _CITYSCAPES],  # persons and vehicles
 )
 
-BUILT_IN = {"cityscapes": CITYSCAPES}
+
+def built_in_names() -> list[str]:
+    """Names of the built-in label spaces, sorted: `cityscapes`, and the TOML files in `label_spaces/`."""
+    return sorted([CITYSCAPES.name, *(path.stem for path in _FOLDER.glob("*.toml"))])

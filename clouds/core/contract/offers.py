@@ -22,6 +22,16 @@ class OfferKind(StrEnum):
     DATASET = "clouds_datasets"
     RECIPE = "clouds_recipes"
 
+    @property
+    def word(self) -> str:
+        """The singular word for `clouds list` and messages, such as "label-space"."""
+        return self.value.removeprefix("clouds_").removesuffix("s").replace("_", "-")
+
+    @classmethod
+    def of_word(cls, word: str) -> OfferKind:
+        """The kind with this `word`."""
+        return next(kind for kind in cls if kind.word == word)
+
 
 @final
 @frozen

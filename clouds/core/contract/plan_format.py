@@ -9,7 +9,7 @@ from typing import Any, cast
 from clouds.core.system.config import parse_json
 from clouds.core.system.errors import WeightsError
 
-FORMAT = 2
+FORMAT = 3
 
 
 def current_plan(text: str) -> dict[str, Any]:
@@ -40,4 +40,25 @@ def _from_1(plan: dict[str, Any]) -> dict[str, Any]:
     return {"clouds": "", **plan, "format": 2}
 
 
-_MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1}  # each converts to the next format
+def _from_2(plan: dict[str, Any]) -> dict[str, Any]:
+    """In format 2, all levels of a plain ViT came from its last block; other models ignore `pyramid`."""
+    parts = plan.get("parts")
+    if isinstance(parts, list):
+        plan = {**plan, "parts": [_last_block(part) for part in cast("list[Any]", parts)]}
+    return {**plan, "format": 3}
+
+
+def _last_block(part: Any) -> Any:
+    """A part with `pyramid="last"` if it may be a plain ViT. A fault of the part is left to the reader of plans."""
+    if not isinstance(part, dict):
+        return cast("object", part)
+    document = cast("dict[str, Any]", part)
+    kind, distribution, name, options = (document.get(key) for key in ("kind", "distribution", "name", "options"))
+    built_in = (kind, distribution) == ("backbone", "clouds-dgss") and isinstance(name, str)
+    if not (built_in and isinstance(options, dict)) or not cast("str", name).startswith(_VITS_OF_2):
+        return document
+    return {**document, "options": {**cast("dict[str, Any]", options), "pyramid": "last"}}
+
+
+_VITS_OF_2 = ("clip-vit-l-14", "eva02-clip-l-14", "siglip2-so400m", "dinov2-large", "dinov3-large", "timm:", "clip:")
+_MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1, 2: _from_2}  # each to the next format

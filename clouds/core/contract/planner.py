@@ -43,17 +43,7 @@ def make_plan(
     catalog = catalog or Catalog.from_environment()
     asked = {"backbone": backbone, "adapter": adapter, "generator": generator, "refiner": refiner}
     asked |= {"head": head, "prompter": prompter}
-    problems: list[Problem] = []
-    parts: dict[Kind, Part] = {}
-    for kind in _ORDER:
-        value = asked[kind.value]
-        if value is None and kind in (Kind.BACKBONE, Kind.HEAD):
-            problems.append(Problem(kind, "is None, but every pipeline has one", f"clouds list {kind}"))
-        elif value is not None:
-            part, faults = plan_part(kind, value, pretrained=pretrained, catalog=catalog)
-            problems += faults
-            if part is not None:
-                parts[kind] = part
+    parts, problems = _plan_parts(asked, pretrained=pretrained, catalog=catalog)
     space = _plan_labels(labels, problems)
     plan = Plan(
         parts=parts,
@@ -67,6 +57,24 @@ def make_plan(
     if problems:
         raise PlanError(problems)
     return plan
+
+
+def _plan_parts(
+    asked: Mapping[str, object], *, pretrained: bool, catalog: Catalog
+) -> tuple[dict[Kind, Part], list[Problem]]:
+    """The parts by kind, in the order of a plan, and their faults."""
+    problems: list[Problem] = []
+    parts: dict[Kind, Part] = {}
+    for kind in _ORDER:
+        value = asked[kind.value]
+        if value is None and kind in (Kind.BACKBONE, Kind.HEAD):
+            problems.append(Problem(kind, "is None, but every pipeline has one", f"clouds list {kind}"))
+        elif value is not None:
+            part, faults = plan_part(kind, value, pretrained=pretrained, catalog=catalog)
+            problems += faults
+            if part is not None:
+                parts[kind] = part
+    return parts, problems
 
 
 def plan_part(kind: Kind, value: object, *, pretrained: bool, catalog: Catalog) -> tuple[Part | None, list[Problem]]:

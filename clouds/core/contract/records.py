@@ -46,6 +46,9 @@ class Features:
         return {"res2": self.res2, "res3": self.res3, "res4": self.res4, "res5": self.res5}
 
 
+ImageWindow = tuple[slice, slice]  # rows and columns of the network input
+
+
 @define(eq=False)
 class HeadOutput:
     """Mask classification of a batch: q masks, each with one class (or none).
@@ -53,12 +56,14 @@ class HeadOutput:
     Attributes:
         class_logits: the last class is "no object".
         mask_logits: at a quarter of the network size; the sigmoid is P(pixel in mask).
-        auxiliary: predictions of earlier layers, for deep supervision.
+        auxiliary: further predictions for the loss, such as those of earlier layers.
+        windows: per image, the part of it that an auxiliary prediction covers; empty if it covers all.
     """
 
     class_logits: Float[Tensor, "b q k+1"]
     mask_logits: Float[Tensor, "b q h/4 w/4"]
     auxiliary: tuple[HeadOutput, ...] = ()
+    windows: tuple[ImageWindow, ...] = ()
 
     def image(self, index: int) -> HeadOutput:
         """The final prediction for one image, as a batch of one without auxiliary predictions."""

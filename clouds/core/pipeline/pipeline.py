@@ -23,7 +23,16 @@ from torch import Tensor, nn
 from clouds.core.contract.adaptation import Adapter
 from clouds.core.contract.catalog import Catalog
 from clouds.core.contract.component import Kind
-from clouds.core.contract.interfaces import Backbone, Generator, Head, Prompter, Refiner, TextClassifier, TextEncoder
+from clouds.core.contract.interfaces import (
+    Backbone,
+    Generator,
+    Head,
+    ImageGenerators,
+    Prompter,
+    Refiner,
+    TextClassifier,
+    TextEncoder,
+)
 from clouds.core.contract.labels import LabelSpace
 from clouds.core.contract.plan import Plan
 from clouds.core.contract.records import HeadOutput
@@ -162,14 +171,14 @@ class Pipeline:
         self.plan = evolve(self.plan, parts=parts)
         self.segmenter = Segmenter(self.backbone, self.head)
 
-    def forward(self, images: Sequence[UInt8[Tensor, "3 _ _"]]) -> HeadOutput:
+    def forward(self, images: Sequence[UInt8[Tensor, "3 _ _"]], rngs: ImageGenerators | None = None) -> HeadOutput:
         """Predict masks and classes for images of any sizes, at a quarter of the network size.
 
         Images are padded at bottom and right with the backbone's mean. The network size is the largest height and
-        width, rounded up to a multiple of `size_divisor`."""
+        width, rounded up to a multiple of `size_divisor`. `rngs` are for training, see `Head.forward_images`."""
         classifier = self.classifier
         with self.autocast():
-            return self.segmenter(self.pad(images), classifier)
+            return self.segmenter(self.pad(images), classifier, rngs)
 
     def as_module(self) -> Network:
         """The forward pass on a padded batch as one module in eval mode, to compile or export; see `Network`."""
@@ -338,7 +347,7 @@ class Pipeline:
                 image=picture.pixels,
                 label_space=self.labels,
                 compute_scores=partial(self._scores, one),
-                find_masks=partial(_return_masks, one),
+                find_masks=lambda masks=one: masks,
                 path=picture.path,
             )
             for picture, one, found in zip(pictures, masks, labels, strict=True)
@@ -384,10 +393,6 @@ class Pipeline:
 def _read(numbered: tuple[int, ImageLike], *, short_side: int | None, max_pixels: int) -> InputImage:
     position, image = numbered
     return InputImage.read(image, short_side=short_side, name=f"image {position}", max_pixels=max_pixels)
-
-
-def _return_masks(masks: ImageMasks) -> ImageMasks:
-    return masks
 
 
 def _move_to(part: object, device: torch.device) -> object:

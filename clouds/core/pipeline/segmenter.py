@@ -14,7 +14,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from clouds.core.contract.adaptation import Adapter, Block, Blocks
-from clouds.core.contract.interfaces import Backbone, Head, MaskPooler, TextClassifier
+from clouds.core.contract.interfaces import Backbone, Head, ImageGenerators, MaskPooler, TextClassifier
 from clouds.core.contract.records import Features, HeadOutput
 from clouds.core.system.errors import ConfigError
 
@@ -51,14 +51,20 @@ class Segmenter(nn.Module):
         """The modules by name, without an adapter that is None."""
         return dict(self.named_children())
 
-    def forward(self, batch: Float[Tensor, "b 3 h w"], classifier: TextClassifier | None = None) -> HeadOutput:
+    def forward(
+        self,
+        batch: Float[Tensor, "b 3 h w"],
+        classifier: TextClassifier | None = None,
+        rngs: ImageGenerators | None = None,
+    ) -> HeadOutput:
         """Masks and classes at a quarter of the input size.
 
         Args:
             batch: RGB, 0..255; h and w are multiples of the backbone's `size_divisor`, see `pad`.
             classifier: class embeddings, for heads that use text.
+            rngs: in training, one generator per image for what the head draws; None: nothing is random.
         """
-        return self.head(self.features(batch), classifier)
+        return self.head.forward_images(batch, self.backbone, self.features, classifier, rngs=rngs)
 
     def features(self, batch: Float[Tensor, "b 3 h w"]) -> Features:
         """Features of the adapted backbone; `backbone(batch)` are those without the adapter."""

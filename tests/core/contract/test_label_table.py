@@ -44,7 +44,7 @@ def test_every_form_gives_a_label_space(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (5, "expected a label space's name, class names, a table or a TOML file, got int"),
+        (5.5, "expected a label space's name, class names, their number, a table or a TOML file, got float"),
         ("citiscapes", "unknown label space 'citiscapes'; did you mean 'cityscapes'"),
         ("nowhere.toml", r"nowhere\.toml: no such file"),
         ({"name": "a"}, r"labels: required field missing @ \$\.names"),

@@ -147,8 +147,8 @@ def test_each_fault_has_its_message(arguments: dict[str, Any], message: str) -> 
 
 @pytest.mark.usefixtures("unchecked_types")
 def test_labels_of_another_type_are_a_fault() -> None:
-    assert problems(labels=19) == [
-        "labels: expected a label space's name, class names, a table or a TOML file, got int -> "
+    assert problems(labels=19.5) == [
+        "labels: expected a label space's name, class names, their number, a table or a TOML file, got float -> "
         'classes of your own: ["one", "two"], a table { names = [...], ... }, or a TOML file of one'
     ]
 
@@ -268,10 +268,10 @@ def damaged(**changes: Any) -> str:
         (damaged(format=True), "this is not a plan: expected a JSON object with a whole number as 'format'"),
         (
             damaged(format=99, clouds="7.5"),
-            r"the plan has format 99 of clouds 7\.5; clouds \S+ reads formats 1 to 2: install the newer version",
+            r"the plan has format 99 of clouds 7\.5; clouds \S+ reads formats 1 to 3: install the newer version",
         ),
         (
-            json.dumps({"format": 2}),
+            json.dumps({"format": 3}),
             r"a plan that clouds \S+ reads: .*clouds.* \(it was written by clouds an earlier version\)",
         ),
         (

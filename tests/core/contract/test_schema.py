@@ -159,4 +159,4 @@ def test_signatures_read_as_they_are_written() -> None:
     import clouds
 
     schema = read_schema(clouds.catalog().find("head", "linear"))
-    assert str(schema) == "linear(*, width: int = 128)"
+    assert str(schema) == "linear(*, width: int = 128, detail: int | None = None, detail_weight: float = 0.1)"

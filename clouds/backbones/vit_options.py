@@ -1,0 +1,67 @@
+"""Options of plain ViTs: which blocks give the feature pyramid. Nothing here imports torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from attrs import frozen
+
+from clouds.core.system.errors import ConfigError
+
+Layers = tuple[int, int, int, int]
+Pyramid = Literal["layers", "last"]
+
+_DEPTHS = ((1, 3), (1, 2), (2, 3), (1, 1))  # shares of the depth after which res2..res5 are taken
+
+
+@frozen(kw_only=True)
+class VitOptions:
+    """How a plain ViT's features are taken.
+
+    Attributes:
+        pyramid: "layers": each level from its own block; "last": all levels from the last block.
+        layers: the blocks of res2..res5, counted from 0; None: `default_layers`.
+    """
+
+    pyramid: Pyramid = "layers"
+    layers: Layers | None = None
+
+    def faults(self, depth: int | None) -> list[str]:
+        """Faults of the options for a ViT with `depth` blocks (None: unknown), one sentence each."""
+        if self.layers is None:
+            return []
+        shown = f"layers={list(self.layers)}"
+        if self.pyramid == "last":
+            return [f"{shown} needs pyramid='layers'; pyramid='last' takes all levels from the last block"]
+        if depth is not None and not all(0 <= layer < depth for layer in self.layers):
+            return [f"{shown} names a block that does not exist; expected numbers from 0 to {depth - 1}"]
+        return []
+
+    def require(self, depth: int, model: str) -> None:
+        """Check the options against a ViT of `depth` blocks; 0 is a model that is no plain ViT.
+
+        Raises:
+            ConfigError: the options do not fit the model.
+        """
+        faults = self.faults(depth)
+        if self.layers is not None and not depth:
+            faults = [f"layers={list(self.layers)} needs a plain ViT; the model has a pyramid of its own"]
+        if faults:
+            raise ConfigError(f"{model}: {'; '.join(faults)}")
+
+    def blocks(self, depth: int) -> Layers | None:
+        """The blocks of res2..res5; None with `pyramid="last"`."""
+        return None if self.pyramid == "last" else self.layers or default_layers(depth)
+
+
+AS_PUBLISHED = VitOptions()
+
+
+def default_layers(depth: int) -> Layers:
+    """The blocks that complete a third, half, two thirds and all of the depth, counted from 0, rounded up.
+
+    For 24 blocks these are 7, 11, 15, 23 and for 12 blocks 3, 5, 7, 11, as published for frozen ViTs under Mask2Former
+    (Wei et al., Stronger, Fewer, & Superior, CVPR 2024).
+    """
+    third, half, two_thirds, whole = (-(-depth * part // parts) - 1 for part, parts in _DEPTHS)
+    return third, half, two_thirds, whole

@@ -1,0 +1,79 @@
+"""Rare-class sampling: images are drawn by class, rare classes more often.
+
+Source: Hoyer, Dai, Van Gool, "DAFormer", CVPR 2022, section 3.3 and its published code.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from attrs import field, frozen
+from jaxtyping import Float, Int
+
+from clouds.core.system.config import within
+from clouds.core.system.errors import ConfigError
+
+
+@frozen(kw_only=True)
+class RareClassConfig:
+    """Rare-class sampling of source images (DAFormer); off without an index.
+
+    Attributes:
+        index: one file per source, which `clouds datasets check --index` wrote; empty draws all images equally often.
+        temperature: T in P(c) = softmax((1 - f_c) / T), where f_c is the class's share of the labelled pixels.
+        min_pixels: pixels of the class that an image needs more than, to be drawn for it.
+        min_crop_share: share of `min_pixels` that its view needs more than, else the view is drawn again.
+    """
+
+    index: tuple[str, ...] = ()
+    temperature: float = field(default=0.01, validator=within(0, 1000, above=True))
+    min_pixels: int = field(default=3000, validator=within(0, 10**9))
+    min_crop_share: float = field(default=0.5, validator=within(0, 1))
+
+
+@frozen(kw_only=True)
+class Wanted:
+    """A class that a view has to show: more than `pixels` pixels of it."""
+
+    train_id: int
+    pixels: float
+
+
+def class_probabilities(counts: Int[np.ndarray, "n k"], temperature: float) -> Float[np.ndarray, " k"]:
+    """P(c) = softmax((1 - f_c) / T) over the classes that occur; 0 for the others.
+
+    f_c is the class's share of all labelled pixels, as in the published code.
+    """
+    totals = counts.sum(0)
+    logits = np.where(totals > 0, (1 - totals / max(1, totals.sum())) / temperature, -np.inf)
+    weights = np.exp(logits - logits.max())
+    return weights / weights.sum()
+
+
+class RareClasses:
+    """Draws an image of one dataset for a drawn class.
+
+    Args:
+        counts: pixels of each image by train id, with at least one labelled pixel.
+        config: temperature and minima.
+        where: start of messages.
+
+    Raises:
+        ConfigError: a class occurs, but no image has more than `min_pixels` pixels of it.
+    """
+
+    def __init__(self, counts: Int[np.ndarray, "n k"], config: RareClassConfig, *, where: str) -> None:
+        self.probabilities = class_probabilities(counts, config.temperature)
+        self._images = [np.flatnonzero(column > config.min_pixels) for column in counts.T]
+        self._pixels = config.min_pixels * config.min_crop_share
+        for train_id, (probability, images) in enumerate(zip(self.probabilities, self._images, strict=True)):
+            if probability > 0 and not len(images):
+                raise ConfigError(
+                    f"{where}: no image has more than {config.min_pixels} pixels of class {train_id} (at most "
+                    f"{counts[:, train_id].max()}); lower data.rare_classes.min_pixels"
+                )
+
+    def draw(self, rng: np.random.Generator) -> tuple[int, Wanted]:
+        """Draw a class by its probability, then one of its images uniformly. Returns image index and class."""
+        train_id = int(rng.choice(len(self.probabilities), p=self.probabilities))
+        index = int(rng.choice(self._images[train_id]))
+        return index, Wanted(train_id=train_id, pixels=self._pixels)
