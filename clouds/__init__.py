@@ -69,6 +69,8 @@ if TYPE_CHECKING:
     from clouds.refiners.prompted import PromptedSegmenter, PromptRefiner
     from clouds.refiners.sam import SamSegmenter
     from clouds.synthesis.generate import generate
+    from clouds.training.ablation import ablate
+    from clouds.training.ablation_result import Ablation
     from clouds.training.run_folder import compare
     from clouds.training.train import train
 
@@ -134,6 +136,8 @@ _HOMES = {
     "clouds.refiners.prompted": ("PromptRefiner", "PromptedSegmenter"),
     "clouds.refiners.sam": ("SamSegmenter",),
     "clouds.synthesis.generate": ("generate",),
+    "clouds.training.ablation": ("ablate",),
+    "clouds.training.ablation_result": ("Ablation",),
     "clouds.training.run_folder": ("compare",),
     "clouds.training.train": ("train",),
 }

@@ -15,6 +15,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from clouds import __version__
 from clouds.cli import (
+    ablate,
     bench,
     catalog_commands,
     compare,
@@ -53,6 +54,7 @@ def build_app() -> App:
         "train": model_commands.train,
         "evaluate": evaluate_command.evaluate,
         "compare": compare.compare,
+        "ablate": ablate.ablate,
         "predict": model_commands.predict,
         "prompts": data_commands.prompts,
         "generate": data_commands.generate,

@@ -7,9 +7,8 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from attrs import evolve
 from cyclopts import Parameter
 
 from clouds.cli.options import (
@@ -25,15 +24,12 @@ from clouds.cli.options import (
 from clouds.cli.output import write, write_json, write_table
 from clouds.core.contract.component import Kind
 from clouds.core.contract.planner import make_plan
-from clouds.core.system.errors import ConfigError, DataError, did_you_mean
+from clouds.core.system.errors import ConfigError, DataError
 from clouds.core.system.progress import progress_bar
-from clouds.training.recipe import MODEL_KEYS, Phase, Recipe, changed, load_recipe
+from clouds.training.recipe import Phase, changed, load_recipe
+from clouds.training.start import model_arguments, start_pipeline
 
 PredictionFormat = Literal["train-ids", "cityscapes-ids"]
-_UNUSED: dict[Phase, tuple[str, ...]] = {  # training reads generated images from disk
-    "warmup": ("generator", "prompter", "refiner"),
-    "joint": ("generator", "prompter"),
-}
 
 if TYPE_CHECKING:
     import numpy as np
@@ -64,11 +60,11 @@ def plan(
     """
     settings = load_recipe(recipe, _with_labels(assignments, labels))
     if as_json:
-        made = make_plan(**_model(settings, recipe, phase))
+        made = make_plan(**model_arguments(settings, recipe, phase))
         write_json({**json.loads(made.to_json()), "recipe": settings.to_dict()})
         return
     write(settings.to_toml())
-    made = make_plan(**_model(settings, recipe, phase))
+    made = make_plan(**model_arguments(settings, recipe, phase))
     write("\n".join(f"# {line}" for line in str(made).splitlines()))
 
 
@@ -117,13 +113,15 @@ def train(
     processes = join(device := str(settings.model.get("device", "auto")))
     with progress_bar(shown=processes.main) as shown:
         run = run_training(
-            _initial_pipeline(resume, device, trust) if resume else _compose(settings, recipe, phase, init, trust),
+            _initial_pipeline(resume, device, trust)
+            if resume
+            else start_pipeline(settings, recipe, phase, init, trust),
             recipe=None if resume else settings,
             out=out,
             phase=phase,
             resume=resume,
             set=assignments if resume else (),
-            on_step=_step_display(shown),
+            on_step=step_display(shown),
         )
     if processes.main:
         _write_run(run, as_json=as_json)
@@ -187,7 +185,7 @@ def demo(*, out: Path = Path("demo"), seed: int = 0, steps: int | None = None, a
     from clouds.demo.run import run_demo
 
     with progress_bar() as shown:
-        result = run_demo(out, seed=seed, steps=steps, on_step=_step_display(shown), say=shown.console.print)
+        result = run_demo(out, seed=seed, steps=steps, on_step=step_display(shown), say=shown.console.print)
     if as_json:
         write(result.to_json())
         return
@@ -201,7 +199,7 @@ def demo(*, out: Path = Path("demo"), seed: int = 0, steps: int | None = None, a
     write(f"{result.steps} optimizer steps each, seed {result.seed}, {result.seconds:.0f} s; report: {result.report}")
 
 
-def _step_display(shown: Progress) -> Callable[[Phase, int, int, dict[str, float]], None]:
+def step_display(shown: Progress) -> Callable[[Phase, int, int, dict[str, float]], None]:
     """A training callback with one progress bar per phase: loss, last mIoU, images per second, memory."""
     tasks: dict[Phase, TaskID] = {}
     last: dict[str, float] = {}
@@ -246,47 +244,12 @@ def _initial_pipeline(folder: Path, device: str, trust: tuple[Kind, ...]) -> Pip
     return load(folder / START, device=device, trust=(Kind.REFINER, *trust))
 
 
-def _compose(recipe: Recipe, source: str, phase: Phase | None, init: Path | None, trust: tuple[Kind, ...]) -> Pipeline:
-    """A new pipeline with weights from the recipe's seed, or the saved pipeline `init` with the recipe's refiner.
-
-    The refiner is added because a pipeline saved after the warm-up has none.
-    """
-    import torch
-
-    from clouds.core.pipeline.build import build_part
-    from clouds.core.pipeline.composer import compose, load
-
-    model = _model(recipe, source, phase or "joint")
-    if init is None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(recipe.seed)
-            return compose(**model)
-    part = make_plan(**model).parts.get(Kind.REFINER)
-    ready = {} if part is None else {"refiner": build_part("refiner", part.request)}
-    pipeline = load(init, device=str(model.get("device", "auto")), ready=ready, trust=trust)
-    if part is not None:
-        pipeline.plan = evolve(pipeline.plan, parts={**pipeline.plan.parts, Kind.REFINER: part})
-    return pipeline
-
-
 def _with_labels(assignments: Sequence[str], labels: str) -> tuple[str, ...]:
     return (*assignments, f"labels={labels}") if labels else tuple(assignments)
 
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
-
-
-def _model(recipe: Recipe, source: str, phase: Phase | None) -> dict[str, Any]:
-    """The recipe's arguments of `compose`, without those that the phase does not need.
-
-    A missing backbone or head is None, which the plan reports.
-    """
-    for key in recipe.model:
-        if key not in MODEL_KEYS:
-            raise ConfigError(f"recipe {source}: model.{key} is unknown{did_you_mean(key, MODEL_KEYS)}")
-    needed = {key: value for key, value in recipe.model.items() if phase is None or key not in _UNUSED[phase]}
-    return {"backbone": None, "head": None, **needed}
 
 
 def _find_images(images: Sequence[str]) -> list[Path]:

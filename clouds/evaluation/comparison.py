@@ -90,6 +90,11 @@ class Comparison:
 
     def to_html(self) -> str:
         """A self-contained page: scores per domain, curves, IoU per class, and what differs in the recipes."""
+        runs = sum(len(arm.runs) for arm in self.arms)
+        return html.page("Comparison of runs", self.sections(), subtitle=f"{runs} runs, {len(self.arms)} arms")
+
+    def sections(self) -> list[html.Section]:
+        """The parts of the page."""
         header, rows = self._rows()
         classes = [
             html.folded(name, html.table(self._header("class"), self._class_rows(name), bars=True))
@@ -97,7 +102,7 @@ class Comparison:
         ]
         differences = self._difference_rows()
         same = "The recipes do not differ, the seed aside."
-        sections = [
+        return [
             html.Section(
                 title="mIoU per domain",
                 note=" ".join(f"{line}." for line in (f"In percent; {self._note()}", *self._warnings())),
@@ -118,8 +123,6 @@ class Comparison:
             ),
             html.Section(title="IoU per class", note="In percent, at the same steps.", content=classes),
         ]
-        runs = sum(len(arm.runs) for arm in self.arms)
-        return html.page("Comparison of runs", sections, subtitle=f"{runs} runs, {len(self.arms)} arms")
 
     def _document(self, arm: Arm) -> dict[str, Any]:
         """One arm as plain values."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from attrs import frozen
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 from PIL import Image
 
 from clouds.core.contract.labels import LabelSpace
@@ -149,6 +149,11 @@ class Settings:
                 )
         return Report(protocol=self.protocol, views=self.views, classes=self.classes, domains=domains)
 
+    def confusions(self, pipeline: Predictor, dataset: Dataset) -> Int[np.ndarray, "n k k+1"]:
+        """Confusion counts of each image, in the order of `dataset.items`; this process segments them all."""
+        counts = _count_images(self._predict(pipeline, dataset), dataset, range(len(dataset)), self.protocol)
+        return np.stack([confusion for confusion, _ in counts])
+
     def _predict(self, pipeline: Predictor, dataset: Dataset) -> Callable[[Iterable[np.ndarray]], Iterator[np.ndarray]]:
         found = find_protocol(self.protocol)
         if found.side is None:
@@ -230,6 +235,21 @@ def _count(
     """Confusion and boundary counts over some images of a dataset."""
     classes = len(dataset.label_space)
     confusion, boundaries = np.zeros((classes, classes + 1), np.int64), np.zeros((classes, 3), np.int64)
+    for counts in _count_images(predict, dataset, indices, protocol):
+        confusion += counts[0]
+        boundaries += counts[1]
+        advance()
+    return confusion, boundaries
+
+
+def _count_images(
+    predict: Callable[[Iterable[np.ndarray]], Iterator[np.ndarray]],
+    dataset: Dataset,
+    indices: Sequence[int],
+    protocol: str,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Confusion and boundary counts of each image."""
+    classes = len(dataset.label_space)
     truths: deque[np.ndarray] = deque()  # of the images in progress
 
     def images() -> Iterator[np.ndarray]:
@@ -242,12 +262,10 @@ def _count(
         truth = truths.popleft()
         folded = labels if dataset.fold is None else dataset.fold[labels]
         try:
-            confusion += count_confusion(truth, folded, classes=classes)
+            confusion = count_confusion(truth, folded, classes=classes)
         except DataError as error:
             raise DataError(f"{dataset.items[index].image}: {error}") from error
-        boundaries += count_boundaries(truth, folded, classes=classes)
-        advance()
-    return confusion, boundaries
+        yield confusion, count_boundaries(truth, folded, classes=classes)
 
 
 def _read(dataset: Dataset, protocol: str, index: int) -> Pair:

@@ -26,6 +26,7 @@ ALLOWED = {
     "info tiny": NOTHING,
     "plan demo": NOTHING,
     "bench --help": NOTHING,
+    "ablate --help": NOTHING,
     "compare {run}": NOTHING,
     "compare {run} --report {out}": {"plotly"},
     "weights list": {"huggingface_hub"},

@@ -11,7 +11,7 @@ from clouds.cli import model_commands
 
 def test_the_step_display_has_one_bar_per_phase() -> None:
     with Progress(disable=True) as shown:
-        on_step = model_commands._step_display(shown)
+        on_step = model_commands.step_display(shown)
         on_step("warmup", 1, 2, {"loss": 2.0})
         on_step("warmup", 2, 2, {"loss": 1.5})
         on_step("joint", 1, 3, {"loss": 1.0})
@@ -22,7 +22,7 @@ def test_the_step_display_has_one_bar_per_phase() -> None:
 def test_the_step_display_shows_what_is_asked_during_a_run() -> None:
     console = Console(file=io.StringIO(), width=160, force_terminal=True)
     with Progress(console=console, auto_refresh=False, get_time=iter(range(0, 1000, 10)).__next__) as shown:
-        on_step = model_commands._step_display(shown)
+        on_step = model_commands.step_display(shown)
         on_step("joint", 1, 9, {"loss": 2.0, "images_per_second": 12.0, "memory_gib": 3.25})
         on_step("joint", 2, 9, {"loss": 1.5, "images_per_second": 12.5, "memory_gib": 3.5, "miou": 41.25})
         on_step("joint", 3, 9, {"loss": 1.0, "images_per_second": 13.0, "memory_gib": 3.5})

@@ -3,8 +3,8 @@
 import clouds
 
 NAMES = [
-    *("Adapter", "Backbone", "Block", "Blocks", "BrokenPlugin", "Catalog", "CloudsError", "Comparison", "Component"),
-    *("ComponentError", "ConfigError", "DataError"),
+    *("Ablation", "Adapter", "Backbone", "Block", "Blocks", "BrokenPlugin", "Catalog", "CloudsError", "Comparison"),
+    *("Component", "ComponentError", "ConfigError", "DataError"),
     *("DuplicateComponentError", "FeatureSpec", "Features", "FilePattern", "FileWeights", "GeneratedImage"),
     "GenerationRequest",
     *("Generator", "Head", "HeadOutput", "HubWeights", "Kind", "LabelSpace", "Layout", "MaskPooler", "NonFiniteError"),
@@ -12,8 +12,18 @@ NAMES = [
     *("PageWeights", "Part", "Pinned", "Pipeline", "Plan", "PlanError", "PluginError", "Prediction", "Prepared"),
     *("Problem", "Projection", "PromptOptions", "PromptRefiner", "PromptedSegmenter", "Prompter", "Refiner", "Report"),
     *("SamSegmenter", "SlowDtypeWarning", "Targets", "TensorCache", "TextClassifier", "TextEncoder", "TrustError"),
-    *("UnknownComponentError", "UntrainedHeadWarning", "WeightsError", "WorkerError", "__version__", "catalog"),
-    *("compare", "compose", "evaluate", "from_reference_checkpoint", "generate", "hookimpl", "hub_access"),
+    *("UnknownComponentError", "UntrainedHeadWarning", "WeightsError", "WorkerError", "__version__"),
+    *(
+        "ablate",
+        "catalog",
+        "compare",
+        "compose",
+        "evaluate",
+        "from_reference_checkpoint",
+        "generate",
+        "hookimpl",
+        "hub_access",
+    ),
     *("hub_folder", "load"),
     *("load_weights", "plan", "prompt_preset", "read_weights", "train", "weights_file"),
 ]

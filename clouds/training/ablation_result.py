@@ -1,0 +1,234 @@
+"""The result of an ablation: rows, a table with paired differences and intervals over images, and a page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from attrs import asdict, evolve, field, frozen
+
+from clouds.core.contract.component import Kind
+from clouds.core.pipeline.composer import load
+from clouds.core.system.config import parse_json, to_json
+from clouds.core.system.files import write_text
+from clouds.data.folder import Dataset
+from clouds.evaluation import html
+from clouds.evaluation.arms import Arm, domain_miou, mean_miou
+from clouds.evaluation.bootstrap import RESAMPLES, SEED, Counts, Interval, resampled_miou
+from clouds.evaluation.comparison import Comparison
+from clouds.evaluation.confusion import class_accuracy, class_iou, mean_iou
+from clouds.evaluation.scores import Domains, DomainScores, Evaluation, ScoredRun
+from clouds.evaluation.spread import Spread
+from clouds.training.ablation_arms import ArmSpec
+
+ROWS, TABLE, REPORT = "rows.jsonl", "table.txt", "report.html"
+_PER_DOMAIN = 2  # pictures on the page
+_NOTE = (
+    "mIoU in percent, mean ± standard deviation over seeds; gains over {base} are differences seed by seed. Intervals: "
+    "95 % over images ({resamples} bootstrap resamples, seed {seed})"
+)
+
+
+@frozen(kw_only=True)
+class ArmRun:
+    """One arm with one seed.
+
+    Attributes:
+        arm: name of the arm.
+        joint, warmup: recipes and logged scores of its two phases; the warm-up may be shared.
+        checkpoint: folder of the trained pipeline.
+        counts: confusion of each image by scored domain.
+        start: the same after the warm-up.
+        teacher: confusion of the first teacher's labels for pictures that have labels.
+    """
+
+    arm: str
+    joint: ScoredRun
+    warmup: ScoredRun
+    checkpoint: Path
+    counts: Counts
+    start: Counts
+    teacher: Counts
+
+    def scored(self, datasets: Mapping[str, Dataset]) -> ScoredRun:
+        """Scores at all steps, over both phases."""
+        warm = self.joint.recipe["warmup"]["steps"]
+        last = warm + self.joint.recipe["joint"]["steps"]
+        logged = {one.step: one.domains for one in self.warmup.evaluations}
+        logged[warm] = _domain_scores(self.start, datasets)
+        logged |= {warm + one.step: one.domains for one in self.joint.evaluations}
+        logged[last] = _domain_scores(self.counts, datasets)
+        steps = [Evaluation(step=step, domains=domains) for step, domains in sorted(logged.items())]
+        return evolve(self.joint, evaluations=steps)
+
+
+def _to_tuple(value: Iterable[ArmRun]) -> tuple[ArmRun, ...]:
+    return tuple(value)
+
+
+@frozen(kw_only=True)
+class Ablation:
+    """The result of `clouds.ablate`.
+
+    Attributes:
+        out: its folder.
+        comparison: scores per arm, domain and class with their spread over seeds.
+        intervals: per arm the 95 % intervals over images of its mIoU, and of its gain over the first arm.
+        teacher: share of correct pixels, in percent, of the first teacher's labels by set and class, over the runs'
+            warm-ups; empty without labels.
+        runs: all runs.
+        scored: the scored datasets by domain name.
+    """
+
+    out: Path
+    comparison: Comparison
+    intervals: dict[str, tuple[Interval | None, Interval | None]]
+    teacher: dict[str, dict[str, Spread | None]]
+    runs: tuple[ArmRun, ...] = field(repr=False, converter=_to_tuple)
+    scored: Mapping[str, Dataset] = field(repr=False)
+
+    @classmethod
+    def of(
+        cls,
+        out: Path,
+        arms: Sequence[ArmSpec],
+        runs: Sequence[ArmRun],
+        scored: Mapping[str, Dataset],
+        pictures: Mapping[str, Dataset],
+    ) -> Ablation:
+        """Compare the runs of the arms."""
+        members = {arm.name: [run for run in runs if run.arm == arm.name] for arm in arms}
+        compared = [Arm(name=name, runs=[run.scored(scored) for run in group]) for name, group in members.items()]
+        resamples = {name: resampled_miou([run.counts for run in group]) for name, group in members.items()}
+        base = arms[0].name
+        return cls(
+            out=out,
+            comparison=Comparison(arms=compared),
+            intervals={
+                name: (Interval.of(values), None if name == base else Interval.of(values - resamples[base]))
+                for name, values in resamples.items()
+            },
+            teacher=_teacher(members[base], pictures),
+            runs=runs,
+            scored=scored,
+        )
+
+    def __str__(self) -> str:
+        """Tables for a terminal: the arms, and the first teacher's accuracy per class."""
+        lines = [self._note(), html.text_table(*self._rows())]
+        for name in self.teacher:
+            lines += [f"correct pixels of the first teacher's labels on {name}, in percent"]
+            lines += [html.text_table(["class", "correct"], self._teacher_rows(name))]
+        return "\n".join(lines)
+
+    def to_json(self) -> str:
+        """All figures as JSON text."""
+        document = {
+            **parse_json(self.comparison.to_json()),
+            "intervals": {
+                name: {"miou": own and asdict(own), "gain": gain and asdict(gain)}
+                for name, (own, gain) in self.intervals.items()
+            },
+            "teacher": {
+                name: {label: value and asdict(value) for label, value in classes.items()}
+                for name, classes in self.teacher.items()
+            },
+        }
+        return to_json(document, indent=2, allow_nan=False, default=str)
+
+    def write(self) -> None:
+        """Write rows, table and page into the folder."""
+        write_text(self.out / ROWS, "".join(f"{to_json(row, allow_nan=False)}\n" for row in self._documents()))
+        write_text(self.out / TABLE, f"{self}\n")
+        write_text(self.out / REPORT, self.to_html())
+
+    def to_html(self) -> str:
+        """A self-contained page: the arms, curves, classes, the first teacher, and predictions of the first seed."""
+        header, rows = self._rows()
+        arms = html.Section(title="Arms", note=f"{self._note()}.", content=[html.table(header, rows)])
+        teacher = [html.table(["class", name], self._teacher_rows(name), bars=True) for name in self.teacher]
+        first = html.Section(
+            title="Labels of the first teacher", note="Correct pixels per class, in percent.", content=teacher
+        )
+        pictures = html.Section(
+            title="Predictions",
+            note=f"The first images of each domain, seed {self.runs[0].joint.seed}.",
+            content=[html.legend(next(iter(self.scored.values())).label_space), self._pictures()],
+        )
+        sections = [arms, *self.comparison.sections(), *([first] if teacher else []), pictures]
+        return html.page("Ablation", sections, subtitle=f"{len(self.runs)} runs, {len(self.intervals)} arms")
+
+    def _note(self) -> str:
+        return _NOTE.format(base=self.comparison.arms[0].name, resamples=RESAMPLES, seed=SEED)
+
+    def _rows(self) -> tuple[list[str], list[list[html.Cell]]]:
+        """Header and rows of the table of arms."""
+        base, domains = self.comparison.arms[0], self.comparison.domains
+        header = ["arm", "seeds", *domains, "mean", "over images", "gain", "gain, over images"]
+        rows: list[list[html.Cell]] = []
+        for arm in self.comparison.arms:
+            own, paired = self.intervals[arm.name]
+            scores = [*(arm.spread(domain_miou(name)) for name in domains), arm.spread(mean_miou)]
+            gain = None if arm is base else arm.gain(base)
+            seeds = ", ".join(map(str, arm.seeds))
+            rows.append([arm.name, seeds, *scores, own and str(own), gain, paired and str(paired)])
+        return header, rows
+
+    def _teacher_rows(self, name: str) -> list[list[html.Cell]]:
+        return [[label, value] for label, value in self.teacher[name].items()]
+
+    def _documents(self) -> list[dict[str, Any]]:
+        """A row per arm and seed."""
+        rows = list[dict[str, Any]]()
+        for run in self.runs:
+            evaluations = run.scored(self.scored).evaluations
+            last = evaluations[-1]
+            rows.append(
+                {
+                    "arm": run.arm,
+                    "seed": run.joint.seed,
+                    "step": last.step,
+                    "miou": last.miou,
+                    "domains": {name: asdict(one) for name, one in last.domains.items()},
+                    "start": {name: one.miou for name, one in _domain_scores(run.start, self.scored).items()},
+                }
+            )
+        return rows
+
+    def _pictures(self) -> html.Fragment:
+        """Images, labels and each arm's predictions with the first seed."""
+        seed = self.runs[0].joint.seed
+        chosen = [run for run in self.runs if run.joint.seed == seed]
+        read = [(one, *one.read(index)) for one in self.scored.values() for index in range(min(_PER_DOMAIN, len(one)))]
+        columns: list[list[html.Picture]] = []
+        for run in chosen:
+            device = str(run.joint.recipe["model"].get("device", "auto"))
+            pipeline = load(run.checkpoint, device=device, trust=tuple(Kind))
+            maps = (pipeline.predict(image).labels for _, image, _ in read)
+            columns.append([html.colorize(one, pipeline.labels) for one in maps])
+        rows = [
+            [html.Picture(image, dataset.name), html.colorize(truth, dataset.label_space), *predicted]
+            for (dataset, image, truth), *predicted in zip(read, *columns, strict=True)
+        ]
+        return html.picture_grid(["input", "label", *(run.arm for run in chosen)], rows)
+
+
+def _domain_scores(counts: Counts, datasets: Mapping[str, Dataset]) -> Domains:
+    scores: Domains = {}
+    for name, each in counts.items():
+        total = each.sum(axis=0)
+        iou = dict(zip(datasets[name].label_space.names, class_iou(total), strict=True))
+        scores[name] = DomainScores(images=len(each), miou=mean_iou(total), iou=iou)
+    return scores
+
+
+def _teacher(runs: Sequence[ArmRun], pictures: Mapping[str, Dataset]) -> dict[str, dict[str, Spread | None]]:
+    """Accuracy per class of the warm-ups of these runs."""
+    found: dict[str, dict[str, Spread | None]] = {}
+    for name, dataset in pictures.items():
+        accuracies = [class_accuracy(np.asarray(run.teacher[name]).sum(axis=0)) for run in runs]
+        spreads = [Spread.over(values) for values in zip(*accuracies, strict=True)]
+        found[name] = dict(zip(dataset.label_space.names, spreads, strict=True))
+    return found
