@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import get_args
 
 from clouds.backbones.published import CLIP_MODELS, TIMM_MODELS, ClipName
-from clouds.backbones.vit_options import Layers, Pyramid, VitOptions
+from clouds.backbones.vit_options import LastBlocks, Layers, Pyramid, VitOptions
 from clouds.core.contract.component import BUILT_IN, Component, Kind
 from clouds.core.contract.hookspecs import hookimpl
 from clouds.core.contract.plan import Plan, Problem
@@ -118,14 +118,14 @@ def clouds_resolve(kind: Kind, name: str) -> Component | None:
 def clouds_check_plan(plan: Plan) -> list[Problem]:
     """Check the options of plain ViTs; the depth of patterned names is known only when they are built."""
     part = plan.parts.get(Kind.BACKBONE)
-    if part is None or part.distribution != BUILT_IN or "layers" not in part.options:
+    if part is None or part.distribution != BUILT_IN:
         return []
-    pyramid, layers = part.options["pyramid"], part.options["layers"]
-    if not (accepts(Pyramid, pyramid) and accepts(Layers | None, layers)):
+    kinds = {"pyramid": Pyramid, "layers": Layers | None, "trainable": bool | LastBlocks}
+    given = {name: part.options[name] for name in kinds if name in part.options}
+    if not all(accepts(kinds[name], value) for name, value in given.items()):
         return []  # the schema has found this
     published = CLIP_MODELS.get(part.name) or TIMM_MODELS.get(part.name)
-    options = VitOptions(pyramid=pyramid, layers=layers)
-    faults = options.faults(published.depth if published else None)
+    faults = VitOptions(**given).faults(published.depth if published else None)
     return [Problem(part.kind, f"{part.name}: {fault}") for fault in faults]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from clouds.backbones.published import CLIP_MODELS, ClipName
-from clouds.backbones.vit_options import Pyramid, VitOptions
+from clouds.backbones.vit_options import LastBlocks, Pyramid, VitOptions
 
 if TYPE_CHECKING:
     from clouds.core.contract.interfaces import Backbone
@@ -20,7 +20,7 @@ def clip(
     model: str,
     weights: str,
     pretrained: bool | Path = True,
-    trainable: bool = False,
+    trainable: bool | LastBlocks = False,
     tokenizer: Literal["hub", "stored", "bytes"] | Path = "hub",
     pyramid: Pyramid = "layers",
     layers: tuple[int, int, int, int] | None = None,
@@ -32,7 +32,8 @@ def clip(
         weights: open_clip's tag of the published weights.
         pretrained: load the published weights; False initialises randomly; a path loads a local open_clip file
             (.safetensors, .bin, .pt, .pth).
-        trainable: train the image trunk; the text tower and the mask pooling are always frozen.
+        trainable: train the image trunk; the text tower and the mask pooling are always frozen. "last4" and the like
+            train the last blocks of a plain ViT, and its final norm.
         tokenizer: "hub": the model's own, downloaded from the hub if open_clip lacks its files; "stored": the same,
             without downloads; "bytes": needs no files, for random weights; a path: a folder with tokenizer files.
         pyramid: of a plain ViT; "layers": each level from its own block; "last": all levels from the last block. Models
@@ -40,23 +41,19 @@ def clip(
         layers: the blocks of a plain ViT for res2..res5, counted from 0; None: those that complete a third, half, two
             thirds and all of the depth, such as 7, 11, 15, 23 of 24.
     """
+    from clouds.backbones.blocks import freeze_untrained
     from clouds.backbones.clip_factory import build_clip
 
-    backbone = build_clip(
-        model,
-        weights,
-        pretrained=pretrained,
-        tokenizer=tokenizer,
-        options=VitOptions(pyramid=pyramid, layers=layers),
-    )
-    return backbone if trainable else backbone.freeze()
+    options = VitOptions(pyramid=pyramid, layers=layers, trainable=trainable)
+    backbone = build_clip(model, weights, pretrained=pretrained, tokenizer=tokenizer, options=options)
+    return freeze_untrained(backbone, options)
 
 
 def timm(
     *,
     model: str,
     pretrained: bool | Path = True,
-    trainable: bool = False,
+    trainable: bool | LastBlocks = False,
     text: ClipName | None = None,
     pyramid: Pyramid = "layers",
     layers: tuple[int, int, int, int] | None = None,
@@ -67,7 +64,8 @@ def timm(
         model: timm's model name, with or without the tag of its weights.
         pretrained: load the published weights; False initialises randomly; a path loads a local timm file
             (.safetensors, .bin, .pt, .pth).
-        trainable: train the model; otherwise it is frozen.
+        trainable: train the model; otherwise it is frozen. "last4" and the like train the last blocks of a plain ViT,
+            and its final norm.
         text: a built-in CLIP backbone whose text tower embeds texts, as text-classified heads need. It has its
             published weights, or random ones with `pretrained=False`.
         pyramid: of a plain ViT; "layers": each level from its own block; "last": all levels from the last block. Models
@@ -75,16 +73,18 @@ def timm(
         layers: the blocks of a plain ViT for res2..res5, counted from 0; None: those that complete a third, half, two
             thirds and all of the depth, such as 7, 11, 15, 23 of 24.
     """
+    from clouds.backbones.blocks import freeze_untrained
     from clouds.backbones.timm_pyramid import build_timm
 
-    backbone: Backbone = build_timm(model, pretrained=pretrained, options=VitOptions(pyramid=pyramid, layers=layers))
+    options = VitOptions(pyramid=pyramid, layers=layers, trainable=trainable)
+    backbone: Backbone = build_timm(model, pretrained=pretrained, options=options)
     if text is not None:
         from clouds.backbones.clip_factory import build_clip_text
         from clouds.backbones.with_text import WithText
 
         names = CLIP_MODELS[text]
         backbone = WithText(backbone, build_clip_text(names.model, names.weights, pretrained=pretrained is not False))
-    return backbone if trainable else backbone.freeze()
+    return freeze_untrained(backbone, options)
 
 
 def tiny(

@@ -6,8 +6,6 @@ from typing import Any, final
 
 from jaxtyping import Float
 from timm.layers.patch_embed import PatchEmbed
-from timm.models.eva import Eva
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -16,7 +14,6 @@ from clouds.backbones.vit_options import Layers
 from clouds.core.system.errors import ConfigError
 
 PATCH = 16
-PLAIN_VITS = (VisionTransformer, Eva)
 Levels = tuple[Tensor, Tensor, Tensor, Tensor]  # res2..res5
 
 

@@ -10,6 +10,7 @@ from clouds.core.system.errors import ConfigError
 
 Layers = tuple[int, int, int, int]
 Pyramid = Literal["layers", "last"]
+LastBlocks = Literal["last1", "last2", "last3", "last4", "last6", "last8", "last12", "last16", "last18", "last20"]
 
 _DEPTHS = ((1, 3), (1, 2), (2, 3), (1, 1))  # shares of the depth after which res2..res5 are taken
 
@@ -21,32 +22,43 @@ class VitOptions:
     Attributes:
         pyramid: "layers": each level from its own block; "last": all levels from the last block.
         layers: the blocks of res2..res5, counted from 0; None: `default_layers`.
+        trainable: True: everything; False: nothing; "last4" and the like: the last blocks and the final norm.
     """
 
     pyramid: Pyramid = "layers"
     layers: Layers | None = None
+    trainable: bool | LastBlocks = False
+
+    @property
+    def last_blocks(self) -> int | None:
+        """The number of blocks that are trained, or None for all or none."""
+        return None if isinstance(self.trainable, bool) else int(self.trainable.removeprefix("last"))
 
     def faults(self, depth: int | None) -> list[str]:
-        """Faults of the options for a ViT with `depth` blocks (None: unknown), one sentence each."""
-        if self.layers is None:
-            return []
-        shown = f"layers={list(self.layers)}"
-        if self.pyramid == "last":
-            return [f"{shown} needs pyramid='layers'; pyramid='last' takes all levels from the last block"]
-        if depth is not None and not all(0 <= layer < depth for layer in self.layers):
-            return [f"{shown} names a block that does not exist; expected numbers from 0 to {depth - 1}"]
-        return []
+        """Faults of the options for a model of `depth` blocks (0: no plain ViT; None: unknown), one sentence each."""
+        count, layers = self.last_blocks, None if self.layers is None else list(self.layers)
+        if depth == 0:
+            asked = {"layers": layers, "trainable": count and self.trainable}
+            given = [f"{name}={value!r}" for name, value in asked.items() if value]
+            return [f"{one} needs a plain ViT; the model has a pyramid of its own" for one in given]
+        faults: list[str] = []
+        if count is not None and depth is not None and count > depth:
+            faults.append(f"trainable={self.trainable!r} asks for more blocks than there are; the model has {depth}")
+        if layers is not None and self.pyramid == "last":
+            faults.append(
+                f"layers={layers} needs pyramid='layers'; pyramid='last' takes all levels from the last block"
+            )
+        elif layers is not None and depth is not None and not all(0 <= layer < depth for layer in layers):
+            faults.append(f"layers={layers} names a block that does not exist; expected numbers from 0 to {depth - 1}")
+        return faults
 
     def require(self, depth: int, model: str) -> None:
-        """Check the options against a ViT of `depth` blocks; 0 is a model that is no plain ViT.
+        """Check the options against a model of `depth` blocks; 0 is a model that is no plain ViT.
 
         Raises:
             ConfigError: the options do not fit the model.
         """
-        faults = self.faults(depth)
-        if self.layers is not None and not depth:
-            faults = [f"layers={list(self.layers)} needs a plain ViT; the model has a pyramid of its own"]
-        if faults:
+        if faults := self.faults(depth):
             raise ConfigError(f"{model}: {'; '.join(faults)}")
 
     def blocks(self, depth: int) -> Layers | None:

@@ -26,8 +26,8 @@ _Module = TypeVar("_Module", bound=nn.Module)
 class Teacher:
     """Exponential moving average of all trainable parameters of a pipeline.
 
-    A frozen backbone is shared with the student; a trainable one is copied. An adapter is copied: a shared trunk runs
-    once with the student's and once with the teacher's.
+    What is frozen of a backbone is shared with the student, and what is trained is copied. An adapter is copied: a
+    shared trunk runs once with the student's and once with the teacher's.
 
     Args:
         student: the pipeline to train.
@@ -64,8 +64,11 @@ class Teacher:
     def update(self) -> None:
         """teacher = decay x teacher + (1 - decay) x student, for parameters; buffers are copied."""
         own, student = self._averaged()
+        pairs = [
+            (mine, one) for mine, one in zip(own.parameters(), student.parameters(), strict=True) if mine is not one
+        ]
         # a few kernel launches for all parameters, instead of one each
-        get_ema_multi_avg_fn(self.decay)(list(own.parameters()), list(student.parameters()), 0)
+        get_ema_multi_avg_fn(self.decay)(*map(list, zip(*pairs, strict=True)), 0)
         for buffer, now in zip(own.buffers(), student.buffers(), strict=True):
             buffer.copy_(now)
 
@@ -114,4 +117,6 @@ class Teacher:
 
 
 def _frozen_copy(module: _Module) -> _Module:
-    return copy.deepcopy(module).requires_grad_(False).eval()
+    """A copy without gradients, in eval mode. It shares the parameters that are frozen in the original."""
+    shared = {id(parameter): parameter for parameter in module.parameters() if not parameter.requires_grad}
+    return copy.deepcopy(module, shared).requires_grad_(False).eval()

@@ -16,6 +16,7 @@ from clouds.backbones.vit import patch_map, pyramid, to_patch_16, vit_levels
 from clouds.backbones.vit_options import VitOptions, default_layers
 from clouds.core.contract.plan import Plan, PlanError
 from clouds.core.system.errors import ConfigError
+from clouds.training.teacher import Teacher
 
 
 @pytest.mark.parametrize(
@@ -107,3 +108,55 @@ class TestEarlierPlans:
     def test_other_backbones_stay(self) -> None:
         document = json.loads(clouds.plan(backbone="tiny", head="linear").to_json())
         assert "pyramid" not in Plan.from_json(json.dumps({**document, "format": 2})).parts["backbone"].options
+
+
+class TestLastBlocks:
+    """`trainable="last2"` trains two blocks and the final norm, and nothing else ever changes."""
+
+    @staticmethod
+    def build() -> clouds.Backbone:
+        part = {"name": "timm:test_vit", "trainable": "last2", "pretrained": False}
+        return clouds.compose(backbone=part, head="linear", device="cpu").backbone
+
+    def test_the_last_blocks_and_the_norm_are_trained(self) -> None:
+        backbone = self.build()
+        vit = backbone.trunk.vit
+        trained = {id(one) for part in (*vit.blocks[-2:], vit.norm) for one in part.parameters()}
+        assert {id(one) for one in backbone.parameters() if one.requires_grad} == trained
+        assert not backbone.frozen
+
+    def test_training_mode_reaches_them_alone(self) -> None:
+        backbone = self.build().train()
+        vit = backbone.trunk.vit
+        assert [block.training for block in vit.blocks] == [False] * (len(vit.blocks) - 2) + [True, True]
+        assert not any(part.training for part in backbone.eval().modules())
+
+    def test_the_teacher_shares_the_rest(self) -> None:
+        torch.manual_seed(0)
+        part = {"name": "timm:test_vit", "trainable": "last2", "pretrained": False}
+        pipeline = clouds.compose(backbone=part, head="linear", device="cpu")
+        before = {name: one.clone() for name, one in pipeline.backbone.named_parameters()}
+        teacher = Teacher(pipeline, decay=0.5)
+        pairs = list(zip(teacher.backbone.parameters(), pipeline.backbone.parameters(), strict=True))
+        assert [mine is one for mine, one in pairs] == [not one.requires_grad for _, one in pairs]
+        with torch.no_grad():
+            for one in pipeline.backbone.parameters():
+                one.add_(one.requires_grad * 1.0)
+        teacher.update()
+        for (name, mine), (_, one) in zip(
+            teacher.backbone.named_parameters(), pipeline.backbone.named_parameters(), strict=True
+        ):
+            wanted = before[name] + 0.5 if one.requires_grad else before[name]
+            torch.testing.assert_close(mine, wanted, rtol=0, atol=1e-6)  # rounding of one sum near 1
+
+    def test_more_blocks_than_there_are_is_a_problem_of_the_plan(self) -> None:
+        with pytest.raises(ConfigError, match=r"trainable='last20' asks for more blocks than there are; the model has"):
+            build_timm("test_vit", pretrained=True, options=VitOptions(trainable="last20"))
+
+    def test_an_unknown_word_is_a_problem_of_the_plan(self) -> None:
+        with pytest.raises(PlanError, match="option trainable='first4' is not of type"):
+            clouds.plan(backbone={"name": "dinov2-large", "trainable": "first4"}, head="linear")
+
+    def test_a_model_that_is_no_plain_vit_has_no_last_blocks(self) -> None:
+        with pytest.raises(PlanError, match="clip-rn50: trainable='last4' needs a plain ViT"):
+            clouds.plan(backbone={"name": "clip-rn50", "trainable": "last4"}, head="linear")

@@ -57,8 +57,10 @@ class Backbone(nn.Module, ABC):
         features: `FeatureSpec` of `res2`..`res5`; strides are exactly 4, 8, 16, 32.
         mean, std: per channel, 0..255. The pipeline pads with `mean`, which normalises to exactly 0.
 
-    A frozen backbone (`freeze()`) stays in eval mode and has no gradients.
+    A frozen backbone (`freeze()`) stays in eval mode and has no gradients, except for parts that `freeze` leaves out.
 
+    Attributes:
+        frozen: whether nothing of it is trained.
     """
 
     size_divisor: ClassVar[int] = SIZE_DIVISOR  # divides image height and width; the pipeline pads to it
@@ -71,6 +73,7 @@ class Backbone(nn.Module, ABC):
             raise ConfigError(f"{type(self).__name__}: feature strides are {strides}; expected {wanted}")
         self.features: dict[str, FeatureSpec] = dict(features)
         self.frozen: bool = False
+        self._trained: tuple[nn.Module, ...] | None = None  # None: everything
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(3, 1, 1), persistent=False)
@@ -80,16 +83,24 @@ class Backbone(nn.Module, ABC):
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Features:
         """Features of images (RGB, 0..255); h and w are multiples of 32."""
 
-    def freeze(self) -> Self:
-        """Switch to eval mode permanently and disable gradients. Returns self."""
-        self.frozen = True
+    def freeze(self, *, but: Iterable[nn.Module] = ()) -> Self:
+        """Switch to eval mode permanently and disable gradients, except for the modules `but`. Returns self."""
+        self._trained = tuple(but)
+        self.frozen = not self._trained
         self.requires_grad_(False)
-        self.eval()
-        return self
+        for part in self._trained:
+            part.requires_grad_()
+        return self.train(self.training and not self.frozen)
 
     def train(self, mode: bool = True) -> Self:
-        """Like `nn.Module.train`, except that a frozen backbone stays in eval mode."""
-        return super().train(mode and not self.frozen)
+        """Like `nn.Module.train`, except that what is frozen stays in eval mode."""
+        if self._trained is None:
+            return super().train(mode)
+        super().train(False)
+        for part in self._trained:
+            part.train(mode)
+        self.training = mode and not self.frozen
+        return self
 
     def normalize(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
         """(images - mean) / std."""
