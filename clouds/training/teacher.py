@@ -64,11 +64,9 @@ class Teacher:
     def update(self) -> None:
         """teacher = decay x teacher + (1 - decay) x student, for parameters; buffers are copied."""
         own, student = self._averaged()
-        pairs = [
-            (mine, one) for mine, one in zip(own.parameters(), student.parameters(), strict=True) if mine is not one
-        ]
+        pairs = [pair for pair in zip(own.parameters(), student.parameters(), strict=True) if pair[0] is not pair[1]]
         # a few kernel launches for all parameters, instead of one each
-        get_ema_multi_avg_fn(self.decay)(*map(list, zip(*pairs, strict=True)), 0)
+        get_ema_multi_avg_fn(self.decay)([mine for mine, _ in pairs], [one for _, one in pairs], 0)
         for buffer, now in zip(own.buffers(), student.buffers(), strict=True):
             buffer.copy_(now)
 
