@@ -5,15 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from timm.models.eva import Eva
-from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from clouds.backbones.vit_options import VitOptions
 from clouds.core.contract.adaptation import Block, Projection
-from clouds.core.contract.interfaces import Backbone
-
-PLAIN_VITS = (VisionTransformer, Eva)
 
 _ROLES = {"q_proj": ("q",), "k_proj": ("k",), "v_proj": ("v",), "qkv": ("q", "k", "v")}
 
@@ -34,16 +28,6 @@ def call_qkv(vit: Any) -> Any:
         if hasattr(block.attn, "qkv_bias_separate"):
             block.attn.qkv_bias_separate = True
     return vit
-
-
-def freeze_untrained(backbone: Backbone, options: VitOptions) -> Backbone:
-    """Freeze what `options.trainable` leaves out. Returns the backbone."""
-    if options.trainable is True:
-        return backbone
-    if options.last_blocks is None:
-        return backbone.freeze()
-    vit: Any = next(part for part in backbone.modules() if isinstance(part, PLAIN_VITS))
-    return backbone.freeze(but=[*vit.blocks[-options.last_blocks :], vit.norm])
 
 
 def _block(module: nn.Module, channels: int, prefix: int) -> Block:

@@ -17,13 +17,13 @@ from open_clip.transformer import VisionTransformer as OpenClipVit
 from timm.models.convnext import ConvNeXt
 from torch import Tensor, nn
 
-from clouds.backbones.blocks import PLAIN_VITS
 from clouds.backbones.clip_backbone import ClipBackbone
 from clouds.backbones.clip_convnext import ClipConvNeXt
 from clouds.backbones.clip_resnet import ClipResNet
 from clouds.backbones.clip_text import ClipText
 from clouds.backbones.clip_vit import ClipVit
 from clouds.backbones.tokenizers import Choice, tokenizer_for
+from clouds.backbones.vit import PLAIN_VITS
 from clouds.backbones.vit_options import AS_PUBLISHED, VitOptions
 from clouds.core.system.errors import ConfigError, WeightsError, did_you_mean
 from clouds.core.system.reach import hub_access

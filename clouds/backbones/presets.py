@@ -41,8 +41,8 @@ def clip(
         layers: the blocks of a plain ViT for res2..res5, counted from 0; None: those that complete a third, half, two
             thirds and all of the depth, such as 7, 11, 15, 23 of 24.
     """
-    from clouds.backbones.blocks import freeze_untrained
     from clouds.backbones.clip_factory import build_clip
+    from clouds.backbones.vit import freeze_untrained
 
     options = VitOptions(pyramid=pyramid, layers=layers, trainable=trainable)
     backbone = build_clip(model, weights, pretrained=pretrained, tokenizer=tokenizer, options=options)
@@ -73,8 +73,8 @@ def timm(
         layers: the blocks of a plain ViT for res2..res5, counted from 0; None: those that complete a third, half, two
             thirds and all of the depth, such as 7, 11, 15, 23 of 24.
     """
-    from clouds.backbones.blocks import freeze_untrained
     from clouds.backbones.timm_pyramid import build_timm
+    from clouds.backbones.vit import freeze_untrained
 
     options = VitOptions(pyramid=pyramid, layers=layers, trainable=trainable)
     backbone: Backbone = build_timm(model, pretrained=pretrained, options=options)

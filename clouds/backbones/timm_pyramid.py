@@ -18,9 +18,9 @@ from timm.models import eva, vision_transformer
 from timm.models.convnext import ConvNeXtStage
 from torch import Tensor, nn
 
-from clouds.backbones.blocks import PLAIN_VITS, convnext_blocks, vit_blocks
+from clouds.backbones.blocks import convnext_blocks, vit_blocks
 from clouds.backbones.levels import STRIDES, sized, specs_of
-from clouds.backbones.vit import VitPyramid, to_patch_16
+from clouds.backbones.vit import PLAIN_VITS, VitPyramid, to_patch_16
 from clouds.backbones.vit_options import AS_PUBLISHED, Layers, VitOptions
 from clouds.core.contract.adaptation import Block, Blocks
 from clouds.core.contract.component import FeatureSpec

@@ -6,14 +6,18 @@ from typing import Any, final
 
 from jaxtyping import Float
 from timm.layers.patch_embed import PatchEmbed
+from timm.models.eva import Eva
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
 from clouds.backbones.blocks import call_qkv
-from clouds.backbones.vit_options import Layers
+from clouds.backbones.vit_options import Layers, VitOptions
+from clouds.core.contract.interfaces import Backbone
 from clouds.core.system.errors import ConfigError
 
 PATCH = 16
+PLAIN_VITS = (VisionTransformer, Eva)
 Levels = tuple[Tensor, Tensor, Tensor, Tensor]  # res2..res5
 
 
@@ -88,6 +92,16 @@ class VitPyramid(nn.Module):
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Levels:
         return vit_levels(self.vit, images, self.layers)[0]
+
+
+def freeze_untrained(backbone: Backbone, options: VitOptions) -> Backbone:
+    """Freeze what `options.trainable` leaves out. Returns the backbone."""
+    if options.trainable is True:
+        return backbone
+    if options.last_blocks is None:
+        return backbone.freeze()
+    vit: Any = next(part for part in backbone.modules() if isinstance(part, PLAIN_VITS))
+    return backbone.freeze(but=[*vit.blocks[-options.last_blocks :], vit.norm])
 
 
 def _scaled(level: Tensor, factor: float) -> Tensor:

@@ -107,8 +107,7 @@ def train(
         raise UsageError("--resume continues a run with its own settings; omit RECIPE, --out, --phase and --init")
     if not (resume or recipe):
         raise UsageError("a new run needs RECIPE; to continue a run, give --resume DIR")
-    if not resume:
-        out = _new_folder(out, recipe)
+    out = out if resume else _new_folder(out, recipe)
     settings = changed(read_recipe(resume), assignments) if resume else load_recipe(recipe, assignments)
     processes = join(device := str(settings.model.get("device", "auto")))
     with progress_bar(shown=processes.main) as shown:

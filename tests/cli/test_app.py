@@ -36,7 +36,7 @@ def test_version(run: Run) -> None:
         (["lst"], ['Unknown command "lst"', 'Did you mean "list"?']),
         (["datasets", "chekc"], ["chekc", "check"]),
         (["list", "--jsn"], ["--jsn", "--json"]),
-        (["list", "wheels"], ["unknown kind 'wheels'", "expected one of backbone, generator"]),
+        (["list", "wheels"], ["unknown kind 'wheels'", "expected one of backbone, adapter, generator"]),
         (["list", "heads", "surplus"], ["surplus"]),
         (["info"], ["requires an argument"]),
         (["generate", "--n", "3"], ["--generator"]),

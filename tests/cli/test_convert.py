@@ -34,7 +34,7 @@ def test_it_says_what_was_found(run: Run, readable: list[tuple[object, ...]], tm
     assert outcome.code == 0, outcome.err
     assert readable == [(tmp_path / "model.pth", False, "cpu")]
     assert "backbone: tiny(" in outcome.out
-    assert "head: linear(width=16)" in outcome.out
+    assert "head: linear(width=16, detail=None, detail_weight=0.1)" in outcome.out
     assert "classes: road, sidewalk, " in outcome.out
     assert "kept, but unused by any module: void_embedding.weight, sam.* (2)\n" in outcome.out
     loaded = clouds.load(tmp_path / "out", device="cpu")
@@ -47,7 +47,7 @@ def test_json_and_the_ensemble(run: Run, readable: list[tuple[object, ...]], tmp
     assert readable == [(tmp_path / "model.pth", True, "cpu")]
     document = json.loads(outcome.out)
     assert document["head"] == "linear"
-    assert document["options"] == {"width": 16}
+    assert document["options"] == {"width": 16, "detail": None, "detail_weight": 0.1}
     assert document["kept"] == ["void_embedding.weight", "sam.b", "sam.a"]
     assert document["checkpoint"] == str(tmp_path / "out")
 

@@ -26,7 +26,7 @@ class TestPlan:
     def test_it_prints_the_parts(self, run: Run) -> None:
         outcome = run("plan", "folder", "--set", "model.head.width=32")
         assert outcome.code == 0
-        assert "# head: linear(width=32)" in outcome.out
+        assert "# head: linear(width=32, detail=None, detail_weight=0.1)" in outcome.out
 
     def test_what_it_prints_is_the_whole_recipe(self, run: Run, tmp_path: Path) -> None:
         path = tmp_path / "mine.toml"
