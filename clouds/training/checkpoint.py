@@ -197,7 +197,7 @@ def _modules(state: State) -> dict[str, torch.nn.Module]:
     if not any(parameter.requires_grad for parameter in pipeline.backbone.parameters()):
         del found["backbone"]
     if teacher is not None:
-        found |= {f"teacher {name}": teacher.segmenter.parts[name] for name in teacher.averaged}
+        found |= {f"teacher {name}": part for name, part in teacher.averaged.items()}
     return found
 
 

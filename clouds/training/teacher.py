@@ -55,10 +55,11 @@ class Teacher:
         return self.segmenter.head
 
     @property
-    def averaged(self) -> list[str]:
-        """Names of the parts of the segmenter that are the teacher's own."""
+    def averaged(self) -> dict[str, nn.Module]:
+        """The parts of the segmenter that are the teacher's own, by name."""
         shared = self.backbone is self._student.backbone
-        return [name for name in self.segmenter.parts if not (shared and name == "backbone")]
+        parts = self.segmenter.parts
+        return {name: part for name, part in parts.items() if not (shared and name == "backbone")}
 
     @torch.no_grad()
     def update(self) -> None:
@@ -90,9 +91,8 @@ class Teacher:
 
     def _averaged(self) -> tuple[nn.ModuleList, nn.ModuleList]:
         """The teacher's own modules, and the student's that they average."""
-        names = self.averaged
-        own, student = (nn.ModuleList([one.segmenter.parts[name] for name in names]) for one in (self, self._student))
-        return own, student
+        own, student = self.averaged, self._student.segmenter.parts
+        return nn.ModuleList(own.values()), nn.ModuleList(student[name] for name in own)
 
     @torch.no_grad()
     def label_maps(self, images: list[UInt8[Tensor, "3 h w"]]) -> list[UInt8[Tensor, "h w"]]:

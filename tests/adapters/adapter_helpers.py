@@ -15,7 +15,7 @@ import clouds
 from clouds.core.pipeline.build import build_part
 
 CLIPS = ("convnext", "vit", "eva", "siglip")  # classes of clip-convnext-*, clip-vit-l-14, eva02-clip-l-14, siglip2
-TIMMS = ("test_vit", "test_vit2", "clouds_test_eva", "clouds_test_fused_eva", "test_convnext", "test_convnext2")
+TIMMS = ("test_vit", "test_vit2", "eva_clouds", "eva_fused_clouds", "test_convnext", "test_convnext2")
 BACKBONES = ("tiny", *(f"clip:{name}" for name in CLIPS), *(f"timm:{name}" for name in TIMMS))
 TINY = {"name": "tiny", "dims": [8, 16, 24, 32], "depths": [1, 1, 2, 1]}
 

@@ -118,7 +118,7 @@ def test_the_teacher_shares_the_trunk_and_averages_what_is_trained() -> None:
     pipeline = compose("lora")
     teacher = Teacher(pipeline, decay=0.5)
     assert teacher.backbone is pipeline.backbone
-    assert teacher.averaged == ["head", "adapter"]
+    assert list(teacher.averaged) == ["head", "adapter"]
     start, image = state(pipeline.adapter), torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
     disturb(pipeline)
     with torch.no_grad():

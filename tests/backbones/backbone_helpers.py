@@ -33,7 +33,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "convnext": {"vision_cfg": timm_tower("test_convnext", "", "mlp"), "text_cfg": TEXT},
     "vit": {"vision_cfg": VIT, "text_cfg": TEXT, "quick_gelu": True},
     "vit-gelu": {"vision_cfg": VIT, "text_cfg": TEXT},
-    "eva": {"vision_cfg": timm_tower("clouds_test_eva", "token", None), "text_cfg": TEXT, "custom_text": True},
+    "eva": {"vision_cfg": timm_tower("eva_clouds", "token", None), "text_cfg": TEXT, "custom_text": True},
     "siglip": {
         "vision_cfg": timm_tower("clouds_test_siglip", "map", "none"),
         "text_cfg": SIGLIP_TEXT,
@@ -45,10 +45,10 @@ CLASSES = {"resnet": ClipResNet, "convnext": ClipConvNeXt}
 
 
 @timm.models.register_model
-def clouds_test_eva(pretrained: bool = False, **options: Any) -> nn.Module:
+def eva_clouds(pretrained: bool = False, **options: Any) -> nn.Module:
     return _registered(
         Eva,
-        "clouds_test_eva",
+        "eva_clouds",
         options,
         swiglu_mlp=True,
         scale_mlp=True,
@@ -59,8 +59,8 @@ def clouds_test_eva(pretrained: bool = False, **options: Any) -> nn.Module:
 
 
 @timm.models.register_model
-def clouds_test_fused_eva(pretrained: bool = False, **options: Any) -> nn.Module:
-    return _registered(Eva, "clouds_test_fused_eva", options, use_rot_pos_emb=True, ref_feat_shape=(4, 4))
+def eva_fused_clouds(pretrained: bool = False, **options: Any) -> nn.Module:
+    return _registered(Eva, "eva_fused_clouds", options, use_rot_pos_emb=True, ref_feat_shape=(4, 4))
 
 
 @timm.models.register_model
@@ -92,12 +92,17 @@ def backbone_of(family: str, model: Any = None, **options: Any) -> ClipBackbone:
     return CLASSES.get(family, ClipVit)(model, SimpleTokenizer(context_length=model.context_length), **options)
 
 
+def model_name(family: str) -> str:
+    """The name of a shrunk model; those of ModifiedResNets begin with RN, as open_clip's do."""
+    return "RN-test" if family == "resnet" else f"test-{family}"
+
+
 @pytest.fixture
 def published(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Register the shrunk models with open_clip, as `test-FAMILY` with weights `none`."""
+    """Register the shrunk models with open_clip, as `model_name` says, with weights `none`."""
     tag = {"hf_hub": "nobody/nothing/", "mean": (0.5, 0.25, 0.125), "std": (0.5, 0.5, 0.5)}
     for family, config in CONFIGS.items():
-        name = f"test-{family}"
+        name = model_name(family)
         monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, name, {"embed_dim": 32, **config})
         tags = {"none": tag, "quick": {**tag, "quick_gelu": True}}
         monkeypatch.setitem(open_clip.pretrained._PRETRAINED, name, tags)

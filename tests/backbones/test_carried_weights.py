@@ -27,7 +27,7 @@ def test_of_open_clip(tmp_path: Path) -> None:
     state = clip_model("resnet").state_dict()
     (tmp_path / "nobody" / "nothing").mkdir(parents=True)
     save_file(state, tmp_path / "nobody" / "nothing" / "open_clip_model.safetensors")
-    backbone: Any = build_part("backbone", "clip:test-resnet/none", pretrained=True)
+    backbone: Any = build_part("backbone", "clip:RN-test/none", pretrained=True)
     assert all(torch.equal(backbone.clip_model.state_dict()[key], value) for key, value in state.items())
 
 

@@ -81,7 +81,8 @@ def test_text_weights_change_with_whatever_changes_embeddings(family: str) -> No
 def test_trainable_trains_the_image_trunk_alone(family: str) -> None:
     backbone = backbone_of(family).train()
     features = backbone(torch.rand(2, 3, 64, 64) * 255)
-    sum(level.sum() for level in features.levels().values()).backward()
+    dense = 0 if features.dense is None else features.dense.sum()  # only it comes after a ViT's final norm
+    (dense + sum(level.sum() for level in features.levels().values())).backward()
     trained = {name for name, parameter in backbone.named_parameters() if parameter.requires_grad}
     assert trained == {name for name, parameter in backbone.named_parameters() if parameter.grad is not None}
     assert trained

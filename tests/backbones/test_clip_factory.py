@@ -10,7 +10,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from backbone_helpers import CONFIGS, clip_model, published
+from backbone_helpers import CONFIGS, clip_model, model_name, published
 from huggingface_hub import constants
 from open_clip.transformer import QuickGELU
 from safetensors.torch import save_file
@@ -34,24 +34,24 @@ KINDS = {"resnet": ClipResNet, "convnext": ClipConvNeXt}
 
 def test_the_image_tower_decides_the_class_and_the_tag_the_normalisation() -> None:
     for family in CONFIGS:
-        backbone = build_part("backbone", f"clip:test-{family}/none", pretrained=False)
+        backbone = build_part("backbone", f"clip:{model_name(family)}/none", pretrained=False)
         assert type(backbone) is KINDS.get(family, ClipVit)
         assert backbone.frozen
         assert backbone.mean.flatten().tolist() == [127.5, 63.75, 31.875]
         assert not build_part(
-            "backbone", {"name": f"clip:test-{family}/none", "trainable": True}, pretrained=False
+            "backbone", {"name": f"clip:{model_name(family)}/none", "trainable": True}, pretrained=False
         ).frozen
 
 
 @pytest.mark.parametrize("family", CONFIGS)
 def test_contract_by_name(family: str) -> None:
     """Declaration, built backbone, and the same answer after loading its weights into a second one."""
-    check_by_name("backbone", f"clip:test-{family}/none")
+    check_by_name("backbone", f"clip:{model_name(family)}/none")
 
 
 def test_weights_trained_with_quickgelu_bring_it_along() -> None:
     for weights, quick in (("none", False), ("quick", True)):
-        backbone: Any = build_part("backbone", f"clip:test-resnet/{weights}", pretrained=False)
+        backbone: Any = build_part("backbone", f"clip:RN-test/{weights}", pretrained=False)
         assert isinstance(backbone.clip_model.transformer.resblocks[0].mlp.gelu, QuickGELU) == quick
 
 
@@ -65,7 +65,7 @@ def test_local_files_are_loaded(tmp_path: Path, family: str, ending: str) -> Non
         save_file({key: value.contiguous() for key, value in state.items()}, path)
     else:
         torch.save({"state_dict": {f"module.{key}": value for key, value in state.items()}}, path)
-    name = {"name": f"clip:test-{family}/none", "pretrained": str(path)}
+    name = {"name": f"clip:{model_name(family)}/none", "pretrained": str(path)}
     first, second = build_part("backbone", name), build_part("backbone", name)
     images = torch.rand(1, 3, 64, 64) * 255
     assert torch.equal(first(images).res5, second(images).res5)
@@ -88,13 +88,13 @@ def test_files_that_do_not_fit_name_file_and_keys(tmp_path: Path) -> None:
     state = dict(clip_model("resnet").state_dict())
     torch.save({**state, "ln_final.weight": torch.ones(7)}, path)
     with pytest.raises(WeightsError, match=r"w\.pt does not fit CLIP: 1 wrong shapes: ln_final\.weight is \(7,\), exp"):
-        presets.clip(model="test-resnet", weights="none", pretrained=path)
+        presets.clip(model="RN-test", weights="none", pretrained=path)
     torch.save(clip_model("convnext").state_dict(), path)
     with pytest.raises(WeightsError, match=r"w\.pt does not fit CLIP: \d+ missing keys: visual\..*; \d+ keys that no"):
-        presets.clip(model="test-resnet", weights="none", pretrained=path)
+        presets.clip(model="RN-test", weights="none", pretrained=path)
     torch.save({**state, "logit_scale": torch.ones(2)}, path)
     with pytest.raises(WeightsError, match=r"logit_scale is \(2,\), expected \(\)"):
-        presets.clip(model="test-resnet", weights="none", pretrained=path)
+        presets.clip(model="RN-test", weights="none", pretrained=path)
 
 
 def test_published_weights_are_downloaded_and_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +107,7 @@ def test_published_weights_are_downloaded_and_loaded(tmp_path: Path, monkeypatch
         return str(tmp_path / "w.safetensors")
 
     monkeypatch.setattr(open_clip.pretrained, "hf_hub_download", download)
-    backbone = build_part("backbone", "clip:test-resnet/none", pretrained=True)
+    backbone = build_part("backbone", "clip:RN-test/none", pretrained=True)
     assert asked == ["nobody/nothing/open_clip_model.safetensors"]
     assert all(torch.equal(backbone.clip_model.state_dict()[key], value) for key, value in state.items())
 
@@ -117,9 +117,9 @@ def test_weights_that_cannot_be_had_say_what_to_do(monkeypatch: pytest.MonkeyPat
         raise OSError("no route to host")
 
     monkeypatch.setattr(open_clip.pretrained, "hf_hub_download", offline)
-    match = r"weights 'none' of open_clip model 'test-resnet' could not be loaded .*no route to host.*pretrained=FILE"
+    match = r"weights 'none' of open_clip model 'RN-test' could not be loaded .*no route to host.*pretrained=FILE"
     with pytest.raises(WeightsError, match=match):
-        build_part("backbone", "clip:test-resnet/none", pretrained=True)
+        build_part("backbone", "clip:RN-test/none", pretrained=True)
 
 
 def test_weights_behind_a_network_that_is_down_are_given_up_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,7 +133,7 @@ def test_weights_behind_a_network_that_is_down_are_given_up_at_once(monkeypatch:
     monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail(f"waits {seconds} s"))
     match = r"weights 'none' of open_clip .*huggingface\.co cannot be reached: name not known.*`clouds weights fetch"
     with pytest.raises(WeightsError, match=match) as caught:
-        build_part("backbone", "clip:test-resnet/none", pretrained=True)
+        build_part("backbone", "clip:RN-test/none", pretrained=True)
     assert "\n" not in str(caught.value)
 
 

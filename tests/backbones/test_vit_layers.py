@@ -26,7 +26,7 @@ def test_the_default_takes_a_third_half_two_thirds_and_all_of_the_depth(depth: i
     assert default_layers(depth) == layers
 
 
-@pytest.mark.parametrize("name", ["test_vit", "test_vit2", "clouds_test_eva"])
+@pytest.mark.parametrize("name", ["test_vit", "test_vit2", "eva_clouds"])
 @pytest.mark.parametrize("layers", [(0, 1, 2, 3), (1, 1, 3, 2)])
 @torch.no_grad()
 def test_levels_are_the_resized_outputs_of_their_blocks(name: str, layers: tuple[int, int, int, int]) -> None:

@@ -16,7 +16,7 @@ STEPS, BLOCKS = 20, 3
 
 
 def tiny_vit() -> VitPyramid:
-    return VitPyramid(VisionTransformer(img_size=32, embed_dim=8, depth=BLOCKS, num_heads=2, reg_tokens=1))
+    return VitPyramid(VisionTransformer(img_size=32, embed_dim=8, depth=BLOCKS, num_heads=2, reg_tokens=1), layers=None)
 
 
 def modules(backbone: nn.Module | None = None) -> dict[str, nn.Module]:

@@ -274,7 +274,7 @@ def test_credentials_must_be_options() -> None:
 def test_options_of_another_version_are_named_with_both(saved: Saved) -> None:
     between = r"-> the plan is of clouds-dgss \S+, installed is \S+"
     for options, message in (
-        ({"no_such_option": 1}, "head: linear: unknown option 'no_such_option'; known: width"),
+        ({"no_such_option": 1}, "head: linear: unknown option 'no_such_option'; known: detail, detail_weight, width"),
         ({"width": "8"}, "head: linear: option width='8' is not of type int"),
         ({"width": True}, "head: linear: option width=True is not of type int"),
     ):
