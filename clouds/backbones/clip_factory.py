@@ -24,7 +24,7 @@ from clouds.backbones.clip_text import ClipText
 from clouds.backbones.clip_vit import ClipVit
 from clouds.backbones.tokenizers import Choice, tokenizer_for
 from clouds.backbones.vit import PLAIN_VITS
-from clouds.backbones.vit_options import AS_PUBLISHED, VitOptions
+from clouds.backbones.vit_options import VitOptions
 from clouds.core.system.errors import ConfigError, WeightsError, did_you_mean
 from clouds.core.system.reach import hub_access
 from clouds.core.weights.files import read_weights
@@ -110,7 +110,7 @@ def build_clip(
         WeightsError: the weights are unavailable or do not fit.
     """
     published = ClipWeights.named(model, weights)
-    if options != AS_PUBLISHED:
+    if options.layers is not None or options.last_blocks is not None:
         with torch.device("meta"):  # skips the costly initialisation
             options.require(_depth(published.build().visual), f"open_clip model {model!r}")
     clip_model = published.build()

@@ -20,14 +20,11 @@ def environment_report(document: dict[str, Any]) -> dict[str, Any]:
     Variables of other programs are left out. Values of names that sound like secrets, and credentials in addresses, are
     hidden; the home folder is written as "~".
     """
-    installed = {one.name: one.version for one in distributions()}
-    settings = {name: _value(name, value) for name, value in os.environ.items() if name.startswith(_FAMILIES)}
+    installed = {one.name: one.version for one in distributions() if one.name}  # a damaged one has no name
+    own = {name: value for name, value in os.environ.items() if name.startswith(_FAMILIES)}
+    settings = {name: _HIDDEN if _SECRET.search(name) else value for name, value in own.items()}
     report = {**document, "distributions": dict(sorted(installed.items())), "settings": dict(sorted(settings.items()))}
     return _without_home(report, str(Path.home()))
-
-
-def _value(name: str, value: str) -> str:
-    return _HIDDEN if _SECRET.search(name) else value
 
 
 def _without_home(value: Any, home: str) -> Any:

@@ -98,7 +98,7 @@ def domain_miou(name: str) -> Score:
     return lambda evaluation: evaluation.domains[name].miou
 
 
-def class_iou(name: str, label: str) -> Score:
+def domain_class_iou(name: str, label: str) -> Score:
     """The IoU of a class in a domain as a score."""
     return lambda evaluation: evaluation.domains[name].iou[label]
 

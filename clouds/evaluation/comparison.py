@@ -11,7 +11,7 @@ from attrs import asdict, field, frozen
 from clouds.core.system.config import to_json
 from clouds.core.system.errors import ConfigError
 from clouds.evaluation import html
-from clouds.evaluation.arms import Arm, class_iou, domain_miou, group_runs, mean_miou, recipe_differences
+from clouds.evaluation.arms import Arm, domain_class_iou, domain_miou, group_runs, mean_miou, recipe_differences
 from clouds.evaluation.comparison_charts import domain_chart, score_curves
 from clouds.evaluation.scores import Evaluation, ScoredRun
 from clouds.evaluation.spread import Spread
@@ -137,7 +137,8 @@ class Comparison:
             "miou": _plain(arm.spread(mean_miou)),
             "per_domain": {name: _plain(arm.spread(domain_miou(name))) for name in names},
             "per_class": {
-                name: {label: _plain(arm.spread(class_iou(name, label))) for label in labels[name]} for name in names
+                name: {label: _plain(arm.spread(domain_class_iou(name, label))) for label in labels[name]}
+                for name in names
             },
             "best": _plain(arm.best()),
             "gain": _plain(arm.gain(self.arms[0])),
@@ -191,7 +192,7 @@ class Comparison:
 
     def _class_rows(self, domain: str) -> list[list[html.Cell]]:
         labels = self.arms[0].runs[0].evaluations[-1].domains[domain].iou
-        return [[label, *(arm.spread(class_iou(domain, label)) for arm in self.arms)] for label in labels]
+        return [[label, *(arm.spread(domain_class_iou(domain, label)) for arm in self.arms)] for label in labels]
 
     def _difference_rows(self) -> list[list[html.Cell]]:
         return [

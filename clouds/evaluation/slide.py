@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from clouds.core.pipeline.resampling import resized_rows, strips
 from clouds.core.system.batches import read_ahead
+from clouds.core.system.images import window_starts
 from clouds.evaluation.protocols import Protocol
 from clouds.evaluation.views import Predictor, Views, same
 
@@ -70,16 +71,6 @@ def slide(
         count[place] += 1
     total /= count
     return total
-
-
-def window_starts(length: int, side: int, stride: int) -> list[int]:
-    """First pixels of the windows along an axis: multiples of the stride; the last window ends at the border.
-
-    >>> window_starts(1024, 512, 341)
-    [0, 341, 512]
-    """
-    count = -(-max(length - side, 0) // stride) + 1
-    return [min(index * stride, max(length - side, 0)) for index in range(count)]
 
 
 def resize_bilinear(image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "y x 3"]:

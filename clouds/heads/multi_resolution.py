@@ -19,6 +19,7 @@ from torch.nn import functional
 from clouds.core.contract.interfaces import SIZE_DIVISOR, Backbone, ImageGenerators, TextClassifier
 from clouds.core.contract.records import Features, HeadOutput, ImageWindow, Targets
 from clouds.core.system.errors import ConfigError
+from clouds.core.system.images import window_starts
 from clouds.heads.pixel import PixelHead, cross_entropy, label_maps, to_output
 
 _SCALE = 2  # the context is seen at half resolution
@@ -117,11 +118,13 @@ class MultiResolutionHead(PixelHead):
 
     def _sliding(self, size: tuple[int, int], images: int) -> list[tuple[ImageWindow, ...]]:
         """Every detail window, for all images; the last of an axis ends at the image's edge."""
-        axes: list[list[slice]] = []
-        for side in size:
-            length = min(self.detail, side)
-            starts = [*range(0, side - length, self.detail // 2), side - length]
-            axes.append([slice(start, start + length) for start in starts])
+        axes = [
+            [
+                slice(start, min(start + self.detail, side))
+                for start in window_starts(side, self.detail, self.detail // 2)
+            ]
+            for side in size
+        ]
         return [((rows, columns),) * images for rows, columns in product(*axes)]
 
 

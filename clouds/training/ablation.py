@@ -201,7 +201,7 @@ def _train(experiment: _Experiment, recipe: Recipe, folder: Path, phase: Phase, 
     complete = folder / phase
     if (complete / "plan.json").is_file():
         return complete
-    experiment.say(f"{folder.relative_to(experiment.out)}: {_steps(recipe, phase)} steps")
+    experiment.say(f"{folder.relative_to(experiment.out)}: {recipe.config(phase).steps} steps")
     if (folder / CHECKPOINT).is_file():
         device = str(recipe.model.get("device", "auto"))
         train(load(folder / START, device=device, trust=tuple(Kind)), resume=folder, on_step=experiment.on_step)
@@ -209,10 +209,6 @@ def _train(experiment: _Experiment, recipe: Recipe, folder: Path, phase: Phase, 
         pipeline = start_pipeline(recipe, experiment.source, phase, init, tuple(Kind))
         train(pipeline, recipe=recipe, out=folder, phase=phase, on_step=experiment.on_step)
     return complete
-
-
-def _steps(recipe: Recipe, phase: Phase) -> int:
-    return (recipe.warmup if phase == "warmup" else recipe.joint).steps
 
 
 def _counts(

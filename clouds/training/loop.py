@@ -26,7 +26,7 @@ from clouds.training.checkpoint import Progress, restore_state, save_checkpoint
 from clouds.training.interrupt import StopSignal, TrainingInterrupted, undisturbed
 from clouds.training.learner import Learner, distribute
 from clouds.training.optimizer import build_optimizer, build_schedule
-from clouds.training.recipe import Phase, PhaseConfig, Recipe
+from clouds.training.recipe import Phase, Recipe
 from clouds.training.samples import Sample, SampleReader, batches
 from clouds.training.steps import State, seed_global_generators, train_step
 from clouds.training.teacher import Teacher
@@ -79,10 +79,6 @@ class Run:
     best: tuple[Scored, ...] = ()
     loss: float = float("nan")
 
-    def config(self, phase: Phase) -> PhaseConfig:
-        """Steps and batch size of a phase."""
-        return self.recipe.warmup if phase == "warmup" else self.recipe.joint
-
 
 def run_phase(run: Run, phase: Phase) -> None:
     """Run the remaining steps of a phase.
@@ -107,7 +103,7 @@ def run_phase(run: Run, phase: Phase) -> None:
             _log(run, phase, 0, {}, _evaluate(run, phase, 0))
         _save(run, state, phase)
     try:
-        while state.step < run.config(phase).steps:
+        while state.step < run.recipe.config(phase).steps:
             _make_step(run, state, phase, stream)
     except TrainingInterrupted:
         raise
@@ -128,7 +124,7 @@ def _make_step(run: Run, state: State, phase: Phase, stream: Iterator[list[Sampl
         numbers = train_step(state, samples)
         numbers |= {
             "lr": lr,
-            "images_per_second": run.config(phase).batch_size / (time.perf_counter() - before),
+            "images_per_second": run.recipe.config(phase).batch_size / (time.perf_counter() - before),
             "memory_gib": _peak_memory_gib(run.pipeline.device),
             "skipped": float(run.skipped),
         }
@@ -169,7 +165,7 @@ def _initial_state(run: Run, phase: Phase) -> State:
     return State(
         pipeline=pipeline,
         optimizer=optimizer,
-        schedule=build_schedule(optimizer, recipe.optimizer, steps=run.config(phase).steps),
+        schedule=build_schedule(optimizer, recipe.optimizer, steps=run.recipe.config(phase).steps),
         config=recipe.optimizer,
         seed=recipe.seed * 2 + _SEEDS[phase],
         teacher=Teacher(pipeline, decay=config.decay, confidence=config.confidence) if taught else None,
@@ -181,7 +177,7 @@ def _initial_state(run: Run, phase: Phase) -> State:
 
 
 def _open_stream(run: Run, phase: Phase, state: State, start: int) -> Iterator[list[Sample]]:
-    data, config = run.recipe.data, run.config(phase)
+    data, config = run.recipe.data, run.recipe.config(phase)
     pictures = run.pictures if phase == "joint" else ()
     factors = list(data.source_factors or [1.0] * len(run.sources))
     weights = np.multiply(factors, [len(source) for source in run.sources])
@@ -226,7 +222,7 @@ def _next_batch(run: Run, state: State, phase: Phase, stream: Iterator[list[Samp
 
 
 def _after_step(run: Run, state: State, phase: Phase, numbers: dict[str, float]) -> None:
-    loop, steps = run.recipe.loop, run.config(phase).steps
+    loop, steps = run.recipe.loop, run.recipe.config(phase).steps
     run.loss = numbers["loss"]
     domains: Domains = {}
     try:

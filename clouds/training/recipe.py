@@ -240,6 +240,10 @@ class Recipe:
     loop: LoopConfig = field(factory=LoopConfig)
     seed: int = field(default=0, validator=within(0, 2**32 - 1))  # numpy's global generator takes no more
 
+    def config(self, phase: Phase) -> PhaseConfig:
+        """Steps and batch size of a phase."""
+        return self.warmup if phase == "warmup" else self.joint
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as a TOML or JSON file holds them."""
         return asdict(self)

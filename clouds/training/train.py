@@ -118,7 +118,7 @@ def train(
         _attach_trackers(run, on_step, closing)
         for name in run.phases[run.phases.index(run.start.phase) :]:
             run_phase(run, name)
-            pipeline.trained = pipeline.trained or run.config(name).steps > 0
+            pipeline.trained = pipeline.trained or run.recipe.config(name).steps > 0
             if processes.main:
                 pipeline.save(run.folder / name)
             processes.wait()
@@ -126,7 +126,7 @@ def train(
         out=run.folder,
         checkpoint=run.folder / run.phases[-1],
         log=run.folder / LOG,
-        steps=sum(run.config(name).steps for name in run.phases),
+        steps=sum(run.recipe.config(name).steps for name in run.phases),
         loss=run.loss,
         skipped=run.skipped,
     )
@@ -183,7 +183,7 @@ def _resumed_run(
     start, saved = read_checkpoint(folder)
     run = _prepare_run(pipeline, recipe, folder, start.phases, processes, stop)
     run.start, run.saved, run.skipped, run.best = start, saved, start.skipped, start.best
-    steps = run.config(start.phase).steps
+    steps = run.recipe.config(start.phase).steps
     if start.step > steps:
         raise WeightsError(
             f"{folder / FILE_NAME}: step {start.step} of {start.phase}, but {RECIPE} says {steps} steps; one of the "
@@ -247,7 +247,7 @@ def unfinished(folder: Path) -> Progress | None:
     if not (folder / FILE_NAME).is_file():
         return None
     (progress, _), recipe = read_checkpoint(folder), read_recipe(folder)
-    steps = recipe.warmup.steps if progress.phase == "warmup" else recipe.joint.steps
+    steps = recipe.config(progress.phase).steps
     begun = progress.step > 0 or progress.phase != progress.phases[0]
     return progress if begun and (progress.phase, progress.step) != (progress.phases[-1], steps) else None
 
@@ -284,9 +284,9 @@ def _prepare_run(
     )
     parts = processes.world * recipe.loop.accumulate
     for name in phases:
-        if run.config(name).batch_size < parts:
+        if run.recipe.config(name).batch_size < parts:
             raise ConfigError(
-                f"{name}.batch_size is {run.config(name).batch_size}, but {processes.world} processes with "
+                f"{name}.batch_size is {run.recipe.config(name).batch_size}, but {processes.world} processes with "
                 f"loop.accumulate={recipe.loop.accumulate} need at least {parts} images in a batch"
             )
     return run

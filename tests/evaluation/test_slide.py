@@ -14,8 +14,9 @@ from torch.nn import functional
 
 import clouds
 from clouds import LabelSpace
+from clouds.core.system.images import window_starts
 from clouds.evaluation.protocols import Protocol
-from clouds.evaluation.slide import predict_sliding, resize_bilinear, slide, window_starts
+from clouds.evaluation.slide import predict_sliding, resize_bilinear, slide
 from clouds.evaluation.views import Views
 
 LABELS = LabelSpace.from_names(["road", "car", "sky"], name="toy")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 from attrs import frozen
@@ -146,29 +145,6 @@ class _Hook:
 
     def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> Any:
         return self.change(inputs[0], output) if self.adapter.active else output
-
-
-def adapted_again(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[Any]]:
-    """Contexts of a block's forward pass and of its repetition in the backward pass.
-
-    Pass `partial(adapted_again, block)` as `context_fn` of `torch.utils.checkpoint.checkpoint`: the adapter that acts
-    in the forward pass is no longer active when the block is computed again.
-    """
-    acting = next((hook.adapter for hook in _hooks(block) if hook.adapter.active), None)
-    return nullcontext(), nullcontext() if acting is None else _Active(acting)
-
-
-class _Active:
-    """Activates an adapter for a block of code."""
-
-    def __init__(self, adapter: Adapter) -> None:
-        self.adapter = adapter
-
-    def __enter__(self) -> None:
-        self.adapter.active = True
-
-    def __exit__(self, *error: object) -> None:
-        self.adapter.active = False
 
 
 def _hooks(block: nn.Module) -> list[_Hook]:

@@ -121,6 +121,16 @@ def short_side_size(
     return size
 
 
+def window_starts(length: int, side: int, stride: int) -> list[int]:
+    """First pixels of the windows along an axis: multiples of the stride; the last window ends at the border.
+
+    >>> window_starts(1024, 512, 341)
+    [0, 341, 512]
+    """
+    count = -(-max(length - side, 0) // stride) + 1
+    return [min(index * stride, max(length - side, 0)) for index in range(count)]
+
+
 def find_pictures(place: str | os.PathLike[str]) -> list[Path]:
     """Image files of a folder (not recursive) or glob pattern, sorted by path; a file gives itself.
 
