@@ -25,6 +25,7 @@ def settings(source: str, tmp_path: Path) -> Recipe:
     made = clouds.generate(drawn, 3, out=tmp_path / "drawn", prompts=["a street"], size=(32, 64), keep_labels=True)
     return recipe(
         *(f'data.source=["{source}"]', f"data.generated={made.folder}", "joint.batch_size=4", "device=cpu"),
+        "data.generated_weight=0.5",
         *('head={name="linear",width=8}', f"backbone={json.dumps(TINY).replace(':', '=')}"),
         *("warmup.steps=2", "joint.steps=2", "loop.checkpoint_every=1", "loop.evaluate_every=1"),
     )
@@ -52,6 +53,7 @@ def test_arms_share_the_warm_up_and_the_number_of_source_images(settings: Recipe
     assert [one.joint.batch_size for one in recipes.values()] == [2, 4, 4, 4]
     assert recipes["generated"].data.generated_factor == 5 / 3
     assert recipes["exact"].data.source_factors == (1.0, 5 / 3)
+    assert recipes["exact"].data.source_weights == (1.0, 0.5)
     assert (recipes["sure"].teacher.confidence, recipes["sure"].optimizer.lr) == (0.5, 2e-3)
     starts = [
         clouds.load(out / "arms" / name / "seed-0" / "start", trust=["refiner"]) for name in ("source", "refined")

@@ -117,6 +117,8 @@ def test_faults_are_named(name: str, overrides: list[str], message: str) -> None
 def test_values_out_of_range_are_refused() -> None:
     with pytest.raises(ConfigError, match="source_factors has 1 values for 2 sources"):
         DataConfig(source=("a", "b"), source_factors=(1.0,))
+    with pytest.raises(ConfigError, match="source_weights has 3 values for 2 sources"):
+        DataConfig(source=("a", "b"), source_weights=(1.0, 1.0, 0.5))
     with pytest.raises(ConfigError, match=r"scale is \[2\.0, 1\.0\]; expected low <= high"):
         DataConfig(scale=(2.0, 1.0))
     with pytest.raises(
@@ -132,14 +134,15 @@ def test_values_out_of_range_are_refused() -> None:
 
 
 NUMBERS = [
-    "data.cat_max_ratio",
+    *("data.cat_max_ratio", "data.generated_weight"),
     *("data.generated_factor", "data.workers", "optimizer.lr", "optimizer.weight_decay", "optimizer.clip_norm"),
     *("optimizer.momentum", "optimizer.layer_decay", "optimizer.lr_warmup", "optimizer.power", "optimizer.gamma"),
     *("warmup.steps", "warmup.batch_size", "joint.steps", "joint.batch_size"),
-    *("teacher.decay", "teacher.every", "teacher.confidence"),
+    *("teacher.decay", "teacher.every", "teacher.confidence", "teacher.weight_threshold"),
     *("loop.accumulate", "loop.checkpoint_every", "loop.keep", "loop.evaluate_every", "loop.keep_best"),
     "seed",
 ]
+TUPLES = ["data.source_factors", "data.source_weights", "data.scale", "data.crop", "optimizer.milestones"]
 OF_INNER_TABLES = [f"data.rare_classes.{key}" for key in ("temperature", "min_pixels", "min_crop_share")]
 
 
@@ -164,7 +167,7 @@ def test_every_number_of_a_recipe_has_a_range(key: str, value: str) -> None:
         load_recipe("folder", [f"{key}={value}"])
 
 
-@pytest.mark.parametrize("key", ["data.source_factors", "data.scale", "data.crop", "optimizer.milestones"])
+@pytest.mark.parametrize("key", TUPLES)
 @pytest.mark.parametrize("value", ["-1", "1e30", "nan", "inf"])
 def test_every_number_of_a_tuple_has_a_range(key: str, value: str) -> None:
     table, _, name = key.partition(".")
