@@ -66,6 +66,7 @@ def parts(out: Path, *, wheels: Path | None = None, beside: Path | None = None) 
         ),
         measured("operations", 170),
         measured("graphs", 60),
+        measured("replays", 60),
         measured("predict", 90),
         measured("head", 90),
         measured("end_to_end", 150),
