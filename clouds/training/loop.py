@@ -183,6 +183,7 @@ def _open_stream(run: Run, phase: Phase, state: State, start: int) -> Iterator[l
     weights = np.multiply(factors, [len(source) for source in run.sources])
     shares = tuple(weights / weights.sum()) if data.class_mix and pictures else ()
     options = {"seed": state.seed, "rare": run.rare, "paste_shares": shares, "on_error": data.on_error}
+    options |= {"instances": data.instances}
     reader = SampleReader(run.sources, pictures, data.augmentation(), **options)
     return batches(
         reader,
