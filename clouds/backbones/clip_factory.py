@@ -110,7 +110,7 @@ def build_clip(
         WeightsError: the weights are unavailable or do not fit.
     """
     published = ClipWeights.named(model, weights)
-    if options.layers is not None or options.last_blocks is not None:
+    if options.of_vits:
         with torch.device("meta"):  # skips the costly initialisation
             options.require(_depth(published.build().visual), f"open_clip model {model!r}")
     clip_model = published.build()

@@ -41,7 +41,7 @@ class ClipVit(ClipBackbone, Blocks):
         clip_model: an open_clip model whose image tower is a ViT; the tower is replaced by `vit`.
         tokenizer: maps texts to token ids.
         mean, std: per channel, 0..255.
-        options: how the pyramid is made.
+        options: how the pyramid is made, and the rate of stochastic depth; `prepare_training` applies the others.
 
     Raises:
         ConfigError: the image tower is not a plain ViT, or the options do not fit it.
@@ -56,7 +56,7 @@ class ClipVit(ClipBackbone, Blocks):
         std: Sequence[float] = STD,
         options: VitOptions = AS_PUBLISHED,
     ) -> None:
-        vit, head = image_trunk(clip_model.visual)
+        vit, head = image_trunk(clip_model.visual, options.drop_path_rate)
         depth = len(vit.blocks)
         options.require(depth, type(vit).__name__)
         pooling = [part for part in (vit.attn_pool, vit.fc_norm, vit.head, head) if part is not None]
@@ -92,20 +92,24 @@ def attention_pool(
     return pooled + pool.mlp(pool.norm(pooled))
 
 
-def image_trunk(visual: Any) -> tuple[Any, nn.Module]:
+def image_trunk(visual: Any, drop_path_rate: float = 0.0) -> tuple[Any, nn.Module]:
     """An open_clip model's image tower as a timm ViT with 16 x 16 patches, and the module after its head.
+
+    Args:
+        visual: the image tower.
+        drop_path_rate: see `VitOptions`.
 
     Raises:
         ConfigError: the tower is not a plain ViT.
     """
     if isinstance(visual, OpenClipVit):
-        vit, head = _convert(visual), nn.Identity()
+        vit, head = _convert(visual, drop_path_rate), nn.Identity()
     else:
-        vit, head = _rebuild(visual), visual.head
+        vit, head = _rebuild(visual, drop_path_rate), visual.head
     return to_patch_16(vit), head
 
 
-def _rebuild(visual: TimmModel) -> Any:
+def _rebuild(visual: TimmModel, drop_path_rate: float) -> Any:
     """Rebuild the same timm model for arbitrary image sizes."""
     trunk: Any = visual.trunk
     vit: Any = timm.create_model(
@@ -113,12 +117,13 @@ def _rebuild(visual: TimmModel) -> Any:
         num_classes=trunk.num_classes,
         global_pool=trunk.global_pool,
         dynamic_img_size=True,
+        drop_path_rate=drop_path_rate,
     )
     load_weights(vit, trunk.state_dict(), source="image tower")
     return vit
 
 
-def _convert(visual: Any) -> Any:
+def _convert(visual: Any, drop_path_rate: float) -> Any:
     """Convert open_clip's own ViT to timm's; the head is CLIP's projection, without bias."""
     blocks = visual.transformer.resblocks
     plain = visual.attn_pool is None and not visual.final_ln_after_pool and isinstance(visual.ln_pre, nn.LayerNorm)
@@ -141,6 +146,7 @@ def _convert(visual: Any) -> Any:
         act_layer="quick_gelu" if isinstance(first.mlp.gelu, QuickGELU) else "gelu",
         norm_layer=_norm_like(visual.ln_pre),
         dynamic_img_size=True,
+        drop_path_rate=drop_path_rate,
     )
     state = {f"visual.{key}": value for key, value in visual.state_dict().items()}
     load_weights(vit, checkpoint_filter_fn(state, vit), source="image tower")

@@ -17,7 +17,8 @@ _CLIP = "clouds.backbones.presets:clip"
 _TIMM = "clouds.backbones.presets:timm"
 _EVERYTHING = (*_PYRAMID, "text-encoder", "mask-pooler")
 _STORED = {"tokenizer": "stored"}  # loading a plan file must not contact the hub
-_OWN_PYRAMID = {"pyramid": "layers", "layers": None}  # models that are no plain ViTs do not offer these options
+_OF_VITS = {"pyramid": Pyramid, "layers": Layers | None, "grad_checkpointing": bool, "drop_path_rate": float}
+_NO_VIT = {"pyramid": "layers", "layers": None, "grad_checkpointing": False, "drop_path_rate": 0.0}  # fixed for others
 _BLOCKS = (*_PYRAMID, "blocks")
 _WITH_BLOCKS = ("vit_", "eva", "deit", "flexivit", "convnext", "test_vit", "test_eva", "test_convnext")  # timm's names
 _WITH_TEXT = {"text": ("text-encoder",)}
@@ -53,7 +54,7 @@ def _clip(name: str) -> Component:
             "model": published.model,
             "weights": published.weights,
             **({"tokenizer": "hub"} if own_tokenizer else {}),
-            **({} if published.depth else _OWN_PYRAMID),
+            **({} if published.depth else _NO_VIT),
         },
         without_weights={} if own_tokenizer else {"tokenizer": "bytes"},
         without_consent={} if own_tokenizer else _STORED,
@@ -120,12 +121,19 @@ def clouds_check_plan(plan: Plan) -> list[Problem]:
     part = plan.parts.get(Kind.BACKBONE)
     if part is None or part.distribution != BUILT_IN:
         return []
-    kinds = {"pyramid": Pyramid, "layers": Layers | None, "trainable": bool | LastBlocks}
+    kinds = {**_OF_VITS, "trainable": bool | LastBlocks}
     given = {name: part.options[name] for name in kinds if name in part.options}
     if not all(accepts(kinds[name], value) for name, value in given.items()):
         return []  # the schema has found this
     published = CLIP_MODELS.get(part.name) or TIMM_MODELS.get(part.name)
-    faults = VitOptions(**given).faults(published.depth if published else None)
+    options = VitOptions(**given)
+    faults = options.faults(published.depth if published else None)
+    adapter = plan.parts.get(Kind.ADAPTER)
+    if options.grad_checkpointing and not options.trainable and (adapter is None or adapter.name == "none"):
+        faults.append(
+            "grad_checkpointing=True needs something to train in the backbone, which is frozen and has no adapter; set "
+            "trainable, add an adapter, or leave it out"
+        )
     return [Problem(part.kind, f"{part.name}: {fault}") for fault in faults]
 
 

@@ -24,6 +24,8 @@ def clip(
     tokenizer: Literal["hub", "stored", "bytes"] | Path = "hub",
     pyramid: Pyramid = "layers",
     layers: tuple[int, int, int, int] | None = None,
+    grad_checkpointing: bool = False,
+    drop_path_rate: float = 0.0,
 ) -> Backbone:
     """A CLIP model of open_clip: ConvNeXt, ModifiedResNet or plain ViT (CLIP, EVA02-CLIP, SigLIP).
 
@@ -40,13 +42,23 @@ def clip(
             with a pyramid of their own are not affected.
         layers: the blocks of a plain ViT for res2..res5, counted from 0; None: those that complete a third, half, two
             thirds and all of the depth, such as 7, 11, 15, 23 of 24.
+        grad_checkpointing: of a plain ViT; compute the blocks' activations again in the backward pass instead of
+            storing them. It needs trained blocks or an adapter.
+        drop_path_rate: of a plain ViT; probability of skipping the last block's residuals of an image in training
+            (stochastic depth), growing linearly from 0 at the first block. It needs trained blocks.
     """
     from clouds.backbones.clip_factory import build_clip
-    from clouds.backbones.vit import freeze_untrained
+    from clouds.backbones.vit import prepare_training
 
-    options = VitOptions(pyramid=pyramid, layers=layers, trainable=trainable)
+    options = VitOptions(
+        pyramid=pyramid,
+        layers=layers,
+        trainable=trainable,
+        grad_checkpointing=grad_checkpointing,
+        drop_path_rate=drop_path_rate,
+    )
     backbone = build_clip(model, weights, pretrained=pretrained, tokenizer=tokenizer, options=options)
-    return freeze_untrained(backbone, options)
+    return prepare_training(backbone, options)
 
 
 def timm(
@@ -57,6 +69,8 @@ def timm(
     text: ClipName | None = None,
     pyramid: Pyramid = "layers",
     layers: tuple[int, int, int, int] | None = None,
+    grad_checkpointing: bool = False,
+    drop_path_rate: float = 0.0,
 ) -> Backbone:
     """A timm model with feature maps at strides 4 to 32 (ConvNeXt, ResNet, Swin, ...), or a plain ViT (DINO, ...).
 
@@ -72,11 +86,21 @@ def timm(
             with a pyramid of their own are not affected.
         layers: the blocks of a plain ViT for res2..res5, counted from 0; None: those that complete a third, half, two
             thirds and all of the depth, such as 7, 11, 15, 23 of 24.
+        grad_checkpointing: of a plain ViT; compute the blocks' activations again in the backward pass instead of
+            storing them. It needs trained blocks or an adapter.
+        drop_path_rate: of a plain ViT; probability of skipping the last block's residuals of an image in training
+            (stochastic depth), growing linearly from 0 at the first block. It needs trained blocks.
     """
     from clouds.backbones.timm_pyramid import build_timm
-    from clouds.backbones.vit import freeze_untrained
+    from clouds.backbones.vit import prepare_training
 
-    options = VitOptions(pyramid=pyramid, layers=layers, trainable=trainable)
+    options = VitOptions(
+        pyramid=pyramid,
+        layers=layers,
+        trainable=trainable,
+        grad_checkpointing=grad_checkpointing,
+        drop_path_rate=drop_path_rate,
+    )
     backbone: Backbone = build_timm(model, pretrained=pretrained, options=options)
     if text is not None:
         from clouds.backbones.clip_factory import build_clip_text
@@ -84,7 +108,7 @@ def timm(
 
         names = CLIP_MODELS[text]
         backbone = WithText(backbone, build_clip_text(names.model, names.weights, pretrained=pretrained is not False))
-    return freeze_untrained(backbone, options)
+    return prepare_training(backbone, options)
 
 
 def tiny(

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from clouds.backbones.blocks import convnext_blocks, vit_blocks
 from clouds.backbones.levels import STRIDES, sized, specs_of
 from clouds.backbones.vit import PLAIN_VITS, VitPyramid, to_patch_16
-from clouds.backbones.vit_options import AS_PUBLISHED, Layers, VitOptions
+from clouds.backbones.vit_options import AS_PUBLISHED, VitOptions
 from clouds.core.contract.adaptation import Block, Blocks
 from clouds.core.contract.component import FeatureSpec
 from clouds.core.contract.interfaces import Backbone
@@ -79,7 +79,8 @@ def build_timm(model: str, *, pretrained: bool | Path, options: VitOptions = AS_
         depth = len(probe.blocks) if isinstance(probe, PLAIN_VITS) else 0
     options.require(depth, f"timm model {model!r}")
     if depth:
-        trunk, specs = build_vit(model, pretrained=pretrained, layers=options.blocks(depth))
+        vit = build_vit(model, pretrained=pretrained, drop_path_rate=options.drop_path_rate)
+        trunk, specs = VitPyramid(vit, options.blocks(depth)), specs_of([vit.embed_dim] * 4)
     else:
         trunk, specs = build_trunk(model, pretrained=pretrained)
     mean, std = (config.mean, config.std) if config is not None else ((0.5,) * 3, (0.5,) * 3)
@@ -123,22 +124,20 @@ def _probe(model: str, **arguments: Any) -> tuple[dict[str, Any], tuple[int, ...
     return sizing, tuple(probe.feature_info.reduction())
 
 
-def build_vit(
-    model: str, *, pretrained: bool | Path, layers: Layers | None
-) -> tuple[nn.Module, dict[str, FeatureSpec]]:
-    """A plain ViT with 16 x 16 patches and the pyramid of `clouds.backbones.vit`.
+def build_vit(model: str, *, pretrained: bool | Path, drop_path_rate: float) -> Any:
+    """A plain ViT with 16 x 16 patches.
 
     Raises:
         ConfigError: the model is not a plain ViT.
         WeightsError: the weights are unavailable or do not fit.
     """
-    vit: Any = _create(model, pretrained=pretrained is True, dynamic_img_size=True)
+    vit: Any = _create(model, pretrained=pretrained is True, dynamic_img_size=True, drop_path_rate=drop_path_rate)
     if isinstance(pretrained, Path):
         state = _read_features(pretrained, vit)
         _check_registers(state, vit, model, pretrained)
         load_weights(vit, _converted(state, vit, pretrained), source=str(pretrained))
     vit.reset_classifier(0, "")
-    return VitPyramid(to_patch_16(vit), layers), specs_of([vit.embed_dim] * 4)
+    return to_patch_16(vit)
 
 
 def _check_registers(state: dict[str, Tensor], vit: Any, model: str, path: Path) -> None:

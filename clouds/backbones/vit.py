@@ -11,7 +11,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from clouds.backbones.blocks import call_qkv
+from clouds.backbones.blocks import call_qkv, checkpoint_blocks
 from clouds.backbones.vit_options import Layers, VitOptions
 from clouds.core.contract.interfaces import Backbone
 from clouds.core.system.errors import ConfigError
@@ -94,13 +94,15 @@ class VitPyramid(nn.Module):
         return vit_levels(self.vit, images, self.layers)[0]
 
 
-def freeze_untrained(backbone: Backbone, options: VitOptions) -> Backbone:
-    """Freeze what `options.trainable` leaves out. Returns the backbone."""
+def prepare_training(backbone: Backbone, options: VitOptions) -> Backbone:
+    """Freeze what `options.trainable` leaves out, and checkpoint the blocks if asked to. Returns the backbone."""
+    vit: Any = next((part for part in backbone.modules() if isinstance(part, PLAIN_VITS)), None)
+    if options.grad_checkpointing:
+        checkpoint_blocks(vit)
     if options.trainable is True:
         return backbone
     if options.last_blocks is None:
         return backbone.freeze()
-    vit: Any = next(part for part in backbone.modules() if isinstance(part, PLAIN_VITS))
     return backbone.freeze(but=[*vit.blocks[-options.last_blocks :], vit.norm])
 
 

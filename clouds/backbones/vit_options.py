@@ -1,8 +1,8 @@
-"""Options of plain ViTs: which blocks give the feature pyramid. Nothing here imports torch."""
+"""Options of plain ViTs: which blocks give the feature pyramid, how they are trained. Nothing here imports torch."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from attrs import frozen
 
@@ -17,31 +17,53 @@ _DEPTHS = ((1, 3), (1, 2), (2, 3), (1, 1))  # shares of the depth after which re
 
 @frozen(kw_only=True)
 class VitOptions:
-    """How a plain ViT's features are taken.
+    """How a plain ViT's features are taken, and how it is trained.
 
     Attributes:
         pyramid: "layers": each level from its own block; "last": all levels from the last block.
         layers: the blocks of res2..res5, counted from 0; None: `default_layers`.
         trainable: True: everything; False: nothing; "last4" and the like: the last blocks and the final norm.
+        grad_checkpointing: compute activations of blocks again in the backward pass instead of storing them.
+        drop_path_rate: probability of skipping the last block's residuals of an image in training (stochastic depth,
+            Huang et al., ECCV 2016), 0..1; it grows linearly from 0 at the first block.
     """
 
     pyramid: Pyramid = "layers"
     layers: Layers | None = None
     trainable: bool | LastBlocks = False
+    grad_checkpointing: bool = False
+    drop_path_rate: float = 0.0
 
     @property
     def last_blocks(self) -> int | None:
         """The number of blocks that are trained, or None for all or none."""
         return None if isinstance(self.trainable, bool) else int(self.trainable.removeprefix("last"))
 
+    @property
+    def of_vits(self) -> dict[str, Any]:
+        """The given options that only a plain ViT takes."""
+        asked = {
+            "layers": None if self.layers is None else list(self.layers),
+            "trainable": self.last_blocks and self.trainable,
+            "grad_checkpointing": self.grad_checkpointing,
+            "drop_path_rate": self.drop_path_rate,
+        }
+        return {name: value for name, value in asked.items() if value}
+
     def faults(self, depth: int | None) -> list[str]:
         """Faults of the options for a model of `depth` blocks (0: no plain ViT; None: unknown), one sentence each."""
         count, layers = self.last_blocks, None if self.layers is None else list(self.layers)
         if depth == 0:
-            asked = {"layers": layers, "trainable": count and self.trainable}
-            given = [f"{name}={value!r}" for name, value in asked.items() if value]
+            given = [f"{name}={value!r}" for name, value in self.of_vits.items()]
             return [f"{one} needs a plain ViT; the model has a pyramid of its own" for one in given]
         faults: list[str] = []
+        if not 0 <= self.drop_path_rate < 1:
+            faults.append(f"drop_path_rate is {self.drop_path_rate}; expected at least 0 and below 1")
+        elif self.drop_path_rate and not self.trainable:
+            faults.append(
+                f"drop_path_rate={self.drop_path_rate} needs trained blocks, but trainable=False freezes all; set "
+                "trainable=true or such as 'last4', or leave it out"
+            )
         if count is not None and depth is not None and count > depth:
             faults.append(f"trainable={self.trainable!r} asks for more blocks than there are; the model has {depth}")
         if layers is not None and self.pyramid == "last":

@@ -151,12 +151,14 @@ def _with_exact(recipe: Recipe, inputs: Inputs) -> Recipe:
     """The generated images as a further source, as often as without their labels."""
     data = recipe.data
     factors = (*(data.source_factors or [1.0] * len(data.source)), inputs.images / inputs.generated)
-    more = evolve(data, source=(*data.source, inputs.exact), source_factors=factors, generated="")
+    weights = (*(data.source_weights or [1.0] * len(data.source)), data.generated_weight)
+    source = (*data.source, inputs.exact)
+    more = evolve(data, source=source, source_factors=factors, source_weights=weights, generated="")
     return evolve(_without_refiner(recipe), data=more)
 
 
 def _only(data: DataConfig, specs: tuple[str, ...]) -> DataConfig:
-    return evolve(data, source=specs, source_factors=(), generated="")
+    return evolve(data, source=specs, source_factors=(), source_weights=(), generated="")
 
 
 def _without_refiner(recipe: Recipe) -> Recipe:

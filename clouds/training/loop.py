@@ -26,7 +26,7 @@ from clouds.training.checkpoint import Progress, restore_state, save_checkpoint
 from clouds.training.interrupt import StopSignal, TrainingInterrupted, undisturbed
 from clouds.training.learner import Learner, distribute
 from clouds.training.optimizer import build_optimizer, build_schedule
-from clouds.training.recipe import Phase, Recipe
+from clouds.training.recipe import Phase, Recipe, TeacherConfig
 from clouds.training.samples import Sample, SampleReader, batches
 from clouds.training.steps import State, seed_global_generators, train_step
 from clouds.training.teacher import Teacher
@@ -168,12 +168,16 @@ def _initial_state(run: Run, phase: Phase) -> State:
         schedule=build_schedule(optimizer, recipe.optimizer, steps=run.recipe.config(phase).steps),
         config=recipe.optimizer,
         seed=recipe.seed * 2 + _SEEDS[phase],
-        teacher=Teacher(pipeline, decay=config.decay, confidence=config.confidence) if taught else None,
+        teacher=_teacher(pipeline, config) if taught else None,
         teacher_config=config,
         processes=run.processes,
         learner=distribute(learner, run.processes),
         accumulate=recipe.loop.accumulate,
     )
+
+
+def _teacher(pipeline: Pipeline, config: TeacherConfig) -> Teacher:
+    return Teacher(pipeline, decay=config.decay, confidence=config.confidence, weight_threshold=config.weight_threshold)
 
 
 def _open_stream(run: Run, phase: Phase, state: State, start: int) -> Iterator[list[Sample]]:
@@ -182,9 +186,17 @@ def _open_stream(run: Run, phase: Phase, state: State, start: int) -> Iterator[l
     factors = list(data.source_factors or [1.0] * len(run.sources))
     weights = np.multiply(factors, [len(source) for source in run.sources])
     shares = tuple(weights / weights.sum()) if data.class_mix and pictures else ()
-    options = {"seed": state.seed, "rare": run.rare, "paste_shares": shares, "on_error": data.on_error}
-    options |= {"instances": data.instances}
-    reader = SampleReader(run.sources, pictures, data.augmentation(), **options)
+    reader = SampleReader(
+        run.sources,
+        pictures,
+        data.augmentation(),
+        seed=state.seed,
+        rare=run.rare,
+        instances=data.instances,
+        paste_shares=shares,
+        weights=(*(data.source_weights or [1.0] * len(run.sources)), data.generated_weight),
+        on_error=data.on_error,
+    )
     return batches(
         reader,
         factors=[*factors, data.generated_factor] if pictures else factors,

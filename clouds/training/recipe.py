@@ -39,6 +39,9 @@ class DataConfig:
         source_factors: how often an epoch repeats each image, per source; empty means 1 for all.
         generated: folder of a generated dataset, or empty.
         generated_factor: how often an epoch repeats each generated image.
+        source_weights: weight of an image's loss, per source; empty means 1 for all. `clouds.training.learner.Learner`
+            says what is weighted.
+        generated_weight: weight of a generated image's loss.
         instances: learn one mask per instance of a thing, and one per stuff class, instead of one per class; crowds are
             ignored. It needs sources of a kind ending in "-panoptic", a head that separates instances, and no
             generated images.
@@ -58,6 +61,8 @@ class DataConfig:
     source_factors: tuple[float, ...] = field(default=(), validator=within(0, 1000))
     generated: str = ""
     generated_factor: float = field(default=1.0, validator=within(0, 1000))
+    source_weights: tuple[float, ...] = field(default=(), validator=within(0, 1000))
+    generated_weight: float = field(default=1.0, validator=within(0, 1000))
     instances: bool = False
     rare_classes: RareClassConfig = field(factory=RareClassConfig)
     class_mix: bool = False
@@ -77,10 +82,9 @@ class DataConfig:
     def __attrs_post_init__(self) -> None:
         if any(side % 32 for side in self.crop):
             raise ConfigError(f"data.crop is {list(self.crop)}; both sides must be multiples of 32")
-        if self.source_factors and len(self.source_factors) != len(self.source):
-            raise ConfigError(
-                f"data.source_factors has {len(self.source_factors)} values for {len(self.source)} sources"
-            )
+        for name, values in (("source_factors", self.source_factors), ("source_weights", self.source_weights)):
+            if values and len(values) != len(self.source):
+                raise ConfigError(f"data.{name} has {len(values)} values for {len(self.source)} sources")
         if self.rare_classes.index and len(self.rare_classes.index) != len(self.source):
             raise ConfigError(
                 f"data.rare_classes.index has {len(self.rare_classes.index)} files for {len(self.source)} sources"
@@ -182,6 +186,8 @@ class TeacherConfig:
         every: steps between updates.
         confidence: minimum share of the scores that a pixel's best class needs, else the pixel is ignored; 0 labels
             every pixel, as published.
+        weight_threshold: a generated image's loss is weighted by the share of its pixels whose best class has at least
+            this share of the scores (DACS, DAFormer: 0.968); 0 weights every image alike, as published.
         result: whether the average, not the student, is evaluated and saved as the result of each phase. The warm-up
             then has a teacher, too, and the joint phase starts from its average.
     """
@@ -189,6 +195,7 @@ class TeacherConfig:
     decay: float = field(default=0.999, validator=within(0, 1))
     every: int = field(default=100, validator=within(1, MANY))
     confidence: float = field(default=0.0, validator=within(0, 0.9999))
+    weight_threshold: float = field(default=0.0, validator=within(0, 0.9999))
     result: bool = False
 
 

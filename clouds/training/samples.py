@@ -41,6 +41,7 @@ class Sample:
         position: index of the sample in the phase; it keys all of its random choices.
         name: image file, for messages.
         pasted: train ids of what ClassMix pasted onto `image`, 255 elsewhere; None without.
+        weight: of the image's loss.
         skipped: errors of the unreadable images that this sample replaces.
     """
 
@@ -50,6 +51,7 @@ class Sample:
     position: int
     name: str
     pasted: UInt8[Tensor, "h w"] | None = None
+    weight: float = 1.0
     skipped: tuple[str, ...] = ()
 
 
@@ -64,6 +66,7 @@ class SampleReader(TorchDataset["Sample | DataError"]):
         rare: rare-class draws, one per source; empty takes the images as they are addressed.
         instances: samples have segment maps, without crowds, instead of label maps; excludes `paste_shares`.
         paste_shares: how often ClassMix takes a view of each source, summing to 1; empty pastes nothing.
+        weights: weight of an image's loss, per dataset; empty means 1 for all.
         on_error: for an unreadable image, "stop" returns the error as a value (it must survive the worker process);
             "skip" returns the dataset's next readable image.
     """
@@ -78,6 +81,7 @@ class SampleReader(TorchDataset["Sample | DataError"]):
         rare: Sequence[RareClasses] = (),
         instances: bool = False,
         paste_shares: Sequence[float] = (),
+        weights: Sequence[float] = (),
         on_error: Literal["stop", "skip"] = "stop",
     ) -> None:
         self.sources = tuple(sources)
@@ -87,6 +91,7 @@ class SampleReader(TorchDataset["Sample | DataError"]):
         self.rare = tuple(rare)
         self.instances = instances
         self.paste_shares = tuple(paste_shares)
+        self.weights = tuple(weights)
         self.on_error: Literal["stop", "skip"] = on_error
 
     def __getitem__(self, key: tuple[int, int, int]) -> Sample | DataError:
@@ -99,7 +104,8 @@ class SampleReader(TorchDataset["Sample | DataError"]):
             except DataError as error:
                 skipped.append(str(error))
             else:
-                return evolve(sample, skipped=tuple(skipped))
+                weight = self.weights[which] if self.weights else 1.0
+                return evolve(sample, weight=weight, skipped=tuple(skipped))
         if self.on_error == "skip":
             return DataError(f"no image of the dataset can be read: {skipped[0]}")
         return DataError(f"{skipped[0]}; to skip unreadable images, set data.on_error=skip")

@@ -7,7 +7,8 @@ on a distorted view, with the same loss as for source images.
 A step splits its images over processes, and each process splits its share into `State.accumulate` parts whose gradients
 are added up. The result is the loss of the whole batch: each part's terms are weighted by its share of the items that
 the term averages over. Mask losses are thus divided by the number of targets of all processes, as published. The class
-term is, too, while the published code normalizes it per process.
+term is, too, while the published code normalizes it per process. The weights of images do not change these shares; see
+`Learner`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import numpy as np
 import torch
-from attrs import Factory, define
+from attrs import Factory, define, evolve
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
@@ -29,7 +30,7 @@ from clouds.core.contract.records import Targets
 from clouds.core.pipeline.pipeline import Pipeline
 from clouds.core.system.errors import NonFiniteError
 from clouds.core.system.processes import Processes
-from clouds.training.learner import Learner
+from clouds.training.learner import Learner, item_counts
 from clouds.training.recipe import OptimizerConfig, TeacherConfig
 from clouds.training.samples import Sample
 from clouds.training.targets import pasted_targets
@@ -121,14 +122,15 @@ def pseudo_targets(state: State, generated: Sequence[Sample]) -> dict[int, Targe
     if state.teacher is None:
         raise ValueError("generated images need a teacher; the state has none")
     clean = [sample.clean.to(state.pipeline.device) for sample in generated if sample.clean is not None]
-    label_maps = state.teacher.label_maps(clean)
+    label_maps, weights = zip(*state.teacher.weighted_label_maps(clean), strict=True)
     refiner = state.pipeline.refiner
     if refiner is None:
         refined = [Targets.from_label_map(label_map) for label_map in label_maps]
     else:
         rngs = [np.random.default_rng([state.seed, sample.position]) for sample in generated]
         refined = refiner.refine(clean, label_maps, rngs=rngs)
-    return {sample.position: target for sample, target in zip(generated, refined, strict=True)}
+    found = zip(generated, refined, weights, strict=True)
+    return {sample.position: evolve(target, weight=weight) for sample, target, weight in found}
 
 
 def _targets(state: State, samples: Sequence[Sample]) -> list[Targets]:
@@ -139,20 +141,21 @@ def _targets(state: State, samples: Sequence[Sample]) -> list[Targets]:
         for sample in samples
     ]
     device = state.pipeline.device
-    return [
+    mixed = [
         target.to(device) if sample.pasted is None else pasted_targets(target.to(device), sample.pasted.to(device))
         for sample, target in zip(samples, found, strict=True)
     ]
+    return [evolve(target, weight=target.weight * sample.weight) for sample, target in zip(samples, mixed, strict=True)]
 
 
 def _part_weights(state: State, targets: Sequence[Sequence[Targets]]) -> list[dict[str, float]]:
-    """Factors of the loss terms, per part; key "" is for terms without a count.
+    """Factors of the loss terms, per part, by name as in `item_counts`.
 
     With them, the mean over processes of the sum over parts is the loss of the whole batch.
     """
     if state.processes.world * len(targets) == 1:
         return [{"": 1.0}]
-    counts = [{"": float(len(part)), **state.pipeline.head.loss_counts(part)} for part in targets]
+    counts = [item_counts(state.pipeline.head, part) for part in targets]
     own = torch.tensor([list(part.values()) for part in counts], dtype=torch.float64)
     share = (state.processes.sum(own.sum(0)) / state.processes.world).tolist()
     return [

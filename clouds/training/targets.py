@@ -12,7 +12,8 @@ from clouds.core.contract.records import Targets
 def pasted_targets(targets: Targets, pasted: UInt8[Tensor, "h w"]) -> Targets:
     """Targets after ClassMix: the classes of `pasted` (255: nothing) over the former targets.
 
-    A pasted class that the targets also hold becomes one mask. Masks that are covered completely are dropped.
+    A pasted class that the targets also hold becomes one mask. Masks that are covered completely are dropped. The
+    weight becomes the mean over pixels of 1 where something was pasted, and the former weight elsewhere.
     """
     # Former masks "n h w", without the covered pixels
     over = Targets.from_label_map(pasted)
@@ -22,8 +23,10 @@ def pasted_targets(targets: Targets, pasted: UInt8[Tensor, "h w"]) -> Targets:
     joined = [mask | masks[former].any(0) for mask, former in zip(over.masks, same, strict=True)]
     # Former masks of other classes that still have pixels
     kept = ~same.any(0) & masks.flatten(1).any(1)
+    uncovered = 1 - over.valid.double().mean().item()
     return Targets(
         labels=torch.cat([targets.labels[kept], over.labels]),
         masks=torch.cat([masks[kept], *(mask[None] for mask in joined)]),
         valid=targets.valid | over.valid,
+        weight=1 - uncovered * (1 - targets.weight),
     )

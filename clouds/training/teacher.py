@@ -33,11 +33,15 @@ class Teacher:
         student: the pipeline to train.
         decay: weight of the teacher's own parameters in an update, 0..1.
         confidence: minimum share of the scores that a pixel's best class needs, else the pixel is ignored.
+        weight_threshold: share of the scores for `weighted_label_maps`.
     """
 
-    def __init__(self, student: Pipeline, *, decay: float, confidence: float = 0.0) -> None:
+    def __init__(
+        self, student: Pipeline, *, decay: float, confidence: float = 0.0, weight_threshold: float = 0.0
+    ) -> None:
         self.decay = decay
         self.confidence = confidence
+        self.weight_threshold = weight_threshold
         self._student = student
         trained = any(parameter.requires_grad for parameter in student.backbone.parameters())
         backbone = _frozen_copy(student.backbone) if trained else student.backbone
@@ -94,9 +98,17 @@ class Teacher:
         own, student = self.averaged, self._student.segmenter.parts
         return nn.ModuleList(own.values()), nn.ModuleList(student[name] for name in own)
 
-    @torch.no_grad()
     def label_maps(self, images: list[UInt8[Tensor, "3 h w"]]) -> list[UInt8[Tensor, "h w"]]:
         """Label maps of clean views: the class with the highest score, 255 where it is below the confidence."""
+        return [label_map for label_map, _ in self.weighted_label_maps(images)]
+
+    @torch.no_grad()
+    def weighted_label_maps(self, images: list[UInt8[Tensor, "3 h w"]]) -> list[tuple[UInt8[Tensor, "h w"], float]]:
+        """`label_maps`, each with the weight of its image, 0..1.
+
+        The weight is the share of all pixels whose best class has at least `weight_threshold` of the scores. Source:
+        Tranheden et al., DACS, WACV 2021, section 3.2; Hoyer et al., DAFormer, CVPR 2022, equation 4.
+        """
         classifier = self._student.classifier
         if classifier is not None and isinstance(self.backbone, MaskPooler):
             classifier = evolve(classifier, pooler=self.backbone)
@@ -105,13 +117,14 @@ class Teacher:
         sizes = [(image.shape[1], image.shape[2]) for image in images]
         return [self._label_map(output.image(index), size) for index, size in enumerate(sizes)]
 
-    def _label_map(self, output: HeadOutput, size: tuple[int, int]) -> UInt8[Tensor, "h w"]:
-        if not self.confidence:
-            return self.head.segment(output, size, size)
+    def _label_map(self, output: HeadOutput, size: tuple[int, int]) -> tuple[UInt8[Tensor, "h w"], float]:
+        if not (self.confidence or self.weight_threshold):
+            return self.head.segment(output, size, size), 1.0
         scores = self.head.segment(output, size, size, scores=True)
         best, label_map = scores.max(0)
-        sure = best >= self.confidence * scores.sum(0)
-        return torch.where(sure, label_map, IGNORE_ID).to(torch.uint8)
+        total = scores.sum(0)
+        weight = (best >= self.weight_threshold * total).double().mean().item()
+        return torch.where(best >= self.confidence * total, label_map, IGNORE_ID).to(torch.uint8), weight
 
 
 def _frozen_copy(module: _Module) -> _Module:

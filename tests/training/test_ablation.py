@@ -25,6 +25,7 @@ def settings(source: str, tmp_path: Path) -> Recipe:
     made = clouds.generate(drawn, 3, out=tmp_path / "drawn", prompts=["a street"], size=(32, 64), keep_labels=True)
     return recipe(
         *(f'data.source=["{source}"]', f"data.generated={made.folder}", "joint.batch_size=4", "device=cpu"),
+        "data.generated_weight=0.5",
         *('head={name="linear",width=8}', f"backbone={json.dumps(TINY).replace(':', '=')}"),
         *("warmup.steps=2", "joint.steps=2", "loop.checkpoint_every=1", "loop.evaluate_every=1"),
     )
@@ -52,13 +53,14 @@ def test_arms_share_the_warm_up_and_the_number_of_source_images(settings: Recipe
     assert [one.joint.batch_size for one in recipes.values()] == [2, 4, 4, 4]
     assert recipes["generated"].data.generated_factor == 5 / 3
     assert recipes["exact"].data.source_factors == (1.0, 5 / 3)
+    assert recipes["exact"].data.source_weights == (1.0, 0.5)
     assert (recipes["sure"].teacher.confidence, recipes["sure"].optimizer.lr) == (0.5, 2e-3)
     starts = [
         clouds.load(out / "arms" / name / "seed-0" / "start", trust=["refiner"]) for name in ("source", "refined")
     ]
     assert_same(weights(starts[0]), weights(starts[1]))
     assert [one.refiner is None for one in starts] == [True, False]
-    for row in map(json.loads, (out / "rows.jsonl").read_text().splitlines()):
+    for row in map(json.loads, (out / "rows.jsonl").read_text(encoding="utf-8").splitlines()):
         assert (row["seed"], row["step"]) == (0, 4)
         report = clouds.evaluate(
             clouds.load(out / "arms" / row["arm"] / "seed-0" / "joint", trust=["refiner"]), [target]
@@ -102,7 +104,7 @@ def test_more_arms_and_seeds_are_added(settings: Recipe, target: str, tmp_path: 
     assert gain is not None
     assert gain.mean == pytest.approx(np.mean([own[seed] - base[seed] for seed in (0, 1)]))
     assert result.intervals["source"][1] is None
-    table, page = ((tmp_path / "out" / name).read_text() for name in ("table.txt", "report.html"))
+    table, page = ((tmp_path / "out" / name).read_text(encoding="utf-8") for name in ("table.txt", "report.html"))
     assert "gain, over images" in table
     for words in ("Arms", "mIoU during training", "Labels of the first teacher", "Predictions", "data:image/png"):
         assert words in page
@@ -189,6 +191,6 @@ def test_a_folder_of_something_else_is_refused(settings: Recipe, target: str, tm
     with pytest.raises(DataError, match=r"images.npz: cannot be read .*; remove it, and repeat the call"):
         ablate(settings, arms=["source"], seeds=[0], data=[target], out=out)
     (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "note.txt").write_text("mine")
+    (tmp_path / "other" / "note.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(DataError, match=r"is not empty and has no ablation\.json"):
         ablate(settings, arms=["source"], seeds=[0], data=[target], out=tmp_path / "other")

@@ -95,7 +95,7 @@ def test_another_refiner_comes_with_its_defaults_or_with_the_published_options()
 
 def test_recipes_can_be_files(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
-    path.write_text('extends = "folder"\nseed = 3\n[joint]\nsteps = 5\n')
+    path.write_text('extends = "folder"\nseed = 3\n[joint]\nsteps = 5\n', encoding="utf-8")
     recipe = load_recipe(path)
     assert (recipe.seed, recipe.joint.steps, recipe.joint.batch_size) == (3, 5, 8)
 
@@ -117,6 +117,8 @@ def test_faults_are_named(name: str, overrides: list[str], message: str) -> None
 def test_values_out_of_range_are_refused() -> None:
     with pytest.raises(ConfigError, match="source_factors has 1 values for 2 sources"):
         DataConfig(source=("a", "b"), source_factors=(1.0,))
+    with pytest.raises(ConfigError, match="source_weights has 3 values for 2 sources"):
+        DataConfig(source=("a", "b"), source_weights=(1.0, 1.0, 0.5))
     with pytest.raises(ConfigError, match=r"scale is \[2\.0, 1\.0\]; expected low <= high"):
         DataConfig(scale=(2.0, 1.0))
     with pytest.raises(
@@ -132,14 +134,15 @@ def test_values_out_of_range_are_refused() -> None:
 
 
 NUMBERS = [
-    "data.cat_max_ratio",
+    *("data.cat_max_ratio", "data.generated_weight"),
     *("data.generated_factor", "data.workers", "optimizer.lr", "optimizer.weight_decay", "optimizer.clip_norm"),
     *("optimizer.momentum", "optimizer.layer_decay", "optimizer.lr_warmup", "optimizer.power", "optimizer.gamma"),
     *("warmup.steps", "warmup.batch_size", "joint.steps", "joint.batch_size"),
-    *("teacher.decay", "teacher.every", "teacher.confidence"),
+    *("teacher.decay", "teacher.every", "teacher.confidence", "teacher.weight_threshold"),
     *("loop.accumulate", "loop.checkpoint_every", "loop.keep", "loop.evaluate_every", "loop.keep_best"),
     "seed",
 ]
+TUPLES = ["data.source_factors", "data.source_weights", "data.scale", "data.crop", "optimizer.milestones"]
 OF_INNER_TABLES = [f"data.rare_classes.{key}" for key in ("temperature", "min_pixels", "min_crop_share")]
 
 
@@ -164,7 +167,7 @@ def test_every_number_of_a_recipe_has_a_range(key: str, value: str) -> None:
         load_recipe("folder", [f"{key}={value}"])
 
 
-@pytest.mark.parametrize("key", ["data.source_factors", "data.scale", "data.crop", "optimizer.milestones"])
+@pytest.mark.parametrize("key", TUPLES)
 @pytest.mark.parametrize("value", ["-1", "1e30", "nan", "inf"])
 def test_every_number_of_a_tuple_has_a_range(key: str, value: str) -> None:
     table, _, name = key.partition(".")
@@ -180,11 +183,11 @@ def test_a_recipe_that_would_train_nothing_is_refused(key: str) -> None:
 
 def test_a_recipe_that_extends_itself_is_named(tmp_path: Path) -> None:
     first, second = tmp_path / "a.toml", tmp_path / "b.toml"
-    first.write_text(f'extends = "{second}"\n')
-    second.write_text(f'extends = "{first}"\n')
+    first.write_text(f'extends = "{second}"\n', encoding="utf-8")
+    second.write_text(f'extends = "{first}"\n', encoding="utf-8")
     with pytest.raises(ConfigError, match=r"a\.toml extends itself: .*a\.toml -> .*b\.toml -> .*a\.toml; remove one"):
         load_recipe(first)
-    first.write_text("extends = 3\n")
+    first.write_text("extends = 3\n", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"a\.toml: extends is 3; expected one name or \.toml file"):
         load_recipe(first)
 

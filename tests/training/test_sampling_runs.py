@@ -1,4 +1,4 @@
-"""Runs with rare-class sampling, crops by class share, and ClassMix."""
+"""Runs with rare-class sampling, crops by class share, ClassMix, and weights of images."""
 
 import os
 import signal
@@ -24,7 +24,8 @@ def settings(source: str, tmp_path: Path) -> Recipe:
     assert index is not None
     index.write(tmp_path / "index.json")
     rare = [f'data.rare_classes.index=["{tmp_path / "index.json"}"]', "data.rare_classes.min_pixels=100"]
-    return recipe(f"data.source={source}", *rare, "data.cat_max_ratio=0.75", "data.class_mix=true")
+    weights = ["data.source_weights=[0.5]", "data.generated_weight=2", "teacher.weight_threshold=0.08"]
+    return recipe(f"data.source={source}", *rare, *weights, "data.cat_max_ratio=0.75", "data.class_mix=true")
 
 
 def test_a_run_resumes_bitwise(settings: Recipe, generated: Path, tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ Axis letters: b images, n tokens, h and w pixels of a map, c channels, q queries
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, cast
 
 from attrs import frozen
@@ -134,6 +135,29 @@ class Adapter(nn.Module, ABC):
             for key, hook in tuple(_hooks_of(part).items()):
                 if isinstance(hook, _Hook) and hook.adapter is self:
                     del _hooks_of(part)[key]
+
+
+@contextmanager
+def activated(*adapters: Adapter) -> Generator[None]:
+    """Let the hooks of these adapters act inside the block."""
+    before = [adapter.active for adapter in adapters]
+    for adapter in adapters:
+        adapter.active = True
+    try:
+        yield
+    finally:
+        for adapter, was in zip(adapters, before, strict=True):
+            adapter.active = was
+
+
+def activity(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """The contexts that `torch.utils.checkpoint` enters for a block: at first, and when it computes the block again.
+
+    The backward pass runs after the segmenter has deactivated its adapter, so the second context activates again what
+    is active now.
+    """
+    active = {hook.adapter: None for hook in _hooks(block) if hook.adapter.active}
+    return nullcontext(), activated(*active)
 
 
 class _Hook:

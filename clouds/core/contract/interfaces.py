@@ -152,6 +152,13 @@ class ImageGenerators(torch.Generator):
         self.images = tuple(torch.Generator().manual_seed(seed) for seed in seeds)
         self.manual_seed(int(np.random.SeedSequence(list(seeds)).generate_state(1, np.uint64)[0] >> 1))
 
+    def of(self, indices: Sequence[int]) -> ImageGenerators:
+        """The same generators of some images; as a generator itself, it is seeded by their seeds."""
+        chosen = [self.images[index] for index in indices]
+        part = ImageGenerators([one.initial_seed() for one in chosen])
+        part.images = tuple(chosen)
+        return part
+
 
 class Head(nn.Module, ABC):
     """Predicts masks from features, computes their loss, and merges them into a segmentation.

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from importlib.metadata import version
 from typing import Any, Literal
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from clouds.core.contract.component import BUILT_IN, Kind
 from clouds.core.contract.labels import LabelSpace
@@ -131,6 +131,14 @@ class Plan:
         if adapter is None or head is None or "queries" not in adapter.provides or "queries" in head.provides:
             return ()
         return (f"{adapter.title} makes queries, which {head.title} ignores",)
+
+    def without_adapter(self) -> Plan:
+        """The plan after its adapter was merged. Nothing of the backbone is trained, so nothing is checkpointed."""
+        parts = {kind: part for kind, part in self.parts.items() if kind != Kind.ADAPTER}
+        backbone = parts[Kind.BACKBONE]
+        if backbone.options.get("grad_checkpointing"):
+            parts[Kind.BACKBONE] = evolve(backbone, options={**backbone.options, "grad_checkpointing": False})
+        return evolve(self, parts=parts)
 
     def to_json(self) -> str:
         """Convert to JSON text; `Plan.from_json` reads it."""

@@ -70,6 +70,16 @@ class HeadOutput:
         one = slice(index, index + 1)
         return HeadOutput(class_logits=self.class_logits[one], mask_logits=self.mask_logits[one])
 
+    def images(self, indices: Sequence[int]) -> HeadOutput:
+        """All predictions for some images, as a batch of them."""
+        chosen = list(indices)
+        return HeadOutput(
+            class_logits=self.class_logits[chosen],
+            mask_logits=self.mask_logits[chosen],
+            auxiliary=tuple(one.images(chosen) for one in self.auxiliary),
+            windows=tuple(self.windows[index] for index in chosen) if self.windows else (),
+        )
+
 
 @frozen(eq=False)
 class Targets:
@@ -79,11 +89,13 @@ class Targets:
         labels: the class of each mask.
         masks: pixels inside each mask, at network size.
         valid: pixels that count; ignored and padded pixels do not.
+        weight: of the image's loss. Training applies it; heads ignore it.
     """
 
     labels: Int[Tensor, " n"]
     masks: Bool[Tensor, "n h w"]
     valid: Bool[Tensor, "h w"]
+    weight: float = 1.0
 
     @classmethod
     def from_label_map(cls, label_map: Integer[Tensor, "h w"], *, ignore: int = 255) -> Targets:
@@ -116,7 +128,8 @@ class Targets:
 
     def to(self, device: torch.device | str) -> Targets:
         """Copy the targets to a device."""
-        return Targets(labels=self.labels.to(device), masks=self.masks.to(device), valid=self.valid.to(device))
+        labels, masks, valid = (tensor.to(device) for tensor in (self.labels, self.masks, self.valid))
+        return Targets(labels=labels, masks=masks, valid=valid, weight=self.weight)
 
 
 def _to_size(value: Sequence[int]) -> tuple[int, int]:

@@ -167,8 +167,7 @@ class Pipeline:
         blocks = blocks_of(self.backbone)
         self.adapter.merge(blocks)
         self.adapter.detach(blocks)
-        parts = {kind: part for kind, part in self.plan.parts.items() if kind != Kind.ADAPTER}
-        self.plan = evolve(self.plan, parts=parts)
+        self.plan = self.plan.without_adapter()
         self.segmenter = Segmenter(self.backbone, self.head)
 
     def forward(self, images: Sequence[UInt8[Tensor, "3 _ _"]], rngs: ImageGenerators | None = None) -> HeadOutput:

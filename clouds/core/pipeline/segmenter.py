@@ -13,7 +13,7 @@ from attrs import evolve
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from clouds.core.contract.adaptation import Adapter, Block, Blocks
+from clouds.core.contract.adaptation import Adapter, Block, Blocks, activated
 from clouds.core.contract.interfaces import Backbone, Head, ImageGenerators, MaskPooler, TextClassifier
 from clouds.core.contract.records import Features, HeadOutput
 from clouds.core.system.errors import ConfigError
@@ -70,11 +70,8 @@ class Segmenter(nn.Module):
         """Features of the adapted backbone; `backbone(batch)` are those without the adapter."""
         if self.adapter is None:
             return self.backbone(batch)
-        self.adapter.active = True
-        try:
+        with activated(self.adapter):
             features = self.backbone(batch)
-        finally:
-            self.adapter.active = False
         queries = self.adapter.queries()
         return features if queries is None else evolve(features, queries=queries)
 
