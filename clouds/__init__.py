@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     )
     from clouds.core.contract.weight_records import FileWeights, HubWeights, PageWeights, Pinned
     from clouds.core.pipeline.composer import compose, load
+    from clouds.core.pipeline.export import export
     from clouds.core.pipeline.pipeline import Pipeline
     from clouds.core.pipeline.prediction import Prediction
     from clouds.core.published.checkpoint import from_reference_checkpoint
@@ -81,6 +82,7 @@ _HOMES = {
     "clouds.core.contract.catalog": ("BrokenPlugin", "Catalog"),
     "clouds.core.contract.component": ("Component", "FeatureSpec", "Kind"),
     "clouds.core.pipeline.composer": ("compose", "load"),
+    "clouds.core.pipeline.export": ("export",),
     "clouds.core.system.errors": (
         "CloudsError",
         "ComponentError",

@@ -23,6 +23,7 @@ from clouds.cli import (
     data_commands,
     doctor,
     evaluate_command,
+    export,
     model_commands,
     refine_commands,
     sheet,
@@ -60,6 +61,7 @@ def build_app() -> App:
         "generate": data_commands.generate,
         "sheet": sheet.sheet,
         "convert": convert.convert,
+        "export": export.export,
         "bench": bench.bench,
         "completion": completion,
     }

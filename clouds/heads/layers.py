@@ -43,7 +43,7 @@ class Mlp(nn.Module):
 
 def tokenwise(function: Callable[[Tensor], Tensor], x: Float[Tensor, "b n c"]) -> Float[Tensor, "b n c"]:
     """Apply a per-token function; on CPU in chunks, so that intermediates stay in cache."""
-    if x.device.type != "cpu" or x.shape[1] <= _TOKENS:
+    if x.device.type != "cpu" or torch.compiler.is_exporting() or x.shape[1] <= _TOKENS:
         return function(x)
     return torch.cat([function(part) for part in x.split(_TOKENS, dim=1)], dim=1)
 

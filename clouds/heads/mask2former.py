@@ -17,7 +17,7 @@ from clouds.heads.masked_decoder import MaskedDecoder
 from clouds.heads.pixel_decoder import PixelDecoder
 from clouds.heads.points import PointSource
 from clouds.heads.text_logits import with_void
-from clouds.kernels.semantic_inference import semantic_inference
+from clouds.kernels.semantic_inference import reference, semantic_inference
 
 _STRIDE = 4
 
@@ -87,6 +87,20 @@ class Mask2Former(Head):
         return semantic_inference(
             output.class_logits[0].float().softmax(-1)[:, :-1],
             output.mask_logits[0],
+            (height * _STRIDE, width * _STRIDE),
+            valid_size,
+            size,
+            self.postprocess,
+            scores=scores,
+        )
+
+    def segment_all(
+        self, output: HeadOutput, valid_size: tuple[int, int], size: tuple[int, int], *, scores: bool = False
+    ) -> Tensor:
+        height, width = output.mask_logits.shape[-2:]
+        return reference(
+            output.class_logits.float().softmax(-1)[..., :-1],
+            output.mask_logits.float(),
             (height * _STRIDE, width * _STRIDE),
             valid_size,
             size,

@@ -123,7 +123,7 @@ class MaskedDecoder(nn.Module):
             queries: initial queries and position embeddings in place of the decoder's own.
         """
         # Initial queries and their position embeddings "b q c"
-        batch = len(pixels.mask_features)
+        batch = pixels.mask_features.shape[0]
         own = (self.query_feat.weight, self.query_embed.weight)
         x, query_position = (one.expand(batch, -1, -1) for one in (own if queries is None else queries))
         # Keys and values "b n c", and mask features "b c n" for attention masks, per level

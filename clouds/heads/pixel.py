@@ -13,7 +13,7 @@ from torch.nn import functional
 from clouds.core.contract.interfaces import Head, TextClassifier
 from clouds.core.contract.records import Features, HeadOutput, Targets
 from clouds.core.system.errors import NonFiniteError
-from clouds.kernels.semantic_inference import semantic_inference
+from clouds.kernels.semantic_inference import reference, semantic_inference
 
 _CERTAIN = 200.0  # exp(-200) is 0 in float32: query i has class i with probability 1
 _STRIDE = 4  # of the logits
@@ -64,6 +64,20 @@ class PixelHead(Head):
             scores=scores,
         )
 
+    def segment_all(
+        self, output: HeadOutput, valid_size: tuple[int, int], size: tuple[int, int], *, scores: bool = False
+    ) -> Tensor:
+        batch, classes, height, width = output.mask_logits.shape
+        return reference(
+            torch.eye(classes, device=output.mask_logits.device).expand(batch, -1, -1),  # query i is class i
+            output.mask_logits,
+            (height * _STRIDE, width * _STRIDE),
+            valid_size,
+            size,
+            activation="softmax",
+            scores=scores,
+        )
+
 
 def label_maps(targets: Sequence[Targets], device: torch.device) -> Int[Tensor, "b h w"]:
     """The class of each pixel; pixels with no class or with two classes are 255."""
@@ -90,8 +104,7 @@ def to_output(logits: Float[Tensor, "b k h w"]) -> HeadOutput:
     mask_logits = logits - _odds_base(logits.detach())
     # Constant class logits "b k k1": query i has class i
     batch, classes = mask_logits.shape[:2]
-    known = torch.full((classes, classes + 1), -_CERTAIN, device=mask_logits.device, dtype=mask_logits.dtype)
-    known.fill_diagonal_(0.0)
+    known = _CERTAIN * (torch.eye(classes, classes + 1, device=mask_logits.device, dtype=mask_logits.dtype) - 1)
     return HeadOutput(class_logits=known.expand(batch, -1, -1), mask_logits=mask_logits)
 
 

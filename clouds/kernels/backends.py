@@ -46,6 +46,8 @@ def choose(
         return backend
     if backend not in ("auto", "triton"):
         raise ValueError(f"{op}: unknown backend {backend!r}; expected 'auto', 'triton', 'torch' or 'reference'")
+    if backend == "auto" and device.type != "cuda" and torch.compiler.is_exporting():
+        return "reference"  # its operators have every size as a variable, and other runtimes have them
     if backend == "auto" and (device.type != "cuda" or _torch_is_faster(op, dtype, gradients=gradients)):
         return "torch"
     obstacle = _missing(device) or objection

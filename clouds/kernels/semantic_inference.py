@@ -37,7 +37,7 @@ Taps = tuple[Tensor, Tensor]
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": torch.sigmoid,
-    "softmax": lambda maps: maps.softmax(0),
+    "softmax": lambda maps: maps.softmax(-3),
 }
 
 _STRIP = 1 << 18  # logits per strip: 1 MB in float32 stays in a core's cache, and is reused by the allocator
@@ -97,8 +97,8 @@ def semantic_inference(
 
 
 def reference(
-    class_probabilities: Float[Tensor, "q k"],
-    mask_logits: Float[Tensor, "q h w"],
+    class_probabilities: Float[Tensor, "*b q k"],
+    mask_logits: Float[Tensor, "*b q h w"],
     network_size: Size,
     valid_size: Size,
     size: Size,
@@ -107,21 +107,23 @@ def reference(
     activation: Activation = "sigmoid",
     scores: bool = False,
 ) -> Tensor:
-    """All steps at full size, in the dtype of the inputs."""
-    # Logits at network size, cropped to the image, for "masks_first" resized to the output: "q y x"
-    maps = _resized(mask_logits, network_size)[:, : valid_size[0], : valid_size[1]]
+    """All steps at full size, in the dtype of the inputs; also for a batch of images of one size."""
+    # Logits at network size, cropped to the image, for "masks_first" resized to the output: "*b q y x"
+    maps = _resized(mask_logits, network_size)[..., : valid_size[0], : valid_size[1]]
     if postprocess == "masks_first":
         maps = _resized(maps, size)
-    # Merged scores "k y x", for "merge_first" resized to the output
-    merged = torch.einsum("qk,qyx->kyx", class_probabilities, _ACTIVATIONS[activation](maps))
+    # Merged scores "*b k y x", for "merge_first" resized to the output
+    merged = torch.einsum("...qk,...qyx->...kyx", class_probabilities, _ACTIVATIONS[activation](maps))
     if postprocess == "merge_first":
         merged = _resized(merged, size)
-    return merged if scores else merged.argmax(0).to(torch.uint8)
+    return merged if scores else merged.argmax(-3).to(torch.uint8)
 
 
 def _resized(maps: Tensor, size: Size) -> Tensor:
-    if tuple(maps.shape[1:]) == size:
+    if tuple(maps.shape[-2:]) == size:
         return maps  # torch would compute inf + 0 x inf
+    if maps.ndim == 4:
+        return functional.interpolate(maps, size=size, mode="bilinear", align_corners=False)
     return functional.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
 
 
@@ -386,7 +388,9 @@ def _check(
             f"semantic_inference: class_probabilities are on {class_probabilities.device} and mask_logits on "
             f"{mask_logits.device}; expected one device"
         )
-    if min(*valid_size, *size) < 1 or any(map(int.__gt__, valid_size, network_size)):
+    # Sides are compared one by one: `min` would fix their order in an exported graph
+    within = all(valid <= whole for valid, whole in zip(valid_size, network_size, strict=True))
+    if any(side < 1 for side in (*valid_size, *size)) or not within:
         raise ValueError(
             f"semantic_inference: valid_size {valid_size} must lie within network_size {network_size}, and both it and "
             f"size {size} must be of at least 1 pixel"

@@ -241,6 +241,15 @@ class Head(nn.Module, ABC):
             uint8 "h w" train ids, or float32 "k h w": sum over queries of P(class | query) x P(mask).
         """
 
+    def segment_all(
+        self, output: HeadOutput, valid_size: tuple[int, int], size: tuple[int, int], *, scores: bool = False
+    ) -> Tensor:
+        """`segment` of all images of a batch, which have one size: "b h w" or "b k h w".
+
+        Exported graphs call it. Heads whose graphs shall take any number of images override it without a loop."""
+        images = [output.image(index) for index in range(output.class_logits.shape[0])]
+        return torch.stack([self.segment(image, valid_size, size, scores=scores) for image in images])
+
 
 class Generator(ABC):
     """Generates images from prompts.
