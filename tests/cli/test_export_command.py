@@ -169,14 +169,18 @@ def test_a_pipeline_with_a_dtype_or_too_many_weights_is_refused(
     monkeypatch: pytest.MonkeyPatch, checkpoint: Path, tmp_path: Path
 ) -> None:
     pipeline = clouds.load(checkpoint, device="cpu")
-    with pytest.raises(clouds.ConfigError, match="format is 'tflite'; expected one of onnx, torch-export"):
-        clouds.export(pipeline, tmp_path / "a", format="tflite")  # pyright: ignore[reportArgumentType]
     monkeypatch.setattr("clouds.core.pipeline.export._FILE_LIMIT", 1000)
     with pytest.raises(clouds.ConfigError, match=r"the weights take 0\.0 GB, and one ONNX file holds 2"):
         clouds.export(pipeline, tmp_path / "a")
     pipeline.plan = clouds.compose(backbone=TINY, head="linear", device="cpu", dtype="bfloat16").plan
     with pytest.raises(clouds.ConfigError, match="on cpu with dtype bfloat16; expected the CPU and float32"):
         clouds.export(pipeline, tmp_path / "a")
+
+
+@pytest.mark.usefixtures("unchecked_types")
+def test_an_unknown_format_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(clouds.ConfigError, match="format is 'tflite'; expected one of onnx, torch-export"):
+        clouds.export(clouds.load(checkpoint, device="cpu"), tmp_path / "a", format="tflite")  # pyright: ignore
 
 
 def test_a_size_that_the_backbone_does_not_take(
