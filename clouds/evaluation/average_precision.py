@@ -16,10 +16,9 @@ from jaxtyping import Bool, Float, Int32
 
 from clouds.core.contract.labels import IGNORE_ID, LabelSpace
 from clouds.core.pipeline.segments import Instances
-from clouds.data.segment_files import are_crowds, are_things
+from clouds.data.segment_files import FACTOR, are_crowds, are_things
 
 TOP = 100  # instances per image
-_CLASSES = 256
 
 Annotation = dict[str, Any]  # in COCO's form, with a compressed mask
 
@@ -31,7 +30,7 @@ def true_instances(segments: Int32[np.ndarray, "h w"], label_space: LabelSpace, 
     crowds = are_crowds(kept, label_space)
     masks = segments == kept[:, None, None]
     return [
-        _annotation(image, int(value % _CLASSES), mask, iscrowd=int(crowd))
+        _annotation(image, int(value % FACTOR), mask, iscrowd=int(crowd))
         for value, crowd, mask in zip(kept, crowds, masks, strict=True)
     ]
 

@@ -13,17 +13,14 @@ segment without a match is no error if more than half of it is void or a crowd o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 import numpy as np
 from attrs import frozen
-from jaxtyping import Bool, Float, Int, Int32
+from jaxtyping import Bool, Float, Int32
 
 from clouds.core.contract.labels import IGNORE_ID, LabelSpace
-from clouds.data.segment_files import are_crowds
+from clouds.data.segment_files import FACTOR, are_crowds
 from clouds.evaluation.confusion import mean
-
-_CLASSES = 256  # values of a train id
 
 
 def count_segments(
@@ -48,25 +45,21 @@ def count_segments(
     # Kinds of true values "t 1", and whether each has the predicted class "t n+1"
     void, crowd = (values == IGNORE_ID)[:, None], are_crowds(values, label_space)[:, None]
     classes = np.array([IGNORE_ID, *labels])
-    same = (values % _CLASSES)[:, None] == classes
+    same = (values % FACTOR)[:, None] == classes
     # IoU "t n+1"; void is left out of the union
     counted = np.where(void, 0, pixels)
     union = pixels.sum(1, keepdims=True) + counted.sum(0) - pixels
     iou = np.where(same & ~crowd & ~void, pixels / np.maximum(union, 1), 0.0)
     matched = iou > 0.5
-    # Segments of each outcome
-    missed = ~matched.any(1) & ~crowd[:, 0] & ~void[:, 0]
+    # Segments of each outcome: found, missed, and wrong without an excuse
+    found, missed = matched.any(0), ~(matched.any(1) | crowd[:, 0] | void[:, 0])
     excused = np.where(void | (crowd & same), pixels, 0).sum(0) * 2 > pixels.sum(0)
-    wrong = ~matched.any(0) & ~excused & (pixels.sum(0) > 0) & (classes != IGNORE_ID)
-    hits = [_by_class(classes[matched.any(0)], weights, label_space) for weights in (iou.max(0)[matched.any(0)], None)]
-    rest = [_by_class(found, None, label_space) for found in (classes[wrong], values[missed] % _CLASSES)]
-    return np.stack([*hits, *rest], axis=1)
-
-
-def _by_class(
-    classes: Int[np.ndarray, " n"], weights: Float[np.ndarray, " n"] | None, label_space: LabelSpace
-) -> Float[np.ndarray, " k"]:
-    return np.bincount(classes, weights, minlength=len(label_space)).astype(np.float64)
+    wrong = ~(found | excused) & (pixels.sum(0) > 0) & (classes != IGNORE_ID)
+    # Their sums by class "k", side by side
+    right, lost = classes[found], values[missed] % FACTOR
+    outcomes = ((right, iou.max(0)[found]), (right, None), (classes[wrong], None), (lost, None))
+    sums = [np.bincount(segments, weights, minlength=len(label_space)) for segments, weights in outcomes]
+    return np.stack(sums, axis=1).astype(np.float64)
 
 
 @frozen(kw_only=True)
@@ -92,13 +85,8 @@ class PanopticQuality:
 
     def means(self, chosen: Sequence[bool] | None = None) -> tuple[float | None, float | None, float | None]:
         """PQ, SQ and RQ, averaged over some classes, or all."""
-        columns = zip(self.pq, self.sq, self.rq, chosen or [True] * len(self.pq), strict=True)
-        kept = [figures for *figures, wanted in columns if wanted]
-        pq, sq, rq = (
-            (mean(cast("Sequence[float | None]", column)) for column in zip(*kept, strict=True))
-            if kept
-            else (None,) * 3
-        )
+        rows = [row for row in range(len(self.pq)) if chosen is None or chosen[row]]
+        pq, sq, rq = (mean([figures[row] for row in rows]) for figures in (self.pq, self.sq, self.rq))
         return pq, sq, rq
 
 
