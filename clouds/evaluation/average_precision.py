@@ -81,8 +81,7 @@ def _dataset(annotations: Sequence[Annotation], images: int, classes: int) -> An
     from pycocotools.coco import COCO
 
     sizes = {one["image_id"]: one["segmentation"]["size"] for one in annotations}
-    made = COCO()
-    made.dataset = {
+    document: dict[str, Any] = {
         "images": [
             {"id": image, "height": height, "width": width}
             for image, (height, width) in ((image, sizes.get(image, (1, 1))) for image in range(images))
@@ -90,5 +89,7 @@ def _dataset(annotations: Sequence[Annotation], images: int, classes: int) -> An
         "categories": [{"id": label} for label in range(classes)],
         "annotations": [{**one, "id": number} for number, one in enumerate(annotations, 1)],
     }
+    made: Any = COCO()
+    made.dataset = document
     made.createIndex()
     return made
