@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         TextEncoder,
     )
     from clouds.core.contract.labels import LabelSpace
+    from clouds.core.contract.losses import LossInputs, LossTerm
     from clouds.core.contract.offers import Offer
     from clouds.core.contract.plan import Part, Plan, PlanError, Problem
     from clouds.core.contract.planner import make_plan as plan
@@ -116,6 +117,7 @@ _HOMES = {
         "Targets",
     ),
     "clouds.core.contract.labels": ("LabelSpace",),
+    "clouds.core.contract.losses": ("LossInputs", "LossTerm"),
     "clouds.core.contract.offers": ("Offer",),
     "clouds.data.layouts": ("FilePattern", "Layout"),
     "clouds.core.pipeline.pipeline": ("Pipeline",),

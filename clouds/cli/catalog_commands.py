@@ -20,7 +20,7 @@ def list_components(kind: AnyListing | None = None, /, *, as_json: AsJson = Fals
     """List the available components and the broken plugins, or what else is known by name.
 
     Args:
-        kind: a kind of component, such as backbones; label-spaces, datasets, recipes, trackers, protocols or
+        kind: a kind of component, such as backbones; label-spaces, datasets, recipes, losses, trackers, protocols or
             benchmarks; default: all components.
     """
     if kind in LISTS:

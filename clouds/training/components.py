@@ -1,8 +1,20 @@
-"""The built-in trackers, as the catalog sees them."""
+"""The built-in loss terms and trackers, as the catalog sees them."""
 
 from __future__ import annotations
 
 from clouds.core.contract.hookspecs import hookimpl
+from clouds.core.contract.offers import Offer
+
+
+@hookimpl
+def clouds_losses() -> list[Offer]:
+    return [
+        Offer(
+            "feature-distance",
+            "clouds.training.feature_distance:FeatureDistance",
+            "keeps the features of things near those of the untrained backbone (DAFormer)",
+        )
+    ]
 
 
 @hookimpl

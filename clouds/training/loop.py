@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from attrs import define, field
 
+from clouds.core.contract.losses import LossTerm
 from clouds.core.pipeline.pipeline import Pipeline
 from clouds.core.system.errors import CloudsError, DataError, NonFiniteError, TrainingError
 from clouds.core.system.memory import peak_memory
@@ -49,6 +50,7 @@ class Run:
         sources: labelled datasets.
         rare: rare-class draws, one per source; empty without `data.rare_classes.index`.
         pictures: generated images, for the joint phase.
+        terms: further loss terms, by name.
         processes: rank and number of the training processes.
         stop: records a signal to stop.
         start: progress before this call.
@@ -68,6 +70,7 @@ class Run:
     sources: tuple[Dataset, ...]
     rare: tuple[RareClasses, ...] = ()
     pictures: tuple[Path, ...]
+    terms: dict[str, LossTerm] = field(factory=dict)
     processes: Processes
     stop: StopSignal
     start: Progress
@@ -160,7 +163,7 @@ def _remedy(error: Exception, folder: Path) -> str:
 def _initial_state(run: Run, phase: Phase) -> State:
     recipe, pipeline, config = run.recipe, run.pipeline, run.recipe.teacher
     taught = config.result or (phase == "joint" and bool(run.pictures))
-    learner = Learner(pipeline, channels_last=recipe.loop.channels_last)
+    learner = Learner(pipeline, run.terms, channels_last=recipe.loop.channels_last)
     optimizer = build_optimizer(pipeline.segmenter.parts, recipe.optimizer)
     return State(
         pipeline=pipeline,
@@ -171,6 +174,7 @@ def _initial_state(run: Run, phase: Phase) -> State:
         teacher=_teacher(pipeline, config) if taught else None,
         teacher_config=config,
         processes=run.processes,
+        terms=run.terms,
         learner=distribute(learner, run.processes),
         accumulate=recipe.loop.accumulate,
     )

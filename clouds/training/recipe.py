@@ -13,6 +13,7 @@ from attrs import asdict, evolve, field, fields, frozen
 
 from clouds.core.contract.catalog import Catalog
 from clouds.core.contract.label_table import label_document
+from clouds.core.contract.named_options import NamedOptions
 from clouds.core.contract.offers import OfferKind, find_offer
 from clouds.core.contract.planner import make_plan
 from clouds.core.system.config import merge, parse_assignment, read_toml, set_values, structure, to_toml, within
@@ -196,6 +197,18 @@ class TeacherConfig:
 
 
 @frozen(kw_only=True)
+class LossConfig:
+    """What is added to the head's loss.
+
+    Attributes:
+        terms: further terms, each a name or a table of `name` and options: "feature-distance"
+            (`clouds.training.feature_distance.FeatureDistance`), or a plugin's.
+    """
+
+    terms: tuple[NamedOptions, ...] = ()
+
+
+@frozen(kw_only=True)
 class LoopConfig:
     """Settings of the loop. None changes the training result, except by rounding.
 
@@ -244,6 +257,7 @@ class Recipe:
     warmup: PhaseConfig
     joint: PhaseConfig
     teacher: TeacherConfig = field(factory=TeacherConfig)
+    loss: LossConfig = field(factory=LossConfig)
     loop: LoopConfig = field(factory=LoopConfig)
     seed: int = field(default=0, validator=within(0, 2**32 - 1))  # numpy's global generator takes no more
 

@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import evolve
 
+from clouds.core.contract.catalog import Catalog
 from clouds.core.contract.component import Kind
+from clouds.core.contract.named_options import asked_name
+from clouds.core.contract.offers import OfferKind, find_offer
+from clouds.core.contract.plan import Plan
 from clouds.core.contract.planner import make_plan
 from clouds.core.system.errors import ConfigError, did_you_mean
 from clouds.training.recipe import MODEL_KEYS, Phase, Recipe
@@ -20,6 +24,36 @@ _UNUSED: dict[Phase, tuple[str, ...]] = {  # training reads generated images fro
     "warmup": ("generator", "prompter", "refiner"),
     "joint": ("generator", "prompter"),
 }
+
+
+def plan_recipe(recipe: Recipe, source: str, phase: Phase | None) -> Plan:
+    """Check a recipe's pipeline and its loss terms without building anything.
+
+    Raises:
+        PlanError: the parts are wrong or do not fit.
+        ConfigError: a loss term is unknown or does not fit the pipeline.
+    """
+    plan = make_plan(**model_arguments(recipe, source, phase))
+    offers = Catalog.from_environment().offers(OfferKind.LOSS) if recipe.loss.terms else {}
+    for asked in recipe.loss.terms:
+        offer = find_offer("loss term", asked_name(asked, where="loss.terms"), offers, where="loss.terms")
+        if offer.name == "feature-distance" and _is_frozen(plan):
+            raise ConfigError(f"loss.terms: {offer.name}: {nothing_trained(plan.parts[Kind.BACKBONE].title)}")
+    return plan
+
+
+def nothing_trained(backbone: str) -> str:
+    """The fault of a feature distance that is always 0."""
+    return (
+        f"the backbone {backbone} is frozen and has no adapter, so its features never change; set the backbone's "
+        "trainable, choose an adapter, or remove the term"
+    )
+
+
+def _is_frozen(plan: Plan) -> bool:
+    """Whether the plan says that nothing is trained up to the features."""
+    adapter = plan.parts.get(Kind.ADAPTER)
+    return plan.parts[Kind.BACKBONE].options.get("trainable") is False and (adapter is None or adapter.name == "none")
 
 
 def start_pipeline(
@@ -43,6 +77,7 @@ def start_pipeline(
 
     model = model_arguments(recipe, source, phase or "joint")
     if init is None:
+        plan_recipe(recipe, source, phase or "joint")  # also its loss terms, before anything is built
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             return compose(**model)

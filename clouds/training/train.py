@@ -12,7 +12,11 @@ from pathlib import Path
 import torch
 from attrs import evolve, frozen
 
+from clouds.core.contract.catalog import Catalog
 from clouds.core.contract.labels import LabelSpace
+from clouds.core.contract.losses import LossTerm
+from clouds.core.contract.named_options import NamedOptions, asked_name, build_offer
+from clouds.core.contract.offers import OfferKind
 from clouds.core.pipeline.pipeline import Pipeline
 from clouds.core.system.errors import CloudsError, ConfigError, DataError, SeenDomainWarning, WeightsError
 from clouds.core.system.files import own_folder, write_text
@@ -278,6 +282,7 @@ def _prepare_run(
         sources=tuple(sources),
         rare=_rare_classes(recipe.data.rare_classes, sources),
         pictures=tuple(pictures),
+        terms=_loss_terms(recipe.loss.terms, pipeline),
         processes=processes,
         stop=stop,
         start=Progress(phases=phases, phase=phases[0]),
@@ -290,6 +295,20 @@ def _prepare_run(
                 f"loop.accumulate={recipe.loop.accumulate} need at least {parts} images in a batch"
             )
     return run
+
+
+def _loss_terms(asked: Sequence[NamedOptions], pipeline: Pipeline) -> dict[str, LossTerm]:
+    """The loss terms by name. They are made before the first step, and a checkpoint restores their state."""
+    offers = Catalog.from_environment().offers(OfferKind.LOSS) if asked else {}
+    terms: dict[str, LossTerm] = {}
+    for one in asked:
+        name, where = asked_name(one, where="loss.terms"), "loss.terms"
+        term = build_offer("loss term", one, offers, pipeline, where=where)
+        if not isinstance(term, LossTerm):
+            raise ConfigError(f"{where}: {name!r} made a {type(term).__name__}; expected a clouds.LossTerm")
+        if terms.setdefault(name, term.to(pipeline.device)) is not term:
+            raise ConfigError(f"{where}: {name!r} is listed twice; list it once")
+    return terms
 
 
 def _rare_classes(config: RareClassConfig, sources: Sequence[Dataset]) -> tuple[RareClasses, ...]:

@@ -122,6 +122,18 @@ def clouds_install_command(kind: Kind, name: str) -> str | None:
 
 
 @hookspec
+def clouds_losses() -> Iterable[Offer]:  # pyright: ignore[reportReturnType]
+    """Return the loss terms of this plugin, for `loss.terms=["my-term"]` in recipes.
+
+    The import path of each leads to a factory: its first argument is the `clouds.Pipeline` to train, all others are
+    options. It returns a `clouds.LossTerm`, which adds to the head's loss.
+
+    >>> def clouds_losses():
+    ...     return [clouds.Offer("my-term", "my_package.losses:MyTerm", "keeps predictions sharp")]
+    """
+
+
+@hookspec
 def clouds_trackers() -> Iterable[Offer | tuple[str, str]]:  # pyright: ignore[reportReturnType]
     """Return the trackers of this plugin: pairs of a name for `loop.trackers` and the import path of a factory.
 
