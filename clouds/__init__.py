@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         Prepared,
         Targets,
     )
+    from clouds.core.contract.sampling import Sampler, Wanted
     from clouds.core.contract.weight_records import FileWeights, HubWeights, PageWeights, Pinned
     from clouds.core.pipeline.composer import compose, load
     from clouds.core.pipeline.pipeline import Pipeline
@@ -119,6 +120,7 @@ _HOMES = {
     "clouds.core.contract.labels": ("LabelSpace",),
     "clouds.core.contract.losses": ("LossInputs", "LossTerm"),
     "clouds.core.contract.offers": ("Offer",),
+    "clouds.core.contract.sampling": ("Sampler", "Wanted"),
     "clouds.data.layouts": ("FilePattern", "Layout"),
     "clouds.core.pipeline.pipeline": ("Pipeline",),
     "clouds.core.contract.plan": ("Part", "Plan", "PlanError", "Problem"),

@@ -1,4 +1,4 @@
-"""The built-in loss terms and trackers, as the catalog sees them."""
+"""The built-in loss terms, samplers, augmentations and trackers, as the catalog sees them."""
 
 from __future__ import annotations
 
@@ -15,6 +15,17 @@ def clouds_losses() -> list[Offer]:
             "keeps the features of things near those of the untrained backbone (DAFormer)",
         )
     ]
+
+
+@hookimpl
+def clouds_samplers() -> list[Offer]:
+    summary = "draws a class, rare ones more often, and then an image that shows it (DAFormer)"
+    return [Offer("rare-classes", "clouds.data.rare_classes:RareClassSampler", summary)]
+
+
+@hookimpl
+def clouds_augmentations() -> list[Offer]:
+    return [Offer("randomize", "clouds.data.randomize:randomize", "strong colour changes (domain randomization)")]
 
 
 @hookimpl

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import evolve
 
-from clouds.core.contract.catalog import Catalog
 from clouds.core.contract.component import Kind
-from clouds.core.contract.named_options import asked_name
-from clouds.core.contract.offers import OfferKind, find_offer
+from clouds.core.contract.named_options import asked_offer
+from clouds.core.contract.offers import OfferKind
 from clouds.core.contract.plan import Plan
 from clouds.core.contract.planner import make_plan
 from clouds.core.system.errors import ConfigError, did_you_mean
@@ -27,16 +26,19 @@ _UNUSED: dict[Phase, tuple[str, ...]] = {  # training reads generated images fro
 
 
 def plan_recipe(recipe: Recipe, source: str, phase: Phase | None) -> Plan:
-    """Check a recipe's pipeline and its loss terms without building anything.
+    """Check a recipe's pipeline, loss terms, sampler and augmentations without building anything.
 
     Raises:
         PlanError: the parts are wrong or do not fit.
-        ConfigError: a loss term is unknown or does not fit the pipeline.
+        ConfigError: a loss term, sampler or augmentation is unknown, or a term does not fit the pipeline.
     """
-    plan = make_plan(**model_arguments(recipe, source, phase))
-    offers = Catalog.from_environment().offers(OfferKind.LOSS) if recipe.loss.terms else {}
+    plan, data = make_plan(**model_arguments(recipe, source, phase)), recipe.data
+    for asked in (data.sampler,) if data.sampler else ():
+        asked_offer(OfferKind.SAMPLER, asked, where="data.sampler")
+    for asked in data.augmentations:
+        asked_offer(OfferKind.AUGMENTATION, asked, where="data.augmentations")
     for asked in recipe.loss.terms:
-        offer = find_offer("loss term", asked_name(asked, where="loss.terms"), offers, where="loss.terms")
+        offer = asked_offer(OfferKind.LOSS, asked, where="loss.terms")
         if offer.name == "feature-distance" and _is_frozen(plan):
             raise ConfigError(f"loss.terms: {offer.name}: {nothing_trained(plan.parts[Kind.BACKBONE].title)}")
     return plan

@@ -1,4 +1,4 @@
-"""What plugins offer by name besides components: loss terms, trackers, label spaces, dataset kinds, recipes."""
+"""What plugins offer by name besides components: loss terms, samplers, trackers, dataset kinds and others."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ class OfferKind(StrEnum):
     """Kinds of offers; the value is the name of the hook that returns them."""
 
     LOSS = "clouds_losses"
+    SAMPLER = "clouds_samplers"
+    AUGMENTATION = "clouds_augmentations"
     TRACKER = "clouds_trackers"
     LABEL_SPACE = "clouds_label_spaces"
     DATASET = "clouds_datasets"

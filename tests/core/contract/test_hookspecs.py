@@ -29,6 +29,8 @@ def test_there_is_one_hook_per_kind() -> None:
         "clouds_install_command",
         "clouds_check_plan",
         "clouds_losses",
+        "clouds_samplers",
+        "clouds_augmentations",
         "clouds_trackers",
         "clouds_label_spaces",
         "clouds_datasets",
