@@ -44,6 +44,9 @@ class DataConfig:
         generated_weight: weight of a generated image's loss.
         sampler: chooses the images of the sources, a name or a table of `name` and options: "rare-classes"
             (`clouds.data.rare_classes.RareClassSampler`), or a plugin's; empty takes them in a shuffled order.
+        instances: learn one mask per instance of a thing, and one per stuff class, instead of one per class; crowds are
+            ignored. It needs sources of a kind ending in "-panoptic", a head that separates instances, and no
+            generated images.
         class_mix: in the joint phase, paste half of the classes of a source view onto each generated image's distorted
             view, and their labels onto its pseudo-labels (ClassMix, as DACS).
         crop: (height, width) in pixels, multiples of 32.
@@ -64,6 +67,7 @@ class DataConfig:
     source_weights: tuple[float, ...] = field(default=(), validator=within(0, 1000))
     generated_weight: float = field(default=1.0, validator=within(0, 1000))
     sampler: NamedOptions = ""
+    instances: bool = False
     class_mix: bool = False
     crop: tuple[int, int] = field(default=(320, 640), validator=within(32, 16384))
     scale: tuple[float, float] = field(default=(0.5, 2.0), validator=within(0.01, 100))

@@ -14,6 +14,7 @@ from clouds.core.contract.offers import OfferKind
 from clouds.core.contract.plan import Plan
 from clouds.core.contract.planner import make_plan
 from clouds.core.system.errors import ConfigError, did_you_mean
+from clouds.training.instances import check_instances
 from clouds.training.recipe import MODEL_KEYS, Phase, Recipe
 
 if TYPE_CHECKING:
@@ -23,25 +24,6 @@ _UNUSED: dict[Phase, tuple[str, ...]] = {  # training reads generated images fro
     "warmup": ("generator", "prompter", "refiner"),
     "joint": ("generator", "prompter"),
 }
-
-
-def plan_recipe(recipe: Recipe, source: str, phase: Phase | None) -> Plan:
-    """Check a recipe's pipeline, loss terms, sampler and augmentations without building anything.
-
-    Raises:
-        PlanError: the parts are wrong or do not fit.
-        ConfigError: a loss term, sampler or augmentation is unknown, or a term does not fit the pipeline.
-    """
-    plan, data = make_plan(**model_arguments(recipe, source, phase)), recipe.data
-    for asked in (data.sampler,) if data.sampler else ():
-        asked_offer(OfferKind.SAMPLER, asked, where="data.sampler")
-    for asked in data.augmentations:
-        asked_offer(OfferKind.AUGMENTATION, asked, where="data.augmentations")
-    for asked in recipe.loss.terms:
-        offer = asked_offer(OfferKind.LOSS, asked, where="loss.terms")
-        if offer.name == "feature-distance" and _is_frozen(plan):
-            raise ConfigError(f"loss.terms: {offer.name}: {nothing_trained(plan.parts[Kind.BACKBONE].title)}")
-    return plan
 
 
 def nothing_trained(backbone: str) -> str:
@@ -79,7 +61,7 @@ def start_pipeline(
 
     model = model_arguments(recipe, source, phase or "joint")
     if init is None:
-        plan_recipe(recipe, source, phase or "joint")  # also its loss terms, before anything is built
+        recipe_plan(recipe, source, phase or "joint")  # raises before anything is built
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             return compose(**model)
@@ -89,6 +71,28 @@ def start_pipeline(
     if part is not None:
         pipeline.plan = evolve(pipeline.plan, parts={**pipeline.plan.parts, Kind.REFINER: part})
     return pipeline
+
+
+def recipe_plan(recipe: Recipe, source: str, phase: Phase | None) -> Plan:
+    """The plan of the recipe's model, checked against its training settings.
+
+    Raises:
+        PlanError: the parts are wrong or do not fit.
+        ConfigError: the training data or a loss term does not fit the model, or a loss term, sampler or augmentation is
+            unknown.
+    """
+    plan, data = make_plan(**model_arguments(recipe, source, phase)), recipe.data
+    head = plan.parts[Kind.HEAD]
+    check_instances(data, head=head.title, provides=head.provides, label_space=plan.labels, joint=phase != "warmup")
+    if data.sampler:
+        asked_offer(OfferKind.SAMPLER, data.sampler, where="data.sampler")
+    for asked in data.augmentations:
+        asked_offer(OfferKind.AUGMENTATION, asked, where="data.augmentations")
+    for asked in recipe.loss.terms:
+        offer = asked_offer(OfferKind.LOSS, asked, where="loss.terms")
+        if offer.name == "feature-distance" and _is_frozen(plan):
+            raise ConfigError(f"loss.terms: {offer.name}: {nothing_trained(plan.parts[Kind.BACKBONE].title)}")
+    return plan
 
 
 def model_arguments(recipe: Recipe, source: str, phase: Phase | None) -> dict[str, Any]:

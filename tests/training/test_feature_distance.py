@@ -17,7 +17,7 @@ from clouds.core.system.errors import ConfigError
 from clouds.training.feature_distance import FeatureDistance
 from clouds.training.interrupt import TrainingInterrupted
 from clouds.training.learner import Learner
-from clouds.training.start import plan_recipe
+from clouds.training.start import recipe_plan
 from clouds.training.steps import train_step
 from clouds.training.teacher import Teacher
 from clouds.training.train import train
@@ -207,8 +207,8 @@ def test_a_frozen_backbone_has_no_distance(source: str, tmp_path: Path) -> None:
     message = "loss.terms: feature-distance: the backbone tiny is frozen and has no adapter, so its features never"
     for more in ([], ["model.adapter=none"]):
         with pytest.raises(ConfigError, match=message):
-            plan_recipe(recipe("model.backbone=tiny", TERM, *more), "mine", None)
-    plan_recipe(recipe("model.backbone=tiny", "model.adapter=lora", TERM), "mine", None)
+            recipe_plan(recipe("model.backbone=tiny", TERM, *more), "mine", None)
+    recipe_plan(recipe("model.backbone=tiny", "model.adapter=lora", TERM), "mine", None)
     pipeline = clouds.compose(backbone="tiny", head="linear", device="cpu")
     with pytest.raises(ConfigError, match=r"feature-distance: the backbone .* is frozen and has no adapter"):
         train(pipeline, recipe=recipe(TERM, f"data.source={source}"), out=tmp_path / "run")

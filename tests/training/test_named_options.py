@@ -20,7 +20,7 @@ from clouds.core.system.errors import ConfigError
 from clouds.data.folder import Dataset, open_dataset
 from clouds.training import components
 from clouds.training.samples import SampleReader, batches
-from clouds.training.start import plan_recipe
+from clouds.training.start import recipe_plan
 from clouds.training.train import train
 
 
@@ -164,9 +164,9 @@ def test_wrong_samplers_and_augmentations_are_named(
 @pytest.mark.parametrize("where", ["loss.terms", "data.augmentations"])
 def test_a_plan_names_what_is_unknown(where: str) -> None:
     with pytest.raises(ConfigError, match=rf"{where}: unknown (loss|augmentation) 'nowhere'"):
-        plan_recipe(recipe(f'{where}=["nowhere"]'), "mine", None)
+        recipe_plan(recipe(f'{where}=["nowhere"]'), "mine", None)
     with pytest.raises(ConfigError, match=r"data\.sampler: unknown sampler 'nowhere'"):
-        plan_recipe(recipe("data.sampler=nowhere"), "mine", None)
+        recipe_plan(recipe("data.sampler=nowhere"), "mine", None)
 
 
 @pytest.mark.parametrize(("key", "value"), [("temperature", 0.0), ("min_pixels", -1), ("min_crop_share", 1.5)])
