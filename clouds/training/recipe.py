@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from attrs import asdict, evolve, field, fields, frozen
 
@@ -103,8 +103,9 @@ class DataConfig:
         Raises:
             ConfigError: an augmentation is unknown, or its options are wrong.
         """
+        wanted = cast("Any", Callable)  # for type checkers it is no type
         changes = tuple(
-            build_offer(OfferKind.AUGMENTATION, one, wanted=Callable, where="data.augmentations")
+            build_offer(OfferKind.AUGMENTATION, one, wanted=wanted, where="data.augmentations")
             for one in self.augmentations
         )
         own = {one.name: getattr(self, one.name) for one in fields(Augmentation) if one.name != "changes"}
