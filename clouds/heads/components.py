@@ -27,6 +27,14 @@ def clouds_heads() -> list[Component]:
             source="Kirillov et al., Panoptic Feature Pyramid Networks, CVPR 2019, arXiv 1901.02446",
             needs=_PYRAMID,
         ),
+        Component(
+            name="eomt",
+            kind=Kind.HEAD,
+            factory="clouds.heads.presets:eomt",
+            summary="queries take part in the last blocks of a plain ViT, which is to be trained; no decoder",
+            source="Kerssies et al., Your ViT is Secretly an Image Segmentation Model, CVPR 2025, arXiv 2503.19108",
+            needs=("res4", "blocks", "tokens"),
+        ),
         *(
             Component(
                 name=name,

@@ -150,3 +150,52 @@ def mask2former(
         classification,
         postprocess,
     )
+
+
+def eomt(
+    features: Mapping[str, FeatureSpec],
+    labels: LabelSpace,
+    *,
+    queries: int = 100,
+    layers: int = 4,
+    annealing: int = 0,
+    points: int = 12544,
+    class_weight: float = 2.0,
+    mask_weight: float = 5.0,
+    dice_weight: float = 5.0,
+    no_object_weight: float = 0.1,
+    ignored: Literal["exclude", "negative"] = "exclude",
+    postprocess: Literal["merge_first", "masks_first"] = "merge_first",
+) -> Head:
+    """Encoder-only mask transformer; sizes and weights of Kerssies et al., CVPR 2025, for semantic segmentation.
+
+    Args:
+        features: channels of res4 are those of the tokens.
+        labels: the classes.
+        queries: number of mask predictions.
+        layers: last blocks of the ViT that queries pass: 3 of a ViT-S or ViT-B, 4 of a ViT-L, 5 of a ViT-g.
+        annealing: forward passes in training over which masked attention fades out, such as the steps of the run; 0
+            trains without masked attention.
+        points: points at which masks are compared in training.
+        class_weight, mask_weight, dice_weight: weights of the loss terms, also in the matching cost.
+        no_object_weight: weight of the "no object" class in the class loss.
+        ignored: drop ignored pixels ("exclude"), or count them as outside every mask ("negative", as published).
+        postprocess: resize merged class scores ("merge_first") or mask logits ("masks_first", as published) to the
+            output size.
+
+    Raises:
+        ConfigError: a number is out of range.
+    """
+    from clouds.heads.criterion import Criterion, Weights
+    from clouds.heads.eomt import Eomt
+
+    weights = Weights(class_=class_weight, mask=mask_weight, dice=dice_weight, no_object=no_object_weight)
+    return Eomt(
+        width=features["res4"].channels,
+        classes=len(labels),
+        queries=queries,
+        layers=layers,
+        annealing=annealing,
+        criterion=Criterion(weights=weights, points=points, ignored=ignored),
+        postprocess=postprocess,
+    )
