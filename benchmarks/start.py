@@ -104,7 +104,7 @@ def _prepare(folder: Path) -> None:
     rng = np.random.default_rng(0)
     write_png(folder / "data" / "images" / "val" / "0.png", rng.integers(0, 256, (64, 96, 3), np.uint8))
     write_png(folder / "data" / "labels" / "val" / "0.png", rng.integers(0, 19, (64, 96), np.uint8))
-    (folder / "prompts.txt").write_text("A photo of a street with cars.\n")
+    (folder / "prompts.txt").write_text("A photo of a street with cars.\n", encoding="utf-8")
     subprocess.run([sys.executable, "-c", _SETUP], cwd=folder, check=True)
 
 

@@ -63,6 +63,12 @@ def catches_everything(node: ast.AST) -> bool:
     return isinstance(node, ast.ExceptHandler) and node.type is None
 
 
+def depends_on_the_locale(node: ast.AST) -> bool:
+    """Reads or writes text without naming its encoding: under `LANG=C` it fails or differs."""
+    named = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr
+    return named in ("read_text", "write_text") and all(word.arg != "encoding" for word in node.keywords)
+
+
 def found(rule: Callable[[ast.AST], bool]) -> Iterator[str]:
     for path in FILES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -71,7 +77,16 @@ def found(rule: Callable[[ast.AST], bool]) -> Iterator[str]:
 
 
 @pytest.mark.parametrize(
-    "rule", [long_functions, pickles, evaluates_text, uses_a_shell, loads_unsafely, catches_everything]
+    "rule",
+    [
+        long_functions,
+        pickles,
+        evaluates_text,
+        uses_a_shell,
+        loads_unsafely,
+        catches_everything,
+        depends_on_the_locale,
+    ],
 )
 def test_no_code_breaks_a_rule(rule: Callable[[ast.AST], bool]) -> None:
     assert list(found(rule)) == []
@@ -88,6 +103,7 @@ def test_no_code_breaks_a_rule(rule: Callable[[ast.AST], bool]) -> None:
         (loads_unsafely, "torch.load('a')", "torch.load('a', weights_only=True)"),
         (loads_unsafely, "torch.load('a', weights_only=False)", "clouds.load('a')"),
         (catches_everything, "try: ...\nexcept: ...", "try: ...\nexcept OSError: ..."),
+        (depends_on_the_locale, "path.read_text()", "path.read_text(encoding='utf-8')"),
     ],
 )
 def test_rules_find_what_they_look_for(rule: Callable[[ast.AST], bool], bad: str, good: str) -> None:

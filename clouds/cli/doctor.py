@@ -162,7 +162,7 @@ def _memory() -> str:
     meminfo = Path("/proc/meminfo")
     if not meminfo.exists():  # macOS does not report available memory
         return f"{total:.1f} GiB"
-    fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+    fields = dict(line.split(":", 1) for line in meminfo.read_text(encoding="utf-8").splitlines())
     available = int(fields["MemAvailable"].split()[0]) * 1024 / _GIB
     return f"{available:.1f} GiB available of {total:.1f} GiB"
 

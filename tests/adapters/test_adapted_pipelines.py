@@ -153,7 +153,9 @@ def test_training_changes_adapter_and_head_alone_and_resumes_bitwise(name: str, 
     train(resumed, resume=tmp_path / "cut")
     assert same(state(resumed.adapter), state(pipeline.adapter))
     assert same(state(resumed.head), state(pipeline.head))
-    assert json.loads((tmp_path / "run" / "joint" / "plan.json").read_text())["parts"][1]["name"] == name
+    assert (
+        json.loads((tmp_path / "run" / "joint" / "plan.json").read_text(encoding="utf-8"))["parts"][1]["name"] == name
+    )
 
 
 def test_an_adapted_network_is_captured() -> None:

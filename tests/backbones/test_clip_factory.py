@@ -202,7 +202,9 @@ def test_a_saved_plan_makes_nobody_ask_the_hub_for_a_tokenizer(
     pipeline.save(tmp_path / "out")
     (tmp_path / "out" / "classifier.safetensors").unlink()  # the embeddings, for which no tokens are needed
     plan = tmp_path / "out" / "plan.json"
-    plan.write_text(plan.read_text().replace('"tokenizer": "bytes"', '"tokenizer": "hub"'))
+    plan.write_text(
+        plan.read_text(encoding="utf-8").replace('"tokenizer": "bytes"', '"tokenizer": "hub"'), encoding="utf-8"
+    )
     labels = clouds.LabelSpace.from_names(["road", "sky"])
 
     loaded = clouds.load(tmp_path / "out", device="cpu")
@@ -225,7 +227,9 @@ def test_a_tokenizer_that_a_plan_names_itself_needs_consent(tmp_path: Path, conn
         tmp_path / "out"
     )
     path = tmp_path / "out" / "plan.json"
-    path.write_text(path.read_text().replace('"tokenizer": "bytes"', '"tokenizer": "owner/name"'))
+    path.write_text(
+        path.read_text(encoding="utf-8").replace('"tokenizer": "bytes"', '"tokenizer": "owner/name"'), encoding="utf-8"
+    )
     with pytest.raises(
         TrustError, match=r"reaches out of this folder \(tokenizer='owner/name'\); if you trust whoever"
     ):

@@ -28,7 +28,7 @@ def part(name: str, code: str, *, seconds: float = 60, required: bool = False) -
 def run(wanted: list[Part], out: Path, limit: float = 60) -> tuple[int, list[str]]:
     """Exit code, and the lines of the summary."""
     code = schedule.run(wanted, out, limit, say=lambda _: None)
-    return code, (out / "summary.txt").read_text().splitlines()
+    return code, (out / "summary.txt").read_text(encoding="utf-8").splitlines()
 
 
 def test_a_part_that_fails_leaves_the_others_alone(tmp_path: Path) -> None:
@@ -41,7 +41,7 @@ def test_a_part_that_fails_leaves_the_others_alone(tmp_path: Path) -> None:
     assert [line.split()[:2] for line in summary] == [["first", "failed"], ["FAILED", "one"], ["second", "done"]]
     assert summary[0].endswith("exit code 3: FAILED one thing")
     assert summary[2].endswith("all well")
-    assert (tmp_path / "logs/first.txt").read_text() == "made\nFAILED one thing\n"
+    assert (tmp_path / "logs/first.txt").read_text(encoding="utf-8") == "made\nFAILED one thing\n"
 
 
 def test_everything_done_is_exit_code_0(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -56,7 +56,7 @@ def test_a_part_ends_with_its_time_and_so_do_its_processes(tmp_path: Path) -> No
     status, summary = run([part("slow", f"{code}; {FOREVER}", seconds=1), part("next", "print('still')")], tmp_path)
     assert time.monotonic() - start < 30
     assert status == 1
-    child = int((tmp_path / "logs/slow.txt").read_text())
+    child = int((tmp_path / "logs/slow.txt").read_text(encoding="utf-8"))
     assert summary[0].startswith("slow         cut off")
     assert summary[0].endswith(f"after 1 s; last: {child}")
     assert summary[1].split()[:2] == ["next", "done"]
@@ -66,7 +66,7 @@ def test_a_part_ends_with_its_time_and_so_do_its_processes(tmp_path: Path) -> No
 def _alive(process: int) -> bool:
     """Whether it runs: a process that nobody waited for yet does not."""
     try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
 
@@ -100,11 +100,11 @@ def test_a_run_that_is_ended_leaves_rows_and_a_summary(tmp_path: Path) -> None:
             time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
     assert process.returncode == 1
-    summary = (tmp_path / "summary.txt").read_text().splitlines()
+    summary = (tmp_path / "summary.txt").read_text(encoding="utf-8").splitlines()
     assert [line.split(maxsplit=1)[0] for line in summary] == ["a", "b"]
     assert summary[0].endswith("the run was ended within it")
     assert summary[1].endswith("the run was ended before it")
-    assert (tmp_path / "rows.jsonl").read_text() == "row"
+    assert (tmp_path / "rows.jsonl").read_text(encoding="utf-8") == "row"
 
 
 def test_without_a_gpu_the_summary_says_so_in_time(tmp_path: Path) -> None:
@@ -114,14 +114,14 @@ def test_without_a_gpu_the_summary_says_so_in_time(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.gpu", "--out", str(tmp_path / "new/out"), "--limit", "60"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=70)
     assert done.returncode == 1, done.stderr
-    summary = (tmp_path / "new/out/summary.txt").read_text().splitlines()
+    summary = (tmp_path / "new/out/summary.txt").read_text(encoding="utf-8").splitlines()
     names = [one.name for one in parts.parts(tmp_path)]
     assert [line.split()[0] for line in summary] == names
     assert summary[0].startswith("environment  failed")
     assert "exit code 1: no CUDA device: torch" in summary[0]
     assert all(" not reached " in line and "no CUDA device: torch" in line for line in summary[1:])
     assert done.stdout.splitlines() == [*summary, f"not everything was done: {', '.join(names)}"]
-    assert json.loads((tmp_path / "new/out/environment.json").read_text())["torch"]
+    assert json.loads((tmp_path / "new/out/environment.json").read_text(encoding="utf-8"))["torch"]
 
 
 def test_a_driver_without_a_device_is_told_from_a_torch_without_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,7 +206,8 @@ def steps() -> list[measure.Step]:
 
 
 def read(folder: Path) -> list[str]:
-    return [json.loads(line)["provider"] for line in (folder / "kernels.jsonl").read_text().splitlines()]
+    text = (folder / "kernels.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line)["provider"] for line in text.splitlines()]
 
 
 def test_out_of_memory_ends_one_computation(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -259,7 +260,8 @@ def test_steps_measure_on_small_sizes(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_warnings_of_other_versions_fail_no_test_of_a_gpu(tmp_path: Path) -> None:
     """With the options of the runner, under which the test is selected, and with those of the project alone."""
     (tmp_path / "test_one.py").write_text(
-        "import warnings\nimport pytest\n\n@pytest.mark.gpu\ndef test_one():\n    warnings.warn('deprecated')\n"
+        "import warnings\nimport pytest\n\n@pytest.mark.gpu\ndef test_one():\n    warnings.warn('deprecated')\n",
+        encoding="utf-8",
     )
     options = [one for one in parts._pytest(tmp_path) if not one.startswith(("--junitxml", "tests/"))]
     options = [one for one in options if one not in ("-n", "12", "--dist", "worksteal")]

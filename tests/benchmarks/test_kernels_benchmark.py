@@ -143,7 +143,7 @@ def test_both_orders_make_the_same_gradients() -> None:
 
 
 def write(folder: Path, name: str, found: list[dict]) -> None:
-    (folder / f"{name}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in found))
+    (folder / f"{name}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in found), encoding="utf-8")
 
 
 def test_tables_are_made_of_the_last_rows(made: list[dict], tmp_path: Path) -> None:

@@ -48,6 +48,8 @@ def write_evaluated_run(folder: Path, *settings: str, score: float = 50.0) -> Pa
     """The folder of a run that was evaluated at step 4."""
     scores = {"day": {"images": 2, "miou": score, "iou": {"road": score}}}
     folder.mkdir()
-    (folder / "recipe.json").write_text(json.dumps(load_recipe("folder", settings).to_dict()))
-    (folder / "log.jsonl").write_text(json.dumps({"phase": "warmup", "step": 4, "scores": scores}) + "\n")
+    (folder / "recipe.json").write_text(json.dumps(load_recipe("folder", settings).to_dict()), encoding="utf-8")
+    (folder / "log.jsonl").write_text(
+        json.dumps({"phase": "warmup", "step": 4, "scores": scores}) + "\n", encoding="utf-8"
+    )
     return folder

@@ -23,7 +23,7 @@ def photos(tmp_path: Path) -> str:
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
     path = tmp_path / "small.toml"
-    path.write_text(SMALL_RECIPE)
+    path.write_text(SMALL_RECIPE, encoding="utf-8")
     return path
 
 
@@ -45,7 +45,7 @@ def test_bad_input_is_one_line(run: Run, recipe: Path, photos: str, tmp_path: Pa
     assert_one_line(run(*command), "ablate needs domains to score on: --data", code=2)
     assert_one_line(run(*command, *data, "--arms", "source,sauce"), "arm 'sauce' is unknown; did you mean 'source'")
     (tmp_path / "out" / "note.txt").parent.mkdir()
-    (tmp_path / "out" / "note.txt").write_text("mine")
+    (tmp_path / "out" / "note.txt").write_text("mine", encoding="utf-8")
     assert_one_line(run(*command, *data, "--arms", "source"), "has no ablation.json; choose another folder")
 
 

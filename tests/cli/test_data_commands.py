@@ -18,22 +18,24 @@ class TestPrompts:
         outcome = run("prompts", "--n", 5, "--out", tmp_path / "prompts.txt")
         assert outcome.code == 0
         assert outcome.out.startswith(f"5 prompts in {tmp_path / 'prompts.txt'}, 5 distinct; they name\n")
-        assert len(set((tmp_path / "prompts.txt").read_text().splitlines())) == 5
+        assert len(set((tmp_path / "prompts.txt").read_text(encoding="utf-8").splitlines())) == 5
 
     def test_prompts_depend_on_the_seed_alone(self, run: Run, tmp_path: Path) -> None:
         for name, seed in (("a", 1), ("b", 1), ("c", 2)):
             run("prompts", "--n", 5, "--out", tmp_path / name, "--seed", seed)
-        a, b, c = ((tmp_path / name).read_text() for name in "abc")
+        a, b, c = ((tmp_path / name).read_text(encoding="utf-8") for name in "abc")
         assert a == b != c
 
     def test_options_of_the_prompter_are_set(self, run: Run, tmp_path: Path) -> None:
-        (tmp_path / "mine.txt").write_text("a\nb\n")
+        (tmp_path / "mine.txt").write_text("a\nb\n", encoding="utf-8")
         path = f"path={tmp_path / 'mine.txt'}"
         assert run("prompts", "--prompter", "file", "--set", path, "--n", 2, "--out", tmp_path / "out").code == 0
-        assert (tmp_path / "out").read_text() == "a\nb\n"
+        assert (tmp_path / "out").read_text(encoding="utf-8") == "a\nb\n"
 
     def test_it_counts_what_prompts_speak_of(self, run: Run, tmp_path: Path) -> None:
-        (tmp_path / "mine.txt").write_text("A car at night in rain\nTwo cars and a tram in fog at dusk\nA church\n")
+        (tmp_path / "mine.txt").write_text(
+            "A car at night in rain\nTwo cars and a tram in fog at dusk\nA church\n", encoding="utf-8"
+        )
         call = ("prompts", "--prompter", "file", "--set", f"path={tmp_path / 'mine.txt'}", "--n", 4)
         outcome = run(*call, "--out", tmp_path / "out", "--json")
         found = json.loads(outcome.out)
@@ -48,7 +50,7 @@ class TestPrompts:
         assert "  time of day: dusk or dawn 1, night 2, day 0, not said 1\n" in run(*call, "--out", tmp_path / "b").out
 
     def test_an_empty_file_is_named(self, run: Run, tmp_path: Path) -> None:
-        (tmp_path / "mine.txt").write_text("\n# nothing yet\n")
+        (tmp_path / "mine.txt").write_text("\n# nothing yet\n", encoding="utf-8")
         call = ("prompts", "--prompter", "file", "--set", f"path={tmp_path / 'mine.txt'}", "--n", 4)
         assert_one_line(run(*call, "--out", tmp_path / "out"), "mine.txt: has no prompt; write one per line")
         generate = ("generate", *TestGenerate.SMALL, "--prompts", tmp_path / "mine.txt", "--n", 1)
@@ -66,7 +68,7 @@ class TestGenerate:
 
     def test_it_makes_a_dataset_from_a_prompt_file(self, run: Run, tmp_path: Path) -> None:
         prompts, out = tmp_path / "prompts.txt", tmp_path / "set"
-        prompts.write_text("A photo of a street in daylight.\nA photo of a street at night.\n")
+        prompts.write_text("A photo of a street in daylight.\nA photo of a street at night.\n", encoding="utf-8")
         outcome = run("generate", *self.SMALL, "--prompts", prompts, "--n", 3, "--out", out, "--keep-labels")
         assert (outcome.code, outcome.out, outcome.err) == (0, f"3 images with labels in {out}\n", "")
         made = open_generated(out)
@@ -202,11 +204,11 @@ class TestDatasetsCheck:
     def test_it_writes_a_class_index(self, run: Run, photos: Path, tmp_path: Path) -> None:
         outcome = run("datasets", "check", f"folder:{photos}", "--index", tmp_path / "index.json")
         assert outcome.out.endswith(f"0 faults; class index in {tmp_path / 'index.json'}\n")
-        assert json.loads((tmp_path / "index.json").read_text())["classes"][0] == "road"
+        assert json.loads((tmp_path / "index.json").read_text(encoding="utf-8"))["classes"][0] == "road"
 
     def test_all_faults_are_found(self, run: Run, photos: Path) -> None:
         (photos / "labels" / "val" / "a.png").unlink()
-        (photos / "images" / "val" / "b.png").write_text("hello")
+        (photos / "images" / "val" / "b.png").write_text("hello", encoding="utf-8")
         outcome = run("datasets", "check", f"folder:{photos}", "--json")
         assert outcome.code == 1
         assert {fault["kind"] for fault in json.loads(outcome.out)["faults"]} == {"missing label", "image"}
@@ -215,7 +217,7 @@ class TestDatasetsCheck:
         for path in (photos / "labels" / "val").iterdir():
             write_png(path, np.full((40, 50), 26, np.uint8))  # the Cityscapes id of "car"
         assert run("datasets", "check", f"folder:{photos}").code == 1
-        (tmp_path / "ids.toml").write_text('[labels]\nencoding = "ids"\n')
+        (tmp_path / "ids.toml").write_text('[labels]\nencoding = "ids"\n', encoding="utf-8")
         outcome = run("datasets", "check", f"folder:{photos}", "--dataset-config", tmp_path / "ids.toml", "--json")
         assert json.loads(outcome.out)["pixels"]["car"] == 2 * 40 * 50
 
@@ -256,7 +258,7 @@ class TestDatasetsConvert:
     def test_it_writes_train_ids_and_goes_on(self, run: Run, photos: Path, tmp_path: Path) -> None:
         for path in (photos / "labels" / "val").iterdir():
             write_png(path, np.full((40, 50), 26, np.uint8))  # the Cityscapes id of "car"
-        (tmp_path / "ids.toml").write_text('[labels]\nencoding = "cityscapes"\n')
+        (tmp_path / "ids.toml").write_text('[labels]\nencoding = "cityscapes"\n', encoding="utf-8")
         out = tmp_path / "out"
         call = ("datasets", "convert", f"folder:{photos}", out, "--dataset-config", tmp_path / "ids.toml")
         outcome = run(*call)

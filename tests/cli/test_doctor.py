@@ -42,11 +42,11 @@ def installed(tmp_path: Path) -> Path:
     """A folder of installed distributions, one per plugin."""
     for name, source in PLUGINS.items():
         module = name.replace("-", "_")
-        (tmp_path / f"{module}.py").write_text(source)
+        (tmp_path / f"{module}.py").write_text(source, encoding="utf-8")
         info = tmp_path / f"{module}-1.2.dist-info"
         info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.2\n")
-        (info / "entry_points.txt").write_text(f"[clouds]\nplugin = {module}\n")
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.2\n", encoding="utf-8")
+        (info / "entry_points.txt").write_text(f"[clouds]\nplugin = {module}\n", encoding="utf-8")
     return tmp_path
 
 
@@ -119,7 +119,7 @@ class TestBundle:
         file = tmp_path / "report.json"
         outcome = run("doctor", "--bundle", file)
         assert "report.json; read it before you attach it" in outcome.out + outcome.err
-        text = file.read_text()
+        text = file.read_text(encoding="utf-8")
         assert not [word for word in ("wordless", "lovelace", "private", "MY_OWN_THING", "/ada") if word in text]
         report = json.loads(text)
         assert report["settings"]["HF_TOKEN"] == "(set, not shown)"

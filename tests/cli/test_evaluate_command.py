@@ -18,9 +18,9 @@ def test_all_protocols_give_one_table(run: Run, checkpoint: Path, photos: Path, 
     first = [line.split()[0] for line in outcome.out.splitlines() if line.strip()]
     assert [word for word in first if word in PROTOCOLS] == ["native", "slide-512-341", "whole-native"]
     assert outcome.out.count("protocol slide-512-341: images resized to fit 1024 x 512") == 1
-    documents = json.loads((tmp_path / "all.json").read_text())["protocols"]
+    documents = json.loads((tmp_path / "all.json").read_text(encoding="utf-8"))["protocols"]
     assert list(documents) == ["native", "slide-512-341", "whole-native"]
-    assert json.loads((page / "report.json").read_text())["protocols"] == documents
+    assert json.loads((page / "report.json").read_text(encoding="utf-8"))["protocols"] == documents
     assert "windows of 512 x 512 at stride 341" in (page / "report.html").read_text(encoding="utf-8")
 
 

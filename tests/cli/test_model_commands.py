@@ -30,7 +30,7 @@ class TestPlan:
 
     def test_what_it_prints_is_the_whole_recipe(self, run: Run, tmp_path: Path) -> None:
         path = tmp_path / "mine.toml"
-        path.write_text(run("plan", "folder", "--set", "seed=7").out)
+        path.write_text(run("plan", "folder", "--set", "seed=7").out, encoding="utf-8")
         assert load_recipe(path) == load_recipe("folder", ["seed=7"])
 
     def test_json_is_a_plan_with_its_recipe(self, run: Run) -> None:
@@ -76,7 +76,7 @@ class TestPlan:
 
     def test_a_model_without_parts_is_a_problem_of_the_plan(self, run: Run, tmp_path: Path) -> None:
         recipe = tmp_path / "empty.toml"
-        recipe.write_text("[warmup]\nsteps = 1\nbatch_size = 1\n[joint]\nsteps = 1\nbatch_size = 1\n")
+        recipe.write_text("[warmup]\nsteps = 1\nbatch_size = 1\n[joint]\nsteps = 1\nbatch_size = 1\n", encoding="utf-8")
         outcome = run("plan", recipe)
         assert outcome.code == 1
         assert "backbone: is None, but every pipeline has one -> clouds list backbone" in outcome.err
@@ -94,7 +94,7 @@ class TestTrain:
     @pytest.fixture
     def recipe(self, tmp_path: Path) -> Path:
         path = tmp_path / "small.toml"
-        path.write_text(SMALL_RECIPE)
+        path.write_text(SMALL_RECIPE, encoding="utf-8")
         return path
 
     def train(self, run: Run, recipe: Path, photos: Path, out: Path, *more: object) -> Outcome:
@@ -161,7 +161,7 @@ class TestTrain:
         refused = run("train", "--resume", out, "--set", "optimizer.lr=1")
         assert_one_line(refused, "optimizer.lr cannot change when a run resumes")
         assert run("train", "--resume", out, "--set", "data.on_error=skip").code == 0
-        assert json.loads((out / "recipe.json").read_text())["data"]["on_error"] == "skip"
+        assert json.loads((out / "recipe.json").read_text(encoding="utf-8"))["data"]["on_error"] == "skip"
         assert_one_line(
             self.train(run, recipe, photos, out), f"{out} already has a finished run; choose another folder"
         )
@@ -189,9 +189,9 @@ class TestEvaluate:
         assert outcome.code == 0, outcome.err
         assert "photos:val" in outcome.out
         assert "native" in outcome.out
-        document = json.loads(figures.read_text())
+        document = json.loads(figures.read_text(encoding="utf-8"))
         assert set(document["per_domain"]) == {"photos:val"}
-        assert json.loads((report / "report.json").read_text()) == document
+        assert json.loads((report / "report.json").read_text(encoding="utf-8")) == document
         assert "<html" in (report / "report.html").read_text(encoding="utf-8")
 
     def test_several_datasets_make_several_domains(
@@ -201,7 +201,7 @@ class TestEvaluate:
         specs = [f"folder:{photos}", f"folder:{tmp_path / 'more'}"]
         together = run("evaluate", checkpoint, "--data", *specs, "--json", tmp_path / "figures.json")
         repeated = run("evaluate", checkpoint, "--data", specs[0], "--data", specs[1])
-        figures = json.loads((tmp_path / "figures.json").read_text())
+        figures = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
         assert list(figures["per_domain"]) == ["photos:val", "more:val"]
         assert repeated == together
 
@@ -210,7 +210,11 @@ class TestEvaluate:
         outcome = run("evaluate", checkpoint, *data, "--scales", 0.5, 1, "--flip", "--window", 32, "--json", figures)
         assert outcome.code == 0, outcome.err
         assert "scores averaged over scales 0.5, 1 and their mirror images; windows of 32 x 32" in outcome.out
-        assert json.loads(figures.read_text())["views"] == {"scales": [0.5, 1.0], "flip": True, "window": 32}
+        assert json.loads(figures.read_text(encoding="utf-8"))["views"] == {
+            "scales": [0.5, 1.0],
+            "flip": True,
+            "window": 32,
+        }
         assert_one_line(run("evaluate", checkpoint, *data, "--scales", 0), "scales: expected different positive")
 
     def test_batches(self, run: Run, checkpoint: Path, photos: Path) -> None:
@@ -222,10 +226,12 @@ class TestEvaluate:
 
     def test_a_dataset_config_folds_predictions(self, run: Run, checkpoint: Path, photos: Path, tmp_path: Path) -> None:
         config = tmp_path / "fold.toml"
-        config.write_text("[fold]\n" + "".join(f'"{name}" = "road"\n' for name in CITYSCAPES.names[1:]))
+        config.write_text(
+            "[fold]\n" + "".join(f'"{name}" = "road"\n' for name in CITYSCAPES.names[1:]), encoding="utf-8"
+        )
         figures = tmp_path / "figures.json"
         run("evaluate", checkpoint, "--data", f"folder:{photos}", "--dataset-config", config, "--json", figures)
-        result = json.loads(figures.read_text())["domains"]["photos:val"]
+        result = json.loads(figures.read_text(encoding="utf-8"))["domains"]["photos:val"]
         assert result["iou"]["road"] > 0  # every prediction is road now, and a third of the pixels is
         assert result["iou"]["sidewalk"] == 0
 
@@ -239,7 +245,7 @@ def damage(path: Path) -> None:
 
 
 DAMAGES: dict[str, tuple[str, Callable[[Path], object]]] = {
-    "image is no picture": ("images/val/b.png", lambda path: path.write_text("hello")),
+    "image is no picture": ("images/val/b.png", lambda path: path.write_text("hello", encoding="utf-8")),
     "image is truncated": ("images/val/b.png", damage),
     "image has 16 bits": ("images/val/b.png", lambda p: Image.fromarray(np.zeros((40, 50), np.uint16)).save(p)),
     "image has another size": ("images/val/b.png", lambda path: Image.fromarray(PIXELS[:30]).save(path)),

@@ -25,14 +25,14 @@ def skin(tmp_path: Path) -> Path:
     for name in ("a", "b"):
         write_png(folder / "images" / "train" / f"{name}.png", rng.integers(0, 256, (40, 50, 3), np.uint8))
         write_png(folder / "labels" / "train" / f"{name}.png", rng.choice(np.array([0, 255], np.uint8), (40, 50)))
-    (folder / "dataset.toml").write_text('[labels.mapping]\n"0" = "background"\n"255" = "lesion"\n')
+    (folder / "dataset.toml").write_text('[labels.mapping]\n"0" = "background"\n"255" = "lesion"\n', encoding="utf-8")
     return folder
 
 
 @pytest.fixture
 def classes(tmp_path: Path) -> Path:
     path = tmp_path / "classes.toml"
-    path.write_text(TOML)
+    path.write_text(TOML, encoding="utf-8")
     return path
 
 
@@ -44,7 +44,7 @@ class TestCheckAndConvert:
         )
 
     def test_a_number_of_classes(self, run: Run, skin: Path) -> None:
-        (skin / "dataset.toml").write_text('[labels.mapping]\n"0" = 0\n"255" = 1\n')
+        (skin / "dataset.toml").write_text('[labels.mapping]\n"0" = 0\n"255" = 1\n', encoding="utf-8")
         outcome = run("datasets", "check", f"folder:{skin}", "--labels", "2", "--json")
         assert set(json.loads(outcome.out)["pixels"]) == {"class 0", "class 1", "ignore"}
 
@@ -63,7 +63,7 @@ class TestCheckAndConvert:
         )
 
     def test_a_slip_in_a_mapping_stays_one(self, run: Run, skin: Path) -> None:
-        (skin / "dataset.toml").write_text('[labels.mapping]\n"0" = "raod"\n"255" = "car"\n')
+        (skin / "dataset.toml").write_text('[labels.mapping]\n"0" = "raod"\n"255" = "car"\n', encoding="utf-8")
         assert_one_line(run("datasets", "check", f"folder:{skin}"), "'raod' is neither", "did you mean", "--labels")
 
     def test_wrong_classes_are_named(self, run: Run, skin: Path, tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ class TestCheckAndConvert:
         assert run("datasets", "convert", f"folder:{skin}", tmp_path / "out", "--labels", classes).code == 0
         with Image.open(tmp_path / "out" / "labels" / "train" / "a.png") as picture:
             assert set(np.unique(np.asarray(picture))) == {0, 1}
-        assert "classes (background, lesion)" in (tmp_path / "out" / "dataset.toml").read_text()
+        assert "classes (background, lesion)" in (tmp_path / "out" / "dataset.toml").read_text(encoding="utf-8")
         other = run("datasets", "convert", f"folder:{skin}", tmp_path / "out", "--labels", '["lesion", "background"]')
         assert_one_line(other, "has folder:", "choose another folder")
 
@@ -85,7 +85,7 @@ class TestTrain:
     def test_a_recipe_takes_a_file_and_keeps_what_it_says(
         self, run: Run, skin: Path, classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        (tmp_path / "small.toml").write_text(SMALL_RECIPE)
+        (tmp_path / "small.toml").write_text(SMALL_RECIPE, encoding="utf-8")
         monkeypatch.chdir(tmp_path)
         sets = ("--set", f"data.source=folder:{skin}", "--set", "labels=classes.toml")
         outcome = run("train", tmp_path / "small.toml", *sets, "--out", tmp_path / "run")
@@ -93,7 +93,9 @@ class TestTrain:
         labels = clouds.load(tmp_path / "run" / "warmup", device="cpu").labels
         assert (labels.name, labels.names, labels.things) == ("classes", ("background", "lesion"), (False, True))
         classes.unlink()
-        assert json.loads((tmp_path / "run" / "recipe.json").read_text())["model"]["labels"]["names"] == [
+        assert json.loads((tmp_path / "run" / "recipe.json").read_text(encoding="utf-8"))["model"]["labels"][
+            "names"
+        ] == [
             "background",
             "lesion",
         ]
@@ -108,14 +110,14 @@ class TestTrain:
             load_recipe("demo", ["labels=nowhere.toml"])
 
     def test_a_source_without_a_labelled_pixel_is_refused(self, run: Run, skin: Path, tmp_path: Path) -> None:
-        (tmp_path / "small.toml").write_text(SMALL_RECIPE)
-        (skin / "dataset.toml").write_text('[labels.mapping]\n"0" = "ignore"\n')
+        (tmp_path / "small.toml").write_text(SMALL_RECIPE, encoding="utf-8")
+        (skin / "dataset.toml").write_text('[labels.mapping]\n"0" = "ignore"\n', encoding="utf-8")
         train = ("train", tmp_path / "small.toml", "--set", f"data.source=folder:{skin}", "--out", tmp_path / "run")
         assert_one_line(run(*train), "no labelled pixel in 2 label maps", "clouds datasets check")
         assert not (tmp_path / "run").exists()
 
     def test_files_that_are_not_used_are_said_once(self, run: Run, skin: Path, tmp_path: Path) -> None:
-        (tmp_path / "small.toml").write_text(SMALL_RECIPE)
+        (tmp_path / "small.toml").write_text(SMALL_RECIPE, encoding="utf-8")
         (skin / "images" / "train" / "c.gif").write_bytes(b"GIF89a")
         sets = ("--set", f"data.source=folder:{skin}", "--labels", '["background", "lesion"]')
         outcome = run("train", tmp_path / "small.toml", *sets, "--out", tmp_path / "run")
@@ -137,7 +139,7 @@ def test_evaluate_fails_where_nothing_is_labelled_and_still_reports(
     assert " over 1 of 2 domains, " in outcome.out
     assert "photos:val: means over 3 of 19 classes; its labels lack wall, fence, " in outcome.out
     assert "void:val: no labelled pixel in 2 images, so nothing is measured" in outcome.out
-    document = json.loads((tmp_path / "all.json").read_text())
+    document = json.loads((tmp_path / "all.json").read_text(encoding="utf-8"))
     assert document["per_domain"]["void:val"] is None
     assert len(document["missing"]["photos:val"]) == 16
 

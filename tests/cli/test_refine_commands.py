@@ -50,7 +50,7 @@ def test_a_checkpoint_labels_the_images(run: Run, generated: Path, checkpoint: P
     out = tmp_path / "out"
     done = run("refine", generated, "--refiner", "regions", "--set", "cell=4", "--checkpoint", checkpoint, "--out", out)
     assert done.out == f"2 label maps refined, 0 existed: folder:{out}:train\n"
-    described = json.loads((out / "refined.json").read_text())
+    described = json.loads((out / "refined.json").read_text(encoding="utf-8"))
     assert described["images"] == str(generated)
     assert described["labels"]["head.safetensors"]
     assert described["options"]["cell"] == 4
@@ -67,7 +67,7 @@ def test_other_images_and_checkpoints_are_not_mixed_in(
     run("refine", generated, *command)
     assert_one_line(run("refine", other, *command), str(out), "was refined with", str(other), "choose another folder")
     for written in trained.glob("*.json"):
-        written.write_text(written.read_text() + "\n")  # any other content will do
+        written.write_text(written.read_text(encoding="utf-8") + "\n", encoding="utf-8")  # any other content will do
     assert_one_line(run("refine", generated, *command), str(out), "was refined with", "choose another folder")
 
 

@@ -11,7 +11,7 @@ from cli_helpers import SMALL_RECIPE, Run, assert_one_line
 
 def test_a_run_has_a_folder_of_its_own(run: Run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("mine.toml").write_text(SMALL_RECIPE)
+    Path("mine.toml").write_text(SMALL_RECIPE, encoding="utf-8")
     command = ("train", "mine.toml", "--set", f"data.source=folder:{photos}", "--set", "model.device=cpu")
     first = run(*command, "--json")
     assert first.code == 0, first.err

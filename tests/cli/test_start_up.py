@@ -52,7 +52,7 @@ def imported_by(*words: str) -> set[str]:
 
 @pytest.mark.parametrize("command", ALLOWED)
 def test_a_command_loads_no_other_heavy_module(command: str, checkpoint: Path, photos: Path, tmp_path: Path) -> None:
-    (tmp_path / "prompts.txt").write_text("A photo of a street with cars.\n")
+    (tmp_path / "prompts.txt").write_text("A photo of a street with cars.\n", encoding="utf-8")
     places = {
         "model": checkpoint,
         "image": photos / "images" / "val" / "a.png",

@@ -47,10 +47,10 @@ def test_secrets_of_a_plan_are_never_used(run: Run, checkpoint: Path, photos: Pa
     """No command asks a saved pipeline's plan for a server, and none accepts its word on a secret."""
     folder = tmp_path / "altered"
     shutil.copytree(checkpoint, folder)
-    document = json.loads((folder / "plan.json").read_text())
+    document = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
     options = {"model": "m", "url": "http://localhost:1", "key_variable": "HOME"}
     part = {"kind": "prompter", "name": "llm", "distribution": "clouds-dgss", "options": options}
     document["parts"].append(part)
-    (folder / "plan.json").write_text(json.dumps(document))
+    (folder / "plan.json").write_text(json.dumps(document), encoding="utf-8")
     picture = photos / "images" / "val" / "a.png"
     assert run("predict", folder, picture, "--out", tmp_path / "out", "--device", "cpu").code == 0

@@ -59,7 +59,9 @@ def catalog(*components: clouds.Component) -> clouds.Catalog:
 
 
 def test_a_good_declaration_passes(presets: Path) -> None:
-    presets.write_text("def mine(labels, *, language: str = 'en', sizes: tuple[int, ...] = (1, 2)): ...")
+    presets.write_text(
+        "def mine(labels, *, language: str = 'en', sizes: tuple[int, ...] = (1, 2)): ...", encoding="utf-8"
+    )
     check_component(component())
 
 
@@ -102,7 +104,7 @@ def test_capabilities_are_between_backbones_and_heads(kind: str, fields: dict[st
     ],
 )
 def test_factories_are_light_and_readable(presets: Path, source: str, message: str) -> None:
-    presets.write_text(source)
+    presets.write_text(source, encoding="utf-8")
     with pytest.raises(ContractError, match=message):
         check_component(component())
 
@@ -114,7 +116,8 @@ def test_what_a_name_builds_is_checked_by_its_kind(presets: Path) -> None:
         "    class Words(clouds.Prompter):\n"
         "        def prompts(self, n, *, seed):\n"
         "            return ['a street'] * (n + extra)\n"
-        "    return Words()\n"
+        "    return Words()\n",
+        encoding="utf-8",
     )
     mine = catalog(component())
     check_by_name("prompter", "mine", catalog=mine)
@@ -139,7 +142,7 @@ def build_with(source: str) -> str:
     ],
 )
 def test_declared_and_built_backbones_agree(presets: Path, source: str, message: str | None) -> None:
-    presets.write_text(build_with(source))
+    presets.write_text(build_with(source), encoding="utf-8")
     mine = catalog(component("backbone", provides=PYRAMID))
     if message is None:
         check_by_name("backbone", "mine", catalog=mine)

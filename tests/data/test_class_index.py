@@ -46,7 +46,7 @@ def test_the_index_of_another_dataset_is_refused(path: Path, town: Path, add: Ad
     others = LabelSpace.from_names(["road", "car", "tree"], ids=[7, 26, 21])
     with pytest.raises(DataError, match=r"is not the index of .* counts 3 other classes than label space"):
         read(others)
-    (town / "dataset.toml").write_text('[labels.mapping]\n"9" = "ignore"\n')
+    (town / "dataset.toml").write_text('[labels.mapping]\n"9" = "ignore"\n', encoding="utf-8")
     with pytest.raises(DataError, match="it was counted with another label encoding"):
         read()
     (town / "dataset.toml").unlink()
@@ -67,12 +67,12 @@ def test_the_index_of_another_dataset_is_refused(path: Path, town: Path, add: Ad
 
 
 def test_what_is_no_index_is_refused(path: Path, dataset: Dataset) -> None:
-    document = json.loads(path.read_text())
+    document = json.loads(path.read_text(encoding="utf-8"))
     for text in (None, "{", "[]", json.dumps({**document, "more": 1})):
-        path.unlink() if text is None else path.write_text(text)
+        path.unlink() if text is None else path.write_text(text, encoding="utf-8")
         with pytest.raises(ConfigError, match=r"index\.json.*"):
             read_class_index(path, dataset)
     for change in ({"names": ["a"]}, {"pixels": [[1], [2]]}, {"pixels": [[1, 2, -1], [1, 2, 3]]}):
-        path.write_text(json.dumps(document | change))
+        path.write_text(json.dumps(document | change), encoding="utf-8")
         with pytest.raises(ConfigError, match="its columns do not fit each other; write it with"):
             read_class_index(path, dataset)

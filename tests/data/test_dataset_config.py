@@ -16,7 +16,8 @@ def test_without_a_file_labels_are_train_ids(labels: LabelSpace) -> None:
 def test_everything_at_once(tmp_path: Path, labels: LabelSpace) -> None:
     path = tmp_path / "dataset.toml"
     path.write_text(
-        'max_pixels = 12\n[labels]\nencoding = "ids"\n[labels.mapping]\n"0" = "ignore"\n"3" = 1\n[fold]\nsky = "car"\n'
+        'max_pixels = 12\n[labels]\nencoding = "ids"\n[labels.mapping]\n"0" = "ignore"\n"3" = 1\n[fold]\nsky = "car"\n',
+        encoding="utf-8",
     )
     encoding, fold, max_pixels = read_dataset_config(path, labels)
     assert max_pixels == 12
@@ -42,7 +43,7 @@ def test_everything_at_once(tmp_path: Path, labels: LabelSpace) -> None:
 )
 def test_errors_name_file_and_key(tmp_path: Path, labels: LabelSpace, text: str, message: str) -> None:
     path = tmp_path / "wrong.toml"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError, match=rf"wrong\.toml: .*{message}"):
         read_dataset_config(path, labels)
 

@@ -111,7 +111,7 @@ def test_a_conversion_owns_its_folder(town: Path, add: Add, labels: LabelSpace, 
     convert_dataset(dataset, out)
     left = [out / ".dataset.0123abcd.tmp.toml", out / "labels" / "train" / ".a.0123abcd.tmp.png"]
     for path in left:
-        path.write_text("half")
+        path.write_text("half", encoding="utf-8")
     with (
         only_writer(out / ".lock"),
         pytest.raises(DataError, match="another run is writing to this folder; wait until it has ended"),
@@ -133,7 +133,7 @@ def test_a_label_that_cannot_be_read_stops_it_by_name(town: Path, add: Add, labe
 def test_splits_share_a_folder_and_the_fold(town: Path, add: Add, labels: LabelSpace, tmp_path: Path) -> None:
     for split in ("train", "val"):
         add("a", split=split)
-    (town / "dataset.toml").write_text('[fold]\ncar = "road"\nsky = "ignore"\n')
+    (town / "dataset.toml").write_text('[fold]\ncar = "road"\nsky = "ignore"\n', encoding="utf-8")
     for split in ("train", "val"):
         convert_dataset(open_dataset(f"folder:{town}:{split}", labels), tmp_path / "out")
     for split in ("train", "val"):
@@ -182,6 +182,6 @@ def test_any_folder_name_can_be_converted_and_read_again(
 
 def test_the_largest_image_that_is_meant_is_handed_on(town: Path, add: Add, labels: LabelSpace, tmp_path: Path) -> None:
     add("a")
-    (town / "dataset.toml").write_text("max_pixels = 24\n")
+    (town / "dataset.toml").write_text("max_pixels = 24\n", encoding="utf-8")
     convert_dataset(open_dataset(f"folder:{town}", labels), tmp_path / "out")
     assert open_dataset(f"folder:{tmp_path / 'out'}", labels).max_pixels == 24

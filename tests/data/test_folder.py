@@ -19,8 +19,8 @@ def _checkerboard() -> np.ndarray:
 def test_pairs_are_found_and_sorted(town: Path, add: Add, labels: LabelSpace) -> None:
     for name, suffix in (("b", ".png"), ("a", ".jpg"), ("c.1", ".JPEG")):
         add(name, suffix=suffix, label=_checkerboard())
-    (town / "images" / "train" / "notes.txt").write_text("no picture")
-    (town / "images" / "train" / ".a.tmp.png").write_text("unfinished")
+    (town / "images" / "train" / "notes.txt").write_text("no picture", encoding="utf-8")
+    (town / "images" / "train" / ".a.tmp.png").write_text("unfinished", encoding="utf-8")
     (town / "images" / ".val.tmp").mkdir()
     with pytest.warns(LeftOutWarning, match=r"town:train: 1 file \(notes\.txt\): not read; pictures .* \.jpg, "):
         dataset = open_dataset(f"folder:{town}", labels)
@@ -53,10 +53,10 @@ def test_split(
 
 def test_own_configuration_and_one_in_its_place(town: Path, add: Add, labels: LabelSpace, tmp_path: Path) -> None:
     add("a", label=np.full(SIZE, 7, np.uint8))
-    (town / "dataset.toml").write_text('[labels]\nencoding = "ids"\n')
+    (town / "dataset.toml").write_text('[labels]\nencoding = "ids"\n', encoding="utf-8")
     assert open_dataset(f"folder:{town}", labels).read_label(0).max() == 0
     other = tmp_path / "other.toml"
-    other.write_text('[labels.mapping]\n"7" = "sky"\n[fold]\ncar = "road"\n')
+    other.write_text('[labels.mapping]\n"7" = "sky"\n[fold]\ncar = "road"\n', encoding="utf-8")
     dataset = open_dataset(f"folder:{town}", labels, config=other)
     assert dataset.read_label(0).min() == 2
     assert dataset.fold is not None
@@ -115,12 +115,12 @@ def test_sizes_that_differ_by_a_turn_are_explained(town: Path, add: Add, labels:
 
 def test_the_largest_image_that_is_meant_stands_in_the_configuration(town: Path, add: Add, labels: LabelSpace) -> None:
     add("a")
-    (town / "dataset.toml").write_text("max_pixels = 23\n")
+    (town / "dataset.toml").write_text("max_pixels = 23\n", encoding="utf-8")
     dataset = open_dataset(f"folder:{town}", labels)
     for read in (dataset.read_image, dataset.read_label):
         with pytest.raises(DataError, match=r"a\.png: has 4 x 6 pixels .* more than 23"):
             read(0)
-    (town / "dataset.toml").write_text("max_pixels = 24\n")
+    (town / "dataset.toml").write_text("max_pixels = 24\n", encoding="utf-8")
     open_dataset(f"folder:{town}", labels).read(0)
 
 
@@ -157,7 +157,7 @@ def test_palette_labels_are_indices(town: Path, add: Add, labels: LabelSpace) ->
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
 def test_color_labels(town: Path, add: Add, labels: LabelSpace, mode: str) -> None:
     (town / "x").mkdir(parents=True)
-    (town / "dataset.toml").write_text('[labels]\nencoding = "color"\n')
+    (town / "dataset.toml").write_text('[labels]\nencoding = "color"\n', encoding="utf-8")
     pixels = np.array(labels.palette, np.uint8)[_checkerboard()]
     picture = Image.fromarray(pixels)
     add("a", label=picture.quantize() if mode == "P" else picture.convert(mode))
@@ -175,7 +175,7 @@ def test_labels_of_the_wrong_form_are_named(town: Path, add: Add, labels: LabelS
     add("a", label=np.full(SIZE, 3, np.uint8))
     with pytest.raises(DataError, match=r"a\.png: label values 3 \(24 pixels\) are unknown"):
         open_dataset(spec, labels).read(0)
-    (town / "dataset.toml").write_text('[labels]\nencoding = "color"\n')
+    (town / "dataset.toml").write_text('[labels]\nencoding = "color"\n', encoding="utf-8")
     with pytest.raises(DataError, match=r"label has mode L, but encoding 'color' expects an 8-bit RGB image"):
         open_dataset(spec, labels).read(0)
 

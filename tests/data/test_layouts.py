@@ -140,10 +140,12 @@ def test_other_label_spaces_by_class_name(tmp_path: Path) -> None:
 
 def test_a_configuration_may_fold_or_encode_anew(tmp_path: Path) -> None:
     TREES["mapillary"].fill(tmp_path)
-    (tmp_path / "dataset.toml").write_text('[fold]\nrider = "bicycle"\n')
+    (tmp_path / "dataset.toml").write_text('[fold]\nrider = "bicycle"\n', encoding="utf-8")
     dataset = _open(TREES["mapillary"], tmp_path)
     assert (dataset.encoding.name, dataset.fold is None) == ("mapillary-v1.2", False)
-    (tmp_path / "dataset.toml").write_text('[labels]\nencoding = "mapillary-v1.2"\n[labels.mapping]\n65 = "sky"\n')
+    (tmp_path / "dataset.toml").write_text(
+        '[labels]\nencoding = "mapillary-v1.2"\n[labels.mapping]\n65 = "sky"\n', encoding="utf-8"
+    )
     assert _open(TREES["mapillary"], tmp_path).read_label(0)[0].tolist() == [0, 10, 18]
 
 
@@ -152,7 +154,7 @@ def test_a_folder_may_hold_ids_of_a_published_data_set(tmp_path: Path) -> None:
     for path, part in ((image, "images"), (label, "labels")):
         (tmp_path / part / "night").mkdir(parents=True)
         path.rename(tmp_path / part / "night" / path.name)
-    (tmp_path / "dataset.toml").write_text('[labels]\nencoding = "synthia"\n')
+    (tmp_path / "dataset.toml").write_text('[labels]\nencoding = "synthia"\n', encoding="utf-8")
     assert open_dataset(f"folder:{tmp_path}", CITYSCAPES).read_label(0)[0].tolist() == [0, 255, 3]
 
 
@@ -177,7 +179,7 @@ def test_polygons_of_idd_are_not_enough(kind: str, tmp_path: Path) -> None:
     tree = TREES[kind]
     for image, label in tree.fill(tmp_path):
         stem = image.name.removesuffix("_leftImg8bit.png")
-        label.with_name(f"{stem}_gtFine_polygons.json").write_text("{}")
+        label.with_name(f"{stem}_gtFine_polygons.json").write_text("{}", encoding="utf-8")
         label.unlink()
     id_type = "csTrainId" if kind == "idd" else "level3Id"
     with pytest.raises(

@@ -39,7 +39,7 @@ def fill(tree: Tree, root: Path) -> None:
 def train(recipe: str, out: Path, *words: object) -> list[dict[str, float]]:
     settings = [word for setting in SMALL for word in ("--set", setting)]
     assert main(["train", recipe, "--out", str(out), *settings, *map(str, words)]) == 0
-    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (out / "log.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 @pytest.fixture

@@ -76,10 +76,10 @@ def test_a_run_that_is_cut_off_leaves_nothing(tmp_path: Path, monkeypatch: pytes
 
 
 def test_someone_elses_folder_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "thesis.txt").write_text("mine")
+    (tmp_path / "thesis.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(DataError, match=r"exists and has no dataset\.toml"):
         write_domain(SOURCE, tmp_path, count=1, size=SIZE, seed=0)
-    assert (tmp_path / "thesis.txt").read_text() == "mine"
+    assert (tmp_path / "thesis.txt").read_text(encoding="utf-8") == "mine"
 
 
 def test_an_unknown_domain(tmp_path: Path) -> None:

@@ -33,12 +33,12 @@ def test_the_table_has_every_unseen_domain_and_the_mean(demo: DemoResult) -> Non
 
 def test_both_arms_make_the_same_number_of_optimizer_steps(demo: DemoResult) -> None:
     logs = {
-        arm: [json.loads(line) for line in (demo.out / arm / "log.jsonl").read_text().splitlines()]
+        arm: [json.loads(line) for line in (demo.out / arm / "log.jsonl").read_text(encoding="utf-8").splitlines()]
         for arm in ("source-only", "clouds")
     }
     assert len(logs["source-only"]) == len(logs["clouds"]) == STEPS // 2
     assert demo.steps == STEPS
-    recipes = {arm: json.loads((demo.out / arm / "recipe.json").read_text()) for arm in logs}
+    recipes = {arm: json.loads((demo.out / arm / "recipe.json").read_text(encoding="utf-8")) for arm in logs}
     assert recipes["source-only"]["data"]["generated"] == ""
     assert recipes["clouds"]["data"]["generated"]
     # half of the batch of CLOUDS is generated: both arms see as many labelled images
@@ -49,7 +49,7 @@ def test_both_arms_make_the_same_number_of_optimizer_steps(demo: DemoResult) -> 
 
 
 def test_the_json_is_the_table(demo: DemoResult) -> None:
-    document = json.loads((demo.out / "result.json").read_text())
+    document = json.loads((demo.out / "result.json").read_text(encoding="utf-8"))
     assert {name: (d["source_only"], d["clouds"]) for name, d in document["domains"].items()} == {
         name: (before, after) for name, before, after in demo.table()
     }
@@ -63,7 +63,7 @@ def test_the_quality_of_pseudo_labels_is_in_the_json_and_on_the_page(demo: DemoR
     assert found.after is not None
     assert 0 <= found.after <= 100
     assert found.after != found.before  # the teacher that is measured has a refiner
-    document = json.loads((demo.out / "result.json").read_text())
+    document = json.loads((demo.out / "result.json").read_text(encoding="utf-8"))
     assert document["pseudo_labels"] == {"images": 24, "before": found.before, "after": found.after}
     page = demo.report.read_text(encoding="utf-8")
     for what, value in (("pseudo-labels before refinement", found.before), ("after refinement", found.after)):

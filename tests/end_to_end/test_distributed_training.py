@@ -73,14 +73,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 def launch(out: Path, data: tuple[str, str], script: str = SCRIPT) -> subprocess.CompletedProcess[str]:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     file = out.with_suffix(".py")
-    file.write_text(script)
+    file.write_text(script, encoding="utf-8")
     command = [*torchrun, str(file), str(Path(__file__).parent), str(out), *data]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
 
 
 def read_log(folder: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def change(folder: Path, phase: str) -> torch.Tensor:
@@ -130,7 +130,7 @@ def test_an_evaluation_over_two_processes_has_the_counts_of_one(tmp_path: Path, 
     outcome = launch(tmp_path / "report", (data[0], str(tmp_path / "pipeline")), COUNT)
     assert outcome.returncode == 0, outcome.stderr
     for rank in range(2):
-        assert json.loads((tmp_path / f"report{rank}").read_text()) == json.loads(expected.to_json())
+        assert json.loads((tmp_path / f"report{rank}").read_text(encoding="utf-8")) == json.loads(expected.to_json())
 
 
 @pytest.mark.slow

@@ -64,7 +64,7 @@ def workers_of(pid: int) -> list[int]:
 
 def words(path: Path) -> list[str]:
     try:
-        return path.read_text().replace("\0", " ").split()
+        return path.read_text(encoding="utf-8").replace("\0", " ").split()
     except (FileNotFoundError, ProcessLookupError):  # it has just ended
         return []
 

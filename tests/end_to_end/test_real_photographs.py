@@ -36,12 +36,12 @@ def test_train_evaluate_predict(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert run("train", "folder", "--set", source, *few, "--out", tmp_path / "run") == 0
 
     config = tmp_path / "camvid.toml"
-    config.write_text(FOLD)
+    config.write_text(FOLD, encoding="utf-8")
     checkpoint, target = tmp_path / "run" / "warmup", f"folder:{root / 'camvid'}:val"
     report = tmp_path / "report.json"
     words = ["--data", target, "--dataset-config", config, "--json", report]
     assert run("evaluate", checkpoint, *words) == 0
-    result = json.loads(report.read_text())
+    result = json.loads(report.read_text(encoding="utf-8"))
     (domain,) = result["domains"].values()
     assert domain["images"] == 101
     assert sum(value is not None for value in domain["iou"].values()) == 11

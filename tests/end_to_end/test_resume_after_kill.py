@@ -79,12 +79,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 
 def command(out: Path, data: tuple[str, str], script: str = SCRIPT) -> list[str]:
     file = out.with_suffix(".py")
-    file.write_text(script)
+    file.write_text(script, encoding="utf-8")
     return [sys.executable, str(file), str(Path(__file__).parent), str(out), *data]
 
 
 def assert_equal_runs(one: Path, two: Path) -> None:
-    logs = [[json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()] for folder in (one, two)]
+    logs = [
+        [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+        for folder in (one, two)
+    ]
     losses = [[(line["phase"], line["step"], line["loss"]) for line in lines] for lines in logs]
     assert losses[0] == losses[1]
     for phase in ("warmup", "joint"):
@@ -103,7 +106,7 @@ def test_a_kill_in_the_middle_of_a_write(tmp_path: Path, data: tuple[str, str]) 
     )
     assert outcome.returncode == -signal.SIGKILL
     assert list(killed.glob(".checkpoint.*.tmp.pt"))
-    logged = [json.loads(line) for line in (killed / "log.jsonl").read_text().splitlines()]
+    logged = [json.loads(line) for line in (killed / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     progress = read_checkpoint(killed)[0]
     assert (progress.phase, progress.step) == ("joint", 2)
     assert (logged[-1]["phase"], logged[-1]["step"]) == ("joint", progress.step + EVERY)

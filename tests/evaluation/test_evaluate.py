@@ -49,7 +49,7 @@ def _dataset(
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels.astype(np.uint8)).save(path)
     if config:
-        (root / "dataset.toml").write_text(config)
+        (root / "dataset.toml").write_text(config, encoding="utf-8")
     return f"folder:{root}"
 
 
@@ -89,7 +89,7 @@ def test_fold_applies_to_predictions_only(tmp_path: Path) -> None:
 def test_configs_for_all_and_by_spec(tmp_path: Path) -> None:
     specs = [_dataset(tmp_path / name, [(_map(0, 1), _map(0, 0))]) for name in ("day", "night")]
     config = tmp_path / "fold.toml"
-    config.write_text('[fold]\ncar = "road"\n')
+    config.write_text('[fold]\ncar = "road"\n', encoding="utf-8")
     assert evaluate(RedChannel(), specs, configs=config).per_domain == {"day:val": 100.0, "night:val": 100.0}
     by_spec = evaluate(RedChannel(), specs, configs={specs[1]: config})
     assert by_spec.per_domain == {"day:val": 50.0, "night:val": 100.0}
@@ -134,7 +134,7 @@ def test_the_limit_of_a_dataset_holds_for_published_sizes(tmp_path: Path) -> Non
     line, pixels = np.zeros((1, 4)), 1024 * 4096
     spec = _dataset(tmp_path / "day", [(line, line)], config=f"max_pixels = {pixels}")
     assert evaluate(RedChannel(), [spec], protocol="published").miou == 100
-    (tmp_path / "day" / "dataset.toml").write_text(f"max_pixels = {pixels - 1}")
+    (tmp_path / "day" / "dataset.toml").write_text(f"max_pixels = {pixels - 1}", encoding="utf-8")
     with pytest.raises(DataError, match=rf"more than {pixels - 1}; .* allow for it: max_pixels={pixels} \("):
         evaluate(RedChannel(), [spec], protocol="published")
 

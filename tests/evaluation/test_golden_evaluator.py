@@ -88,7 +88,7 @@ def test_sizes_of_the_published_protocol(golden: Path) -> None:
 
 
 def _read(path: Path) -> Any:
-    return json.loads(path.read_text())
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _pairs(golden: Path, case: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:

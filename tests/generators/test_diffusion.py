@@ -213,7 +213,7 @@ def test_a_revision_of_a_folder_is_refused(folder: Path) -> None:
     ("content", "fault"), [("{", "is damaged"), ("{}", "no _class_name"), ("[]", "no _class_name")]
 )
 def test_a_damaged_index_is_named(tmp_path: Path, content: str, fault: str) -> None:
-    (tmp_path / "model_index.json").write_text(content)
+    (tmp_path / "model_index.json").write_text(content, encoding="utf-8")
     (tmp_path / "unet.safetensors").touch()
     with pytest.raises(WeightsError, match=rf"model_index\.json: .*{fault}"):
         FolderSource(tmp_path, name="mine", revision=None, safety_checker=False)
@@ -222,7 +222,7 @@ def test_a_damaged_index_is_named(tmp_path: Path, content: str, fault: str) -> N
 def test_folders_without_a_pipeline_or_safe_weights_are_named(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"not a diffusion pipeline, because it has no model_index\.json"):
         build(tmp_path)
-    (tmp_path / "model_index.json").write_text("{}")
+    (tmp_path / "model_index.json").write_text("{}", encoding="utf-8")
     (tmp_path / "weights.bin").write_bytes(b"")
     with pytest.raises(WeightsError, match=r"has no \.safetensors, and other formats may run code"):
         build(tmp_path)

@@ -33,7 +33,7 @@ def use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path
 
     def write(text: str) -> Path:
         path = tmp_path / "launches.json"
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
         monkeypatch.setenv("CLOUDS_TUNED", str(path))
         return path
 

@@ -115,7 +115,7 @@ def test_weights_come_from_the_folder_for_machines_without_a_network(
         assert torch.equal(one.model.encode_image(inputs), trained.eval().encode_image(inputs))
     note = tmp_path / "owner" / "clip" / ".cache" / "huggingface" / "download" / f"{weights.name}.metadata"
     note.parent.mkdir(parents=True)
-    note.write_text(f"{'c' * 40}\n{'0' * 64}\n1700000000.0\n")
+    note.write_text(f"{'c' * 40}\n{'0' * 64}\n1700000000.0\n", encoding="utf-8")
     with pytest.raises(
         WeightsError, match=rf"{weights.name}: hash is \w{{64}}, expected 0{{64}}; the file is not used"
     ):

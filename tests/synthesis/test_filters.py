@@ -194,6 +194,6 @@ def test_a_torn_line_of_rejections_is_dropped_and_a_foreign_file_named(tmp_path:
     make(tmp_path, Faulty(blank=[2]), BlankFilter(), n=3)
     assert path.read_bytes().count(b"\n") == 1
     for text in ("nonsense\n", "[" * 10**5 + "\n"):
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
         with pytest.raises(DataError, match=r"rejected\.jsonl: not a list of rejected images .*remove it to try"):
             make(tmp_path, Faulty(), BlankFilter())

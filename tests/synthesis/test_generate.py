@@ -162,12 +162,12 @@ def test_another_request_is_refused_and_nothing_changes(tmp_path: Path, changes:
 def test_another_version_of_the_generator_may_go_on(tmp_path: Path) -> None:
     make(tmp_path, n=1)
     make(tmp_path, n=2, part=evolve(PART, version="2"))
-    rows = [json.loads(line) for line in (tmp_path / FILE_NAME).read_text().splitlines()]
+    rows = [json.loads(line) for line in (tmp_path / FILE_NAME).read_text(encoding="utf-8").splitlines()]
     assert [row["generator"]["version"] for row in rows] == ["1", "2"]
 
 
 def test_folders_with_something_else_are_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "thesis.txt").write_text("years of work")
+    (tmp_path / "thesis.txt").write_text("years of work", encoding="utf-8")
     with pytest.raises(DataError, match=r"is not empty and has no manifest\.jsonl; choose another folder"):
         make(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
@@ -268,7 +268,7 @@ class TestPipeline:
 
     def test_it_uses_the_prompter(self, parts: dict[str, Any], tmp_path: Path) -> None:
         path = tmp_path / "prompts.txt"
-        path.write_text("day\nnight\nfog\n")
+        path.write_text("day\nnight\nfog\n", encoding="utf-8")
         prompter = {"name": "file", "path": str(path)}
         pipeline = clouds.compose(**parts, generator=Stub(), prompter=prompter)
         made = clouds.generate(pipeline, 3, out=tmp_path / "set", size=SIZE)

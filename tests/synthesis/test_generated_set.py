@@ -16,7 +16,7 @@ def published(tmp_path: Path) -> Path:
     """The layout of the published dataset."""
     for index in (10, 9, 100):
         write_png(tmp_path / "images" / f"im_{index}_p{index % 100}.png", PIXELS)
-    (tmp_path / "train_dict.json").write_text("[]")
+    (tmp_path / "train_dict.json").write_text("[]", encoding="utf-8")
     return tmp_path
 
 

@@ -150,7 +150,7 @@ def test_another_sort_of_labels_is_refused(pictures: Path, tmp_path: Path) -> No
     with pytest.raises(DataError, match=r"out was refined with .*'seed': 0.* not with .*'seed': 1.*choose another"):
         refine(pictures, tmp_path / "out", seed=1)
     for text in ("{", "[" * 10**5):
-        (tmp_path / "out" / FILE_NAME).write_text(text)
+        (tmp_path / "out" / FILE_NAME).write_text(text, encoding="utf-8")
         with pytest.raises(
             DataError, match=r"refined.json: not the output of an earlier run \(.*\); choose another folder"
         ):
@@ -209,7 +209,7 @@ def test_faults_name_the_image(pictures: Path, tmp_path: Path) -> None:
     (pictures / "im_1_p0.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"im_1_p0.png: not a picture"):
         refine(pictures, tmp_path / "c")
-    assert json.loads((tmp_path / "c" / FILE_NAME).read_text()) == {"refiner": "swapped", "seed": 0}
+    assert json.loads((tmp_path / "c" / FILE_NAME).read_text(encoding="utf-8")) == {"refiner": "swapped", "seed": 0}
 
 
 @pytest.mark.parametrize("name", ["pictures", "labels", "images"])

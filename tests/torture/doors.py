@@ -141,7 +141,7 @@ def _settings(folder: Path) -> Iterator[Door]:
     read = _file(folder / "dataset.toml", lambda path: read_dataset_config(path, CITYSCAPES))
     yield Door("dataset.toml", seeds, mutate_text, read)
     (folder / "scored").mkdir()
-    (folder / "scored" / RECIPE).write_text(json.dumps(recipe.to_dict()))
+    (folder / "scored" / RECIPE).write_text(json.dumps(recipe.to_dict()), encoding="utf-8")
     scores = '"scores": {"day": {"images": 2, "miou": 50.0, "iou": {"road": 50.0, "sky": null}}}'
     log = "".join(f'{{"phase": "warmup", "step": {step}, "miou": 50.0, {scores}}}\n' for step in (1, 2))
     yield Door("log.jsonl", [log.encode()], mutate_lines, _file(folder / "scored" / LOG, _compare), share=3)

@@ -152,7 +152,7 @@ class Drill:
         return code
 
     def _said(self) -> str:
-        return self.folder.with_suffix(".err").read_text(errors="replace")[-2000:]
+        return self.folder.with_suffix(".err").read_text(errors="replace", encoding="utf-8")[-2000:]
 
 
 def preloaded() -> ctypes.CDLL:

@@ -71,7 +71,7 @@ def _read_all(door, numbers: range, seed: int, reached: mmap.mmap, found: int) -
 
     from clouds.core.system.errors import CloudsError
 
-    pages = int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
+    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0]) * mmap.PAGESIZE
     resource.setrlimit(resource.RLIMIT_AS, (pages + BYTES, pages + BYTES))
     warnings.simplefilter("ignore")
     for number in numbers:

@@ -157,7 +157,7 @@ def trained(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {**tree(folder)}
     found[LOG] = [
         {key: value for key, value in json.loads(line).items() if key not in ("images_per_second", "memory_gib")}
-        for line in (folder / LOG).read_text().splitlines()
+        for line in (folder / LOG).read_text(encoding="utf-8").splitlines()
     ]
     for path in folder.glob("checkpoint*.pt"):
         document = torch.load(path, weights_only=True)

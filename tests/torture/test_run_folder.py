@@ -103,7 +103,7 @@ class RunFolder(RuleBasedStateMachine):
     @rule()
     def someone_puts_a_file_there(self) -> None:
         self.folder.mkdir()
-        (self.folder / "thesis.txt").write_text("mine")
+        (self.folder / "thesis.txt").write_text("mine", encoding="utf-8")
         self.foreign = True
 
     @precondition(lambda self: self.foreign)

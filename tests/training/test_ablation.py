@@ -60,7 +60,7 @@ def test_arms_share_the_warm_up_and_the_number_of_source_images(settings: Recipe
     ]
     assert_same(weights(starts[0]), weights(starts[1]))
     assert [one.refiner is None for one in starts] == [True, False]
-    for row in map(json.loads, (out / "rows.jsonl").read_text().splitlines()):
+    for row in map(json.loads, (out / "rows.jsonl").read_text(encoding="utf-8").splitlines()):
         assert (row["seed"], row["step"]) == (0, 4)
         report = clouds.evaluate(
             clouds.load(out / "arms" / row["arm"] / "seed-0" / "joint", trust=["refiner"]), [target]
@@ -104,7 +104,7 @@ def test_more_arms_and_seeds_are_added(settings: Recipe, target: str, tmp_path: 
     assert gain is not None
     assert gain.mean == pytest.approx(np.mean([own[seed] - base[seed] for seed in (0, 1)]))
     assert result.intervals["source"][1] is None
-    table, page = ((tmp_path / "out" / name).read_text() for name in ("table.txt", "report.html"))
+    table, page = ((tmp_path / "out" / name).read_text(encoding="utf-8") for name in ("table.txt", "report.html"))
     assert "gain, over images" in table
     for words in ("Arms", "mIoU during training", "Labels of the first teacher", "Predictions", "data:image/png"):
         assert words in page
@@ -191,6 +191,6 @@ def test_a_folder_of_something_else_is_refused(settings: Recipe, target: str, tm
     with pytest.raises(DataError, match=r"images.npz: cannot be read .*; remove it, and repeat the call"):
         ablate(settings, arms=["source"], seeds=[0], data=[target], out=out)
     (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "note.txt").write_text("mine")
+    (tmp_path / "other" / "note.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(DataError, match=r"is not empty and has no ablation\.json"):
         ablate(settings, arms=["source"], seeds=[0], data=[target], out=tmp_path / "other")

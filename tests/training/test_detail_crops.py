@@ -37,6 +37,6 @@ def test_accumulated_parts_are_one_batch(source: str, generated: Path, tmp_path:
         settings = recipe(f"loop.accumulate={parts}", "joint.batch_size=5", "joint.steps=3", "optimizer.lr=1e-4")
         data = {"source": source, "generated": generated, "recipe": settings}
         run = train(compose(head=HEAD), **data, out=tmp_path / str(parts), phase="joint")
-        losses[parts] = [json.loads(line)["loss"] for line in run.log.read_text().splitlines()]
+        losses[parts] = [json.loads(line)["loss"] for line in run.log.read_text(encoding="utf-8").splitlines()]
     # the order of float32 sums alone, as in test_loop
     assert losses[3] == pytest.approx(losses[1], rel=2e-5)

@@ -146,7 +146,7 @@ def test_a_tracker_that_fails_is_said_once_and_left_out(
         "loop.trackers: Moody failed at step 2 of warmup and is dropped: ConnectionError: the server is away",
     ]
     assert (moody.steps, late.steps) == ([1, 2], [1, 2, 3, 4])
-    assert len(run.log.read_text().splitlines()) == 4
+    assert len(run.log.read_text(encoding="utf-8").splitlines()) == 4
 
 
 def stop_at(step: int) -> Callable[..., None]:
@@ -171,7 +171,7 @@ def test_a_log_that_is_too_short_is_not_filled_up(source: str, tmp_path: Path, k
     (run / "log.jsonl").write_bytes(lines[:kept])
     with pytest.warns(UserWarning, match=rf"log\.jsonl has {kept} bytes; the checkpoint says {len(lines)}: some lines"):
         train(compose(), resume=run)
-    assert [json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines()] == [3, 4]
+    assert [json.loads(line)["step"] for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()] == [3, 4]
 
 
 def test_a_reading_process_that_is_killed_costs_no_step(source: str, tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ def test_a_reading_process_that_is_killed_costs_no_step(source: str, tmp_path: P
     settings = recipe("data.workers=1", "warmup.steps=400", "loop.checkpoint_every=1000")
     with pytest.raises(TrainingError, match=r"^a data loader process died \(.*--set data\.workers=0 .*a checkpoint of"):
         train(compose(), source=source, recipe=settings, out=tmp_path / "run", on_step=kill)
-    lines = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
+    lines = (tmp_path / "run" / "log.jsonl").read_text(encoding="utf-8").splitlines()
     assert 3 <= read_checkpoint(tmp_path / "run")[0].step == len(lines) < 400
 
 
@@ -202,7 +202,7 @@ class TestTheFolder:
 
     def test_files_of_another_program_are_left_alone(self, source: str, tmp_path: Path) -> None:
         (tmp_path / "thesis").mkdir()
-        (tmp_path / "thesis" / "log.jsonl").write_text("mine")
+        (tmp_path / "thesis" / "log.jsonl").write_text("mine", encoding="utf-8")
         with pytest.raises(DataError, match=r"thesis is not empty and has no recipe\.json; choose another folder"):
             train(compose(), source=source, recipe=recipe(), out=tmp_path / "thesis")
         assert [path.name for path in (tmp_path / "thesis").iterdir()] == ["log.jsonl"]
@@ -293,7 +293,7 @@ class TestGoingOn:
     def test_what_does_not_change_the_steps_may_change(self, source: str, tmp_path: Path) -> None:
         run = interrupted(source, tmp_path / "run")
         train(compose(), resume=run, set={"data.on_error": "skip", "device": "cpu"})
-        assert json.loads((run / "recipe.json").read_text())["data"]["on_error"] == "skip"
+        assert json.loads((run / "recipe.json").read_text(encoding="utf-8"))["data"]["on_error"] == "skip"
         assert "model.device" in CHANGEABLE
 
     @pytest.mark.parametrize("key", ["seed", "optimizer.lr", "warmup.steps", "model.head.width", "data.crop"])
@@ -356,7 +356,12 @@ def test_a_log_size_beyond_the_log_takes_no_room(source: str, tmp_path: Path) ->
     torch.save(document, run / FILE_NAME)
     with pytest.warns(UserWarning, match=r"the checkpoint says 1000000000000: some lines are lost"):
         train(compose(), resume=run)
-    assert [json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines()] == [1, 2, 3, 4]
+    assert [json.loads(line)["step"] for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()] == [
+        1,
+        2,
+        3,
+        4,
+    ]
 
 
 class Noisy(torch.nn.Module):

@@ -48,7 +48,7 @@ def test_an_unreadable_image_stops_the_run_with_its_name_and_a_checkpoint(
     settings = recipe(f"data.workers={workers}", "warmup.steps=40", "loop.checkpoint_every=1000")
     with pytest.raises(DataError, match=f"^{spoiled}: .*truncated"):
         train(good, source=source, recipe=settings, out=tmp_path / "run", on_step=after_two_epochs(source))
-    log = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
+    log = (tmp_path / "run" / "log.jsonl").read_text(encoding="utf-8").splitlines()
     progress = read_checkpoint(tmp_path / "run")[0]
     assert 5 <= progress.step == len(log) < 10  # in the third epoch, or the fourth if the reader was ahead
     before = weights(good)
@@ -65,7 +65,7 @@ def test_an_unreadable_image_is_skipped_when_asked_for(source: str, tmp_path: Pa
         run = train(compose(), source=source, recipe=settings, out=tmp_path / "run", on_step=after_two_epochs(source))
     assert run.steps == 10
     assert run.skipped == 2  # of four epochs the last two
-    counts = [json.loads(line)["skipped"] for line in run.log.read_text().splitlines()]
+    counts = [json.loads(line)["skipped"] for line in run.log.read_text(encoding="utf-8").splitlines()]
     assert counts[:5] == [0] * 5
     assert sorted(counts) == counts
     assert 1 <= counts[7] <= counts[9] == 2  # the eighth step ends the third epoch
@@ -187,7 +187,7 @@ def test_accumulated_parts_are_one_batch(source: str, generated: Path, tmp_path:
             out=tmp_path / str(parts),
             phase="joint",
         )
-        losses[parts] = [json.loads(line)["loss"] for line in run.log.read_text().splitlines()]
+        losses[parts] = [json.loads(line)["loss"] for line in run.log.read_text(encoding="utf-8").splitlines()]
     # some 10,000 terms: 100 roundings of 6e-8 each, and as much again for what earlier steps left in the weights
     assert losses[3] == pytest.approx(losses[1], rel=2e-5)
 
@@ -259,7 +259,7 @@ def test_channels_last_changes_the_memory_alone(source: str, tmp_path: Path) -> 
 def test_evaluations_are_part_of_the_numbers(source: str, tmp_path: Path) -> None:
     settings = recipe("loop.evaluate_every=2", f'data.evaluation=["{source}"]')
     run = train(compose(), source=source, recipe=settings, out=tmp_path / "run")
-    lines = [json.loads(line) for line in run.log.read_text().splitlines()]
+    lines = [json.loads(line) for line in run.log.read_text(encoding="utf-8").splitlines()]
     assert ["miou" in line for line in lines] == [False, True, False, True]
     pipeline = clouds.load(run.checkpoint, device="cpu")
     assert lines[-1]["miou"] == pytest.approx(clouds.evaluate(pipeline, [source]).miou)
@@ -286,7 +286,7 @@ def test_the_score_before_the_first_step_is_logged_when_asked_for(
         out=tmp_path / "run",
         on_step=lambda phase, step, steps, numbers: called.append(step),
     )
-    lines = [json.loads(line) for line in run.log.read_text().splitlines()]
+    lines = [json.loads(line) for line in run.log.read_text(encoding="utf-8").splitlines()]
     places = [("warmup", 0), ("warmup", 1), ("joint", 1), ("joint", 2)]  # once in a run
     assert [(line["phase"], line["step"]) for line in lines] == places
     plain.trained = True

@@ -95,7 +95,7 @@ def test_another_refiner_comes_with_its_defaults_or_with_the_published_options()
 
 def test_recipes_can_be_files(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
-    path.write_text('extends = "folder"\nseed = 3\n[joint]\nsteps = 5\n')
+    path.write_text('extends = "folder"\nseed = 3\n[joint]\nsteps = 5\n', encoding="utf-8")
     recipe = load_recipe(path)
     assert (recipe.seed, recipe.joint.steps, recipe.joint.batch_size) == (3, 5, 8)
 
@@ -183,11 +183,11 @@ def test_a_recipe_that_would_train_nothing_is_refused(key: str) -> None:
 
 def test_a_recipe_that_extends_itself_is_named(tmp_path: Path) -> None:
     first, second = tmp_path / "a.toml", tmp_path / "b.toml"
-    first.write_text(f'extends = "{second}"\n')
-    second.write_text(f'extends = "{first}"\n')
+    first.write_text(f'extends = "{second}"\n', encoding="utf-8")
+    second.write_text(f'extends = "{first}"\n', encoding="utf-8")
     with pytest.raises(ConfigError, match=r"a\.toml extends itself: .*a\.toml -> .*b\.toml -> .*a\.toml; remove one"):
         load_recipe(first)
-    first.write_text("extends = 3\n")
+    first.write_text("extends = 3\n", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"a\.toml: extends is 3; expected one name or \.toml file"):
         load_recipe(first)
 

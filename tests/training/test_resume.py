@@ -41,8 +41,8 @@ def test_a_signal_writes_a_checkpoint_to_go_on_from(
     run = train(again, resume=tmp_path / "run")
     assert_same(weights(whole), weights(again))
     assert (run.steps, run.loss, run.checkpoint.name) == (8, expected.loss, "joint")
-    lines = [json.loads(line) for line in run.log.read_text().splitlines()]
-    others = [json.loads(line) for line in expected.log.read_text().splitlines()]
+    lines = [json.loads(line) for line in run.log.read_text(encoding="utf-8").splitlines()]
+    others = [json.loads(line) for line in expected.log.read_text(encoding="utf-8").splitlines()]
     assert [(line["phase"], line["step"], line["loss"]) for line in lines] == [
         (line["phase"], line["step"], line["loss"]) for line in others
     ]
@@ -115,7 +115,7 @@ def test_what_is_no_checkpoint_is_refused(source: str, tmp_path: Path) -> None:
         train(other, resume=run)
     with pytest.raises(WeightsError, match=r"checkpoint\.pt, head does not fit LinearHead"):
         train(compose(head={"name": "linear", "width": 16}), resume=run)
-    (run / "recipe.json").write_text("{")
+    (run / "recipe.json").write_text("{", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"recipe\.json: cannot be read"):
         train(compose(), resume=run)
     torch.save({"model": {}}, run / FILE_NAME)

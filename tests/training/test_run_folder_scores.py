@@ -17,8 +17,8 @@ EVALUATED = ("loop.evaluate_every=2", "loop.evaluate_start=true", "warmup.steps=
 def write_run(folder: Path, *lines: object) -> Path:
     """A run's folder with a recipe and these lines of a log."""
     folder.mkdir(parents=True)
-    (folder / "recipe.json").write_text(json.dumps(recipe("warmup.steps=100").to_dict()))
-    (folder / "log.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    (folder / "recipe.json").write_text(json.dumps(recipe("warmup.steps=100").to_dict()), encoding="utf-8")
+    (folder / "log.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
     return folder
 
 
@@ -53,7 +53,7 @@ def test_steps_count_over_the_phases_that_a_run_had(tmp_path: Path) -> None:
 
 def test_a_run_that_still_writes_can_be_read(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", line(1))
-    with open(run / "log.jsonl", "a") as stream:
+    with open(run / "log.jsonl", "a", encoding="utf-8") as stream:
         stream.write('{"phase": "warmup", "step": 2, "scores": {"day"')
     assert [one.step for one in read_run(run, name="a").evaluations] == [1]
 
@@ -76,7 +76,7 @@ def test_runs_of_one_name_are_told_apart_by_their_path(tmp_path: Path) -> None:
 )
 def test_a_damaged_line_is_named(tmp_path: Path, spoiled: str, message: str) -> None:
     run = write_run(tmp_path / "run", line(1))
-    with open(run / "log.jsonl", "a") as stream:
+    with open(run / "log.jsonl", "a", encoding="utf-8") as stream:
         stream.write(spoiled + "\n")
     with pytest.raises(DataError, match=message):
         read_run(run, name="a")

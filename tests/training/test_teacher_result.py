@@ -65,7 +65,7 @@ def test_the_warm_up_has_an_average_which_is_its_result(source: str, tmp_path: P
         torch.testing.assert_close(result[key], 0.5 * (start[key] + value), rtol=1e-6, atol=1e-7)
     assert_same(result, averaged(tmp_path / "run"))
     assert_same(result, weights(clouds.load(run.checkpoint, device="cpu")))
-    lines = [json.loads(line) for line in run.log.read_text().splitlines()]
+    lines = [json.loads(line) for line in run.log.read_text(encoding="utf-8").splitlines()]
     assert lines[-1]["miou"] == clouds.evaluate(pipeline, [source]).miou
     best = clouds.evaluate(clouds.load(tmp_path / "run" / "best", device="cpu"), [source]).miou
     assert best == max(line.get("miou", 0) for line in lines)
@@ -121,7 +121,9 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
     run = train(again, resume=tmp_path / "run")
     assert_same(weights(whole), weights(again))
     assert run.loss == expected.loss
-    rates = [[json.loads(line)["lr"] for line in one.log.read_text().splitlines()] for one in (run, expected)]
+    rates = [
+        [json.loads(line)["lr"] for line in one.log.read_text(encoding="utf-8").splitlines()] for one in (run, expected)
+    ]
     assert rates[0] == rates[1]
 
 

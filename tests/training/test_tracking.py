@@ -107,7 +107,7 @@ def test_tensorboard_reads_what_it_was_given(source: str, tmp_path: Path) -> Non
     run = train(compose(), source=source, recipe=settings, out=tmp_path / "run")
     events = accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard"))
     events.Reload()
-    written = [json.loads(line) for line in run.log.read_text().splitlines()]
+    written = [json.loads(line) for line in run.log.read_text(encoding="utf-8").splitlines()]
     assert set(events.Tags()["scalars"]) == {f"warmup/{name}" for name in written[0].keys() - {"phase", "step"}}
     found = [(event.step, event.value) for event in events.Scalars("warmup/loss")]
     # they are kept in float32
@@ -121,7 +121,7 @@ def test_tensorboard_and_others_get_scores_per_domain_and_class(source: str, tmp
     run = train(compose(), source=source, recipe=recipe(*options), out=tmp_path / "run")
     events = accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard"))
     events.Reload()
-    last = json.loads(run.log.read_text().splitlines()[-1])
+    last = json.loads(run.log.read_text(encoding="utf-8").splitlines()[-1])
     ((name, scores),) = last["scores"].items()
     measured = {f"warmup/iou/{name}/{label}": value for label, value in scores["iou"].items() if value is not None}
     assert len(measured) == 2  # road and sky
@@ -144,7 +144,7 @@ def test_a_run_uses_and_closes_what_was_asked_for(source: str, tmp_path: Path, m
 def test_a_log_can_be_watched(tmp_path: Path) -> None:
     log = JsonLines(tmp_path / "log.jsonl")
     log.log("warmup", 1, {"loss": 1.0})
-    assert (tmp_path / "log.jsonl").read_text() == '{"phase": "warmup", "step": 1, "loss": 1.0}\n'
+    assert (tmp_path / "log.jsonl").read_text(encoding="utf-8") == '{"phase": "warmup", "step": 1, "loss": 1.0}\n'
     log.close()
 
 
@@ -169,15 +169,15 @@ def test_a_log_goes_on_where_its_checkpoint_was(tmp_path: Path) -> None:
     again = JsonLines(tmp_path / "log.jsonl", size=size)
     again.log("warmup", 2, {"loss": 3.0})
     again.close()
-    lines = (tmp_path / "log.jsonl").read_text().splitlines()
+    lines = (tmp_path / "log.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["loss"] for line in lines] == [1.0, 3.0]
 
 
 def test_a_log_that_is_a_link_out_of_its_folder_is_refused(tmp_path: Path) -> None:
     victim = tmp_path / "victim"
-    victim.write_text("mine")
+    victim.write_text("mine", encoding="utf-8")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "log.jsonl").symlink_to(victim)
     with pytest.raises(DataError, match=r"log\.jsonl is, or lies behind, a link out of"):
         JsonLines(tmp_path / "run" / "log.jsonl")
-    assert victim.read_text() == "mine"
+    assert victim.read_text(encoding="utf-8") == "mine"

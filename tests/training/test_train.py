@@ -35,14 +35,14 @@ def test_both_phases_run_and_leave_everything_behind(source: str, generated: Pat
         on_step=lambda phase, step, steps, numbers: seen.append((phase, step, steps)),
     )
     assert seen == [("warmup", i, 4) for i in range(1, 5)] + [("joint", i, 3) for i in range(1, 4)]
-    lines = [json.loads(line) for line in run.log.read_text().splitlines()]
+    lines = [json.loads(line) for line in run.log.read_text(encoding="utf-8").splitlines()]
     assert [(line["phase"], line["step"]) for line in lines] == [(phase, step) for phase, step, _ in seen]
     assert run.steps == 7
     assert run.loss == lines[-1]["loss"]
     assert pipeline.trained
     assert clouds.load(run.checkpoint).trained
     assert clouds.load(run.out / "warmup").trained
-    assert json.loads((run.out / "recipe.json").read_text())["data"]["source"] == [source]
+    assert json.loads((run.out / "recipe.json").read_text(encoding="utf-8"))["data"]["source"] == [source]
 
 
 def test_training_is_repeatable_bit_by_bit(source: str, generated: Path, tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_data_without_a_labelled_pixel_are_refused_before_training(
     evaluating = evolve(RECIPE, data=evolve(RECIPE.data, evaluation=[void]), loop=LoopConfig(evaluate_every=2))
     with pytest.raises(DataError, match=r"data\.evaluation: .*void:val: no labelled pixel .*loop\.evaluate_every=0"):
         train(compose(), source=source, recipe=evaluating, out=tmp_path / "run")
-    (generated / "manifest.jsonl").write_text("")
+    (generated / "manifest.jsonl").write_text("", encoding="utf-8")
     with pytest.raises(DataError, match="generated: has no image for the joint phase; generate some, or omit it"):
         train(compose(), source=source, generated=generated, recipe=RECIPE, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -133,7 +133,7 @@ def test_an_evaluation_of_nothing_is_not_logged_as_zero(
         RECIPE, data=evolve(RECIPE.data, evaluation=[f"{source}:train"]), loop=LoopConfig(evaluate_every=2)
     )
     run = train(compose(), source=source, recipe=evaluating, out=tmp_path / "run")
-    lines = [json.loads(line) for line in run.log.read_text().splitlines()]
+    lines = [json.loads(line) for line in run.log.read_text(encoding="utf-8").splitlines()]
     assert not any("miou" in line for line in lines)
     assert lines[1]["scores"] == {"void": {"images": 1, "miou": None, "iou": {"road": None, "sky": None}}}
 

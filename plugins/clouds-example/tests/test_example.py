@@ -72,4 +72,4 @@ def test_an_adapter_is_all_that_is_trained() -> None:
 
 def test_the_template_stays_small() -> None:
     files = Path(clouds_example.__file__).parent.glob("*.py")
-    assert sum(len(file.read_text().splitlines()) for file in files) < 180
+    assert sum(len(file.read_text(encoding="utf-8").splitlines()) for file in files) < 180

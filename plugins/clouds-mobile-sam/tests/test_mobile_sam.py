@@ -108,7 +108,9 @@ def test_keys_are_those_of_the_released_checkpoints() -> None:
     folder = os.environ.get("CLOUDS_GOLDEN")
     if not folder:
         pytest.skip("CLOUDS_GOLDEN is not set")
-    table = json.loads((Path(folder) / "keys_joint_convnext_large_d_320_overwriting_False.json").read_text())
+    table = json.loads(
+        (Path(folder) / "keys_joint_convnext_large_d_320_overwriting_False.json").read_text(encoding="utf-8")
+    )
     prefix = "sam.sam."
     expected = {key.removeprefix(prefix): tuple(row[0]) for key, row in table.items() if key.startswith(prefix)}
     assert len(expected) == 439

@@ -55,7 +55,7 @@ def test_mapillary_keeps_37_classes_with_instances() -> None:
 
 def test_a_plan_takes_every_form_of_labels(tmp_path: Path) -> None:
     path = tmp_path / "skin.toml"
-    path.write_text('names = ["background", "lesion"]\n')
+    path.write_text('names = ["background", "lesion"]\n', encoding="utf-8")
     sizes = {"ade20k-150": 150, 3: 3, ("a", "b"): 2, str(path): 2}
     for labels, count in sizes.items():
         plan = clouds.plan(backbone="tiny", head="linear", labels=list(labels) if isinstance(labels, tuple) else labels)

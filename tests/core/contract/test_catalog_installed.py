@@ -43,13 +43,15 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
 
     def make(name: str, source: str, *, entry: str = "main", version: str = "1.0") -> None:
         module = name.replace("-", "_")
-        (tmp_path / f"{module}.py").write_text(source.replace("{module}", module))
+        (tmp_path / f"{module}.py").write_text(source.replace("{module}", module), encoding="utf-8")
         info = tmp_path / f"{module}-{version}.dist-info"
         info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.4\nName: {name}\nVersion: {version}\n")
-        (info / "entry_points.txt").write_text(f"[clouds]\n{entry} = {module}\n")
-        (info / "RECORD").write_text(f"{module}.py,,\n{info.name}/METADATA,,\n{info.name}/entry_points.txt,,\n")
-        (info / "INSTALLER").write_text("pip\n")
+        (info / "METADATA").write_text(f"Metadata-Version: 2.4\nName: {name}\nVersion: {version}\n", encoding="utf-8")
+        (info / "entry_points.txt").write_text(f"[clouds]\n{entry} = {module}\n", encoding="utf-8")
+        (info / "RECORD").write_text(
+            f"{module}.py,,\n{info.name}/METADATA,,\n{info.name}/entry_points.txt,,\n", encoding="utf-8"
+        )
+        (info / "INSTALLER").write_text("pip\n", encoding="utf-8")
         importlib.invalidate_caches()
 
     yield make

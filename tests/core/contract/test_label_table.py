@@ -20,7 +20,7 @@ things = ["lesion"]
 
 def test_every_form_gives_a_label_space(tmp_path: Path) -> None:
     path = tmp_path / "skin.toml"
-    path.write_text(TOML)
+    path.write_text(TOML, encoding="utf-8")
     wanted = LabelSpace.from_names(
         ["background", "lesion"],
         name="skin",

@@ -31,7 +31,7 @@ def harbour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from clouds.data.layouts import LAYOUTS
 
     recipe = tmp_path / "mine.toml"
-    recipe.write_text('extends = "folder"\n[warmup]\nsteps = 7\n')
+    recipe.write_text('extends = "folder"\n[warmup]\nsteps = 7\n', encoding="utf-8")
     monkeypatch.setattr(sys.modules[__name__], "LAYOUT", LAYOUTS["folder"])
     monkeypatch.setattr(sys.modules[__name__], "RECIPE", recipe)
     plugin = ModuleType("harbour")

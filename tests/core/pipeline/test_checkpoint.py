@@ -82,10 +82,10 @@ def test_a_full_disk_leaves_the_earlier_pipeline(
 
 
 def test_a_folder_with_something_else_is_not_touched(pipeline: clouds.Pipeline, tmp_path: Path) -> None:
-    (tmp_path / "thesis.txt").write_text("years of work")
+    (tmp_path / "thesis.txt").write_text("years of work", encoding="utf-8")
     with pytest.raises(DataError, match=r"exists and has no plan\.json"):
         pipeline.save(tmp_path)
-    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+    assert (tmp_path / "thesis.txt").read_text(encoding="utf-8") == "years of work"
 
 
 def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_a_missing_weight_file_is_named(pipeline: clouds.Pipeline, tmp_path: Pat
 def test_weights_of_another_model_are_refused_with_their_keys(pipeline: clouds.Pipeline, tmp_path: Path) -> None:
     pipeline.save(tmp_path / "out")
     plan = tmp_path / "out" / "plan.json"
-    plan.write_text(plan.read_text().replace('"width": 128', '"width": 64'))
+    plan.write_text(plan.read_text(encoding="utf-8").replace('"width": 128', '"width": 64'), encoding="utf-8")
     with pytest.raises(WeightsError, match=r"does not fit LinearHead: .*wrong shapes: .*expected \(64,"):
         clouds.load(tmp_path / "out")
 
@@ -139,7 +139,7 @@ def test_weights_of_another_model_are_refused_with_their_keys(pipeline: clouds.P
 @pytest.mark.parametrize("text", ["{}", "[1]", "nonsense", '{"format": 99}'])
 def test_a_damaged_plan_is_named(pipeline: clouds.Pipeline, tmp_path: Path, text: str) -> None:
     pipeline.save(tmp_path / "out")
-    (tmp_path / "out" / "plan.json").write_text(text)
+    (tmp_path / "out" / "plan.json").write_text(text, encoding="utf-8")
     with pytest.raises(WeightsError, match=r"plan\.json: (this is not a plan|the plan has format)"):
         clouds.load(tmp_path / "out")
 
@@ -147,9 +147,9 @@ def test_a_damaged_plan_is_named(pipeline: clouds.Pipeline, tmp_path: Path, text
 def test_a_plan_with_an_uninstalled_component_says_so(pipeline: clouds.Pipeline, tmp_path: Path) -> None:
     pipeline.save(tmp_path / "out")
     path = tmp_path / "out" / "plan.json"
-    document = json.loads(path.read_text())
+    document = json.loads(path.read_text(encoding="utf-8"))
     document["parts"][0].update(name="gone", distribution="some-plugin")
-    path.write_text(json.dumps(document))
+    path.write_text(json.dumps(document), encoding="utf-8")
     with pytest.raises(PlanError, match="unknown backbone 'some-plugin::gone'"):
         clouds.load(tmp_path / "out")
 
@@ -290,7 +290,7 @@ class TestIncludeFrozen:
     def test_changed_published_weights_are_noticed(self, tmp_path: Path) -> None:
         self.compose(pretrained=True).save(tmp_path / "out", include_frozen=False, catalog=CATALOG)
         path = tmp_path / "out" / "backbone.json"
-        path.write_text(path.read_text().replace("true", '"changed"'))
+        path.write_text(path.read_text(encoding="utf-8").replace("true", '"changed"'), encoding="utf-8")
         message = r"backbone\.json: weights of pretrained='changed' are not those that the pipeline was saved with"
         with pytest.raises(WeightsError, match=message):
             clouds.load(tmp_path / "out", device="cpu", catalog=CATALOG, trust=["backbone"])
@@ -298,6 +298,6 @@ class TestIncludeFrozen:
     @pytest.mark.parametrize("text", ["", "[1]", "{}", '{"pretrained": true}'])
     def test_a_damaged_note_is_named(self, tmp_path: Path, text: str) -> None:
         self.compose(pretrained=True).save(tmp_path / "out", include_frozen=False, catalog=CATALOG)
-        (tmp_path / "out" / "backbone.json").write_text(text)
+        (tmp_path / "out" / "backbone.json").write_text(text, encoding="utf-8")
         with pytest.raises(WeightsError, match=r"backbone\.json: not as Pipeline\.save writes it"):
             clouds.load(tmp_path / "out", device="cpu", catalog=CATALOG)

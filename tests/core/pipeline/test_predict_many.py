@@ -163,7 +163,7 @@ def test_an_endless_iterator_is_answered_as_it_comes(linear: clouds.Pipeline) ->
 def folder(tmp_path: Path) -> Path:
     for number, name in enumerate(["b.png", "a.JPG", "c.jpeg"]):
         Image.fromarray(random_image(20, 30 + number)).save(tmp_path / name)
-    (tmp_path / ".d.png").write_text("unfinished")
+    (tmp_path / ".d.png").write_text("unfinished", encoding="utf-8")
     (tmp_path / "deeper").mkdir()
     Image.fromarray(random_image(20, 33)).save(tmp_path / "deeper" / "e.png")
     return tmp_path
@@ -171,7 +171,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_what_is_no_picture_of_a_folder_is_said(linear: clouds.Pipeline, folder: Path) -> None:
     for number in range(6):
-        (folder / f"{number}.txt").write_text("no picture")
+        (folder / f"{number}.txt").write_text("no picture", encoding="utf-8")
     with pytest.warns(LeftOutWarning, match=r": 6 files \(0\.txt, .*, 4\.txt, \.\.\.\): not read; pictures are "):
         predictions = list(linear.predict_many(folder))
     assert len(predictions) == 3

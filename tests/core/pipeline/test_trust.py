@@ -31,10 +31,10 @@ def saved(tmp_path: Path) -> Saved:
         pipeline.trained = True
         pipeline.save(tmp_path / "out")
         path = tmp_path / "out" / "plan.json"
-        document = json.loads(path.read_text())
+        document = json.loads(path.read_text(encoding="utf-8"))
         part = next(part for part in document["parts"] if part["kind"] == kind)
         part.update({"name": name, "options": options} if name else {"options": {**part["options"], **options}})
-        path.write_text(json.dumps(document))
+        path.write_text(json.dumps(document), encoding="utf-8")
         return path.parent
 
     return save
@@ -80,7 +80,7 @@ def test_parts_that_reach_nothing_need_none(saved: Saved) -> None:
 
 
 def test_the_callers_consent_is_for_the_parts_that_it_names(saved: Saved, tmp_path: Path) -> None:
-    (tmp_path / "prompts.txt").write_text("a tram at night\n")
+    (tmp_path / "prompts.txt").write_text("a tram at night\n", encoding="utf-8")
     folder = saved("prompter", name="file", path=str(tmp_path / "prompts.txt"))
     with pytest.raises(TrustError, match="prompter 'file'"):
         _ = clouds.load(folder, device="cpu", trust=("generator", "refiner")).prompter
@@ -111,7 +111,7 @@ def test_what_the_caller_passes_anew_is_the_callers(
     prompter: Any = pipeline.prompter
     assert prompter.model.key == "secret"
     pipeline.save(tmp_path / "again")
-    assert "MY_KEY" not in (tmp_path / "again" / "plan.json").read_text()
+    assert "MY_KEY" not in (tmp_path / "again" / "plan.json").read_text(encoding="utf-8")
     assert "MY_KEY" not in str(pipeline.plan)
     assert pipeline.plan.parts[Kind.PROMPTER].request["key_variable"] == "MY_KEY"
     with pytest.raises(PlanError, match="unknown option 'hat'"):
@@ -130,7 +130,7 @@ def test_weights_of_networks_come_from_the_folder_alone(saved: Saved) -> None:
 @pytest.mark.parametrize("pretrained", [True, "/etc/passwd"])
 def test_a_note_on_weights_elsewhere_needs_consent(saved: Saved, pretrained: bool | str) -> None:
     folder = saved("backbone", name="timm:convnext_atto")
-    (folder / "backbone.json").write_text(json.dumps({"pretrained": pretrained, "sha256": "0"}))
+    (folder / "backbone.json").write_text(json.dumps({"pretrained": pretrained, "sha256": "0"}), encoding="utf-8")
     message = rf"backbone 'timm:convnext_atto' reaches out of this folder \(pretrained={pretrained!r}\)"
     with pytest.raises(TrustError, match=message):
         clouds.load(folder, device="cpu")
@@ -217,9 +217,9 @@ def plugin(tmp_path: Path) -> Callable[..., Any]:
         pipeline.trained = True
         pipeline.save(tmp_path / "out")
         path = tmp_path / "out" / "plan.json"
-        document = json.loads(path.read_text())
+        document = json.loads(path.read_text(encoding="utf-8"))
         next(part for part in document["parts"] if part["kind"] == "prompter").update(name=name, options=options)
-        path.write_text(json.dumps(document))
+        path.write_text(json.dumps(document), encoding="utf-8")
         return clouds.load(path.parent, device="cpu", catalog=catalog).prompter
 
     return build
@@ -290,18 +290,18 @@ def test_options_that_an_older_plan_lacks_have_their_defaults(saved: Saved) -> N
 
 def test_a_plan_without_a_head_says_so(saved: Saved) -> None:
     path = saved("head") / "plan.json"
-    document = json.loads(path.read_text())
+    document = json.loads(path.read_text(encoding="utf-8"))
     document["parts"] = [part for part in document["parts"] if part["kind"] != "head"]
-    path.write_text(json.dumps(document))
+    path.write_text(json.dumps(document), encoding="utf-8")
     with pytest.raises(PlanError, match="head: the plan has none -> a pipeline has a backbone and a head"):
         clouds.load(path.parent)
 
 
 def test_a_ready_module_of_a_helper_is_asked_for(saved: Saved) -> None:
     path = saved("prompter") / "plan.json"
-    document = json.loads(path.read_text())
+    document = json.loads(path.read_text(encoding="utf-8"))
     next(part for part in document["parts"] if part["kind"] == "prompter")["ready"] = "mine:Words"
-    path.write_text(json.dumps(document))
+    path.write_text(json.dumps(document), encoding="utf-8")
     pipeline = clouds.load(path.parent, device="cpu")
     with pytest.raises(ConfigError, match=r"the prompter was a ready module \(mine:Words\); pass it again"):
         _ = pipeline.prompter

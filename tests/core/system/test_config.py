@@ -46,7 +46,7 @@ def test_faults_name_the_path_of_the_key(document: dict[str, Any], message: str)
 def test_toml_faults_name_the_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.toml: no such file"):
         read_toml(tmp_path / "none.toml")
-    (tmp_path / "bad.toml").write_text("a = ")
+    (tmp_path / "bad.toml").write_text("a = ", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"bad\.toml: cannot be read as TOML"):
         read_toml(tmp_path / "bad.toml")
 
@@ -55,7 +55,7 @@ def test_toml_faults_name_the_file(tmp_path: Path) -> None:
     ("text", "message"), [("9" * 5000, "Exceeds the limit"), ("[" * 3000, "it is nested too deeply")]
 )
 def test_numbers_and_nesting_that_the_parser_cannot_take_are_one_line(tmp_path: Path, text: str, message: str) -> None:
-    (tmp_path / "bad.toml").write_text(f"a = {text}")
+    (tmp_path / "bad.toml").write_text(f"a = {text}", encoding="utf-8")
     with pytest.raises(ConfigError, match=rf"bad\.toml: cannot be read as TOML: {message}"):
         read_toml(tmp_path / "bad.toml")
     with pytest.raises(ConfigError, match=f"a.b: {message}"):

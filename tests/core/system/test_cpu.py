@@ -16,7 +16,7 @@ HERE = torch.device("cpu")
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, path: Path, text: str) -> None:
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     monkeypatch.setattr(cpu, "_CPUINFO", path)
 
 

@@ -35,9 +35,9 @@ def test_a_file_appears_when_it_is_complete(tmp_path: Path) -> None:
     target = tmp_path / "deep" / "a.png"
     with atomic_file(target) as temporary:
         assert temporary.suffix == ".png"  # writers choose the format by the name
-        temporary.write_text("new")
+        temporary.write_text("new", encoding="utf-8")
         assert not target.exists()
-    assert target.read_text() == "new"
+    assert target.read_text(encoding="utf-8") == "new"
     assert files_below(tmp_path) == ["deep", "deep/a.png"]
 
 
@@ -45,7 +45,7 @@ def test_an_error_leaves_the_old_file(tmp_path: Path) -> None:
     write_text(tmp_path / "a.txt", "old")
     with pytest.raises(UnicodeEncodeError), atomic_file(tmp_path / "a.txt") as temporary:
         temporary.write_text("half way \udc80", encoding="utf-8")
-    assert (tmp_path / "a.txt").read_text() == "old"
+    assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "old"
     assert files_below(tmp_path) == ["a.txt"]
 
 
@@ -54,7 +54,7 @@ def test_a_full_disk_names_the_file(tmp_path: Path) -> None:
 
     def write() -> None:
         with atomic_file(target) as temporary:
-            temporary.write_text("half")
+            temporary.write_text("half", encoding="utf-8")
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with pytest.raises(OSError, match=rf"No space left on device: '{target}'"):
@@ -82,8 +82,8 @@ def test_a_killed_writer_leaves_no_file_of_that_name(tmp_path: Path) -> None:
     assert not (tmp_path / "folder").exists()
     write_text(tmp_path / "a.txt", "whole")  # what is left over is in nobody's way
     with atomic_folder(tmp_path / "folder", marker="m") as temporary:
-        (temporary / "m").write_text("whole")
-    assert (tmp_path / "folder" / "m").read_text() == "whole"
+        (temporary / "m").write_text("whole", encoding="utf-8")
+    assert (tmp_path / "folder" / "m").read_text(encoding="utf-8") == "whole"
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["folder"]  # nothing of the killed one
 
 
@@ -91,7 +91,7 @@ def test_a_folder_replaces_one_of_its_sort(tmp_path: Path) -> None:
     target = tmp_path / "out"
     for text in ("first", "second"):
         with atomic_folder(target, marker="plan.json") as temporary:
-            (temporary / "plan.json").write_text(text)
+            (temporary / "plan.json").write_text(text, encoding="utf-8")
             (temporary / text).touch()
     assert files_below(tmp_path) == ["out", "out/plan.json", "out/second"]
     with pytest.raises(RuntimeError, match="half way"), atomic_folder(target, marker="plan.json"):
@@ -117,7 +117,7 @@ def test_the_old_folder_survives_an_interrupt_while_it_is_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with atomic_folder(tmp_path / "out", marker="m") as temporary:
-        (temporary / "m").write_text("old")
+        (temporary / "m").write_text("old", encoding="utf-8")
     replace = os.replace
 
     def interrupted(source: Path, target: Path) -> None:
@@ -129,11 +129,11 @@ def test_the_old_folder_survives_an_interrupt_while_it_is_replaced(
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", interrupted)
         with pytest.raises(KeyboardInterrupt), atomic_folder(tmp_path / "out", marker="m") as temporary:
-            (temporary / "m").write_text("new")
-    assert [path.read_text() for path in tmp_path.rglob("m")] == ["old"]
+            (temporary / "m").write_text("new", encoding="utf-8")
+    assert [path.read_text(encoding="utf-8") for path in tmp_path.rglob("m")] == ["old"]
     with pytest.raises(RuntimeError, match="another"), atomic_folder(tmp_path / "out", marker="m"):
         raise RuntimeError("another fault")
-    assert (tmp_path / "out" / "m").read_text() == "old"  # it has its name again
+    assert (tmp_path / "out" / "m").read_text(encoding="utf-8") == "old"  # it has its name again
 
 
 @pytest.mark.parametrize("exchanges", [True, False])
@@ -144,8 +144,8 @@ def test_a_folder_is_replaced_with_and_without_an_exchange_of_names(
         monkeypatch.setattr(files, "_exchange", lambda one, other: False)
     for text in ("old", "new"):
         with atomic_folder(tmp_path / "out", marker="m") as temporary:
-            (temporary / "m").write_text(text)
-    assert (tmp_path / "out" / "m").read_text() == "new"
+            (temporary / "m").write_text(text, encoding="utf-8")
+    assert (tmp_path / "out" / "m").read_text(encoding="utf-8") == "new"
     assert files_below(tmp_path) == ["out", "out/m"]
 
 
@@ -153,11 +153,11 @@ def test_a_folder_is_replaced_with_and_without_an_exchange_of_names(
 def test_there_is_a_folder_of_that_name_at_every_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No rename moves it away, and none takes its place: the names are exchanged."""
     with atomic_folder(tmp_path / "out", marker="m") as temporary:
-        (temporary / "m").write_text("old")
+        (temporary / "m").write_text("old", encoding="utf-8")
     monkeypatch.setattr(os, "replace", lambda *names: pytest.fail(f"renamed {names}"))
     with atomic_folder(tmp_path / "out", marker="m") as temporary:
-        (temporary / "m").write_text("new")
-    assert (tmp_path / "out" / "m").read_text() == "new"
+        (temporary / "m").write_text("new", encoding="utf-8")
+    assert (tmp_path / "out" / "m").read_text(encoding="utf-8") == "new"
 
 
 def test_an_exchange_that_fails_names_the_folder(tmp_path: Path) -> None:
@@ -167,11 +167,11 @@ def test_an_exchange_that_fails_names_the_folder(tmp_path: Path) -> None:
 
 def test_a_folder_that_another_process_writes_is_left_alone(tmp_path: Path) -> None:
     with atomic_folder(tmp_path / "out", marker="m") as first:
-        (first / "m").write_text("first")
+        (first / "m").write_text("first", encoding="utf-8")
         with atomic_folder(tmp_path / "out", marker="m") as second:
-            (second / "m").write_text("second")
-        assert (first / "m").read_text() == "first"
-    assert (tmp_path / "out" / "m").read_text() == "first"
+            (second / "m").write_text("second", encoding="utf-8")
+        assert (first / "m").read_text(encoding="utf-8") == "first"
+    assert (tmp_path / "out" / "m").read_text(encoding="utf-8") == "first"
     assert files_below(tmp_path) == ["out", "out/m"]
 
 
@@ -183,7 +183,7 @@ class TestOwnFolder:
             with pytest.raises(DataError, match=r"another run is writing to this folder"), other:
                 pytest.fail("the block must not run")
         with own_folder(folder, marker="m"):
-            assert (folder / "m").read_text() == "mine"
+            assert (folder / "m").read_text(encoding="utf-8") == "mine"
 
     def test_what_holds_something_else_is_refused_and_left_alone(self, tmp_path: Path) -> None:
         (tmp_path / "thesis").mkdir()
@@ -197,7 +197,7 @@ class TestOwnFolder:
     def test_what_a_killed_process_left_unfinished_is_removed(self, tmp_path: Path) -> None:
         with own_folder(tmp_path, marker="m.json"):
             write_text(tmp_path / "m.json", "{}")
-        (tmp_path / ".m.0123abcd.tmp.json").write_text("half")
+        (tmp_path / ".m.0123abcd.tmp.json").write_text("half", encoding="utf-8")
         (tmp_path / ".out.0123abcd.tmp").mkdir()
         (tmp_path / ".out.0123abcd.tmp" / "part").touch()
         (tmp_path / "images").mkdir()
@@ -207,15 +207,15 @@ class TestOwnFolder:
 
     def test_a_process_that_was_killed_before_it_wrote_the_marker_is_in_nobodys_way(self, tmp_path: Path) -> None:
         (tmp_path / ".lock").touch()
-        (tmp_path / ".m.0123abcd.tmp.json").write_text("half")
+        (tmp_path / ".m.0123abcd.tmp.json").write_text("half", encoding="utf-8")
         with own_folder(tmp_path, marker="m.json"):
             assert files_below(tmp_path) == [".lock"]
 
     def test_a_folder_that_was_being_replaced_gets_its_name_back(self, tmp_path: Path) -> None:
         (tmp_path / ".out.0123abcd.old").mkdir()
-        (tmp_path / ".out.0123abcd.old" / "part").write_text("old")
+        (tmp_path / ".out.0123abcd.old" / "part").write_text("old", encoding="utf-8")
         with own_folder(tmp_path, marker="m"):
-            assert (tmp_path / "out" / "part").read_text() == "old"
+            assert (tmp_path / "out" / "part").read_text(encoding="utf-8") == "old"
 
     def test_nothing_is_removed_while_another_process_owns_it(self, tmp_path: Path) -> None:
         left = tmp_path / ".m.0123abcd.tmp.json"
@@ -255,7 +255,7 @@ def test_a_link_that_leads_out_is_refused(tmp_path: Path) -> None:
 
 def test_names_that_are_no_text_are_written_as_escapes(tmp_path: Path) -> None:
     write_text(tmp_path / "a.txt", "b\udcff")
-    assert (tmp_path / "a.txt").read_text() == r"b\udcff"
+    assert (tmp_path / "a.txt").read_text(encoding="utf-8") == r"b\udcff"
 
 
 @pytest.mark.parametrize("name", ["sub/a.txt", "sub/deeper/a.txt", "link.txt"])
@@ -272,12 +272,12 @@ def test_nothing_is_written_behind_a_link_out(tmp_path: Path, name: str) -> None
 
 def test_a_file_is_linked_once(tmp_path: Path) -> None:
     source, other, target = tmp_path / "a.txt", tmp_path / "b.txt", tmp_path / "sub" / "link.txt"
-    source.write_text("a")
+    source.write_text("a", encoding="utf-8")
     target.parent.mkdir()
     target.symlink_to(tmp_path / "gone.txt")
     link_file(source, target)
     assert target.samefile(source)
-    other.write_text("b")
+    other.write_text("b", encoding="utf-8")
     link_file(other, target)
     assert target.samefile(source)
 

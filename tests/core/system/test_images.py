@@ -65,7 +65,7 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_a_text_is_no_picture(tmp_path: Path) -> None:
-    (tmp_path / "text.png").write_text("not a picture")
+    (tmp_path / "text.png").write_text("not a picture", encoding="utf-8")
     with pytest.raises(DataError, match=r"text\.png: not a picture"):
         read_image(tmp_path / "text.png")
 
@@ -129,7 +129,7 @@ def test_strips_of_a_picture_are_its_rows(tmp_path: Path, monkeypatch: pytest.Mo
 def test_postscript_is_not_handed_to_an_interpreter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     interpreter = tmp_path / "bin" / "gs"
     interpreter.parent.mkdir()
-    interpreter.write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
+    interpreter.write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n", encoding="utf-8")
     interpreter.chmod(0o755)
     monkeypatch.setenv("PATH", str(interpreter.parent), prepend=":")
     path = tmp_path / name

@@ -105,11 +105,11 @@ def test_what_the_cache_has_serves_without_a_network(connect: Connect, tmp_path:
     connect(refuse)
     root = tmp_path / "models--owner--name"
     (root / "snapshots" / COMMIT).mkdir(parents=True)
-    (root / "snapshots" / COMMIT / "a.json").write_text("{}")
+    (root / "snapshots" / COMMIT / "a.json").write_text("{}", encoding="utf-8")
     (root / "refs").mkdir()
-    (root / "refs" / "main").write_text(COMMIT)
+    (root / "refs" / "main").write_text(COMMIT, encoding="utf-8")
     with hub_access():
-        assert Path(wanted(str(tmp_path))).read_text() == "{}"
+        assert Path(wanted(str(tmp_path))).read_text(encoding="utf-8") == "{}"
 
 
 def test_a_user_who_is_offline_is_not_connected(

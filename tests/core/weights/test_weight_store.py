@@ -68,7 +68,7 @@ def hub_layout(root: Path, *, notes: bool) -> Path:
             note = root / ".cache" / "huggingface" / "download" / f"{name}.metadata"
             note.parent.mkdir(parents=True, exist_ok=True)
             published = hashlib.sha256(content).hexdigest() if large else git_sha1(content)
-            note.write_text(f"{COMMIT}\n{published}\n1700000000.0\n")
+            note.write_text(f"{COMMIT}\n{published}\n1700000000.0\n", encoding="utf-8")
     return root
 
 
@@ -259,7 +259,7 @@ def test_the_hubs_own_cache_is_looked_in(file: FileWeights, tmp_path: Path) -> N
         (snapshot / name).parent.mkdir(parents=True, exist_ok=True)
         (snapshot / name).symlink_to(blob)
     (root / "refs").mkdir()
-    (root / "refs" / "main").write_text(COMMIT)
+    (root / "refs" / "main").write_text(COMMIT, encoding="utf-8")
     paths = locate(HUB)
     assert [path.name for path in paths] == ["model.safetensors", "a.json"]
     assert all(judge(HUB, path).expected and not judge(HUB, path).damaged for path in paths)
