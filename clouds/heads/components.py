@@ -35,21 +35,22 @@ def clouds_heads() -> list[Component]:
             source="Kerssies et al., Your ViT is Secretly an Image Segmentation Model, CVPR 2025, arXiv 2503.19108",
             needs=("res4", "blocks", "tokens"),
         ),
-        *(
-            Component(
-                name=name,
-                kind=Kind.HEAD,
-                factory="clouds.heads.presets:mask2former",
-                summary=summary,
-                source=source,
-                needs=(*_PYRAMID, *needs),
-                provides="queries",
-                needs_with={"geometric_ensemble": ("text-encoder", "mask-pooler")},
-                options={"classification": classification},
-            )
-            for name, classification, needs, summary, source in _MASK2FORMER
-        ),
+        *(_mask2former(*about) for about in _MASK2FORMER),
     ]
+
+
+def _mask2former(name: str, classification: str, needs: tuple[str, ...], summary: str, source: str) -> Component:
+    return Component(
+        name=name,
+        kind=Kind.HEAD,
+        factory="clouds.heads.presets:mask2former",
+        summary=summary,
+        source=source,
+        needs=(*_PYRAMID, *needs),
+        provides="queries",
+        needs_with={"geometric_ensemble": ("text-encoder", "mask-pooler")},
+        options={"classification": classification},
+    )
 
 
 _MASK2FORMER = (
