@@ -24,8 +24,8 @@ class Measurement:
 
     Attributes:
         op: the operation.
-        provider: "clouds" is the default, "clouds torch" the form in plain torch, "reference" the shortest form; others
-            have their own names.
+        provider: "clouds" is the default, "clouds triton" and "clouds torch" the forms that it selects from on CUDA,
+            "reference" the shortest form; others have their own names.
         direction: "forward", without gradients, or "forward+backward".
         dtype: dtype of the inputs.
         image, batch, queries: sizes.
@@ -119,11 +119,10 @@ def fastest_launches(
 def _forms(
     op: str, problem: KernelProblem, device: torch.device, *, compiled: bool, others: bool
 ) -> dict[str, Callable[[], Any]]:
-    default = choose(op, "auto", device)
-    named = {OURS: "auto", "clouds torch": "torch", "reference": "reference"}
-    named |= {one: one for one in problem.backends if others}
-    if default != "triton":
-        del named["clouds torch"]
+    named = {OURS: "auto"}
+    if choose(op, "auto", device) == "triton":
+        named |= {"clouds triton": "triton", "clouds torch": "torch"}
+    named |= {"reference": "reference"} | {one: one for one in problem.backends if others}
     forms = {name: (lambda backend=backend: problem.run(backend)) for name, backend in named.items()}
     if compiled:
         torch._dynamo.reset()  # earlier operations count towards the recompile limit

@@ -66,9 +66,12 @@ def deformable_attention(
     if way == "reference" or (way == "torch" and value.device.type != "cpu"):
         locations = _locations(spatial_shapes, reference_points, offsets, _wide(value))
         weights = attention_logits.to(_wide(value)).flatten(-2).softmax(-1).view_as(attention_logits)
+        if way == "torch":
+            weights = _nan_where_not_finite(weights, locations)
         return reference(value, spatial_shapes, locations, weights)
     if reference_points.shape[-1] == 4:
-        box = reference_points[..., 2:].to(_wide(value)) * _sizes(spatial_shapes, value) * (0.5 / offsets.shape[4])
+        box = reference_points[..., 2:].to(_wide(value)) * deformable_gather.sizes(spatial_shapes, value)
+        box = box * (0.5 / offsets.shape[4])
         offsets = offsets * box[:, :, None, :, None]
     centers = reference_points[..., :2]
     if way == "triton":
@@ -106,9 +109,12 @@ def deformable_sampling(
     way = choose(name, backend, value.device, objection=_objection(value, sampling_locations, attention_weights))
     if way == "triton":
         return _sample(value, _flat(spatial_shapes), None, sampling_locations, attention_weights)
-    if way == "reference" or value.device.type != "cpu":
+    if way == "reference":
         return reference(value, spatial_shapes, sampling_locations, attention_weights)
-    positions = sampling_locations.to(_wide(value)) * _sizes(spatial_shapes, value)[:, None]
+    if value.device.type != "cpu":
+        weights = _nan_where_not_finite(attention_weights, sampling_locations)
+        return reference(value, spatial_shapes, sampling_locations, weights)
+    positions = sampling_locations.to(_wide(value)) * deformable_gather.sizes(spatial_shapes, value)[:, None]
     return deformable_gather.gather(value, spatial_shapes, positions.flatten(2), attention_weights.flatten(2))
 
 
@@ -118,7 +124,10 @@ def reference(
     sampling_locations: Float[Tensor, "b q m l p 2"],
     attention_weights: Float[Tensor, "b q m l p"],
 ) -> Float[Tensor, "b q md"]:
-    """The formula, level by level, with `grid_sample`."""
+    """The formula, level by level, with `grid_sample`.
+
+    At a NaN or infinite location `grid_sample` reads NaN on a CPU, like all other forms, and 0 on CUDA.
+    """
     # Heads become images: sampling grids "bm q l p 2", weights "bm 1 q l p"
     batch, _, heads, width = value.shape
     queries = sampling_locations.shape[1]
@@ -135,17 +144,17 @@ def reference(
     return output.view(batch, heads * width, queries).transpose(1, 2).to(value.dtype)
 
 
+def _nan_where_not_finite(weights: Tensor, locations: Tensor) -> Tensor:
+    """Weights "b q m l p", NaN where a location "b q m l p 2" is NaN or infinite: `reference` reads 0 there on CUDA."""
+    return weights + (0 * locations).sum(-1)
+
+
 def _locations(spatial_shapes: Shapes, reference_points: Tensor, offsets: Tensor, dtype: torch.dtype) -> Tensor:
     """Sampling locations in 0..1 within each level, "b q m l p 2"."""
     points, offsets = reference_points.to(dtype)[:, :, None, :, None], offsets.to(dtype)
     if points.shape[-1] == 2:
-        return points + offsets / _sizes(spatial_shapes, offsets)[:, None]
+        return points + offsets / deformable_gather.sizes(spatial_shapes, offsets)[:, None]
     return points[..., :2] + offsets / offsets.shape[4] * points[..., 2:] * 0.5
-
-
-def _sizes(spatial_shapes: Shapes, like: Tensor) -> Tensor:
-    """(width, height) of each level: "l 2"."""
-    return torch.tensor([[width, height] for height, width in spatial_shapes], dtype=_wide(like), device=like.device)
 
 
 def _wide(value: Tensor) -> torch.dtype:
@@ -250,7 +259,8 @@ def _sample_backward(
     if ordered:
         shapes = list(zip(sizes[::2], sizes[1::2], strict=True))
         if centers is None:
-            positions, weights = (offsets.float() * _sizes(shapes, value)[:, None]).flatten(2), logits.float()
+            positions = (offsets.float() * deformable_gather.sizes(shapes, value)[:, None]).flatten(2)
+            weights = logits.float()
         else:
             positions = deformable_gather.positions(shapes, centers.float(), offsets)
             weights = logits.float().flatten(-2).softmax(-1)
@@ -282,7 +292,7 @@ def _differentiate(ctx, gradient: Tensor) -> tuple[Tensor, None, Tensor | None, 
     of_centers = None
     if ctx.needs_input_grad[2]:  # offsets are in cells, centres in units of the whole level
         shapes = list(zip(ctx.sizes[::2], ctx.sizes[1::2], strict=True))
-        of_centers = (of_offsets.float().sum((2, 4)) * _sizes(shapes, value)).to(centers.dtype)
+        of_centers = (of_offsets.float().sum((2, 4)) * deformable_gather.sizes(shapes, value)).to(centers.dtype)
     return of_value, None, of_centers, of_offsets, of_logits
 
 

@@ -27,6 +27,18 @@ _BEFORE = slice(_BORDER - 1, -_BORDER - 1)
 _ROWS = 256  # queries x heads per step, so that their corners' values stay in cache
 
 
+def sizes(spatial_shapes: Shapes, like: Tensor) -> Tensor:
+    """(width, height) of each level, "l 2"; written by the device, because CUDA graphs record no copies from the host.
+
+    Args:
+        spatial_shapes: (height, width) per level.
+        like: tensor that gives the device, and the dtype: at least float32.
+    """
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    sides = [side for height, width in spatial_shapes for side in (width, height)]
+    return torch.stack([like.new_full((), side, dtype=dtype) for side in sides]).view(-1, 2)
+
+
 def positions(spatial_shapes: Shapes, centers: Tensor, offsets: Tensor) -> Tensor:
     """Sample positions in cells from the edge of their level: "b q mlp2".
 
@@ -36,8 +48,7 @@ def positions(spatial_shapes: Shapes, centers: Tensor, offsets: Tensor) -> Tenso
         offsets: "b q m l p 2", in cells.
     """
     # Centres in cells "b q lp2", plus offsets "b q m lp2"
-    sizes = centers.new_tensor([[width, height] for height, width in spatial_shapes])
-    anchors = (centers * sizes).repeat_interleave(offsets.shape[4], dim=2).flatten(2)
+    anchors = (centers * sizes(spatial_shapes, centers)).repeat_interleave(offsets.shape[4], dim=2).flatten(2)
     return (offsets.flatten(3) + anchors[:, :, None]).flatten(2)
 
 

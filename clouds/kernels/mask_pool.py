@@ -27,7 +27,7 @@ def mask_pool(
     """Mean of `features` over the pixels inside each mask; 0 for an empty mask.
 
     Only the features get gradients. Triton sums in float32 without atomic additions, so forward and backward are
-    deterministic.
+    deterministic. On CUDA "auto" selects it unless gradients are needed (see `clouds.kernels.backends`).
 
     Args:
         features: any floating dtype and strides; not copied on CUDA.
@@ -43,7 +43,8 @@ def mask_pool(
     """
     _check(features, mask_logits)
     objection = "it computes in float32, and got float64" if features.dtype == torch.float64 else None
-    if choose("mask_pool", backend, features.device, objection=objection) == "triton":
+    gradients = features.requires_grad and torch.is_grad_enabled()
+    if choose("mask_pool", backend, features.device, objection=objection, gradients=gradients) == "triton":
         return _pool(features, _resized(mask_logits.detach(), (features.shape[-2], features.shape[-1])))[0]
     return reference(features, mask_logits)
 

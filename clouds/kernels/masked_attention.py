@@ -37,10 +37,11 @@ def masked_attention(
 
     Triton stores the mask as 1 bit per query and key, and needs no tensor of queries x keys either. "torch" is
     `scaled_dot_product_attention` with a boolean mask; "xformers" is its memory-efficient kernel with a bias. Both use
-    one mask for all heads. "auto" selects Triton on CUDA and torch elsewhere. That Triton is the fastest on CUDA is
-    derived from memory traffic (see `_triton/masked_attention.py`), and provisional until benchmarks confirm it.
+    one mask for all heads. On CUDA "auto" selects Triton for float32, and torch for bfloat16 and float16, which took
+    less time (see `clouds.kernels.backends`).
 
-    The Triton form sums in a fixed order, also in the backward pass, so it is deterministic.
+    The Triton form sums in a fixed order, also in the backward pass, so it is deterministic; "auto" selects it under
+    `torch.use_deterministic_algorithms(True)`.
 
     Args:
         q, k, v: queries, keys and values of one floating dtype, with any strides; they get gradients. Triton supports
@@ -58,7 +59,7 @@ def masked_attention(
     mask_embed, mask_features = mask_embed.detach(), mask_features.detach()
     if backend == "xformers":
         return _xformers(q, k, v, attention_mask(_mask_logits(mask_embed, mask_features)))
-    chosen = choose("masked_attention", backend, q.device, objection=_objection(tensors))
+    chosen = choose("masked_attention", backend, q.device, objection=_objection(tensors), dtype=q.dtype)
     if chosen == "triton":
         return _attend(q, k, v, _pack(mask_embed, mask_features))[0]
     if chosen == "reference":

@@ -26,12 +26,13 @@ def point_sample(
 ) -> Float[Tensor, "n c p"]:
     """Sample every channel of each map at that map's points.
 
-    Only `maps` gets gradients. On CUDA they are summed by atomic additions in float32, whose last bits differ between
-    runs; under `torch.use_deterministic_algorithms(True)` a sorted sum is used instead.
+    Only `maps` gets gradients. On CUDA they are summed by atomic additions, whose last bits differ between runs; under
+    `torch.use_deterministic_algorithms(True)` Triton uses a sorted sum instead. On CUDA "auto" selects Triton unless
+    gradients are needed (see `clouds.kernels.backends`).
 
     Args:
-        maps: bool or floating point, with any strides; not copied on CUDA.
-        points: (x, y) in 0..1 within the map; points outside read 0, NaN gives NaN.
+        maps: bool or floating point, with any strides; Triton does not copy them.
+        points: (x, y) in 0..1 within the map; points outside read 0, NaN and infinity give NaN.
         backend: see `clouds.kernels.backends`.
 
     Returns:
@@ -45,15 +46,20 @@ def point_sample(
     points = points.detach()
     doubles = torch.float64 in (maps.dtype, points.dtype)
     objection = "it computes in float32, and got float64" if doubles else None
-    if choose("point_sample", backend, maps.device, objection=objection) == "triton":
+    gradients = maps.requires_grad and torch.is_grad_enabled()
+    form = choose("point_sample", backend, maps.device, objection=objection, gradients=gradients)
+    if form == "triton":
         return _sample(maps, points)
-    return reference(maps, points)
+    values = reference(maps, points)
+    if form == "reference" or maps.device.type == "cpu":
+        return values
+    return values + (0 * points).sum(-1)[:, None]  # NaN where `reference` reads 0 on CUDA
 
 
 def reference(
     maps: Float[Tensor, "n c h w"] | Bool[Tensor, "n c h w"], points: Float[Tensor, "n p 2"]
 ) -> Float[Tensor, "n c p"]:
-    """The formula, with `grid_sample`."""
+    """The formula, with `grid_sample`, which on CUDA reads 0 in place of NaN at NaN and infinite points."""
     dtype = torch.promote_types(maps.dtype, points.dtype)
     grid = (2 * points.to(dtype) - 1)[:, :, None]
     return functional.grid_sample(maps.to(dtype), grid, align_corners=False)[..., 0]

@@ -6,7 +6,7 @@ P(mask) is the sigmoid of the mask logits, which are resized bilinearly to the n
 As published ("merge_first"), scores are merged there, cropped to the image and resized to the output size.
 "masks_first" crops and resizes the logits, and merges at the output size.
 
-Tensors of [queries x height x width] exist only as strips (CPU) or tiles (Triton). Scores to be resized are computed
+Tensors of [queries x height x width] exist only as strips (torch) or tiles (Triton). Scores to be resized are computed
 in bands. Recomputing four neighbours per output pixel would cost 4x the sigmoids; keeping a band costs 8 bytes per
 class and network pixel, in cache. On a CPU, consecutive bands share the rows that both need.
 
@@ -42,7 +42,7 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 _STRIP = 1 << 18  # logits per strip: 1 MB in float32 stays in a core's cache, and is reused by the allocator
 _BAND = 1 << 19  # scores per band on a CPU: 2 MB in float32 stay in cache until the argmax
-_GPU_BAND = 1 << 24  # scores per band on a GPU: 64 MB; a band costs two launches
+_GPU_BAND = 1 << 24  # scores per band, logits per strip on a GPU: 64 MB; a band costs two launches, a strip about ten
 _MOST_CLASSES = 256  # limit of the Triton kernel; labels end at 254 anyway
 
 
@@ -137,15 +137,16 @@ def _by_strips(
     scores: bool = False,
 ) -> Tensor:
     """Process strips of rows so that intermediates stay in cache; rows are resized before columns, which is cheaper."""
+    strip, band = (_STRIP, _BAND) if mask_logits.device.type == "cpu" else (_GPU_BAND, _GPU_BAND)
     # Interpolation tables of all resizes before the merge
     mask_logits = mask_logits.contiguous()  # else torch copies all of it for every selection of rows
     rows, columns = _chains(network_size, valid_size, size if postprocess == "masks_first" else valid_size)
-    taps = _taps(mask_logits.shape[1], rows, mask_logits.dtype)
+    taps = _taps(mask_logits.shape[1], rows, mask_logits.dtype, mask_logits.device)
     per_row = max(1, len(mask_logits)) * max(resized for resized, _ in columns)
 
     def merged(start: int, stop: int) -> Iterator[Tensor]:
         # Strips of logits "q y x", then merged scores "k y x"
-        for first, last in _cut(start, stop, _STRIP // per_row):
+        for first, last in _cut(start, stop, strip // per_row):
             logits = _resize_columns(_resize_rows(mask_logits, taps, first, last), columns)
             probabilities = _ACTIVATIONS[activation](logits)
             yield (class_probabilities.mT @ probabilities.flatten(1)).unflatten(1, logits.shape[1:])
@@ -157,9 +158,9 @@ def _by_strips(
     # Scores of another size are resized in bands
     if rows[-1][1] != size[0] or columns[-1][1] != size[1]:
         index, weight = _taps(valid_size[0], ((size[0], size[0]),), mask_logits.dtype)
-        cut = _bands(index, max(valid_size[1], size[1]), _BAND // class_probabilities.shape[1])
-        band = _window(strips)
-        strips = (resized(band(a, b), (index[start:stop] - a, weight[start:stop])) for start, stop, a, b in cut)
+        cut = _bands(index, max(valid_size[1], size[1]), band // class_probabilities.shape[1])
+        window = _window(strips)
+        strips = (resized(window(a, b), (index[start:stop] - a, weight[start:stop])) for start, stop, a, b in cut)
     return torch.cat([strip if scores else _labels(strip.detach()) for strip in strips], -2)
 
 
@@ -184,11 +185,11 @@ def _window(strips: Iterator[Tensor]) -> Callable[[int, int], Tensor]:
 def _labels(scores: Tensor) -> Tensor:
     """`scores.argmax(0)` as uint8; overwrites the scores.
 
-    `argmax` visits all classes of one pixel, which are often a power of two apart and evict each other from the cache.
-    Passes along rows avoid this: find the best score, mark the classes that have it, take the lowest of them.
+    On a CPU this visits all classes of one pixel, which are often a power of two apart and evict each other from the
+    cache. Passes along rows avoid it: find the best score, mark the classes that have it, take the lowest of them.
     """
     best = scores.amax(0)
-    if best.isnan().any():  # NaN does not equal NaN
+    if scores.device.type != "cpu" or best.isnan().any():  # NaN does not equal NaN
         return scores.max(0).indices.to(torch.uint8)
     rank = torch.arange(len(scores), 0, -1, dtype=scores.dtype, device=scores.device)[:, None, None]
     return (len(scores) - scores.eq_(best).mul_(rank).amax(0)).to(torch.uint8)

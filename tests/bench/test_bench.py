@@ -1,5 +1,7 @@
 """Microbenchmarks of the operations, on sizes so small that their times mean nothing."""
 
+from importlib.util import find_spec
+
 import pytest
 import torch
 from attrs import evolve
@@ -150,5 +152,8 @@ def test_the_gather_reads_the_rows_that_it_counts(device: str) -> None:
 @pytest.mark.parametrize("op", PROBLEMS)
 def test_every_operation_is_measured_on_a_gpu(op: str) -> None:
     found = measure(op, SMALL, torch.bfloat16, torch.device("cuda"), repeats=2, ceilings=UNIT)
-    assert {"clouds", "clouds torch", "reference"} <= {one.provider for one in found}
-    assert all(one.error is None and one.peak_memory for one in found)
+    assert {"clouds", "clouds triton", "clouds torch", "reference"} <= {one.provider for one in found}
+    missing = {name for name in ("xformers",) if find_spec(name) is None}
+    errors = {(one.provider, one.direction): one.error for one in found if one.error and one.provider not in missing}
+    assert not errors
+    assert all(one.peak_memory for one in found if one.error is None)

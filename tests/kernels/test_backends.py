@@ -21,6 +21,35 @@ def test_auto_takes_plain_torch_on_a_cpu_and_triton_on_a_gpu() -> None:
     assert choose("op", "auto", CUDA) == "triton"
 
 
+@pytest.mark.parametrize(
+    ("op", "dtype", "gradients", "expected"),
+    [
+        ("masked_attention", torch.float32, True, "triton"),
+        ("masked_attention", torch.bfloat16, False, "torch"),
+        ("masked_attention", torch.float16, True, "torch"),
+        ("point_sample", torch.float32, False, "triton"),
+        ("point_sample", torch.float32, True, "torch"),
+        ("mask_pool", torch.bfloat16, False, "triton"),
+        ("mask_pool", torch.bfloat16, True, "torch"),
+        ("deformable_attention", torch.bfloat16, True, "triton"),
+    ],
+)
+def test_auto_takes_what_was_faster_on_a_gpu(op: str, dtype: torch.dtype, gradients: bool, expected: str) -> None:
+    """Silently, since nothing is missing; what was asked for runs all the same."""
+    assert choose(op, "auto", CUDA, dtype=dtype, gradients=gradients) == expected
+    assert choose(op, "triton", CUDA, dtype=dtype, gradients=gradients) == "triton"
+    assert choose(op, "auto", CPU, dtype=dtype, gradients=gradients) == "torch"
+
+
+@pytest.mark.parametrize("op", ["masked_attention", "point_sample", "mask_pool"])
+def test_auto_takes_deterministic_forms_where_they_are_required(op: str) -> None:
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert choose(op, "auto", CUDA, dtype=torch.bfloat16, gradients=True) == "triton"
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
 @pytest.mark.parametrize("backend", ["torch", "reference"])
 @pytest.mark.parametrize("device", [CPU, CUDA])
 def test_a_named_form_is_taken_at_its_word(backend: Any, device: torch.device) -> None:

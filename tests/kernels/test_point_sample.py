@@ -1,6 +1,7 @@
 """Point sampling: Triton against the float64 reference, its gradient, both ways of summing it, and refusals."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -156,14 +157,16 @@ def test_the_operators_are_well_formed(device: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered")  # numpy, in the interpreter
-def test_nan_is_where_the_reference_has_it(device: str) -> None:
-    maps = torch.randn(1, 2, 4, 5, device=device)
+@pytest.mark.parametrize("backend", ["triton", "torch"])
+def test_nan_is_where_the_reference_has_it(device: str, backend: Any) -> None:
+    """The reference of a CPU: on CUDA `grid_sample` reads 0 at NaN and infinite points."""
+    maps = torch.randn(1, 2, 4, 5)
     maps[0, 1, 2, 3] = float("nan")
-    places = torch.rand(1, 60, 2, device=device)
+    places = torch.rand(1, 60, 2)
     nan, inf = float("nan"), float("inf")
     places[0, :6] = torch.tensor([[nan, 0.5], [0.5, nan], [inf, 0.5], [0.5, -inf], [1e30, 0.5], [0.5, -1e30]])
-    found, expected = point_sample(maps, places, backend="triton"), reference(maps, places)
-    assert torch.equal(found.isnan(), expected.isnan())
+    found = point_sample(maps.to(device), places.to(device), backend=backend).cpu()
+    assert torch.equal(found.isnan(), reference(maps, places).isnan())
     assert found[0, :, :4].isnan().all()
     assert (found[0, 0, 4:6] == 0).all()
 

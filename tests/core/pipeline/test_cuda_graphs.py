@@ -270,6 +270,27 @@ def test_the_benchmark_measures_recordings(cuda: type[Graph]) -> None:
     assert len(Graph.pools) == 1, "one recording"
 
 
+class NoCopies(TorchDispatchMode):
+    """Refuses tensors of numbers from Python, which torch makes on the CPU, and tensors of a CPU."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        written = func(*args, **(kwargs or {}))
+        devices = {one.device.type for one in tree_leaves((args, kwargs, written)) if isinstance(one, Tensor)}
+        assert func is not torch.ops.aten.lift_fresh.default, "a tensor of numbers from Python"
+        assert devices <= {"meta"}, func
+        return written
+
+
+@pytest.mark.parametrize("head", ["linear", "fpn", "mask2former", "mask2former-text", "mask2former-pooled"])
+def test_a_forward_pass_copies_nothing_from_the_host(head: str) -> None:
+    """A CUDA graph records no such copies. The kind "meta" takes the forms of a GPU without Triton."""
+    options = SMALL_MASK2FORMER if head.startswith("mask2former") else {}
+    network = _composed(head={**options, "name": head}).as_module().to("meta")
+    images = torch.empty(2, 3, 64, 96, device="meta")
+    with torch.no_grad(), NoCopies():
+        network(images)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("head", ["linear", SMALL_MASK2FORMER], ids=["linear", "mask2former"])
 @pytest.mark.parametrize("dtype", [None, "bfloat16"])
