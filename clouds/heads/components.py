@@ -34,6 +34,7 @@ def clouds_heads() -> list[Component]:
             summary="queries take part in the last blocks of a plain ViT, which is to be trained; no decoder",
             source="Kerssies et al., Your ViT is Secretly an Image Segmentation Model, CVPR 2025, arXiv 2503.19108",
             needs=("res4", "blocks", "tokens"),
+            provides="instances",
         ),
         *(_mask2former(*about) for about in _MASK2FORMER),
     ]
@@ -47,7 +48,7 @@ def _mask2former(name: str, classification: str, needs: tuple[str, ...], summary
         summary=summary,
         source=source,
         needs=(*_PYRAMID, *needs),
-        provides="queries",
+        provides=("queries", "instances"),
         needs_with={"geometric_ensemble": ("text-encoder", "mask-pooler")},
         options={"classification": classification},
     )

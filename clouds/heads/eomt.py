@@ -67,6 +67,7 @@ class Eomt(MaskHead):
             raise ConfigError(
                 f"head: queries={queries}, layers={layers}, annealing={annealing}; expected at least 1, 1 and 0"
             )
+        self.instances = True
         self.layers = layers
         self.annealing = annealing
         self.query_embed = nn.Embedding(queries, width)
