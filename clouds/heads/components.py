@@ -36,6 +36,14 @@ def clouds_heads() -> list[Component]:
             needs=("res4", "blocks", "tokens"),
             provides="instances",
         ),
+        Component(
+            name="text-queries",
+            kind=Kind.HEAD,
+            factory="clouds.heads.presets:text_queries",
+            summary="Mask2Former with one query per class, made from text embeddings and bound to its class",
+            source="Pak et al., Textual Query-Driven Mask Transformer (tqdm), ECCV 2024, arXiv 2407.09033",
+            needs=(*_PYRAMID, "text-encoder"),
+        ),
         *(_mask2former(*about) for about in _MASK2FORMER),
     ]
 

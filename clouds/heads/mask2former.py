@@ -14,6 +14,7 @@ from clouds.heads.mask_head import MaskHead, Postprocess
 from clouds.heads.masked_decoder import MaskedDecoder
 from clouds.heads.pixel_decoder import PixelDecoder
 from clouds.heads.text_logits import with_void
+from clouds.heads.text_queries import TextQueries
 
 
 @final
@@ -26,6 +27,7 @@ class Mask2Former(MaskHead):
         criterion: matches predictions with targets and computes the loss.
         void_width: width of the learned "no object" embedding for text classification, else None.
         ensemble: combines class probabilities with the backbone's in evaluation, or None.
+        text_queries: makes the initial queries from texts, or None.
         postprocess: see `MaskHead`.
     """
 
@@ -37,6 +39,7 @@ class Mask2Former(MaskHead):
         criterion: Criterion,
         void_width: int | None = None,
         ensemble: Ensemble | None = None,
+        text_queries: TextQueries | None = None,
         postprocess: Postprocess = "merge_first",
     ) -> None:
         super().__init__(
@@ -47,15 +50,17 @@ class Mask2Former(MaskHead):
         self.void_embedding = None if void_width is None else nn.Embedding(1, void_width)
         self.ensemble = ensemble
         self.open_vocabulary = void_width is not None
-        self.queries = (predictor.queries, predictor.width)
-        self.instances = True
-        self.uses_text = self.open_vocabulary or ensemble is not None
+        self.text_queries = text_queries
+        self.queries = (predictor.queries, predictor.width) if text_queries is None else None
+        self.instances = text_queries is None  # a query that is bound to a class is all of its instances
+        self.uses_text = self.open_vocabulary or ensemble is not None or text_queries is not None
 
     def forward(self, features: Features, classifier: TextClassifier | None = None) -> HeadOutput:
         words = classifier
         if classifier is not None and self.void_embedding is not None:
             words = with_void(classifier, self.void_embedding.weight)
-        output = self.predictor(self.pixel_decoder(features), words, features.queries)
+        queries = features.queries if self.text_queries is None else self.text_queries(classifier)
+        output = self.predictor(self.pixel_decoder(features), words, queries)
         if self.ensemble is None or self.training:
             return output
         return self.ensemble(output, features, classifier)

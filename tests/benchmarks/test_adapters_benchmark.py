@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import adapters
+from benchmarks import adapters, table
 
 ARMS = ("frozen", "lora, checkpointing", "rein, teacher with a full copy")
 
@@ -39,3 +39,12 @@ def test_checkpoints_hold_less_without_frozen_weights(rows: list[dict]) -> None:
 def test_every_arm_can_be_built() -> None:
     for arm in adapters.ARMS.values():
         assert adapters.joint_state(arm, "test_vit").teacher is not None
+
+
+def test_the_table_has_every_arm_and_every_checkpoint(rows: list[dict]) -> None:
+    text = table.adapters_table(rows)
+    for arm in ARMS:
+        assert f"| {arm} |" in text
+    for adapter in adapters.ADAPTERS:
+        for head in adapters.HEADS:
+            assert f"| {adapter} | {head} |" in text
