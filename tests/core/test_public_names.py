@@ -15,6 +15,7 @@ NAMES = [
     *(
         "SamSegmenter",
         "Sampler",
+        "SegmentReport",
         "SlowDtypeWarning",
         "Targets",
         "TensorCache",
@@ -29,6 +30,7 @@ NAMES = [
         "compare",
         "compose",
         "evaluate",
+        "evaluate_segments",
         "from_reference_checkpoint",
         "generate",
         "hookimpl",
