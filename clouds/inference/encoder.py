@@ -98,13 +98,14 @@ class Encoder:
         def report(image: ImageLike, error: DataError) -> None:
             broken.append(Encoded(waiting.pop(id(image))[0], error=str(error)))
 
-        for prediction in self._predict(take(), report):
+        for prediction in self.predict(take(), report):
             yield from _drain(broken)
             _, (name, _) = waiting.popitem(last=False)
             yield self._encode(name, prediction)
         yield from _drain(broken)
 
-    def _predict(self, images: Iterable[ImageLike], on_error: OnError) -> Iterator[Prediction]:
+    def predict(self, images: Iterable[ImageLike], on_error: OnError | None = None) -> Iterator[Prediction]:
+        """Predictions in order; `on_error` and errors are those of `Pipeline.predict_many`."""
         options = self.options
         if options.views.single:
             return self.pipeline.predict_many(
@@ -118,7 +119,7 @@ class Encoder:
             )
         return self._average(images, on_error)
 
-    def _average(self, images: Iterable[ImageLike], on_error: OnError) -> Iterator[Prediction]:
+    def _average(self, images: Iterable[ImageLike], on_error: OnError | None) -> Iterator[Prediction]:
         """Predictions from the mean scores of all views."""
         options = self.options
         for picture in read_images(

@@ -17,9 +17,10 @@ from attrs import asdict, field, frozen
 from clouds.core.system.config import parse_json, structure
 from clouds.core.system.errors import ConfigError, DataError
 from clouds.core.system.files import atomic_file, own_folder, target_in
+from clouds.core.system.images import MAX_PIXELS
 from clouds.core.system.progress import progress_bar
 from clouds.inference.encoder import Encoded, Named
-from clouds.inference.sources import Source, shared_file
+from clouds.inference.sources import Source, each_image, shared_file
 from clouds.synthesis.manifest import FileLengths, StoredFile, append_line
 from clouds.synthesis.provenance import require_provenance
 
@@ -33,7 +34,7 @@ class Row:
 
     Attributes:
         name: name of the result files.
-        image: the image file.
+        image: the image file; for a frame of a video, the video, # and the frame's number.
         image_bytes, image_modified: its size, and the time of its last change in nanoseconds.
         files: the result files.
     """
@@ -48,9 +49,12 @@ class Row:
     def of(cls, source: Source, files: tuple[StoredFile, ...]) -> Row:
         """The row of an image as it is now."""
         found = source.path.stat()
-        image = str(source.path.absolute())
         return cls(
-            name=source.name, image=image, image_bytes=found.st_size, image_modified=found.st_mtime_ns, files=files
+            name=source.name,
+            image=source.origin,
+            image_bytes=found.st_size,
+            image_modified=found.st_mtime_ns,
+            files=files,
         )
 
     def complete(self, lengths: FileLengths) -> bool:
@@ -81,6 +85,7 @@ def predict_folder(
     *,
     out: str | os.PathLike[str],
     made_with: Mapping[str, Any],
+    max_pixels: int = MAX_PIXELS,
     total: int | None = None,
     report: Callable[[str], object] = lambda _: None,
     progress: bool = False,
@@ -92,9 +97,10 @@ def predict_folder(
 
     Args:
         encode: predicts images; see `clouds.inference.encoder.Encoder.encode`.
-        sources: images with different names; taken as they are needed.
+        sources: images and videos with different names; taken as they are needed.
         out: folder of the results; new, or from an earlier run.
         made_with: provenance as plain values, so that `out` never mixes different ones.
+        max_pixels: limit for frames of videos.
         total: number of sources for the progress bar, if known.
         report: called with the error of each image that failed.
         progress: show a progress bar on standard error if it is a terminal.
@@ -105,13 +111,12 @@ def predict_folder(
     """
     with own_folder(out, marker=FILE_NAME) as folder, progress_bar(shown=progress) as bar:
         require_provenance(folder / FILE_NAME, dict(made_with), verb="predicted")
-        run = _Run(folder, read_rows(folder), FileLengths(folder))
+        run = _Run(folder, read_rows(folder), FileLengths(folder), max_pixels, report)
         bar_task = bar.add_task("predict", total=total)
         with open(target_in(folder, ROWS), "a+b") as stream:
             for one in encode(run.missing(sources)):
                 if one.error:
                     run.fail(one)
-                    report(one.error)
                 else:
                     append_line(stream, asdict(run.store(one)))
                 bar.update(bar_task, completed=run.finished)
@@ -153,6 +158,8 @@ class _Run:
     folder: Path
     rows: dict[str, Row]
     lengths: FileLengths
+    max_pixels: int
+    report: Callable[[str], object]
     result: PredictedFolder = field(factory=PredictedFolder)
     waiting: dict[str, Source] = field(factory=dict)
 
@@ -162,10 +169,12 @@ class _Run:
 
     def missing(self, sources: Iterable[Source]) -> Iterator[Named]:
         """Images without complete results."""
-        for source in sources:
-            self.result.images[source.name] = source.path
+        for source in each_image(sources, max_pixels=self.max_pixels, on_error=self.note):
+            self.result.images[source.name] = (
+                source.path if source.frame is None else Path(f"{source.path}#{source.frame}")
+            )
             row = self.rows.get(source.name)
-            if row and row.image != str(source.path.absolute()):
+            if row and row.image != source.origin:
                 raise shared_file(Path(row.image), source.path, self.folder / row.files[0].file)
             if row and row.complete(self.lengths) and row == Row.of(source, row.files):
                 self.result.existing.append(source.name)
@@ -185,6 +194,13 @@ class _Run:
         return Row.of(self.waiting.pop(found.name), tuple(files))
 
     def fail(self, found: Encoded) -> None:
-        """Note an error."""
+        """Note and report the error of an image."""
         del self.waiting[found.name]
         self.result.failures[found.name] = found.error
+        self.report(found.error)
+
+    def note(self, video: Source, error: DataError) -> None:
+        """Note and report the error of a video."""
+        self.result.images[video.name] = video.path
+        self.result.failures[video.name] = str(error)
+        self.report(str(error))

@@ -27,11 +27,13 @@ class Format:
         files: ending of each file's name by what the file is.
         encode: the content of each file, by its ending, from a prediction and the name of its files.
         needs_masks: whether it needs the masks of one forward pass, and no averaged scores.
+        picture: draws a prediction, uint8 "h w 3" or "h w"; None for files that are not to be looked at.
     """
 
     files: Mapping[str, str]
     encode: Callable[[Prediction, str], dict[str, bytes]]
     needs_masks: bool = False
+    picture: Callable[[Prediction], np.ndarray] | None = None
 
 
 def find_formats(names: Sequence[str]) -> tuple[Format, ...]:
@@ -177,23 +179,21 @@ def _box(mask: Bool[np.ndarray, "h w"]) -> list[int]:
     return [int(left), int(top), right - int(left) + 1, bottom - int(top) + 1]
 
 
+def _drawn(kind: str, picture: Callable[[Prediction], np.ndarray]) -> Format:
+    ending = f"_{kind}.png"
+    return Format({kind: ending}, lambda found, _: {ending: _png(picture(found))}, picture=picture)
+
+
 FORMATS: dict[str, Format] = {
     "train-ids": Format(_LABEL_MAP, lambda found, _: {".png": _png(found.labels)}),
     "ids": Format(_LABEL_MAP, lambda found, _: {".png": _png(own_ids(found.label_space)[found.labels])}),
     "cityscapes-ids": Format(
         _LABEL_MAP, lambda found, _: {".png": _png(cityscapes_ids(found.label_space)[found.labels])}
     ),
-    "color": Format(
-        {"color": "_color.png"}, lambda found, _: {"_color.png": _png(found.label_space.color_table()[found.labels])}
-    ),
-    "overlay": Format(
-        {"overlay": "_overlay.png"}, lambda found, _: {"_overlay.png": _png(np.asarray(found.overlay()))}
-    ),
+    "color": _drawn("color", lambda found: found.label_space.color_table()[found.labels]),
+    "overlay": _drawn("overlay", lambda found: np.asarray(found.overlay())),
+    "confidence": _drawn("confidence", lambda found: (confidence(found.scores()) * 255).round().astype(np.uint8)),
     "scores": Format({"scores": "_scores.npy"}, _scores),
-    "confidence": Format(
-        {"confidence": "_confidence.png"},
-        lambda found, _: {"_confidence.png": _png((confidence(found.scores()) * 255).round().astype(np.uint8))},
-    ),
     "panoptic": Format({"panoptic": "_panoptic.png", "segments": "_panoptic.json"}, _panoptic, needs_masks=True),
     "instances": Format({"instances": "_instances.json"}, _instances, needs_masks=True),
 }
