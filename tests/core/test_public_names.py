@@ -15,6 +15,7 @@ NAMES = [
     *("UnknownComponentError", "UntrainedHeadWarning", "WeightsError", "WorkerError", "__version__"),
     *(
         "ablate",
+        "as_backbone",
         "catalog",
         "compare",
         "compose",

@@ -164,15 +164,25 @@ def to_pixels(image: ImageLike, *, name: str = "image", max_pixels: int = MAX_PI
         return to_rgb(image, name=name, max_pixels=max_pixels)
     if not isinstance(image, (np.ndarray, Tensor)):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise DataError(f"{name}: expected a path, a PIL image, an array or a tensor; got {type(image).__name__}")
+    channel_axis = require_pixels(image, name=name)
+    if isinstance(image, Tensor) and (image.is_meta or image.layout != torch.strided):
+        raise DataError(f"{name}: expected a dense tensor with values; got {image.layout} on device {image.device}")
+    pixels = image.detach().cpu().numpy() if isinstance(image, Tensor) else image
+    return np.moveaxis(pixels, channel_axis, -1)
+
+
+def require_pixels(image: np.ndarray | Tensor, *, name: str) -> int:
+    """Check that an array or a tensor holds an image; return the axis of its channels.
+
+    Raises:
+        DataError: it is no uint8 array "h w 3" or tensor "3 h w", or it is empty.
+    """
     channel_axis, wanted = (0, "tensor of shape 3 x h x w") if isinstance(image, Tensor) else (2, "array h x w x 3")
     usable = image.ndim == 3 and image.shape[channel_axis] == 3 and math.prod(image.shape) > 0
     if not usable or image.dtype not in (np.dtype("uint8"), torch.uint8):
         dtype = str(image.dtype).removeprefix("torch.")
         raise DataError(f"{name}: expected a non-empty uint8 {wanted}, got {dtype} of shape {tuple(image.shape)}")
-    if isinstance(image, Tensor) and (image.is_meta or image.layout != torch.strided):
-        raise DataError(f"{name}: expected a dense tensor with values; got {image.layout} on device {image.device}")
-    pixels = image.detach().cpu().numpy() if isinstance(image, Tensor) else image
-    return np.moveaxis(pixels, channel_axis, -1)
+    return channel_axis
 
 
 def segment_windows(
