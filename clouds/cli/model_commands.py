@@ -23,11 +23,10 @@ from clouds.cli.options import (
 )
 from clouds.cli.output import write, write_json, write_table
 from clouds.core.contract.component import Kind
-from clouds.core.contract.planner import make_plan
 from clouds.core.system.errors import ConfigError, DataError
 from clouds.core.system.progress import progress_bar
 from clouds.training.recipe import Phase, changed, load_recipe
-from clouds.training.start import model_arguments, start_pipeline
+from clouds.training.start import recipe_plan, start_pipeline
 
 PredictionFormat = Literal["train-ids", "cityscapes-ids"]
 
@@ -60,11 +59,11 @@ def plan(
     """
     settings = load_recipe(recipe, _with_labels(assignments, labels))
     if as_json:
-        made = make_plan(**model_arguments(settings, recipe, phase))
+        made = recipe_plan(settings, recipe, phase)
         write_json({**json.loads(made.to_json()), "recipe": settings.to_dict()})
         return
     write(settings.to_toml())
-    made = make_plan(**model_arguments(settings, recipe, phase))
+    made = recipe_plan(settings, recipe, phase)
     write("\n".join(f"# {line}" for line in str(made).splitlines()))
 
 

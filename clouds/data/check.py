@@ -16,7 +16,6 @@ from clouds.core.system.errors import DataError
 from clouds.data.class_index import ClassIndex
 from clouds.data.encodings import IGNORE
 from clouds.data.folder import Dataset, check_sizes
-from clouds.data.label_files import read_label_pixels
 from clouds.data.threads import map_in_threads
 
 T = TypeVar("T")
@@ -156,9 +155,7 @@ def _check_item(dataset: Dataset, index: int) -> _Finding:
             Fault(kind="missing label", file=str(item.image), message=f"{item.image}: has no label file; {item.lacks}")
         )
         return finding
-    pixels = _collect_fault(
-        faults, "label", label, lambda: read_label_pixels(label, encoding, max_pixels=dataset.max_pixels)
-    )
+    pixels = _collect_fault(faults, "label", label, lambda: dataset.read_label_pixels(index))
     if pixels is None:
         return finding
     if image is not None:

@@ -11,16 +11,17 @@ from pathlib import Path
 
 import numpy as np
 from attrs import evolve, field, frozen
-from jaxtyping import UInt8
+from jaxtyping import Int32, UInt8
 
 from clouds.core.contract.labels import LabelSpace
-from clouds.core.system.errors import DataError, LeftOutWarning, SeenDomainWarning, did_you_mean
+from clouds.core.system.errors import ConfigError, DataError, LeftOutWarning, SeenDomainWarning, did_you_mean
 from clouds.core.system.images import MAX_PIXELS, counted, left_out, opened, read_image, upright_size
 from clouds.data.config import FILE_NAME, read_dataset_config
 from clouds.data.encodings import LabelEncoding
 from clouds.data.label_files import read_label_pixels
 from clouds.data.layouts import FilePattern, Layout
-from clouds.data.spec import Spec, find_layout, parse_spec
+from clouds.data.segment_files import SegmentFiles, open_segment_files, to_segment_map
+from clouds.data.spec import Spec, find_layout, lacks_instances, parse_spec
 
 
 @frozen
@@ -56,6 +57,7 @@ class Dataset:
         left_out: unread entries in the image folder: other formats, and folders.
         misfits: images left out because their labels differ in size.
         max_pixels: size limit; larger images and labels are refused before they are decoded.
+        segment_files: reads label files that number instances; None if they hold classes alone.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Dataset:
     left_out: tuple[Path, ...] = field(default=(), converter=_to_paths)
     misfits: tuple[Path, ...] = field(default=(), converter=_to_paths)
     max_pixels: int = MAX_PIXELS
+    segment_files: SegmentFiles | None = None
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -96,17 +99,40 @@ class Dataset:
         check_sizes(self.items[index], image, label)
         return image, label
 
+    def read_segments(self, index: int) -> tuple[UInt8[np.ndarray, "h w 3"], Int32[np.ndarray, "h w"]]:
+        """The image (RGB) and its segment map, see `clouds.data.segment_files`.
+
+        Raises:
+            ConfigError: the label files of this kind of dataset number no instances.
+            DataError: as `read`.
+        """
+        if self.segment_files is None:
+            raise ConfigError(f"{self.spec}: {lacks_instances(self.spec.kind)}")
+        image, path = self.read_image(index), self._label_file(index)
+        values, instances = self.segment_files.read(path, max_pixels=self.max_pixels)
+        check_sizes(self.items[index], image, values)
+        return image, to_segment_map(self.encoding.decode(values, name=str(path)), instances, self.label_space)
+
     def read_image(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
         """The image, RGB; alpha is dropped, greyscale expanded. Raises `DataError` naming the file."""
         return read_image(self.items[index].image, max_pixels=self.max_pixels)
 
     def read_label(self, index: int) -> UInt8[np.ndarray, "h w"]:
         """The label map: train ids, 255 = ignore. Raises `DataError` naming the file."""
+        return self.encoding.decode(self.read_label_pixels(index), name=str(self._label_file(index)))
+
+    def read_label_pixels(self, index: int) -> UInt8[np.ndarray, "h w *rgb"]:
+        """The values of the label file, before the encoding maps them. Raises `DataError` naming the file."""
+        path = self._label_file(index)
+        if self.segment_files is not None:
+            return self.segment_files.read(path, max_pixels=self.max_pixels)[0]
+        return read_label_pixels(path, self.encoding, max_pixels=self.max_pixels)
+
+    def _label_file(self, index: int) -> Path:
         item = self.items[index]
         if item.label is None:
             raise DataError(f"{item.image}: has no label file; {item.lacks}")
-        pixels = read_label_pixels(item.label, self.encoding, max_pixels=self.max_pixels)
-        return self.encoding.decode(pixels, name=str(item.label))
+        return item.label
 
 
 def open_dataset(
@@ -142,8 +168,10 @@ def open_dataset(
     split, folder, images, truths = _locate(parsed, layout, default_split)
     pictures, beside = _find_images(parsed, layout, folder, images)
     label_of, others = _find(parsed.path, folder, truths)
-    lacking = _Lacking(layout, truths, truths.path(parsed.path, folder), others)
+    label_folder = truths.path(parsed.path, folder)
+    lacking = _Lacking(layout, truths, label_folder, others)
     items = [lacking.item(name, path, label_of.get(name)) for name, path in pictures.items()]
+    files = [item.label for item in items if item.label is not None]
     if require_labels:
         _check_labels(spec, items)
     own = parsed.path / FILE_NAME
@@ -161,6 +189,7 @@ def open_dataset(
         left_out=beside,
         misfits=[item.image for item in misfits],
         max_pixels=max_pixels,
+        segment_files=open_segment_files(layout.segments, label_folder, files if require_labels else ()),
     )
     for note in dataset.notes if require_labels else ():
         warnings.warn(note, LeftOutWarning, stacklevel=2)

@@ -9,6 +9,7 @@ the classes into which it divides those of v1.2.
   tool gives to one of its members, if they do not disagree (animal joins person, non-drivable fallback rail tracks).
 - WildDash 2: `cs_name` of wd2_unified_label_policy.json (Zendel et al., CVPR 2022), the authors' own assignment.
 - SHIFT: the Cityscapes ids in the table of classes at https://www.vis.xyz/shift.
+- COCO panoptic: categories that have a Cityscapes class of the same meaning; an assignment of this library.
 """
 
 from __future__ import annotations
@@ -151,6 +152,25 @@ _SHIFT_IDS = {
     18: "traffic light",
     22: "terrain",
 }
+_COCO_IDS = {
+    1: "person",  # riders, too
+    2: "bicycle",
+    3: "car",
+    4: "motorcycle",
+    6: "bus",
+    7: "train",
+    8: "truck",
+    10: "traffic light",
+    13: "traffic sign",  # stop sign
+    **dict.fromkeys((128, 151, 197), "building"),  # house, roof, other buildings
+    149: "road",
+    **dict.fromkeys((171, 175, 176, 177, 199), "wall"),  # of brick, stone, tile, wood; other walls
+    184: "vegetation",  # tree
+    185: "fence",
+    187: "sky",
+    191: "sidewalk",  # pavement
+    **dict.fromkeys((193, 194), "terrain"),  # grass, dirt
+}
 _TRAIN_IDS = dict(enumerate(CITYSCAPES.names))
 
 
@@ -172,6 +192,7 @@ ID_TABLES: dict[str, dict[int, str]] = {
     "dark-zurich": _TRAIN_IDS,
     "wilddash2": _first(81, _WILDDASH_IDS),
     "shift": _first(23, _SHIFT_IDS),
+    "coco-panoptic": _first(201, _COCO_IDS),
 }
 
 # Label spaces with the classes of a dataset itself: for them, its values are the raw ids of the label space.
@@ -179,4 +200,5 @@ OWN_LABEL_SPACES = {
     "mapillary-v1.2": "mapillary-vistas-v1.2",
     "mapillary-v2.0": "mapillary-vistas-v2.0",
     "idd-level3": "idd",
+    "coco-panoptic": "coco-panoptic-133",
 }

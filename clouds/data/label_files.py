@@ -41,7 +41,7 @@ def read_label_pixels(
             message names it.
     """
     with opened(path, formats=("PNG",), max_pixels=max_pixels) as image:
-        form = _form(image)
+        form = stored_form(image)
         if encoding.deep:
             return _read_deep(path, image, form, encoding)
         if encoding.red:
@@ -53,7 +53,7 @@ def read_label_pixels(
         return to_rgb(image, name=str(path), max_pixels=max_pixels)
 
 
-def _form(image: Image.Image) -> str:
+def stored_form(image: Image.Image) -> str:
     """Storage format in Pillow's notation: "L;4" is greyscale of 4 bits, "P;1" a palette of 2 entries, ..."""
     return str(image.tile[0].args) if image.tile else image.mode  # type: ignore[attr-defined]
 

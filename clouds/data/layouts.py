@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import unicodedata
 from pathlib import Path
+from typing import Literal
 
 from attrs import frozen
 
 from clouds.core.system.images import EXTENSIONS
+
+SegmentForm = Literal["", "cityscapes", "mapillary", "coco"]
 
 
 @frozen(kw_only=True)
@@ -59,6 +62,8 @@ class Layout:
         download: files to download, and their address.
         misfits: NAMEs whose image and label may differ in size, and are left out if they do.
         label_tool: how to make the label files, for data that comes without them; "" if it comes with them.
+        segments: form of label files that number instances, see `clouds.data.segment_files`; "" for classes alone.
+            Files of COCO's form are described by a JSON file of the name of their folder, beside it.
     """
 
     variants: tuple[tuple[FilePattern, FilePattern], ...]
@@ -68,6 +73,7 @@ class Layout:
     download: str
     misfits: tuple[str, ...] = ()
     label_tool: str = ""
+    segments: SegmentForm = ""
 
     def __str__(self) -> str:
         variants = ", or ".join(f"{images} and {labels}" for images, labels in self.variants)
@@ -76,7 +82,6 @@ class Layout:
 
 _SPLITS = {name: name for name in ("train", "val", "test")}
 _OTHER_TOOLS = "_labelTrainIds.png"  # train ids that other projects' converters write beside the originals
-_MAPILLARY_SPLITS = {"train": "training", "val": "validation", "test": "testing"}
 
 
 def _acdc(condition: str) -> Layout:
@@ -108,6 +113,35 @@ def _idd(id_type: str, encoding: str) -> Layout:
         download="IDD Segmentation of https://idd.insaan.iiit.ac.in",
         label_tool=f"`python preperation/createLabels.py --datadir FOLDER --id-type {id_type}` of "
         "https://github.com/AutoNUE/public-code",
+    )
+
+
+def _mapillary(version: str, encoding: str, folder: str, *folders: str, segments: SegmentForm = "") -> Layout:
+    images = FilePattern(folder="<split>/images", endings=(".jpg",))
+    labels = (FilePattern(folder=f"<split>/{one}", endings=(".png",)) for one in (folder, *folders))
+    return Layout(
+        variants=tuple((images, one) for one in labels),
+        splits={"train": "training", "val": "validation", "test": "testing"},
+        encoding=encoding,
+        source="Neuhold et al., Mapillary Vistas, ICCV 2017" + ("; version 2.0 of 2021" if version == "2.0" else ""),
+        download=f"the research edition with labels of v{version}, https://www.mapillary.com/dataset/vistas",
+        segments=segments,
+    )
+
+
+def _cityscapes(labels: str, *, segments: SegmentForm = "") -> Layout:
+    return Layout(
+        variants=(
+            (
+                FilePattern(folder="leftImg8bit/<split>", group="<city>", endings=("_leftImg8bit.png",)),
+                FilePattern(folder="gtFine/<split>", group="<city>", endings=(f"_gtFine_{labels}.png",)),
+            ),
+        ),
+        splits=_SPLITS,
+        encoding="cityscapes",
+        source="Cordts et al., The Cityscapes Dataset, CVPR 2016",
+        download="leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip of https://www.cityscapes-dataset.com",
+        segments=segments,
     )
 
 
@@ -158,18 +192,8 @@ LAYOUTS: dict[str, Layout] = {
         source="Ros et al., The SYNTHIA Dataset, CVPR 2016",
         download="SYNTHIA-RAND-CITYSCAPES of https://synthia-dataset.net",
     ),
-    "cityscapes": Layout(
-        variants=(
-            (
-                FilePattern(folder="leftImg8bit/<split>", group="<city>", endings=("_leftImg8bit.png",)),
-                FilePattern(folder="gtFine/<split>", group="<city>", endings=("_gtFine_labelIds.png",)),
-            ),
-        ),
-        splits=_SPLITS,
-        encoding="cityscapes",
-        source="Cordts et al., The Cityscapes Dataset, CVPR 2016",
-        download="leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip of https://www.cityscapes-dataset.com",
-    ),
+    "cityscapes": _cityscapes("labelIds"),
+    "cityscapes-panoptic": _cityscapes("instanceIds", segments="cityscapes"),
     "bdd100k": Layout(
         variants=(
             (
@@ -186,30 +210,23 @@ LAYOUTS: dict[str, Layout] = {
         source="Yu et al., BDD100K, CVPR 2020",
         download="10K Images and Segmentation of http://bdd-data.berkeley.edu",
     ),
-    "mapillary": Layout(
-        variants=tuple(
-            (
-                FilePattern(folder="<split>/images", endings=(".jpg",)),
-                FilePattern(folder=f"<split>/{labels}", endings=(".png",)),
-            )
-            for labels in ("labels", "v1.2/labels")
-        ),
-        splits=_MAPILLARY_SPLITS,
-        encoding="mapillary-v1.2",
-        source="Neuhold et al., Mapillary Vistas, ICCV 2017",
-        download="the research edition with labels of v1.2, https://www.mapillary.com/dataset/vistas",
-    ),
-    "mapillary-v2.0": Layout(
+    "mapillary": _mapillary("1.2", "mapillary-v1.2", "labels", "v1.2/labels"),
+    "mapillary-v2.0": _mapillary("2.0", "mapillary-v2.0", "v2.0/labels"),
+    "mapillary-panoptic": _mapillary("1.2", "mapillary-v1.2", "instances", "v1.2/instances", segments="mapillary"),
+    "mapillary-v2.0-panoptic": _mapillary("2.0", "mapillary-v2.0", "v2.0/instances", segments="mapillary"),
+    "coco-panoptic": Layout(
         variants=(
             (
-                FilePattern(folder="<split>/images", endings=(".jpg",)),
-                FilePattern(folder="<split>/v2.0/labels", endings=(".png",)),
+                FilePattern(folder="<split>", endings=(".jpg",)),
+                FilePattern(folder="annotations/panoptic_<split>", endings=(".png",)),
             ),
         ),
-        splits=_MAPILLARY_SPLITS,
-        encoding="mapillary-v2.0",
-        source="Neuhold et al., Mapillary Vistas, ICCV 2017; version 2.0 of 2021",
-        download="the research edition with labels of v2.0, https://www.mapillary.com/dataset/vistas",
+        splits={"train": "train2017", "val": "val2017"},
+        encoding="coco-panoptic",
+        source="Lin et al., COCO, ECCV 2014; Kirillov et al., Panoptic Segmentation, CVPR 2019",
+        download="train2017.zip, val2017.zip and panoptic_annotations_trainval2017.zip, with the archives in "
+        "it unpacked in place: https://cocodataset.org",
+        segments="coco",
     ),
     "urbansyn": Layout(
         variants=(

@@ -43,6 +43,12 @@ def find_layout(kind: str, *, where: str = "dataset kind") -> Layout:
     return find_offer("kind", kind, offers, built_in=LAYOUTS, where=where).load_as(Layout)
 
 
+def lacks_instances(kind: str) -> str:
+    """Message about a kind of dataset whose label files number no instances."""
+    known = [name for name, layout in LAYOUTS.items() if layout.segments]
+    return f"label files of kind {kind!r} number no instances; kinds that do: {', '.join(known)}"
+
+
 def _offered_names() -> set[str]:
     return {offer.name for offer in Catalog.from_environment().offers(OfferKind.DATASET).values()}
 

@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 from attrs import evolve, field, frozen
-from jaxtyping import UInt8
+from jaxtyping import Integer, UInt8
 from PIL import Image
 
 from clouds.core.contract.labels import IGNORE_ID
@@ -110,12 +110,14 @@ class Distortion:
 
 def augment(
     image: UInt8[np.ndarray, "h w 3"],
-    label: UInt8[np.ndarray, "h w"],
+    label: Integer[np.ndarray, "h w"],
     rng: np.random.Generator,
     settings: Augmentation,
     wanted: Wanted | None = None,
-) -> tuple[UInt8[np.ndarray, "hc wc 3"], UInt8[np.ndarray, "hc wc"]]:
+) -> tuple[UInt8[np.ndarray, "hc wc 3"], Integer[np.ndarray, "hc wc"]]:
     """Make a training view of size `settings.crop`: resize, crop, distort, pad, flip.
+
+    `label` is a label map (uint8), or a segment map (int32, see `clouds.data.segment_files`).
 
     Smaller images are padded at the bottom and the right, with 0 in the image and 255 in the label map. If the view
     does not show the `wanted` class, its geometry is drawn again, up to 10 times (as DAFormer).
@@ -123,7 +125,7 @@ def augment(
     geometry = _draw_balanced(label, rng, settings)
     if wanted is not None:
         for _ in range(_REDRAWS):
-            if (resize_crop_label(label, geometry, settings) == wanted.train_id).sum() > wanted.pixels:
+            if (_train_ids(resize_crop_label(label, geometry, settings)) == wanted.train_id).sum() > wanted.pixels:
                 break
             geometry = _draw_balanced(label, rng, settings)
     part = _resize(image, geometry, settings.crop, Image.Resampling.BILINEAR)
@@ -155,11 +157,11 @@ def draw_geometry(shape: tuple[int, ...], rng: np.random.Generator, settings: Au
     return Geometry(size=size, offset=offset, flip=settings.flip and rng.random() < 0.5)
 
 
-def _draw_balanced(label: UInt8[np.ndarray, "h w"], rng: np.random.Generator, settings: Augmentation) -> Geometry:
+def _draw_balanced(label: Integer[np.ndarray, "h w"], rng: np.random.Generator, settings: Augmentation) -> Geometry:
     """Draw a geometry; draw its offset again while one class has too large a share of the crop."""
     geometry = draw_geometry(label.shape, rng, settings)
     for _ in range(_REDRAWS if settings.cat_max_ratio < 1 else 0):
-        if _is_balanced(resize_crop_label(label, geometry, settings), settings.cat_max_ratio):
+        if _is_balanced(_train_ids(resize_crop_label(label, geometry, settings)), settings.cat_max_ratio):
             break
         geometry = evolve(geometry, offset=_draw_offset(geometry.size, rng, settings))
     return geometry
@@ -171,9 +173,14 @@ def _is_balanced(label: UInt8[np.ndarray, "h w"], ratio: float) -> bool:
     return bool(np.count_nonzero(counts) > 1 and counts.max() < ratio * counts.sum())
 
 
+def _train_ids(label: Integer[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
+    """The classes of a label map, or of a segment map: its low bytes."""
+    return label.astype(np.uint8, copy=False)
+
+
 def resize_crop(
-    pixels: UInt8[np.ndarray, "h w *c"], geometry: Geometry, crop: tuple[int, int], *, resample: Image.Resampling
-) -> UInt8[np.ndarray, "hc wc *c"]:
+    pixels: Integer[np.ndarray, "h w *c"], geometry: Geometry, crop: tuple[int, int], *, resample: Image.Resampling
+) -> Integer[np.ndarray, "hc wc *c"]:
     """Resize to `geometry.size` and crop at `geometry.offset`; the caller pads and flips.
 
     Only the pixels of the crop are computed, with the same values as in the whole resized image. If the resized image
@@ -183,9 +190,9 @@ def resize_crop(
 
 
 def resize_crop_label(
-    label: UInt8[np.ndarray, "h w"], geometry: Geometry, settings: Augmentation
-) -> UInt8[np.ndarray, "hc wc"]:
-    """Like `resize_crop` for a label map, with the interpolation `settings.label_resize`."""
+    label: Integer[np.ndarray, "h w"], geometry: Geometry, settings: Augmentation
+) -> Integer[np.ndarray, "hc wc"]:
+    """Like `resize_crop` for a label map or segment map, with the interpolation `settings.label_resize`."""
     if settings.label_resize == "nearest-exact":
         return resize_crop(label, geometry, settings.crop, resample=Image.Resampling.NEAREST)
     rows, columns = (
@@ -197,9 +204,9 @@ def resize_crop_label(
     return label[rows][:, columns]
 
 
-def pad(pixels: UInt8[np.ndarray, "h w *c"], size: tuple[int, int], fill: int) -> UInt8[np.ndarray, "hp wp *c"]:
+def pad(pixels: Integer[np.ndarray, "h w *c"], size: tuple[int, int], fill: int) -> Integer[np.ndarray, "hp wp *c"]:
     """A copy with `fill` added at the bottom and the right, up to `size`."""
-    padded = np.full((*size, *pixels.shape[2:]), fill, np.uint8)
+    padded = np.full((*size, *pixels.shape[2:]), fill, pixels.dtype)
     padded[: pixels.shape[0], : pixels.shape[1]] = pixels
     return padded
 

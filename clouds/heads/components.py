@@ -35,7 +35,7 @@ def clouds_heads() -> list[Component]:
                 summary=summary,
                 source=source,
                 needs=(*_PYRAMID, *needs),
-                provides="queries",
+                provides=("queries", "instances"),
                 needs_with={"geometric_ensemble": ("text-encoder", "mask-pooler")},
                 options={"classification": classification},
             )

@@ -55,6 +55,7 @@ class Mask2Former(Head):
         self.postprocess: Literal["merge_first", "masks_first"] = postprocess
         self.open_vocabulary = void_width is not None
         self.queries = (predictor.queries, predictor.width)
+        self.instances = True
         self.uses_text = self.open_vocabulary or ensemble is not None
 
     def forward(self, features: Features, classifier: TextClassifier | None = None) -> HeadOutput:

@@ -22,7 +22,8 @@ def check_component(component: Component) -> None:
 
     - The summary is one line.
     - A backbone provides all levels of the pyramid. Only backbones provide capabilities, but for
-      `queries`, which adapters make and heads take. Only heads and adapters need them.
+      `queries`, which adapters make and heads take, and `instances`, which heads separate. Only heads and adapters
+      need them.
     - The factory's module imports in a fresh interpreter without torch.
     - Every option is a keyword with a type. Its default is a plain value of that type, because plans are JSON.
 
@@ -57,13 +58,15 @@ def _check_capabilities(component: Component, who: str) -> None:
         got=f"provides without {lacking}",
         remedy="list them in `provides=`; heads that need them refuse the backbone otherwise",
     )
-    queries = {"queries"} if component.kind in (Kind.HEAD, Kind.ADAPTER) else set[str]()
-    provided = frozenset[str]() if component.kind == Kind.BACKBONE else component.provides - queries
+    own: dict[Kind, set[str]] = {Kind.HEAD: {"queries", "instances"}, Kind.ADAPTER: {"queries"}}
+    provided = (
+        frozenset[str]() if component.kind == Kind.BACKBONE else component.provides - own.get(component.kind, set())
+    )
     needed = frozenset[str]() if component.kind in (Kind.HEAD, Kind.ADAPTER) else component.needs
     require(
         not provided | needed,
         who,
-        "only backbones provide capabilities (but for queries), and only heads and adapters need them",
+        "only backbones provide capabilities (but for queries and instances), and only heads and adapters need them",
         got=sorted(provided | needed),
         remedy="remove `provides=` or `needs=`",
     )

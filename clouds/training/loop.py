@@ -192,6 +192,7 @@ def _open_stream(run: Run, phase: Phase, state: State, start: int) -> Iterator[l
         data.augmentation(),
         seed=state.seed,
         rare=run.rare,
+        instances=data.instances,
         paste_shares=shares,
         weights=(*(data.source_weights or [1.0] * len(run.sources)), data.generated_weight),
         on_error=data.on_error,

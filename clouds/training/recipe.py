@@ -42,6 +42,9 @@ class DataConfig:
         source_weights: weight of an image's loss, per source; empty means 1 for all. `clouds.training.learner.Learner`
             says what is weighted.
         generated_weight: weight of a generated image's loss.
+        instances: learn one mask per instance of a thing, and one per stuff class, instead of one per class; crowds are
+            ignored. It needs sources of a kind ending in "-panoptic", a head that separates instances, and no
+            generated images.
         rare_classes: rare-class sampling of the source; see `clouds.data.rare_classes.RareClassConfig`.
         class_mix: in the joint phase, paste half of the classes of a source view onto each generated image's distorted
             view, and their labels onto its pseudo-labels (ClassMix, as DACS).
@@ -60,6 +63,7 @@ class DataConfig:
     generated_factor: float = field(default=1.0, validator=within(0, 1000))
     source_weights: tuple[float, ...] = field(default=(), validator=within(0, 1000))
     generated_weight: float = field(default=1.0, validator=within(0, 1000))
+    instances: bool = False
     rare_classes: RareClassConfig = field(factory=RareClassConfig)
     class_mix: bool = False
     crop: tuple[int, int] = field(default=(320, 640), validator=within(32, 16384))

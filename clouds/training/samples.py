@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from attrs import evolve, frozen
-from jaxtyping import UInt8
+from jaxtyping import Integer, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
@@ -23,6 +23,7 @@ from clouds.data.class_mix import draw_classes, paste
 from clouds.data.folder import Dataset
 from clouds.data.mixing import endless
 from clouds.data.rare_classes import RareClasses
+from clouds.data.segment_files import without_crowds
 from clouds.data.transforms import Augmentation, augment, generated_views
 from clouds.training.interrupt import ignore_signals
 
@@ -35,7 +36,7 @@ class Sample:
 
     Attributes:
         image: the student's view, RGB.
-        label_map: train ids of a source image; None for a generated one.
+        label_map: train ids of a source image, or its segment map (int32); None for a generated one.
         clean: the teacher's view of a generated image; None for a source image.
         position: index of the sample in the phase; it keys all of its random choices.
         name: image file, for messages.
@@ -45,7 +46,7 @@ class Sample:
     """
 
     image: UInt8[Tensor, "3 h w"]
-    label_map: UInt8[Tensor, "h w"] | None
+    label_map: Integer[Tensor, "h w"] | None
     clean: UInt8[Tensor, "3 h w"] | None
     position: int
     name: str
@@ -63,6 +64,7 @@ class SampleReader(TorchDataset["Sample | DataError"]):
         settings: augmentation of the views.
         seed: seed of all views.
         rare: rare-class draws, one per source; empty takes the images as they are addressed.
+        instances: samples have segment maps, without crowds, instead of label maps; excludes `paste_shares`.
         paste_shares: how often ClassMix takes a view of each source, summing to 1; empty pastes nothing.
         weights: weight of an image's loss, per dataset; empty means 1 for all.
         on_error: for an unreadable image, "stop" returns the error as a value (it must survive the worker process);
@@ -77,6 +79,7 @@ class SampleReader(TorchDataset["Sample | DataError"]):
         *,
         seed: int,
         rare: Sequence[RareClasses] = (),
+        instances: bool = False,
         paste_shares: Sequence[float] = (),
         weights: Sequence[float] = (),
         on_error: Literal["stop", "skip"] = "stop",
@@ -86,6 +89,7 @@ class SampleReader(TorchDataset["Sample | DataError"]):
         self.settings = settings
         self.seed = seed
         self.rare = tuple(rare)
+        self.instances = instances
         self.paste_shares = tuple(paste_shares)
         self.weights = tuple(weights)
         self.on_error: Literal["stop", "skip"] = on_error
@@ -137,14 +141,19 @@ class SampleReader(TorchDataset["Sample | DataError"]):
 
     def _labelled_view(
         self, which: int, index: int, offset: int, rng: np.random.Generator
-    ) -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w"], str]:
-        """A view of a source image, its label map, and its file; rare-class sampling draws another image."""
+    ) -> tuple[UInt8[np.ndarray, "h w 3"], Integer[np.ndarray, "h w"], str]:
+        """A view of a source image, its labels, and its file; rare-class sampling draws another image."""
         wanted = None
         if self.rare:
             index, wanted = self.rare[which].draw(rng)
-        index = (index + offset) % len(self.sources[which])
-        view = augment(*self.sources[which].read(index), rng, self.settings, wanted)
-        return *view, str(self.sources[which].items[index].image)
+        source = self.sources[which]
+        index = (index + offset) % len(source)
+        if self.instances:
+            image, segments = source.read_segments(index)
+            pair = image, without_crowds(segments, source.label_space)
+        else:
+            pair = source.read(index)
+        return *augment(*pair, rng, self.settings, wanted), str(source.items[index].image)
 
 
 def batches(

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 from attrs import evolve
 
 from clouds.core.contract.component import Kind
+from clouds.core.contract.plan import Plan
 from clouds.core.contract.planner import make_plan
 from clouds.core.system.errors import ConfigError, did_you_mean
+from clouds.training.instances import check_instances
 from clouds.training.recipe import MODEL_KEYS, Phase, Recipe
 
 if TYPE_CHECKING:
@@ -43,6 +45,7 @@ def start_pipeline(
 
     model = model_arguments(recipe, source, phase or "joint")
     if init is None:
+        recipe_plan(recipe, source, phase or "joint")  # raises before anything is built
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             return compose(**model)
@@ -52,6 +55,16 @@ def start_pipeline(
     if part is not None:
         pipeline.plan = evolve(pipeline.plan, parts={**pipeline.plan.parts, Kind.REFINER: part})
     return pipeline
+
+
+def recipe_plan(recipe: Recipe, source: str, phase: Phase | None) -> Plan:
+    """The plan of the recipe's model; raises `ConfigError` if the training data does not fit it."""
+    plan = make_plan(**model_arguments(recipe, source, phase))
+    head = plan.parts[Kind.HEAD]
+    check_instances(
+        recipe.data, head=head.title, provides=head.provides, label_space=plan.labels, joint=phase != "warmup"
+    )
+    return plan
 
 
 def model_arguments(recipe: Recipe, source: str, phase: Phase | None) -> dict[str, Any]:

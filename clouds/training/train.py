@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from attrs import evolve, frozen
 
+from clouds.core.contract.interfaces import capabilities
 from clouds.core.contract.labels import LabelSpace
 from clouds.core.pipeline.pipeline import Pipeline
 from clouds.core.system.errors import CloudsError, ConfigError, DataError, SeenDomainWarning, WeightsError
@@ -31,10 +32,11 @@ from clouds.training.checkpoint import (
     read_checkpoint,
     set_global_random_state,
 )
+from clouds.training.instances import check_instances
 from clouds.training.interrupt import StopSignal
 from clouds.training.loop import Run, StepCallback, run_phase
 from clouds.training.optimizer import build_optimizer
-from clouds.training.recipe import Overrides, Phase, Recipe, changed, load_recipe, with_values
+from clouds.training.recipe import DataConfig, Overrides, Phase, Recipe, changed, load_recipe, with_values
 from clouds.training.run_folder import LOG, RECIPE, START, read_recipe
 from clouds.training.tracking import JsonLines, Trackers, open_trackers
 
@@ -261,13 +263,11 @@ def _prepare_run(
     stop: StopSignal,
 ) -> Run:
     """Check the optimizer's groups, the data of the phases (all if none is named), and that a batch can be split."""
+    joint = bool(recipe.data.generated) and phases != ("warmup",)
     build_optimizer(pipeline.segmenter.parts, recipe.optimizer)  # a pattern that matches nothing stops the run here
     if recipe.loop.evaluate_every:
         _check_evaluation(recipe.data.evaluation, pipeline.labels)
-    sources = [open_dataset(spec, pipeline.labels, default_split="train") for spec in recipe.data.source]
-    for dataset in sources:
-        check_labelled(dataset)
-    joint = recipe.data.generated and phases != ("warmup",)
+    sources = _open_sources(pipeline, recipe.data, joint=joint)
     pictures = _open_pictures(recipe) if joint else ()
     phases = phases or (("warmup", "joint") if pictures else ("warmup",))
     run = Run(
@@ -290,6 +290,18 @@ def _prepare_run(
                 f"loop.accumulate={recipe.loop.accumulate} need at least {parts} images in a batch"
             )
     return run
+
+
+def _open_sources(pipeline: Pipeline, data: DataConfig, *, joint: bool) -> list[Dataset]:
+    """The labelled datasets, which must have something to learn."""
+    head, labels = pipeline.head, pipeline.labels
+    check_instances(data, head=type(head).__name__, provides=capabilities(head), label_space=labels, joint=joint)
+    sources = [open_dataset(spec, labels, default_split="train") for spec in data.source]
+    for dataset in sources:
+        check_labelled(dataset)
+        if data.instances:
+            dataset.read_segments(0)  # a JSON that does not fit its PNGs stops the run here
+    return sources
 
 
 def _rare_classes(config: RareClassConfig, sources: Sequence[Dataset]) -> tuple[RareClasses, ...]:

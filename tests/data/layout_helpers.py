@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 import zlib
 from collections.abc import Callable
@@ -44,6 +45,32 @@ def write_deep(path: Path, ids: np.ndarray) -> None:
         b"\x89PNG\r\n\x1a\n"
         + b"".join(struct.pack(">I", len(d)) + t + d + struct.pack(">I", zlib.crc32(t + d)) for t, d in chunks)
     )
+
+
+def write_thousands(path: Path, ids: np.ndarray) -> None:
+    """Values of 16 bits, class * 1000 + instance for cars and persons, as Cityscapes has them."""
+    save(path, Image.fromarray(np.where(ids >= 24, ids.astype(np.uint16) * 1000 + 2, ids)))
+
+
+def write_products(path: Path, ids: np.ndarray) -> None:
+    """Values of 16 bits, class * 256 + instance, as Mapillary Vistas has them."""
+    save(path, Image.fromarray(ids.astype(np.uint16) * 256 + 1))
+
+
+def write_coco(path: Path, ids: np.ndarray) -> None:
+    """One segment per category: an RGB picture of segment ids, which a JSON beside the folder describes."""
+    infos = [{"id": 70_000 + one, "category_id": one, "iscrowd": 0} for one in np.unique(ids).tolist() if one]
+    write_segments(path, np.where(ids > 0, 70_000 + ids.astype(np.int32), 0), infos)
+
+
+def write_segments(path: Path, segments: np.ndarray, infos: list[dict[str, int]]) -> None:
+    """An RGB picture of segment ids, and its annotation in the JSON beside the folder."""
+    channels = [segments % 256, segments // 256 % 256, segments // 65536]
+    save(path, np.stack(channels, axis=-1).astype(np.uint8))
+    index = path.parent.with_name(f"{path.parent.name}.json")
+    document = json.loads(index.read_text(encoding="utf-8")) if index.exists() else {"annotations": []}
+    document["annotations"].append({"file_name": path.name, "image_id": 7, "segments_info": infos})
+    index.write_text(json.dumps(document), encoding="utf-8")
 
 
 @frozen(kw_only=True)
@@ -120,9 +147,9 @@ def _bdd100k(image: str, label: str) -> Tree:
     )
 
 
-def _mapillary(labels: str) -> Tree:
+def _mapillary(labels: str, kind: str = "mapillary") -> Tree:
     return Tree(
-        kind="mapillary",
+        kind=kind,
         image="validation/images/{}.jpg",
         label=f"validation/{labels}/{{}}.png",
         names=("-1kqLeyUwHW6PyZEnbJIWA", "03G8WHFnNfiJR-457i0MWQ"),
@@ -130,8 +157,22 @@ def _mapillary(labels: str) -> Tree:
         train_ids=(0, 255, 18),
         unknown=66,
         split="val",
-        beside=("validation/instances/{}.png", "validation/v2.0/labels/{}.png"),
-        write=write_palette,
+        beside=("validation/panoptic/{}.png", "validation/v2.0/labels/{}.png"),
+        write=write_palette if kind == "mapillary" else write_products,
+    )
+
+
+def _mapillary_v2(kind: str, folder: str, write: Write) -> Tree:
+    return Tree(
+        kind=kind,
+        image="training/images/{}.jpg",
+        label=f"training/v2.0/{folder}/{{}}.png",
+        names=("-1kqLeyUwHW6PyZEnbJIWA", "03G8WHFnNfiJR-457i0MWQ"),
+        ids=(21, 123, 105),
+        train_ids=(0, 255, 18),
+        unknown=124,
+        beside=("training/v1.2/labels/{}.png", "training/v2.0/panoptic/{}.png"),
+        write=write,
     )
 
 
@@ -183,20 +224,35 @@ TREES = {
         unknown=34,
         beside=("gtFine/train/{}_gtFine_color.png", "gtFine/train/{}_gtFine_labelTrainIds.png"),
     ),
+    "cityscapes-panoptic": Tree(
+        kind="cityscapes-panoptic",
+        image="leftImg8bit/train/{}_leftImg8bit.png",
+        label="gtFine/train/{}_gtFine_instanceIds.png",
+        names=("aachen/aachen_000000_000019", "zurich/zurich_000121_000019"),
+        ids=(7, 29, 33),
+        train_ids=(0, 255, 18),
+        unknown=34,
+        beside=("gtFine/train/{}_gtFine_color.png", "gtFine/train/{}_gtFine_labelIds.png"),
+        write=write_thousands,
+    ),
     "bdd100k": _bdd100k("images/10k/val/{}.jpg", "labels/sem_seg/masks/val/{}.png"),
     "bdd100k-older": _bdd100k("seg/images/val/{}.jpg", "seg/labels/val/{}_train_id.png"),
     "mapillary": _mapillary("labels"),
     "mapillary-newer": _mapillary("v1.2/labels"),
-    "mapillary-v2.0": Tree(
-        kind="mapillary-v2.0",
-        image="training/images/{}.jpg",
-        label="training/v2.0/labels/{}.png",
-        names=("-1kqLeyUwHW6PyZEnbJIWA", "03G8WHFnNfiJR-457i0MWQ"),
-        ids=(21, 123, 105),
+    "mapillary-v2.0": _mapillary_v2("mapillary-v2.0", "labels", write_palette),
+    "mapillary-panoptic": _mapillary("instances", "mapillary-panoptic"),
+    "mapillary-panoptic-newer": _mapillary("v1.2/instances", "mapillary-panoptic"),
+    "mapillary-v2.0-panoptic": _mapillary_v2("mapillary-v2.0-panoptic", "instances", write_products),
+    "coco-panoptic": Tree(
+        kind="coco-panoptic",
+        image="train2017/{}.jpg",
+        label="annotations/panoptic_train2017/{}.png",
+        names=("000000000009", "000000581929"),
+        ids=(149, 0, 2),
         train_ids=(0, 255, 18),
-        unknown=124,
-        beside=("training/v1.2/labels/{}.png", "training/v2.0/panoptic/{}.png"),
-        write=write_palette,
+        unknown=201,
+        beside=("val2017/{}.jpg", "annotations/panoptic_val2017/{}.png"),
+        write=write_coco,
     ),
     "urbansyn": Tree(
         kind="urbansyn",

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from folder_helpers import save
-from layout_helpers import TREES, Tree, write_red
+from layout_helpers import TREES, Tree, write_coco, write_red
 
 from clouds import ConfigError, DataError, LabelSpace
 from clouds.core.contract.labels import CITYSCAPES
@@ -51,7 +51,7 @@ def test_every_wrong_file_is_found(tree: Tree, tmp_path: Path) -> None:
     tree.add(tmp_path, f"{group}missing")[1].unlink()
     tree.add(tmp_path, f"{group}orphan")[0].unlink()
     save(tree.add(tmp_path, f"{group}size")[0], np.zeros((5, 5, 3), np.uint8))
-    channels = np.zeros((2, 3), np.uint8) if tree.write is write_red else np.zeros((2, 3, 3), np.uint8)
+    channels = np.zeros((2, 3), np.uint8) if tree.write in (write_red, write_coco) else np.zeros((2, 3, 3), np.uint8)
     save(tree.add(tmp_path, f"{group}channels")[1], channels)
     report = check_dataset(_open(tree, tmp_path, require_labels=False))
     words = re.compile("unknown|damaged|missing|orphan|size|channels")

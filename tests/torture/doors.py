@@ -34,6 +34,7 @@ from clouds.data.config import read_dataset_config
 from clouds.data.encodings import label_encoding
 from clouds.data.folder import open_dataset
 from clouds.data.label_files import read_label_pixels
+from clouds.data.segment_files import open_segment_files
 from clouds.prompters.llm_text import parse_captions
 from clouds.synthesis.generated_set import open_generated
 from clouds.training.checkpoint import FILE_NAME as CHECKPOINT
@@ -112,9 +113,16 @@ def _pictures(folder: Path) -> Iterator[Door]:
             except clouds.DataError as error:
                 require_one_line(error)
 
+    files = [segments for form in ("cityscapes", "mapillary") if (segments := open_segment_files(form, folder, ()))]
+
+    def instances(path: Path) -> None:
+        for segments in files:
+            segments.read(path, max_pixels=1000)
+
     deep = Image.fromarray(rng.integers(0, 19, (13, 17), np.uint16))
     seeds = [_encoded(image, "PNG") for image in (grey, color, deep, grey.convert("P"), grey.convert("1"))]
     yield Door("labels", seeds, mutate_png, _file(folder / "label.png", labels))
+    yield Door("instances", seeds, mutate_png, _file(folder / "instances.png", instances))
 
 
 def _encoded(image: Image.Image, kind: str) -> bytes:
@@ -160,6 +168,18 @@ def _sets(folder: Path) -> Iterator[Door]:
     read = _file(manifest, lambda path: open_generated(path.parent))
     yield Door("manifest", [manifest.read_bytes()], mutate_lines, read)
     tiny.save(folder / "saved")
+    described = folder / "panoptic" / "a.png"
+    described.parent.mkdir()
+    Image.fromarray(np.full((3, 4, 3), 1, np.uint8)).save(described)
+
+    def segments(path: Path) -> object:
+        found = open_segment_files("coco", path.with_suffix(""), [described])
+        return found and found.read(described, max_pixels=1000)
+
+    info = {"id": 65_793, "category_id": 3, "iscrowd": 0}
+    document = {"annotations": [{"file_name": "a.png", "segments_info": [info]}], "categories": []}
+    read = _file(folder / "panoptic.json", segments)
+    yield Door("panoptic.json", [json.dumps(document).encode()], mutate_json, read)
     plan = folder / "saved" / "plan.json"
     load = _file(plan, lambda path: clouds.load(path.parent, device="cpu"))
     yield Door("saved pipeline", [plan.read_bytes()], mutate_json, load, share=1)

@@ -18,7 +18,9 @@ _KEBAB = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _PATTERNED = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*:(?!\S*::)[^\s:]\S*")  # "::" separates distribution and name
 _FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
-CAPABILITIES = frozenset({"text-encoder", "mask-pooler", "blocks", "queries", "res2", "res3", "res4", "res5"})
+CAPABILITIES = frozenset(
+    {"text-encoder", "mask-pooler", "blocks", "queries", "instances", "res2", "res3", "res4", "res5"}
+)
 
 
 class Kind(StrEnum):
@@ -86,7 +88,7 @@ class Component:
         aliases: other names that find this component.
         requires: required distributions, as requirement strings or a mapping from requirement to pip command.
         provides: capabilities that a backbone offers (`text-encoder`, `mask-pooler`, `blocks`, `res2`..`res5`), or
-            `queries`: an adapter makes them, a head takes them.
+            `queries`: an adapter makes them, a head takes them; or `instances`: a head separates them.
         needs: capabilities that a head or an adapter needs from the backbone.
         provides_with: additional capabilities when an option is set: `{"text": "text-encoder"}`.
         needs_with: additional needs when an option is set.

@@ -177,12 +177,13 @@ class Head(nn.Module, ABC):
 
     `uses_text`: `forward` needs a `TextClassifier`. `open_vocabulary`: the classifier alone defines the classes, so a
     trained head also works for other label spaces. `queries`: number and width of the queries for which it takes those
-    of `Features.queries`; None ignores them.
+    of `Features.queries`; None ignores them. `instances`: a class may have several masks, one per instance.
     """
 
     uses_text: bool = False
     open_vocabulary: bool = False
     queries: tuple[int, int] | None = None
+    instances: bool = False
 
     @abstractmethod
     def forward(self, features: Features, classifier: TextClassifier | None = None) -> HeadOutput:
@@ -330,6 +331,7 @@ def capabilities(module: object) -> frozenset[str]:
         "blocks": isinstance(module, Blocks) and bool(module.blocks),
         "queries": (isinstance(module, Head) and module.queries is not None)
         or (isinstance(module, Adapter) and module.queries() is not None),
+        "instances": isinstance(module, Head) and module.instances,
     }
     levels = LEVELS if isinstance(module, Backbone) else ()
     return frozenset([*levels, *(name for name, has in found.items() if has)])

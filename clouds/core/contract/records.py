@@ -18,7 +18,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from attrs import define, field, frozen
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, Integer, UInt8
 from torch import Tensor
 
 from clouds.core.system.errors import ConfigError
@@ -98,15 +98,20 @@ class Targets:
     weight: float = 1.0
 
     @classmethod
-    def from_label_map(cls, label_map: UInt8[Tensor, "h w"], *, ignore: int = 255) -> Targets:
-        """One mask per class in the map; `ignore` pixels are not valid.
+    def from_label_map(cls, label_map: Integer[Tensor, "h w"], *, ignore: int = 255) -> Targets:
+        """One mask per value in the map; `ignore` pixels are not valid.
+
+        A value is a train id, or instance * 256 + train id in a map of larger integers: then each instance has a mask.
 
         >>> Targets.from_label_map(torch.tensor([[0, 3], [255, 3]], dtype=torch.uint8)).labels
         tensor([0, 3])
+        >>> Targets.from_label_map(torch.tensor([[0, 256 + 3], [255, 512 + 3]])).labels  # two instances of class 3
+        tensor([0, 3, 3])
         """
         found = cast("Tensor", torch.unique(label_map))
-        labels = found[found != ignore].long()
-        return cls(labels=labels, masks=label_map[None].long() == labels[:, None, None], valid=label_map != ignore)
+        values = found[found != ignore].long()
+        masks = label_map[None].long() == values[:, None, None]
+        return cls(labels=values % 256, masks=masks, valid=label_map != ignore)
 
     def to_label_map(self, *, ignore: int = 255) -> UInt8[Tensor, "h w"]:
         """One class per pixel; invalid pixels and pixels with no class or two classes are `ignore`."""

@@ -57,7 +57,7 @@ def test_good_names(name: str) -> None:
         ({"factory": "a:b:c"}, "is not of the form"),
         (
             {"provides": ["res6"]},
-            r"unknown capabilities \['res6'\]; expected some of \['blocks', 'mask-pooler', 'qu",
+            r"unknown capabilities \['res6'\]; expected some of \['blocks', 'instances', 'mask-pooler', 'qu",
         ),
         ({"needs": ["wings"]}, r"unknown capabilities \['wings'\]"),
         ({"requires": [">=3"]}, "bad requirement '>=3'"),
