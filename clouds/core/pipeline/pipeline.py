@@ -216,7 +216,12 @@ class Pipeline(PipelineModule):
         with torch.inference_mode(), eval_mode(*self.segmenter.parts.values()):
             output = self._infer([image_tensor(one.resized).to(self.device) for one in pictures])
             masks = [
-                ImageMasks(output=output.image(index), valid_size=one.valid_size, size=one.size)
+                ImageMasks(
+                    output=output.image(index),
+                    valid_size=one.valid_size,
+                    size=one.size,
+                    instances=self.head.instances,
+                )
                 for index, one in enumerate(pictures)
             ]
             labels = [self.head.segment(one.output, one.valid_size, one.size) for one in masks]

