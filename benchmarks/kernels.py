@@ -11,6 +11,7 @@ modules that use them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache, partial
 from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -23,7 +24,7 @@ from torch import Tensor
 from benchmarks.rows import row
 from clouds.bench.ceilings import Ceilings, measure_ceilings
 from clouds.bench.problems import PROBLEMS, KernelProblem, Size
-from clouds.bench.runner import Measurement, measure
+from clouds.bench.runner import Measurement, measure, measure_all
 
 IMAGE = (512, 1024)
 LARGE = (1024, 2048)  # the worst case of the reference of semantic inference; also measured on a CPU
@@ -64,6 +65,43 @@ def rows(
     """
     given = {"others": others, "peers": peers if others else None, **options}
     return [_row(one, ceilings) for one in measure(op, size, dtype, device, ceilings=ceilings, **given)]
+
+
+def replays(op: str, size: Size, dtype: torch.dtype, device: torch.device, *, repeats: int) -> list[dict[str, Any]]:
+    """Rows of forward passes that are replayed as CUDA graphs: the time of kernels, without that of their launches."""
+    problem = PROBLEMS[op](size, dtype, device)
+    forms = {
+        f"clouds {backend}": _replayed(torch.no_grad()(partial(problem.run, backend)))
+        for backend in ("triton", "torch")
+    }
+    facts = {"op": op, "dtype": str(dtype)[6:], "image": size.image, "batch": size.batch, "queries": size.queries}
+    return [
+        _row(Measurement(provider=name, direction="forward, CUDA graph", **_found(one), **facts), None)
+        for name, one in measure_all(forms, device, repeats).items()
+    ]
+
+
+def _replayed(run: Callable[[], object]) -> Callable[[], None]:
+    """`run` as a CUDA graph, which the first call records."""
+    graph = cache(partial(_record, run))
+    return lambda: graph().replay()
+
+
+def _record(run: Callable[[], object]) -> torch.cuda.CUDAGraph:
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        run()  # whatever happens once happens before the recording
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    return graph
+
+
+def _found(made: tuple[list[float], int] | str) -> dict[str, Any]:
+    """Times, or the error; a recording allocates nothing when it is replayed."""
+    return {"error": made} if isinstance(made, str) else {"milliseconds": made[0]}
 
 
 def ceiling_rows(ceilings: Ceilings, dtype: torch.dtype) -> list[dict[str, Any]]:

@@ -64,7 +64,9 @@ if TYPE_CHECKING:
     from clouds.data.layouts import FilePattern, Layout
     from clouds.evaluation.comparison import Comparison
     from clouds.evaluation.evaluate import evaluate
+    from clouds.evaluation.evaluate_segments import evaluate_segments
     from clouds.evaluation.report import Report
+    from clouds.evaluation.segment_report import SegmentReport
     from clouds.refiners.prompt_options import PromptOptions
     from clouds.refiners.prompt_preset import prompt_preset
     from clouds.refiners.prompted import PromptedSegmenter, PromptRefiner
@@ -132,7 +134,9 @@ _HOMES = {
     "clouds.core.weights.loading": ("load_weights",),
     "clouds.evaluation.comparison": ("Comparison",),
     "clouds.evaluation.evaluate": ("evaluate",),
+    "clouds.evaluation.evaluate_segments": ("evaluate_segments",),
     "clouds.evaluation.report": ("Report",),
+    "clouds.evaluation.segment_report": ("SegmentReport",),
     "clouds.refiners.prompt_options": ("PromptOptions",),
     "clouds.refiners.prompt_preset": ("prompt_preset",),
     "clouds.refiners.prompted": ("PromptRefiner", "PromptedSegmenter"),

@@ -70,6 +70,14 @@ def launches(device: torch.device) -> Iterator[Step]:
         yield f"graphs {image[0]}x{image[1]}", partial(graphs.measure, Sizes(image=image), device, repeats=20)
 
 
+def replays(device: torch.device) -> Iterator[Step]:
+    """Forward passes of the operations without their launches; `matching_cost` copies from the host."""
+    for dtype, image, batch in FORMS:
+        for op in (op for op in OPERATIONS if op != "matching_cost"):
+            run = partial(kernels.replays, op, Size(image=image, batch=batch), dtype, device, repeats=20)
+            yield f"replays of {op} {_name(dtype)} {image[0]}x{image[1]} batch {batch}", run
+
+
 def predictions(device: torch.device) -> Iterator[Step]:
     """Single images and batches, with and without CUDA graphs; `tiny` needs no additional library."""
     for backbone in predict.BACKBONES:
@@ -96,6 +104,7 @@ def computations(device: torch.device) -> Iterator[Step]:
 PARTS: Mapping[str, Callable[[torch.device], Iterator[Step]]] = {
     "operations": lambda device: operations(FORMS, device, others=False),
     "graphs": launches,
+    "replays": replays,
     "predict": predictions,
     "head": heads,
     "end_to_end": computations,

@@ -139,7 +139,9 @@ def clouds_check_plan(plan: Plan) -> list[Problem]:
 
 @hookimpl
 def clouds_install_command(kind: Kind, name: str) -> str | None:
-    """`torchvision:NAME` comes from a package that is developed in `plugins/`."""
+    """Backbones that come from packages that are developed in `plugins/`."""
     if kind == Kind.BACKBONE and name.partition(":")[0] == "torchvision":
         return "pip install plugins/clouds-torchvision"
+    if kind == Kind.BACKBONE and name == "efficientnet-lite2":
+        return "pip install plugins/clouds-efficientnet-lite"
     return None

@@ -53,6 +53,7 @@ def build_app() -> App:
         "plan": model_commands.plan,
         "train": model_commands.train,
         "evaluate": evaluate_command.evaluate,
+        "evaluate-segments": evaluate_command.evaluate_segments,
         "compare": compare.compare,
         "ablate": ablate.ablate,
         "predict": model_commands.predict,

@@ -5,9 +5,8 @@
 
 from __future__ import annotations
 
-import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from copy import copy
 from functools import partial
 from numbers import Integral
@@ -24,12 +23,12 @@ from clouds.core.contract.records import HeadOutput
 from clouds.core.contract.tensors import image_tensor
 from clouds.core.pipeline.checkpoint import save_checkpoint
 from clouds.core.pipeline.cuda_graphs import CudaGraphs
+from clouds.core.pipeline.many import Images, OnError, predict_stream
 from clouds.core.pipeline.module import PipelineModule
 from clouds.core.pipeline.prediction import (
     ImageLike,
     InputImage,
     Prediction,
-    find_images,
     require_finite,
     segment_windows,
 )
@@ -37,7 +36,6 @@ from clouds.core.pipeline.published_weights import find_published
 from clouds.core.pipeline.segmenter import Network, Segmenter, blocks_of, eval_mode
 from clouds.core.pipeline.segments import ImageMasks
 from clouds.core.published.export import reference_state
-from clouds.core.system.batches import answer_in_batches, read_ahead
 from clouds.core.system.errors import ConfigError, DataError, UntrainedHeadWarning
 from clouds.core.system.images import MAX_PIXELS
 
@@ -129,42 +127,49 @@ class Pipeline(PipelineModule):
 
     def predict_many(
         self,
-        images: str | os.PathLike[str] | Iterable[ImageLike],
+        images: Images,
         *,
         batch_size: int = 8,
+        workers: int = 1,
         short_side: int | None = None,
         window: int = 2048,
         max_pixels: int = MAX_PIXELS,
+        on_error: OnError | None = None,
     ) -> Iterator[Prediction]:
         """Segment images in batches and yield the predictions of `predict`, in order.
 
         A batch holds images of one padded size, so that each image is padded as in `predict`; only rounding may differ.
-        A thread reads and decodes the next images meanwhile. At most 3 x `batch_size` images are held at a time, so
-        endless iterators of mixed sizes work.
+        Threads read and decode the next images meanwhile. At most 3 x `batch_size` images (or 2 x `batch_size` +
+        `workers`, if that is more) are held at a time, so endless iterators of mixed sizes work.
 
             for prediction in pipeline.predict_many("photos/*.jpg", batch_size=4):
                 prediction.overlay().save(f"{prediction.path.stem}.png")
 
         Args:
-            images: a folder, a glob pattern (`**` for any folders), or images in any form that `predict` accepts.
+            images: a folder, a glob pattern (`**` for any folders), a dataset SPEC `KIND:PATH[:SPLIT]`, or images in
+                any form that `predict` accepts.
             batch_size: images per forward pass; an image in windows is processed alone.
+            workers: threads that read and decode images.
             short_side, window, max_pixels: as in `predict`.
+            on_error: called with an image that cannot be read and its `DataError`; the image is then left out. None
+                raises the error after the predictions of all earlier images.
 
         Raises:
-            DataError: the folder or pattern has no images; `batch_size`, `short_side` or `window` is less than 1; or an
-                image cannot be read. The latter names path or position and follows all earlier predictions.
+            ConfigError: the SPEC is invalid.
+            DataError: the folder, pattern or dataset has no images; a number is less than 1; or an image cannot be
+                read. The latter names path or position.
             NonFiniteError: as in `predict`.
         """
-        if batch_size < 1:
-            raise DataError(f"batch_size is {batch_size}; expected at least 1 image")
         self._start_predicting(short_side=short_side, window=window)
-        read = partial(_read, short_side=short_side, max_pixels=max_pixels)
-        pictures = read_ahead(read, enumerate(find_images(images)), count=batch_size)
-        return answer_in_batches(
-            pictures,
+        return predict_stream(
+            images,
             lambda batch: self._predict(batch, window),
             group_of=lambda one: None if one.exceeds(window) else self.segmenter.network_size([one.valid_size]),
-            size=batch_size,
+            batch_size=batch_size,
+            workers=workers,
+            short_side=short_side,
+            max_pixels=max_pixels,
+            on_error=on_error,
         )
 
     def save(self, path: str | Path, include_frozen: bool = True, *, catalog: Catalog | None = None) -> None:
@@ -267,8 +272,3 @@ class Pipeline(PipelineModule):
                 UntrainedHeadWarning,
                 stacklevel=4,
             )
-
-
-def _read(numbered: tuple[int, ImageLike], *, short_side: int | None, max_pixels: int) -> InputImage:
-    position, image = numbered
-    return InputImage.read(image, short_side=short_side, name=f"image {position}", max_pixels=max_pixels)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -25,7 +25,7 @@ from clouds.core.contract.records import HeadOutput
 from clouds.core.pipeline.segments import ImageMasks, Instances, Panoptic, find_instances, find_panoptic
 from clouds.core.pipeline.windows import Window, resampled, sliding_windows
 from clouds.core.system.errors import ClassMasksWarning, DataError, NonFiniteError
-from clouds.core.system.images import MAX_PIXELS, find_pictures, read_image, short_side_size, to_rgb
+from clouds.core.system.images import MAX_PIXELS, read_image, short_side_size, to_rgb
 
 _OVERLAP = 256  # pixels; each pixel of a window's core has at least half of it as context
 ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray | Tensor
@@ -262,18 +262,3 @@ def _resize_short_side(pixels: np.ndarray, short_side: int | None, name: str, ma
         return pixels
     rows, columns = short_side_size(height, width, short_side, name=name, max_pixels=max_pixels)
     return np.asarray(Image.fromarray(pixels).resize((columns, rows), Image.Resampling.BILINEAR))
-
-
-def find_images(images: str | os.PathLike[str] | Iterable[ImageLike]) -> Iterable[ImageLike]:
-    """Image files of a folder or glob, or the images themselves. Raises `DataError` for a single image."""
-    if isinstance(images, (str, os.PathLike)):
-        try:
-            return find_pictures(images)
-        except DataError as error:
-            if ":" not in str(images):
-                raise
-            remedy = f"of a dataset spec, pass clouds.data.folder.dataset_images({str(images)!r})"
-            raise DataError(f"{error}; {remedy}") from None
-    if isinstance(images, Image.Image) or (isinstance(images, (np.ndarray, Tensor)) and images.ndim == 3):
-        raise DataError("images: expected several images, got one; pass [image], or call predict(image)")
-    return cast("Iterable[ImageLike]", images)

@@ -1,4 +1,4 @@
-"""Processing of streams: items are read ahead in a thread, processed in batches of one group, and answered in order."""
+"""Processing of streams: items are read ahead in threads, processed in batches of one group, and answered in order."""
 
 from __future__ import annotations
 
@@ -16,27 +16,29 @@ Read = TypeVar("Read")
 Answer = TypeVar("Answer")
 
 
-def read_ahead(read: Callable[[Item], Read], items: Iterable[Item], *, count: int) -> Iterator[Read]:
-    """Yield `read(item)` for each item.
+def read_ahead(read: Callable[[Item], Read], items: Iterable[Item], *, count: int, threads: int = 1) -> Iterator[Read]:
+    """Yield `read(item)` for each item, in order.
 
-    While the caller works, a single thread reads up to `count` further items, in order. If the iterator is closed
-    early, it waits for the current read and takes no more items.
+    While the caller works, `threads` threads read up to `count` further items. One more thread takes the items, so that
+    the caller does not wait for a slow iterator. If the iterator is closed early, it waits for the current reads, and
+    takes and reads no more items.
     """
     remaining = iter(items)
 
-    def read_next() -> list[Read]:
+    def begin_next() -> list[Future[Read]]:
         for item in remaining:
-            return [read(item)]
+            return [readers.submit(read, item)]
         return []
 
-    thread = ThreadPoolExecutor(max_workers=1)
+    readers, taker = ThreadPoolExecutor(max_workers=threads), ThreadPoolExecutor(max_workers=1)
     try:
-        begun: deque[Future[list[Read]]] = deque(thread.submit(read_next) for _ in range(1 + count))
+        begun: deque[Future[list[Future[Read]]]] = deque(taker.submit(begin_next) for _ in range(1 + count))
         while found := begun.popleft().result():
-            yield from found
-            begun.append(thread.submit(read_next))
+            yield found[0].result()
+            begun.append(taker.submit(begin_next))
     finally:
-        thread.shutdown(cancel_futures=True)
+        taker.shutdown(cancel_futures=True)
+        readers.shutdown(cancel_futures=True)
 
 
 def answer_in_batches(

@@ -16,8 +16,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import clouds
-from benchmarks import graphs
+from benchmarks import graphs, kernels
 from benchmarks.decoder import Sizes
+from clouds.bench.problems import Size
 from clouds.core.pipeline.cuda_graphs import CudaGraphs
 from clouds.core.system.errors import ConfigError
 
@@ -65,7 +66,7 @@ class Stream:
 @pytest.fixture
 def cuda(monkeypatch: pytest.MonkeyPatch) -> type[Graph]:
     @contextmanager
-    def graph(recording: Graph, *, pool: object, capture_error_mode: str) -> Iterator[None]:
+    def graph(recording: Graph, *, pool: object = None, capture_error_mode: str = "thread_local") -> Iterator[None]:
         assert capture_error_mode == "thread_local"
         Graph.pools.append(pool)
         with recording.tape:
@@ -268,6 +269,28 @@ def test_the_benchmark_measures_recordings(cuda: type[Graph]) -> None:
         for metric in ("device", "wall clock", "launching")
     ]
     assert len(Graph.pools) == 1, "one recording"
+
+
+def test_the_benchmark_replays_operations(cuda: type[Graph]) -> None:
+    size = Size(image=(64, 96), queries=5)
+    rows = kernels.replays("mask_pool", size, torch.float32, torch.device("cpu"), repeats=2)
+    assert [(one["provider"], one["direction"], one["repeats"], one.get("error")) for one in rows] == [
+        (provider, "forward, CUDA graph", 2, None) for provider in ("clouds triton", "clouds torch")
+    ]
+    assert len(Graph.pools) == 2, "one recording for each form"
+
+
+def test_an_operation_that_cannot_be_recorded_gets_a_row_with_the_reason(
+    cuda: type[Graph], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(recording: Graph) -> Any:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(torch.cuda, "graph", fail)
+    size = Size(image=(64, 96), queries=5)
+    rows = kernels.replays("mask_pool", size, torch.float32, torch.device("cpu"), repeats=2)
+    message = "RuntimeError: operation not permitted when stream is capturing"
+    assert [(one["p50"], one["error"]) for one in rows] == [(None, message)] * 2
 
 
 class NoCopies(TorchDispatchMode):

@@ -14,6 +14,7 @@ from PIL import Image
 
 import clouds
 from clouds.core.system.errors import DataError, LeftOutWarning, UntrainedHeadWarning
+from clouds.core.system.images import write_png
 
 TINY = {"name": "tiny", "dims": [8, 16, 24, 32], "depths": [1, 1, 1, 1]}
 SMALL_MASK2FORMER = {"name": "mask2former", "queries": 20, "width": 64, "layers": 3, "encoder_layers": 1}
@@ -222,10 +223,37 @@ def test_an_image_that_cannot_be_read_ends_it_where_it_comes(
         next(predictions)
 
 
+@pytest.mark.parametrize(("batch_size", "workers"), [(1, 1), (2, 3), (8, 2)])
+def test_broken_images_are_reported_and_the_rest_is_done(
+    linear: clouds.Pipeline, folder: Path, batch_size: int, workers: int
+) -> None:
+    (folder / "broken.png").write_bytes(b"no picture")
+    (folder / "cut.png").write_bytes((folder / "b.png").read_bytes()[:200])
+    broken: list[tuple[Any, str]] = []
+    found = linear.predict_many(
+        folder,
+        batch_size=batch_size,
+        workers=workers,
+        on_error=lambda image, error: broken.append((image, str(error))),
+    )
+    assert [one.path for one in found] == [folder / name for name in ("a.JPG", "b.png", "c.jpeg")]
+    assert [image for image, _ in broken] == [folder / "broken.png", folder / "cut.png"]
+    assert "broken.png: not a picture" in broken[0][1]
+    assert "cut.png: cannot be read" in broken[1][1]
+
+
+def test_a_dataset_spec_stands_for_its_images(linear: clouds.Pipeline, tmp_path: Path) -> None:
+    for name in ("b", "a"):
+        write_png(tmp_path / "images" / "val" / f"{name}.png", random_image(20, 30))
+    found = linear.predict_many(f"folder:{tmp_path}:val", workers=2)
+    assert [one.path.name for one in found if one.path] == ["a.png", "b.png"]
+
+
 @pytest.mark.parametrize(
     ("images", "options", "message"),
     [
         ([], {"batch_size": 0}, "batch_size is 0; expected at least 1 image"),
+        ([], {"workers": 0}, "workers is 0; expected at least 1 thread"),
         ([], {"short_side": 0}, "short_side is 0; expected at least 1 pixel"),
         ([], {"window": 0}, "window is 0; expected at least 1 pixel"),
         ("nowhere", {}, "nowhere: no such file or folder$"),
@@ -233,7 +261,7 @@ def test_an_image_that_cannot_be_read_ends_it_where_it_comes(
         (
             "folder:nowhere:val",
             {},
-            r"folder:nowhere:val: no such file or folder; of a dataset spec, pass .*dataset_images\('folder:nowhere",
+            r"folder:nowhere:val: .*no folder nowhere/images",
         ),
         (random_image(4, 4), {}, r"expected several images, got one; pass \[image\], or call predict\(image\)"),
         (torch.zeros(3, 4, 4, dtype=torch.uint8), {}, "expected several images, got one"),
