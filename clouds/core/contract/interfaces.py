@@ -198,11 +198,11 @@ class Head(nn.Module, ABC):
         *,
         rngs: ImageGenerators | None = None,
     ) -> HeadOutput:
-        """Predict from images. Heads that see images at several resolutions override this.
+        """Predict from images. Heads that see images at several resolutions, or run in the backbone, override this.
 
         Args:
             images: RGB, 0..255, at network size.
-            backbone: for its mean and its `size_divisor`.
+            backbone: for its mean, its `size_divisor` and its blocks.
             features_of: computes features of images, those of the adapted backbone.
             classifier: class embeddings, for heads that use text.
             rngs: in training, one generator per image for what the head draws; None: nothing is random.
@@ -329,6 +329,7 @@ def capabilities(module: object) -> frozenset[str]:
         "text-encoder": isinstance(module, TextEncoder),
         "mask-pooler": isinstance(module, MaskPooler),
         "blocks": isinstance(module, Blocks) and bool(module.blocks),
+        "tokens": isinstance(module, Blocks) and module.norm is not None,
         "queries": (isinstance(module, Head) and module.queries is not None)
         or (isinstance(module, Adapter) and module.queries() is not None),
         "instances": isinstance(module, Head) and module.instances,
