@@ -96,7 +96,7 @@ def plan_part(kind: Kind, value: object, *, pretrained: bool, catalog: Catalog) 
     except CloudsError as error:
         return None, [Problem(kind, str(error))]
     faults = [Problem(kind, f"{name}: {fault}") for fault in schema.faults(options)]
-    faults += _missing_requirements(kind, entry.component)
+    faults += missing_requirements(kind, entry.component)
     values: dict[str, Any] = {}
     for key, item in schema.complete(options, pretrained=pretrained).items():
         try:
@@ -136,7 +136,8 @@ def _ready_part(kind: Kind, value: object) -> tuple[Part | None, list[Problem]]:
     return Part(kind=kind, ready=ready, provides=capabilities(value)), []
 
 
-def _missing_requirements(kind: Kind, component: Component) -> list[Problem]:
+def missing_requirements(kind: Kind, component: Component) -> list[Problem]:
+    """A problem for each distribution that a component requires and that is not installed."""
     problems: list[Problem] = []
     for text, command in component.requires.items():
         requirement = Requirement(text)

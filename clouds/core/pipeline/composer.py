@@ -16,7 +16,7 @@ from clouds.core.contract.label_table import LabelsLike
 from clouds.core.contract.labels import LabelSpace
 from clouds.core.contract.plan import Plan, PlanError, Problem
 from clouds.core.contract.planner import make_plan, plan_dtype, plan_part
-from clouds.core.pipeline.build import instantiate, pick_device
+from clouds.core.pipeline.build import instantiate, missing_components, pick_device
 from clouds.core.pipeline.checkpoint import read_checkpoint
 from clouds.core.pipeline.pipeline import Pipeline
 from clouds.core.pipeline.segmenter import blocks_of
@@ -113,8 +113,9 @@ def load(
     plan, modules = _replace(_with_dtype(checkpoint.plan, dtype), ready or {}, found)
     elsewhere = checkpoint.published.pretrained if checkpoint.published else False
     consent = Consent(folder=Path(path), trusted=trust, own=ready or (), pretrained=elsewhere)
+    networks = [kind for kind in NETWORKS if kind != Kind.ADAPTER or kind in plan.parts]
+    _require_components(plan, networks, modules, found)
     with checkpoint.size_limit():
-        networks = [kind for kind in NETWORKS if kind != Kind.ADAPTER or kind in plan.parts]
         parts = _build(plan, networks, modules, found, consent)
     checkpoint.restore(parts[Kind.BACKBONE], parts[Kind.HEAD], parts.get(Kind.ADAPTER))
     place = pick_device(str(device))
@@ -158,6 +159,13 @@ def _replace(plan: Plan, ready: Mapping[str, object], catalog: Catalog) -> tuple
             raise PlanError(problems)
         parts[kind] = part
     return evolve(plan, parts=parts), modules
+
+
+def _require_components(plan: Plan, needed: list[Kind], ready: Mapping[Kind, object], catalog: Catalog) -> None:
+    """Refuse a plan that needs a component that is not installed; name the missing ones of all parts at once."""
+    named = [part for kind, part in plan.parts.items() if kind not in ready and not part.ready]
+    if missing_components([part for part in named if part.kind in needed], catalog):
+        raise PlanError(missing_components(named, catalog))
 
 
 def _build(
