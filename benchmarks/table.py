@@ -153,6 +153,41 @@ def torture_table(rows: Iterable[Row]) -> str:
     )
 
 
+def adapters_table(rows: Iterable[Row]) -> str:
+    """A joint step of each arm; below it, sizes of checkpoints."""
+    found = latest(rows)
+    steps, sizes = ([one for one in found if ("shape" in one) is timed] for timed in (True, False))
+    return f"{_steps_table(steps)}\n\n{_checkpoints_table(sizes)}"
+
+
+def _steps_table(rows: Iterable[Row]) -> str:
+    header = ("device", "backbone", "step", "20 % .. 80 %", "peak memory", "before the first step")
+    header = (*header, "trained parameters", "teacher's own")
+    arms: dict[tuple[str, str], dict[str, Row]] = {}
+    for one in rows:
+        arms.setdefault((one["device"], one["provider"]), {})[one["metric"]] = one
+    cells = [
+        (
+            *key,
+            *_spread(found["joint step"]),
+            *(_spread(found[f"peak memory, {when}"])[0] for when in ("joint step", "built")),
+            *(_spread(found[whose])[0] for whose in ("trained parameters", "teacher's own parameters")),
+        )
+        for key, found in arms.items()
+    ]
+    return _table(header, cells)
+
+
+def _checkpoints_table(rows: Iterable[Row]) -> str:
+    metrics = ("adapter file", "checkpoint without frozen weights", "whole checkpoint")
+    share = "checkpoint without frozen weights, share"
+    made: dict[tuple[str, str], dict[str, Row]] = {}
+    for one in rows:
+        made.setdefault((one["provider"], one["head"]), {})[one["metric"]] = one
+    cells = [(*key, *(_spread(found[metric])[0] for metric in (*metrics, share))) for key, found in made.items()]
+    return _table(("adapter", "head", *metrics, "share"), cells)
+
+
 def _fuzzed(what: str, seed: str, rows: Sequence[Row]) -> tuple[str, ...]:
     sums = (sum(one[key] for one in rows) for key in ("inputs", "p50", "seconds"))
     return (what, seed, *(f"{number:,.0f}" for number in sums))
@@ -167,6 +202,7 @@ TABLES: dict[str, Callable[[Iterable[Row]], str]] = {
     "graphs": graphs_table,
     "compiled": compiled_table,
     "torture": torture_table,
+    "adapters": adapters_table,
 }
 
 

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from clouds.backbones.ready import as_backbone
     from clouds.core.contract.adaptation import Adapter, Block, Blocks, Projection
     from clouds.core.contract.catalog import BrokenPlugin, Catalog
     from clouds.core.contract.component import Component, FeatureSpec, Kind
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
         TextEncoder,
     )
     from clouds.core.contract.labels import LabelSpace
+    from clouds.core.contract.losses import LossInputs, LossTerm
     from clouds.core.contract.offers import Offer
     from clouds.core.contract.plan import Part, Plan, PlanError, Problem
     from clouds.core.contract.planner import make_plan as plan
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
         Prepared,
         Targets,
     )
+    from clouds.core.contract.sampling import Sampler, Wanted
     from clouds.core.contract.weight_records import FileWeights, HubWeights, PageWeights, Pinned
     from clouds.core.pipeline.composer import compose, load
     from clouds.core.pipeline.export import export
@@ -64,7 +67,9 @@ if TYPE_CHECKING:
     from clouds.data.layouts import FilePattern, Layout
     from clouds.evaluation.comparison import Comparison
     from clouds.evaluation.evaluate import evaluate
+    from clouds.evaluation.evaluate_segments import evaluate_segments
     from clouds.evaluation.report import Report
+    from clouds.evaluation.segment_report import SegmentReport
     from clouds.refiners.prompt_options import PromptOptions
     from clouds.refiners.prompt_preset import prompt_preset
     from clouds.refiners.prompted import PromptedSegmenter, PromptRefiner
@@ -78,6 +83,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "clouds.backbones.ready": ("as_backbone",),
     "clouds.core.contract.adaptation": ("Adapter", "Block", "Blocks", "Projection"),
     "clouds.core.contract.catalog": ("BrokenPlugin", "Catalog"),
     "clouds.core.contract.component": ("Component", "FeatureSpec", "Kind"),
@@ -118,7 +124,9 @@ _HOMES = {
         "Targets",
     ),
     "clouds.core.contract.labels": ("LabelSpace",),
+    "clouds.core.contract.losses": ("LossInputs", "LossTerm"),
     "clouds.core.contract.offers": ("Offer",),
+    "clouds.core.contract.sampling": ("Sampler", "Wanted"),
     "clouds.data.layouts": ("FilePattern", "Layout"),
     "clouds.core.pipeline.pipeline": ("Pipeline",),
     "clouds.core.contract.plan": ("Part", "Plan", "PlanError", "Problem"),
@@ -132,7 +140,9 @@ _HOMES = {
     "clouds.core.weights.loading": ("load_weights",),
     "clouds.evaluation.comparison": ("Comparison",),
     "clouds.evaluation.evaluate": ("evaluate",),
+    "clouds.evaluation.evaluate_segments": ("evaluate_segments",),
     "clouds.evaluation.report": ("Report",),
+    "clouds.evaluation.segment_report": ("SegmentReport",),
     "clouds.refiners.prompt_options": ("PromptOptions",),
     "clouds.refiners.prompt_preset": ("prompt_preset",),
     "clouds.refiners.prompted": ("PromptRefiner", "PromptedSegmenter"),

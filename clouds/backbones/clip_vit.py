@@ -71,6 +71,10 @@ class ClipVit(ClipBackbone, Blocks):
     def blocks(self) -> tuple[Block, ...]:
         return vit_blocks(self.vit)
 
+    @property
+    def norm(self) -> nn.Module:
+        return self.vit.norm
+
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Features:
         (res2, res3, res4, res5), dense = vit_levels(self.vit, self.normalize(sized(images)), self.layers)
         return Features(res2=res2, res3=res3, res4=res4, res5=res5, dense=dense)

@@ -19,8 +19,8 @@ _EVERYTHING = (*_PYRAMID, "text-encoder", "mask-pooler")
 _STORED = {"tokenizer": "stored"}  # loading a plan file must not contact the hub
 _OF_VITS = {"pyramid": Pyramid, "layers": Layers | None, "grad_checkpointing": bool, "drop_path_rate": float}
 _NO_VIT = {"pyramid": "layers", "layers": None, "grad_checkpointing": False, "drop_path_rate": 0.0}  # fixed for others
-_BLOCKS = (*_PYRAMID, "blocks")
-_WITH_BLOCKS = ("vit_", "eva", "deit", "flexivit", "convnext", "test_vit", "test_eva", "test_convnext")  # timm's names
+_VITS = ("vit_", "eva", "deit", "flexivit", "test_vit", "test_eva")  # timm's names
+_CONVNEXTS = ("convnext", "test_convnext")
 _WITH_TEXT = {"text": ("text-encoder",)}
 
 
@@ -70,15 +70,23 @@ def _timm(name: str) -> Component:
         summary=published.summary,
         source=published.source,
         licence=WEIGHTS[name].licence,
-        provides=_BLOCKS,
+        provides=_timm_provides(published.model),
         provides_with=_WITH_TEXT,
         options={"model": published.model},
     )
 
 
 def _clip_provides(architecture: str) -> tuple[str, ...]:
-    """All but ModifiedResNets (`RN50`, ...) have blocks."""
-    return _EVERYTHING if architecture.startswith("RN") else (*_EVERYTHING, "blocks")
+    """All but ModifiedResNets (`RN50`, ...) have blocks; those of ViTs map tokens."""
+    if architecture.startswith("RN"):
+        return _EVERYTHING
+    return (*_EVERYTHING, "blocks") if "convnext" in architecture else (*_EVERYTHING, "blocks", "tokens")
+
+
+def _timm_provides(model: str) -> tuple[str, ...]:
+    if model.startswith(_VITS):
+        return (*_PYRAMID, "blocks", "tokens")
+    return (*_PYRAMID, "blocks") if model.startswith(_CONVNEXTS) else _PYRAMID
 
 
 @hookimpl
@@ -94,7 +102,7 @@ def clouds_resolve(kind: Kind, name: str) -> Component | None:
             summary=f"timm's {model}: a feature pyramid, or a plain ViT",
             source=f"timm: {model}",
             licence="see the model card",
-            provides=_BLOCKS if model.startswith(_WITH_BLOCKS) else _PYRAMID,
+            provides=_timm_provides(model),
             provides_with=_WITH_TEXT,
             options={"model": model},
         )
@@ -139,7 +147,9 @@ def clouds_check_plan(plan: Plan) -> list[Problem]:
 
 @hookimpl
 def clouds_install_command(kind: Kind, name: str) -> str | None:
-    """`torchvision:NAME` comes from a package that is developed in `plugins/`."""
+    """Backbones that come from packages that are developed in `plugins/`."""
     if kind == Kind.BACKBONE and name.partition(":")[0] == "torchvision":
         return "pip install plugins/clouds-torchvision"
+    if kind == Kind.BACKBONE and name == "efficientnet-lite2":
+        return "pip install plugins/clouds-efficientnet-lite"
     return None

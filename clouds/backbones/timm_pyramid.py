@@ -58,6 +58,11 @@ class TimmPyramid(Backbone, Blocks):
         stages = [part for part in self.trunk.modules() if isinstance(part, ConvNeXtStage)]
         return convnext_blocks(stages)
 
+    @property
+    def norm(self) -> nn.Module | None:
+        vit: Any = self.trunk.vit if isinstance(self.trunk, VitPyramid) else None
+        return None if vit is None else vit.norm
+
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Features:
         res2, res3, res4, res5 = self.trunk(self.normalize(sized(images)))
         return Features(res2=res2, res3=res3, res4=res4, res5=res5)

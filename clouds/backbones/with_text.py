@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import final
 
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from clouds.backbones.clip_text import ClipText
 from clouds.core.contract.adaptation import Block, Blocks
@@ -37,6 +37,10 @@ class WithText(Backbone, TextEncoder, Blocks):
     @property
     def blocks(self) -> tuple[Block, ...]:
         return self.images.blocks if isinstance(self.images, Blocks) else ()
+
+    @property
+    def norm(self) -> nn.Module | None:
+        return self.images.norm if isinstance(self.images, Blocks) else None
 
     def embed_text(self, texts: Sequence[str]) -> Float[Tensor, "n d"]:
         return self.texts.embed_text(texts)

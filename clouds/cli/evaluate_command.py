@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from clouds.evaluation.evaluate import Settings
     from clouds.evaluation.protocol_reports import ProtocolReports
     from clouds.evaluation.report import Report
+    from clouds.evaluation.segment_report import SegmentReport
 
 _ALL = "all"
 
@@ -95,6 +96,52 @@ def evaluate(
         _write_report(reports[0] if len(reports) == 1 else ProtocolReports(reports), as_json, report)
 
 
+def evaluate_segments(
+    checkpoint: Path,
+    data: list[str],
+    /,
+    *,
+    short_side: int | None = None,
+    object_mask_threshold: float = 0.8,
+    overlap_threshold: float = 0.8,
+    batch_size: BatchSize = 1,
+    dataset_config: DatasetConfig = None,
+    as_json: Annotated[Path | None, Parameter(name="--json")] = None,
+    report: Path | None = None,
+    device: Device = "auto",
+    trust: Trust = (),
+) -> None:
+    """Panoptic quality and average precision of a saved pipeline on sets with instances, one per domain.
+
+    Args:
+        checkpoint: folder of a saved pipeline.
+        data: KIND:PATH[:SPLIT] of a kind that ends in -panoptic, one or more.
+        short_side: first resize the short side to this many pixels; scores are at the image's own size.
+        object_mask_threshold: masks need a class probability above this to become panoptic segments.
+        overlap_threshold: they need at least this share of their pixels not covered by other masks.
+        as_json: file for all metrics.
+        report: folder for report.html and report.json.
+    """
+    from clouds.core.pipeline.checkpoint import read_checkpoint
+    from clouds.core.pipeline.composer import load
+    from clouds.core.system.processes import join
+    from clouds.evaluation.evaluate_segments import evaluate_segments, open_segment_datasets
+
+    processes = join(device)
+    datasets = open_segment_datasets(data, read_checkpoint(checkpoint).plan.labels, dataset_config)
+    result = evaluate_segments(
+        load(checkpoint, device=device, trust=trust),
+        list(datasets.values()),
+        short_side=short_side,
+        object_mask_threshold=object_mask_threshold,
+        overlap_threshold=overlap_threshold,
+        batch_size=batch_size,
+        progress=True,
+    )
+    if processes.main:
+        _write_files(result, as_json, report)
+
+
 def _evaluate(
     checkpoint: Path,
     settings: Sequence[Settings],
@@ -118,6 +165,15 @@ def _evaluate(
 
 def _write_report(result: Report | ProtocolReports, as_json: Path | None, folder: Path | None) -> None:
     """Write the results. Raises `DataError` when a dataset has no labelled pixel."""
+    _write_files(result, as_json, folder)
+    if result.unmeasured:
+        raise DataError(
+            f"{', '.join(result.unmeasured)}: no labelled pixel, so nothing was measured; "
+            "`clouds datasets check` counts the values of the label files"
+        )
+
+
+def _write_files(result: Report | ProtocolReports | SegmentReport, as_json: Path | None, folder: Path | None) -> None:
     from clouds.core.system.files import write_text
 
     write(result.to_text())
@@ -126,8 +182,3 @@ def _write_report(result: Report | ProtocolReports, as_json: Path | None, folder
     if folder:
         write_text(folder / "report.json", result.to_json() + "\n")
         write_text(folder / "report.html", result.to_html())
-    if result.unmeasured:
-        raise DataError(
-            f"{', '.join(result.unmeasured)}: no labelled pixel, so nothing was measured; "
-            "`clouds datasets check` counts the values of the label files"
-        )

@@ -126,15 +126,13 @@ def prepare(
 
 def _made_with(part: Part, folder: Path, checkpoint: Path | None) -> dict[str, Any]:
     """Provenance of refined labels; a checkpoint is identified by its file hashes."""
-    from clouds.core.weights.download import sha256_of
+    from clouds.synthesis.provenance import checkpoint_hashes
 
-    files = sorted(path for path in checkpoint.iterdir() if path.is_file()) if checkpoint else []
-    hashes = {path.name: sha256_of(path) for path in files}
     return {
         "refiner": part.name,
         "options": part.options,
         "images": str(folder.resolve()),
-        "labels": hashes if checkpoint else "its own",
+        "labels": checkpoint_hashes(checkpoint) if checkpoint else "its own",
     }
 
 

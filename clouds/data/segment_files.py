@@ -23,7 +23,7 @@ from clouds.data.layouts import SegmentForm
 
 Stored = tuple[UInt8[np.ndarray, "h w"], Int32[np.ndarray, "h w"]]  # value of the class, and number of the instance
 
-_LEVELS = 256  # values of a train id
+FACTOR = 256  # of the instance in a segment map
 _SHOWN = 5
 
 
@@ -49,8 +49,8 @@ class InstanceIds:
             stored = np.array(upright(image)).astype(np.int32)
         numbered = stored >= (self.factor if self.groups else 0)
         values = np.where(numbered, stored // self.factor, stored)
-        if values.max() >= _LEVELS:
-            raise DataError(f"{path}: value {stored[values >= _LEVELS][0]} is no class * {self.factor} + instance")
+        if values.max() >= FACTOR:
+            raise DataError(f"{path}: value {stored[values >= FACTOR][0]} is no class * {self.factor} + instance")
         return values.astype(np.uint8), np.where(numbered, stored % self.factor + 1, 0).astype(np.int32)
 
 
@@ -142,7 +142,7 @@ def to_segment_map(
     train_ids: UInt8[np.ndarray, "h w"], instances: Int32[np.ndarray, "h w"], label_space: LabelSpace
 ) -> Int32[np.ndarray, "h w"]:
     """Join classes and instances; what is no thing in the label space loses its instance."""
-    return np.where(are_things(train_ids, label_space), instances, 0).astype(np.int32) * _LEVELS + train_ids
+    return np.where(are_things(train_ids, label_space), instances, 0).astype(np.int32) * FACTOR + train_ids
 
 
 def without_crowds(segments: Int32[np.ndarray, "h w"], label_space: LabelSpace) -> Int32[np.ndarray, "h w"]:
@@ -152,11 +152,11 @@ def without_crowds(segments: Int32[np.ndarray, "h w"], label_space: LabelSpace) 
 
 def are_things(train_ids: UInt8[np.ndarray, "*n"], label_space: LabelSpace) -> Bool[np.ndarray, "*n"]:
     """Which train ids are classes whose instances can be counted."""
-    table = np.zeros(_LEVELS, np.bool_)
+    table = np.zeros(FACTOR, np.bool_)
     table[: len(label_space)] = label_space.things
     return table[train_ids]
 
 
 def are_crowds(segments: Int32[np.ndarray, "*n"], label_space: LabelSpace) -> Bool[np.ndarray, "*n"]:
     """Which values of a segment map are crowds."""
-    return (segments < _LEVELS) & are_things(segments.astype(np.uint8), label_space)
+    return (segments < FACTOR) & are_things(segments.astype(np.uint8), label_space)

@@ -16,6 +16,9 @@ from clouds.heads.layers import Mlp
 from clouds.heads.mask2former import Mask2Former
 from clouds.heads.masked_decoder import MaskedDecoder
 from clouds.heads.pixel_decoder import PixelDecoder
+from clouds.heads.text_queries import TextQueries
+
+Classification = Literal["linear", "pooled", "text", "by_query"]
 
 __all__ = ["Criterion", "DecoderSizes", "EncoderSizes", "Ensemble", "Weights", "build_mask2former"]
 
@@ -51,19 +54,19 @@ def build_mask2former(
     decoder: DecoderSizes,
     criterion: Criterion,
     ensemble: Ensemble | None,
-    classification: Literal["linear", "pooled", "text"],
+    classification: Classification,
     postprocess: Literal["merge_first", "masks_first"],
 ) -> Mask2Former:
-    """Assemble a head with one of the three published kinds of classification.
+    """Assemble a head with one of the three published kinds of classification, or with a query made for each class.
 
     Raises:
-        ConfigError: a size is below 1, a width does not fit, or "text" lacks `text_width`.
+        ConfigError: a size is below 1, a width does not fit, or "text" or "by_query" lacks `text_width`.
     """
     _check_sizes(encoder, decoder, criterion)
-    text_width = decoder.text_width if classification == "text" else None
-    if classification == "text" and text_width is None:
-        raise ConfigError("mask2former-text needs the width of the backbone's text embeddings; pass text_width=")
-    width = decoder.width
+    if classification in ("text", "by_query") and decoder.text_width is None:
+        name = "mask2former-text" if classification == "text" else "text-queries"
+        raise ConfigError(f"{name} needs the width of the backbone's text embeddings; pass text_width=")
+    text_width, width = decoder.text_width, decoder.width
     linear = nn.Linear(width, decoder.classes + 1)
     return Mask2Former(
         pixel_decoder=PixelDecoder(
@@ -74,21 +77,30 @@ def build_mask2former(
             points=encoder.points,
             feedforward=encoder.feedforward,
         ),
-        predictor=MaskedDecoder(
-            class_embed=linear if text_width is None else Mlp(width, width, width, text_width),
-            queries=decoder.queries,
-            width=width,
-            layers=decoder.layers,
-            heads=decoder.heads,
-            feedforward=decoder.feedforward,
-            pooled=classification != "linear",
-            text=classification == "text",
-            project_inputs=decoder.project_inputs,
-        ),
+        predictor=_predictor(decoder, classification, linear),
         criterion=criterion,
-        void_width=text_width,
+        void_width=text_width if classification == "text" else None,
         ensemble=ensemble,
+        text_queries=(
+            TextQueries(text_width, width, decoder.classes) if text_width and classification == "by_query" else None
+        ),
         postprocess=postprocess,
+    )
+
+
+def _predictor(sizes: DecoderSizes, classification: Classification, linear: nn.Linear) -> MaskedDecoder:
+    width, text_width = sizes.width, sizes.text_width if classification == "text" else None
+    return MaskedDecoder(
+        class_embed=linear if text_width is None else Mlp(width, width, width, text_width),
+        queries=sizes.queries,
+        width=width,
+        layers=sizes.layers,
+        heads=sizes.heads,
+        feedforward=sizes.feedforward,
+        pooled=classification in ("pooled", "text"),
+        text=classification == "text",
+        project_inputs=sizes.project_inputs,
+        own_queries=classification != "by_query",
     )
 
 

@@ -27,21 +27,39 @@ def clouds_heads() -> list[Component]:
             source="Kirillov et al., Panoptic Feature Pyramid Networks, CVPR 2019, arXiv 1901.02446",
             needs=_PYRAMID,
         ),
-        *(
-            Component(
-                name=name,
-                kind=Kind.HEAD,
-                factory="clouds.heads.presets:mask2former",
-                summary=summary,
-                source=source,
-                needs=(*_PYRAMID, *needs),
-                provides=("queries", "instances"),
-                needs_with={"geometric_ensemble": ("text-encoder", "mask-pooler")},
-                options={"classification": classification},
-            )
-            for name, classification, needs, summary, source in _MASK2FORMER
+        Component(
+            name="eomt",
+            kind=Kind.HEAD,
+            factory="clouds.heads.presets:eomt",
+            summary="queries take part in the last blocks of a plain ViT, which is to be trained; no decoder",
+            source="Kerssies et al., Your ViT is Secretly an Image Segmentation Model, CVPR 2025, arXiv 2503.19108",
+            needs=("res4", "blocks", "tokens"),
+            provides="instances",
         ),
+        Component(
+            name="text-queries",
+            kind=Kind.HEAD,
+            factory="clouds.heads.presets:text_queries",
+            summary="Mask2Former with one query per class, made from text embeddings and bound to its class",
+            source="Pak et al., Textual Query-Driven Mask Transformer (tqdm), ECCV 2024, arXiv 2407.09033",
+            needs=(*_PYRAMID, "text-encoder"),
+        ),
+        *(_mask2former(*about) for about in _MASK2FORMER),
     ]
+
+
+def _mask2former(name: str, classification: str, needs: tuple[str, ...], summary: str, source: str) -> Component:
+    return Component(
+        name=name,
+        kind=Kind.HEAD,
+        factory="clouds.heads.presets:mask2former",
+        summary=summary,
+        source=source,
+        needs=(*_PYRAMID, *needs),
+        provides=("queries", "instances"),
+        needs_with={"geometric_ensemble": ("text-encoder", "mask-pooler")},
+        options={"classification": classification},
+    )
 
 
 _MASK2FORMER = (

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from clouds.core.contract.records import HeadOutput, Targets
 from clouds.core.system.errors import NonFiniteError
-from clouds.heads.matcher import Joined, Pairs, join, match
+from clouds.heads.matcher import Joined, Pairs, bind, join, match, merge_classes
 from clouds.heads.points import FixedPoints, PointSource, RandomPoints
 from clouds.kernels.point_sample import point_sample
 
@@ -30,7 +30,7 @@ class Weights:
 
 @final
 class Criterion(nn.Module):
-    """Matches each layer's predictions with the targets, then computes class loss and mask losses at sampled points.
+    """Pairs each layer's predictions with the targets, then computes class loss and mask losses at sampled points.
 
     Everything runs in float32, whatever the model's precision.
 
@@ -39,13 +39,23 @@ class Criterion(nn.Module):
         points: points per mask.
         ignored: treatment of ignored and padded pixels (`Targets.valid` is False). "exclude" drops them from costs and
             mask losses; "negative" counts them as outside every mask, as in the published code.
+        pairs: "cheapest" matches queries and targets at the least cost; "class" pairs query k with the pixels of class
+            k, the union of its targets.
     """
 
-    def __init__(self, *, weights: Weights, points: int, ignored: Literal["exclude", "negative"]) -> None:
+    def __init__(
+        self,
+        *,
+        weights: Weights,
+        points: int,
+        ignored: Literal["exclude", "negative"],
+        pairs: Literal["cheapest", "class"] = "cheapest",
+    ) -> None:
         super().__init__()
         self.weights = weights
         self.points = points
         self.ignored = ignored
+        self.by_class = pairs == "class"
 
     def forward(
         self,
@@ -61,7 +71,7 @@ class Criterion(nn.Module):
                 f"loss: {len(targets)} targets for a batch of {len(output.mask_logits)} images; one for each"
             )
         # Targets of the batch as one record
-        wanted = join([target.to(output.mask_logits.device) for target in targets])
+        wanted = join([target.to(output.mask_logits.device) for target in self._paired(targets)])
         if self.ignored == "negative":
             wanted = evolve(wanted, valid=torch.ones_like(wanted.valid))
         # Predictions by layer number; the final one comes first
@@ -74,10 +84,13 @@ class Criterion(nn.Module):
             points = RandomPoints.draw(self.points, rng, layers=list(layers), masks=masks, device=device)
         elif isinstance(points, Tensor):
             points = FixedPoints(points)
-        # Match all layers at once, then compute the loss terms layer by layer, in float32
+        # Pair all layers at once, then compute the loss terms layer by layer, in float32
         terms: dict[str, Tensor] = {}
         with torch.autocast(output.mask_logits.device.type, enabled=False):
-            pairs = match(layers, wanted, points, (self.weights.class_, self.weights.mask, self.weights.dice))
+            if self.by_class:
+                pairs = dict.fromkeys(layers, bind(wanted))
+            else:
+                pairs = match(layers, wanted, points, (self.weights.class_, self.weights.mask, self.weights.dice))
             for index, layer in layers.items():
                 suffix = "" if index == last else f"_{index}"
                 found = self._layer_terms(index, layer, wanted, pairs[index], points)
@@ -93,6 +106,7 @@ class Criterion(nn.Module):
             queries: queries per image.
             layers: number of earlier layers with auxiliary losses.
         """
+        targets = self._paired(targets)
         masks = sum(len(target.labels) for target in targets)
         matched = sum(min(queries, len(target.labels)) for target in targets)
         weight = matched + self.weights.no_object * (queries * len(targets) - matched)
@@ -102,6 +116,10 @@ class Criterion(nn.Module):
             for suffix in suffixes
             for name, count in (("class", weight), ("mask", masks), ("dice", masks))
         }
+
+    def _paired(self, targets: Sequence[Targets]) -> list[Targets]:
+        """The targets that queries are paired with."""
+        return [merge_classes(target) if self.by_class else target for target in targets]
 
     def _layer_terms(
         self, layer: int, output: HeadOutput, wanted: Joined, pairs: Pairs, points: PointSource

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, final
+from typing import final
 
-import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
-from clouds.core.contract.interfaces import Head, TextClassifier
-from clouds.core.contract.records import Features, HeadOutput, Targets
+from clouds.core.contract.interfaces import TextClassifier
+from clouds.core.contract.records import Features, HeadOutput
 from clouds.heads.criterion import Criterion
 from clouds.heads.ensemble import Ensemble
+from clouds.heads.mask_head import MaskHead, Postprocess
 from clouds.heads.masked_decoder import MaskedDecoder
 from clouds.heads.pixel_decoder import PixelDecoder
-from clouds.heads.points import PointSource
 from clouds.heads.text_logits import with_void
-from clouds.kernels.semantic_inference import reference, semantic_inference
-
-_STRIDE = 4
+from clouds.heads.text_queries import TextQueries
 
 
 @final
-class Mask2Former(Head):
+class Mask2Former(MaskHead):
     """Mask classification head; parameter names match the published CLOUDS and Mask2Former.
 
     Args:
@@ -32,8 +27,8 @@ class Mask2Former(Head):
         criterion: matches predictions with targets and computes the loss.
         void_width: width of the learned "no object" embedding for text classification, else None.
         ensemble: combines class probabilities with the backbone's in evaluation, or None.
-        postprocess: which tensor is resized to the output size: merged class scores ("merge_first", as published) or
-            mask logits ("masks_first").
+        text_queries: makes the initial queries from texts, or None.
+        postprocess: see `MaskHead`.
     """
 
     def __init__(
@@ -44,66 +39,28 @@ class Mask2Former(Head):
         criterion: Criterion,
         void_width: int | None = None,
         ensemble: Ensemble | None = None,
-        postprocess: Literal["merge_first", "masks_first"] = "merge_first",
+        text_queries: TextQueries | None = None,
+        postprocess: Postprocess = "merge_first",
     ) -> None:
-        super().__init__()
+        super().__init__(
+            criterion=criterion, predictions=(predictor.queries, predictor.layers), postprocess=postprocess
+        )
         self.pixel_decoder = pixel_decoder
         self.predictor = predictor
-        self.criterion = criterion
         self.void_embedding = None if void_width is None else nn.Embedding(1, void_width)
         self.ensemble = ensemble
-        self.postprocess: Literal["merge_first", "masks_first"] = postprocess
         self.open_vocabulary = void_width is not None
-        self.queries = (predictor.queries, predictor.width)
-        self.instances = True
-        self.uses_text = self.open_vocabulary or ensemble is not None
+        self.text_queries = text_queries
+        self.queries = (predictor.queries, predictor.width) if text_queries is None else None
+        self.instances = text_queries is None  # a query that is bound to a class is all of its instances
+        self.uses_text = self.open_vocabulary or ensemble is not None or text_queries is not None
 
     def forward(self, features: Features, classifier: TextClassifier | None = None) -> HeadOutput:
         words = classifier
         if classifier is not None and self.void_embedding is not None:
             words = with_void(classifier, self.void_embedding.weight)
-        output = self.predictor(self.pixel_decoder(features), words, features.queries)
+        queries = features.queries if self.text_queries is None else self.text_queries(classifier)
+        output = self.predictor(self.pixel_decoder(features), words, queries)
         if self.ensemble is None or self.training:
             return output
         return self.ensemble(output, features, classifier)
-
-    def loss(
-        self,
-        output: HeadOutput,
-        targets: Sequence[Targets],
-        *,
-        points: Float[Tensor, "b p 2"] | PointSource | None = None,
-        generator: torch.Generator | None = None,
-    ) -> dict[str, Tensor]:
-        return self.criterion(output, targets, points=points, rng=generator)
-
-    def loss_counts(self, targets: Sequence[Targets]) -> dict[str, float]:
-        return self.criterion.counts(targets, queries=self.predictor.queries, layers=self.predictor.layers)
-
-    def segment(
-        self, output: HeadOutput, valid_size: tuple[int, int], size: tuple[int, int], *, scores: bool = False
-    ) -> Tensor:
-        height, width = output.mask_logits.shape[-2:]
-        return semantic_inference(
-            output.class_logits[0].float().softmax(-1)[:, :-1],
-            output.mask_logits[0],
-            (height * _STRIDE, width * _STRIDE),
-            valid_size,
-            size,
-            self.postprocess,
-            scores=scores,
-        )
-
-    def segment_all(
-        self, output: HeadOutput, valid_size: tuple[int, int], size: tuple[int, int], *, scores: bool = False
-    ) -> Tensor:
-        height, width = output.mask_logits.shape[-2:]
-        return reference(
-            output.class_logits.float().softmax(-1)[..., :-1],
-            output.mask_logits.float(),
-            (height * _STRIDE, width * _STRIDE),
-            valid_size,
-            size,
-            self.postprocess,
-            scores=scores,
-        )

@@ -74,6 +74,7 @@ class MaskedDecoder(nn.Module):
         pooled: add pooled mask features to the queries before classification.
         text: classify against text embeddings, with a learned temperature.
         project_inputs: apply a 1x1 convolution to each level.
+        own_queries: whether it has initial queries of its own; otherwise `forward` needs them.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class MaskedDecoder(nn.Module):
         pooled: bool = False,
         text: bool = False,
         project_inputs: bool = False,
+        own_queries: bool = True,
     ) -> None:
         super().__init__()
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07))) if text else None
@@ -96,8 +98,8 @@ class MaskedDecoder(nn.Module):
         self.transformer_ffn_layers = nn.ModuleList(_FeedForward(width, feedforward) for _ in range(layers))
         self.decoder_norm = nn.LayerNorm(width)
         self.queries, self.width, self.layers = queries, width, layers
-        self.query_feat = nn.Embedding(queries, width)
-        self.query_embed = nn.Embedding(queries, width)
+        self.query_feat = nn.Embedding(queries, width) if own_queries else None
+        self.query_embed = nn.Embedding(queries, width) if own_queries else None
         self.level_embed = nn.Embedding(_LEVELS, width)
         self.input_proj = nn.ModuleList(
             PointwiseConv(width, width) if project_inputs else nn.Identity() for _ in range(_LEVELS)
@@ -124,8 +126,7 @@ class MaskedDecoder(nn.Module):
         """
         # Initial queries and their position embeddings "b q c"
         batch = pixels.mask_features.shape[0]
-        own = (self.query_feat.weight, self.query_embed.weight)
-        x, query_position = (one.expand(batch, -1, -1) for one in (own if queries is None else queries))
+        x, query_position = (one.expand(batch, -1, -1) for one in (self._own_queries() if queries is None else queries))
         # Keys and values "b n c", and mask features "b c n" for attention masks, per level
         memories = self._memories(pixels)
         mask_features = pixels.mask_features.detach()
@@ -152,6 +153,11 @@ class MaskedDecoder(nn.Module):
             for x, mask in zip(states[predicted], masks, strict=True)
         ]
         return evolve(predictions[-1], auxiliary=tuple(predictions[:-1]))
+
+    def _own_queries(self) -> tuple[Tensor, Tensor]:
+        if self.query_feat is None or self.query_embed is None:
+            raise ConfigError("this decoder has no queries of its own; pass queries=")
+        return self.query_feat.weight, self.query_embed.weight
 
     def _memories(self, pixels: PixelFeatures) -> list[tuple[Tensor, Tensor]]:
         """Per level: values (cells "b n c" plus level embedding), and keys (values plus position encoding)."""

@@ -1,4 +1,4 @@
-"""Bipartite matching of predictions and targets, for all layers and images of a step at once, in float32."""
+"""Pairs of predictions and targets: the cheapest, for all layers and images of a step at once, or those of a class."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from attrs import frozen
+from attrs import evolve, frozen
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -87,6 +87,22 @@ def match(
         layer: Pairs(images=images, queries=queries, targets=targets, counts=counts)
         for layer, (images, queries, targets) in zip(layers, pairs, strict=True)
     }
+
+
+def merge_classes(target: Targets) -> Targets:
+    """One target for each class of an image, ordered by class: the union of its masks."""
+    labels, places = target.labels.unique(return_inverse=True)
+    masks = target.masks.new_zeros(len(labels), *target.masks.shape[1:])
+    masks = masks.index_put((places,), target.masks, accumulate=True)
+    return evolve(target, labels=labels, masks=masks)
+
+
+def bind(wanted: Joined) -> Pairs:
+    """Each target with the query that has the number of its class. Classes are distinct and ordered in each image."""
+    counts = torch.tensor(wanted.counts, device=wanted.labels.device)
+    images = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
+    targets = torch.arange(len(wanted.labels), device=counts.device)
+    return Pairs(images=images, queries=wanted.labels, targets=targets, counts=wanted.counts)
 
 
 def assign(cost: Float[Tensor, "q n"], *, image: int) -> tuple[np.ndarray, np.ndarray]:

@@ -150,3 +150,109 @@ def mask2former(
         classification,
         postprocess,
     )
+
+
+def eomt(
+    features: Mapping[str, FeatureSpec],
+    labels: LabelSpace,
+    *,
+    queries: int = 100,
+    layers: int = 4,
+    annealing: int = 0,
+    points: int = 12544,
+    class_weight: float = 2.0,
+    mask_weight: float = 5.0,
+    dice_weight: float = 5.0,
+    no_object_weight: float = 0.1,
+    ignored: Literal["exclude", "negative"] = "exclude",
+    postprocess: Literal["merge_first", "masks_first"] = "merge_first",
+) -> Head:
+    """Encoder-only mask transformer; sizes and weights of Kerssies et al., CVPR 2025, for semantic segmentation.
+
+    Args:
+        features: channels of res4 are those of the tokens.
+        labels: the classes.
+        queries: number of mask predictions.
+        layers: last blocks of the ViT that queries pass: 3 of a ViT-S or ViT-B, 4 of a ViT-L, 5 of a ViT-g.
+        annealing: forward passes in training over which masked attention fades out, such as the steps of the run; 0
+            trains without masked attention.
+        points: points at which masks are compared in training.
+        class_weight, mask_weight, dice_weight: weights of the loss terms, also in the matching cost.
+        no_object_weight: weight of the "no object" class in the class loss.
+        ignored: drop ignored pixels ("exclude"), or count them as outside every mask ("negative", as published).
+        postprocess: resize merged class scores ("merge_first") or mask logits ("masks_first", as published) to the
+            output size.
+
+    Raises:
+        ConfigError: a number is out of range.
+    """
+    from clouds.heads.criterion import Criterion, Weights
+    from clouds.heads.eomt import Eomt
+
+    weights = Weights(class_=class_weight, mask=mask_weight, dice=dice_weight, no_object=no_object_weight)
+    return Eomt(
+        width=features["res4"].channels,
+        classes=len(labels),
+        queries=queries,
+        layers=layers,
+        annealing=annealing,
+        criterion=Criterion(weights=weights, points=points, ignored=ignored),
+        postprocess=postprocess,
+    )
+
+
+def text_queries(
+    features: Mapping[str, FeatureSpec],
+    labels: LabelSpace,
+    text_width: int | None = None,
+    *,
+    width: int = 256,
+    layers: int = 9,
+    heads: int = 8,
+    feedforward: int = 2048,
+    encoder_layers: int = 6,
+    encoder_feedforward: int = 1024,
+    encoder_points: int = 4,
+    points: int = 12544,
+    class_weight: float = 2.0,
+    mask_weight: float = 5.0,
+    dice_weight: float = 5.0,
+    no_object_weight: float = 0.1,
+    ignored: Literal["exclude", "negative"] = "exclude",
+    postprocess: Literal["merge_first", "masks_first"] = "merge_first",
+) -> Head:
+    """Mask2Former with one query per class, made from text embeddings and bound to its class (Pak et al., ECCV 2024).
+
+    Left out of tqdm: learned prompts, attention from pixels to texts in the pixel decoder, the regularization losses.
+
+    Args:
+        features: channels and strides of res2..res5.
+        labels: the classes.
+        text_width: width of the backbone's text embeddings.
+        width: channels of queries, keys and mask embeddings; a multiple of 64.
+        layers: decoder layers, round-robin over res5, res4, res3.
+        heads: attention heads.
+        feedforward: hidden width of the decoder's feed-forward blocks.
+        encoder_layers: layers of the pixel decoder.
+        encoder_feedforward: hidden width of its feed-forward blocks.
+        encoder_points: points sampled per head and level.
+        points: points at which masks are compared in training.
+        class_weight, mask_weight, dice_weight: weights of the loss terms.
+        no_object_weight: weight of the "no object" class in the class loss.
+        ignored: drop ignored pixels ("exclude"), or count them as outside every mask ("negative").
+        postprocess: resize merged class scores ("merge_first") or mask logits ("masks_first") to the output size.
+
+    Raises:
+        ConfigError: a size is below 1, a width does not fit, or `text_width` is missing.
+    """
+    from clouds.heads.build import Criterion, DecoderSizes, EncoderSizes, Weights, build_mask2former
+
+    weights = Weights(class_=class_weight, mask=mask_weight, dice=dice_weight, no_object=no_object_weight)
+    return build_mask2former(
+        EncoderSizes(features, width, heads, encoder_layers, encoder_points, encoder_feedforward),
+        DecoderSizes(len(labels), text_width, len(labels), width, heads, layers, feedforward, project_inputs=False),
+        Criterion(weights=weights, points=points, ignored=ignored, pairs="class"),
+        None,
+        "by_query",
+        postprocess,
+    )

@@ -13,7 +13,8 @@ from clouds.training.recipe import DataConfig, Recipe, with_values
 
 BUILT_IN = ("source", "generated", "refined", "exact", "ceiling")
 _OWN = re.compile(r"([A-Za-z][\w-]*)=(.+)", re.DOTALL)
-_NEXT_ARM = re.compile(r",(?=[A-Za-z][\w-]*(?:[=,]|$))")  # no comma within a value such as [32,64]
+_NEXT_ARM = re.compile(r",(?=[A-Za-z][\w-]*(?:[=,]|$))")
+_NESTED = re.compile(r"\{[^{}]*\}")  # an inline table, such as {match="backbone.*",lr=0.1}
 _NEXT_KEY = re.compile(r"\+(?=[A-Za-z_][\w.]*=)")  # no plus within a value such as 1e+3
 _LATER = ("refiner", "generator", "prompter")  # parts of a model that the warm-up does not use
 
@@ -66,8 +67,10 @@ class ArmRecipes:
 
 
 def split_arms(text: str) -> list[str]:
-    """The arms in a text such as `source,generated,own=data.crop=[32,64]`."""
-    return _NEXT_ARM.split(text)
+    """The arms in a text such as `source,generated,own=data.crop=[32,64]`; commas within a value do not split it."""
+    masked = _NESTED.sub(lambda table: "_" * len(table[0]), text)
+    ends = [match.start() for match in _NEXT_ARM.finditer(masked)]
+    return [text[start:end] for start, end in zip([0, *(end + 1 for end in ends)], [*ends, len(text)], strict=True)]
 
 
 def parse_arms(texts: Sequence[str]) -> tuple[ArmSpec, ...]:

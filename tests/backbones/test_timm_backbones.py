@@ -194,7 +194,7 @@ def borrowed(*, trainable: bool) -> WithText:
 def test_borrowed_texts_keep_the_contract() -> None:
     backbone = borrowed(trainable=False)
     check_backbone(backbone)
-    assert capabilities(backbone) == {*PYRAMID, "blocks", "text-encoder"}
+    assert capabilities(backbone) == {*PYRAMID, "blocks", "tokens", "text-encoder"}
     assert backbone.embed_text(["road"]).shape == (1, 32)
     assert backbone.logit_scale == pytest.approx(1 / 0.07)
     assert backbone.text_weights().keys() == backbone.texts.text_weights().keys()
@@ -211,10 +211,10 @@ def test_borrowed_texts_are_never_trained() -> None:
 def test_the_text_option_brings_a_text_tower_and_the_plan_says_so() -> None:
     option = {"name": "timm:test_vit", "text": "clip-rn50"}
     plan = clouds.plan(backbone=option, head="linear", pretrained=False)
-    assert set(plan.parts["backbone"].provides) == {*PYRAMID, "blocks", "text-encoder"}
+    assert set(plan.parts["backbone"].provides) == {*PYRAMID, "blocks", "tokens", "text-encoder"}
     with torch.device("meta"):
         backbone = build_part("backbone", option, pretrained=False)
-    assert capabilities(backbone) == {*PYRAMID, "blocks", "text-encoder"}
+    assert capabilities(backbone) == {*PYRAMID, "blocks", "tokens", "text-encoder"}
     assert backbone.frozen
     assert not [key for key in backbone.state_dict() if "visual" in key]
     with pytest.raises(PlanError, match="option text='clip-rn5' is not of type"):

@@ -49,6 +49,12 @@ def test_bad_input_is_one_line(run: Run, recipe: Path, photos: str, tmp_path: Pa
     assert_one_line(run(*command, *data, "--arms", "source"), "has no ablation.json; choose another folder")
 
 
-def test_commas_separate_arms_but_not_values() -> None:
-    own = "own=source+data.crop=[32,64]+data.flip=false"
+@pytest.mark.parametrize(
+    "own",
+    [
+        "own=source+data.crop=[32,64]+data.flip=false",
+        'own=source+optimizer.groups=[{match="backbone.*",lr=0.1},{match="*.bias",decay=0}]',
+    ],
+)
+def test_commas_separate_arms_but_not_values(own: str) -> None:
     assert split_arms(f"source,{own},refined") == ["source", own, "refined"]

@@ -3,10 +3,13 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from cli_helpers import Run, assert_one_line
 from PIL import Image
 
+import clouds
+from clouds.core.system.images import write_png
 from clouds.evaluation.protocols import BENCHMARKS, PROTOCOLS
 
 
@@ -54,3 +57,46 @@ def test_lists(run: Run) -> None:
         assert benchmark.protocol in benchmarks
     document = json.loads(run("list", "benchmarks", "--json").out)
     assert document[0]["evaluated sets"] == "cityscapes:cityscapes:val bdd100k:bdd100k:val mapillary:mapillary:val"
+
+
+@pytest.fixture
+def cars(tmp_path: Path) -> str:
+    """A picture of a car on a road, in COCO's panoptic format."""
+    pixels = np.ones((40, 64), np.uint8)
+    pixels[10:30, 10:40] = 2
+    infos = [{"id": one, "category_id": category, "iscrowd": 0} for one, category in ((1, 149), (2, 3))]
+    document = {"annotations": [{"file_name": "a.png", "segments_info": infos}]}
+    labels = tmp_path / "cars" / "annotations" / "panoptic_val2017"
+    (tmp_path / "cars" / "val2017").mkdir(parents=True)
+    Image.fromarray(pixels * 80).save(tmp_path / "cars" / "val2017" / "a.jpg")
+    write_png(labels / "a.png", pixels[..., None] * np.array([1, 0, 0], np.uint8))
+    labels.with_suffix(".json").write_text(json.dumps(document), encoding="utf-8")
+    return f"coco-panoptic:{tmp_path / 'cars'}"
+
+
+def test_segments_are_scored(run: Run, cars: str, tmp_path: Path) -> None:
+    head = {"name": "mask2former", "queries": 4, "width": 64, "layers": 1, "encoder_layers": 1}
+    pipeline = clouds.compose(backbone="tiny", head=head, device="cpu")
+    pipeline.trained = True
+    pipeline.save(tmp_path / "model")
+    files = ("--json", tmp_path / "all.json", "--report", tmp_path / "page")
+    outcome = run("evaluate-segments", tmp_path / "model", cars, "--overlap-threshold", 0.5, *files)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "mask threshold 0.8, overlap threshold 0.5" in outcome.out
+    assert [line.split()[0] for line in outcome.out.splitlines() if line.startswith("  AP")] == ["AP", "AP50"]
+    document = json.loads((tmp_path / "all.json").read_text(encoding="utf-8"))
+    assert list(document["domains"]) == ["coco-panoptic:val"]
+    assert json.loads((tmp_path / "page" / "report.json").read_text(encoding="utf-8")) == document
+    assert "PQ of stuff" in (tmp_path / "page" / "report.html").read_text(encoding="utf-8")
+
+
+def test_sets_without_instances_are_refused_before_the_pipeline_is_built(
+    run: Run, checkpoint: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clouds.core.pipeline.composer.load", None)
+    outcome = run("evaluate-segments", checkpoint, f"folder:{photos}")
+    assert_one_line(outcome, "label files of kind 'folder' number no instances; kinds that do: cityscapes-panoptic")
+
+
+def test_a_head_of_one_mask_per_class_is_refused(run: Run, checkpoint: Path, cars: str) -> None:
+    assert_one_line(run("evaluate-segments", checkpoint, cars), "head LinearHead predicts one mask per class")

@@ -35,6 +35,7 @@ ALLOWED = {
     "predict {model} {image} --out {out}": TORCH,
     "evaluate {model} --data {data}": TORCH,
     "evaluate {model} --data {data} --report {out}": TORCH | {"plotly"},
+    "evaluate-segments --help": NOTHING,
     "generate --generator procedural --prompts {prompts} --n 1 --out {out}": SCIPY,
     "doctor": LIBRARIES,
 }

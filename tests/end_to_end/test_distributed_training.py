@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import clouds
 from clouds.core.system.images import write_png
@@ -70,7 +71,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     return f"folder:{folder / 'source'}", str(made.folder)
 
 
-def launch(out: Path, data: tuple[str, str], script: str = SCRIPT) -> subprocess.CompletedProcess[str]:
+def launch(out: Path, data: tuple[str, ...], script: str = SCRIPT) -> subprocess.CompletedProcess[str]:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     file = out.with_suffix(".py")
     file.write_text(script, encoding="utf-8")
@@ -131,6 +132,42 @@ def test_an_evaluation_over_two_processes_has_the_counts_of_one(tmp_path: Path, 
     assert outcome.returncode == 0, outcome.stderr
     for rank in range(2):
         assert json.loads((tmp_path / f"report{rank}").read_text(encoding="utf-8")) == json.loads(expected.to_json())
+
+
+def run_instances(out: str, source: str) -> None:
+    """Train on instances, and score them, on each process."""
+    torch.manual_seed(0)
+    head = {"name": "mask2former", "queries": 8, "width": 64, "layers": 2, "encoder_layers": 1, "points": 64}
+    pipeline = clouds.compose(backbone={"name": "tiny", "trainable": True}, head=head, device="cpu")
+    options = ("data.crop=[64,64]", "warmup.steps=1", "warmup.batch_size=5", "data.instances=true")
+    train(pipeline, source=source, recipe=load_recipe("folder", list(options)), out=out)
+    thresholds = {"object_mask_threshold": 0.0, "overlap_threshold": 0.0}
+    report = clouds.evaluate_segments(clouds.load(Path(out, "start"), device="cpu"), [source], **thresholds)
+    Path(f"{out}-{os.environ.get('RANK', '')}.json").write_text(report.to_json(), encoding="utf-8")
+
+
+@pytest.mark.slow  # starts two processes
+@pytest.mark.filterwarnings("ignore:the head .* has not been trained")
+def test_instances_of_both_processes_are_counted(tmp_path: Path) -> None:
+    rng, spec = np.random.default_rng(0), f"cityscapes-panoptic:{tmp_path}:train"
+    for index in range(5):
+        ids = rng.choice([7, 23, 24, 26000, 26001, 26002, 33001][: 2 + index], (5, 6)).repeat(16, 0).repeat(16, 1)
+        write_png(
+            tmp_path / "leftImg8bit" / "train" / f"{index}_leftImg8bit.png", rng.integers(0, 9, (80, 96, 3), np.uint8)
+        )
+        (tmp_path / "gtFine" / "train").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(ids.astype(np.uint16)).save(tmp_path / "gtFine" / "train" / f"{index}_gtFine_instanceIds.png")
+    run_instances(str(tmp_path / "one"), spec)
+    outcome = launch(tmp_path / "two", (spec,), SCRIPT.replace("here.run(", "here.run_instances("))
+    assert outcome.returncode == 0, outcome.stderr
+    (one,), (two,) = (read_log(tmp_path / name) for name in ("one", "two"))
+    for name in ("loss", "class", "mask", "dice", "class_0", "mask_1", "gradient_norm"):
+        assert two[name] == pytest.approx(one[name], rel=FIRST), name
+    expected = json.loads((tmp_path / "one-.json").read_text(encoding="utf-8"))
+    assert expected["domains"]["cityscapes-panoptic:train"]["pq"] is not None
+    for rank in range(2):
+        # images are segmented one by one, so segments are the same
+        assert json.loads((tmp_path / f"two-{rank}.json").read_text(encoding="utf-8")) == expected
 
 
 @pytest.mark.slow

@@ -73,6 +73,15 @@ class Blocks(ABC):
     def blocks(self) -> tuple[Block, ...]:
         """The blocks, first to last; none if this backbone has no such trunk."""
 
+    @property
+    def norm(self) -> nn.Module | None:
+        """The norm after the last block of a plain ViT (capability `tokens`); None for other backbones.
+
+        Blocks of a plain ViT map tokens "b n c", and take `attn_mask`, a bool "b 1 n n" (True attends). Some take
+        `rope`, the rotary embeddings of patches: sines and cosines "... n r".
+        """
+        return None
+
 
 class Adapter(nn.Module, ABC):
     """All that is trained on a frozen backbone.

@@ -19,7 +19,7 @@ _PATTERNED = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*:(?!\S*::)[^\s:]\S*")  # "::" se
 _FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 CAPABILITIES = frozenset(
-    {"text-encoder", "mask-pooler", "blocks", "queries", "instances", "res2", "res3", "res4", "res5"}
+    {"text-encoder", "mask-pooler", "blocks", "tokens", "queries", "instances", "res2", "res3", "res4", "res5"}
 )
 
 
@@ -87,8 +87,9 @@ class Component:
         licence: licence of the weights.
         aliases: other names that find this component.
         requires: required distributions, as requirement strings or a mapping from requirement to pip command.
-        provides: capabilities that a backbone offers (`text-encoder`, `mask-pooler`, `blocks`, `res2`..`res5`), or
-            `queries`: an adapter makes them, a head takes them; or `instances`: a head separates them.
+        provides: capabilities that a backbone offers (`text-encoder`, `mask-pooler`, `blocks`, `tokens`,
+            `res2`..`res5`), or `queries`: an adapter makes them, a head takes them; or `instances`: a head separates
+            them.
         needs: capabilities that a head or an adapter needs from the backbone.
         provides_with: additional capabilities when an option is set: `{"text": "text-encoder"}`.
         needs_with: additional needs when an option is set.

@@ -49,6 +49,13 @@ class TextClassifier:
     logit_scale: float
     pooler: MaskPooler | None = None
 
+    def to(self, device: torch.device) -> TextClassifier:
+        """The same classifier with its tensors on a device; the pooler is a backbone, which moves with its pipeline."""
+        embeddings, class_of, seen = (one.to(device) for one in (self.embeddings, self.class_of, self.seen))
+        return TextClassifier(
+            embeddings=embeddings, class_of=class_of, seen=seen, logit_scale=self.logit_scale, pooler=self.pooler
+        )
+
 
 class Backbone(nn.Module, ABC):
     """Maps images to features, including the normalisation: input images are RGB floats in 0..255.
@@ -74,6 +81,11 @@ class Backbone(nn.Module, ABC):
         self.features: dict[str, FeatureSpec] = dict(features)
         self.frozen: bool = False
         self._trained: tuple[nn.Module, ...] | None = None  # None: everything
+        if len(mean) != 3 or len(std) != 3:
+            raise ConfigError(
+                f"{type(self).__name__}: mean has {len(mean)} and std {len(std)} values; expected 3 each, because a "
+                "backbone gets RGB images: in_channels must be 3"
+            )
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(3, 1, 1), persistent=False)
@@ -186,11 +198,11 @@ class Head(nn.Module, ABC):
         *,
         rngs: ImageGenerators | None = None,
     ) -> HeadOutput:
-        """Predict from images. Heads that see images at several resolutions override this.
+        """Predict from images. Heads that see images at several resolutions, or run in the backbone, override this.
 
         Args:
             images: RGB, 0..255, at network size.
-            backbone: for its mean and its `size_divisor`.
+            backbone: for its mean, its `size_divisor` and its blocks.
             features_of: computes features of images, those of the adapted backbone.
             classifier: class embeddings, for heads that use text.
             rngs: in training, one generator per image for what the head draws; None: nothing is random.
@@ -326,6 +338,7 @@ def capabilities(module: object) -> frozenset[str]:
         "text-encoder": isinstance(module, TextEncoder),
         "mask-pooler": isinstance(module, MaskPooler),
         "blocks": isinstance(module, Blocks) and bool(module.blocks),
+        "tokens": isinstance(module, Blocks) and module.norm is not None,
         "queries": (isinstance(module, Head) and module.queries is not None)
         or (isinstance(module, Adapter) and module.queries() is not None),
         "instances": isinstance(module, Head) and module.instances,

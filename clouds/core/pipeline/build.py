@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
+from packaging.utils import InvalidName, canonicalize_name
 from torch import nn
 
 from clouds.core.contract.adaptation import Adapter, Block
 from clouds.core.contract.catalog import Catalog
-from clouds.core.contract.component import FeatureSpec, Kind
+from clouds.core.contract.component import BUILT_IN, FeatureSpec, Kind
 from clouds.core.contract.interfaces import INTERFACES
 from clouds.core.contract.labels import CITYSCAPES, LabelSpace
 from clouds.core.contract.plan import Part, PlanError, Problem
-from clouds.core.contract.planner import plan_part
+from clouds.core.contract.planner import missing_requirements, plan_part
 from clouds.core.pipeline.trust import Consent
-from clouds.core.system.errors import CloudsError, ComponentError, ConfigError
+from clouds.core.system.errors import CloudsError, ComponentError, ConfigError, UnknownComponentError
 
 _SHOWN = 300  # characters shown of options and of other libraries' errors
 
@@ -71,14 +72,46 @@ def pick_device(device: str) -> torch.device:
     return chosen
 
 
+def missing_components(parts: Iterable[Part], catalog: Catalog) -> list[Problem]:
+    """A problem for each part whose component, or a distribution that it requires, is not installed.
+
+    The remedy is the command that installs it. A plan's word is no reason to install: the plan may be a stranger's.
+    """
+    problems: list[Problem] = []
+    for part in parts:
+        try:
+            component = catalog.entry(part.kind, part.qualified_name).component
+        except UnknownComponentError as error:
+            problems.append(Problem(part.kind, f"{error}; {_origin(part)}", _install_command(part, catalog)))
+        except CloudsError as error:
+            problems.append(Problem(part.kind, str(error)))
+        else:
+            problems += missing_requirements(part.kind, component)
+    return problems
+
+
+def _origin(part: Part) -> str:
+    return f"the plan names {f'{part.distribution} {part.version}'.strip() or 'no distribution'} for it"
+
+
+def _install_command(part: Part, catalog: Catalog) -> str:
+    """The command that installs the plugin of a part; "" for a name that is no distribution's."""
+    if known := catalog.install_command(part.kind, part.qualified_name):
+        return known
+    try:
+        name = canonicalize_name(part.distribution, validate=True)
+    except InvalidName:
+        return ""
+    return f"pip install --upgrade {name}" if name == BUILT_IN else f"if you trust its authors: pip install {name}"
+
+
 def instantiate(
     part: Part, given: Mapping[str, Any], catalog: Catalog, consent: Consent | None = None
 ) -> nn.Module | object:
     """Build a part of a plan; parts of a plan from a file require `consent`."""
-    try:
-        entry = catalog.entry(part.kind, part.qualified_name)
-    except CloudsError as error:
-        raise PlanError([Problem(part.kind, str(error))]) from error
+    if problems := missing_components([part], catalog):
+        raise PlanError(problems)
+    entry = catalog.entry(part.kind, part.qualified_name)
     component, schema = entry.component, entry.schema
     told = {name: given[name] for name in schema.given}
     options = {**part.options, **part.credentials}

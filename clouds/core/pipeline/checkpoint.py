@@ -29,6 +29,7 @@ MARKER = "plan.json"
 BACKBONE, HEAD, ADAPTER = "backbone.safetensors", "head.safetensors", "adapter.safetensors"
 PUBLISHED = "backbone.json"
 KEPT, CLASSIFIER = "kept.safetensors", "classifier.safetensors"
+FILES = (MARKER, PUBLISHED, BACKBONE, HEAD, ADAPTER, KEPT, CLASSIFIER)  # all that a checkpoint may consist of
 _CLASSIFIER_TENSORS = ("embeddings", "class_of", "seen")
 
 
@@ -111,6 +112,20 @@ class Checkpoint:
                 pooler=backbone if isinstance(backbone, MaskPooler) else None,
             )
 
+    def files(self) -> list[Path]:
+        """The files of the checkpoint. Of weights, the headers are read.
+
+        Raises:
+            WeightsError: a file is missing, is not safetensors, or links out of the folder.
+        """
+        required = (MARKER, HEAD, PUBLISHED if self.published else BACKBONE)
+        paths = [_file(self.folder, name) for name in FILES]
+        found = [path for path in paths if path.name in required or path.is_file()]
+        for path in found:
+            if path.suffix == ".safetensors":
+                safetensors_sizes(path)
+        return found
+
     def _networks(self) -> list[str]:
         return [BACKBONE, HEAD, *([ADAPTER] if _file(self.folder, ADAPTER).is_file() else [])]
 
@@ -160,6 +175,8 @@ def save_checkpoint(
             tensors = {name: getattr(classifier, name) for name in _CLASSIFIER_TENSORS}
             _write(temporary / CLASSIFIER, tensors, {"logit_scale": repr(classifier.logit_scale)})
         (temporary / MARKER).write_text(plan.to_json(), encoding="utf-8")
+        for path in temporary.iterdir():
+            path.chmod(0o644)  # safetensors makes files that only their owner can read
 
 
 def read_checkpoint(folder: str | Path) -> Checkpoint:

@@ -17,6 +17,7 @@ def test_only_their_own_components_are_theirs(monkeypatch: pytest.MonkeyPatch) -
     assert ask(Kind.REFINER, "clouds-sam2::sam2") == "pip install plugins/clouds-sam2"
     assert ask(Kind.REFINER, "mobile-sam") == "pip install plugins/clouds-mobile-sam"
     assert ask(Kind.BACKBONE, "torchvision:resnet50") == "pip install plugins/clouds-torchvision"
+    assert ask(Kind.BACKBONE, "efficientnet-lite2") == "pip install plugins/clouds-efficientnet-lite"
     assert ask(Kind.BACKBONE, "mobile-sam") == ""
     assert ask(Kind.REFINER, "mobil-sam") == ""
 

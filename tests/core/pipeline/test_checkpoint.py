@@ -1,4 +1,5 @@
 import json
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -144,14 +145,59 @@ def test_a_damaged_plan_is_named(pipeline: clouds.Pipeline, tmp_path: Path, text
         clouds.load(tmp_path / "out")
 
 
-def test_a_plan_with_an_uninstalled_component_says_so(pipeline: clouds.Pipeline, tmp_path: Path) -> None:
+def _without_plugins(folder: Path, **named: tuple[str, str]) -> Path:
+    """Let the plan name these components and distributions by kind."""
+    document = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+    parts = {part["kind"]: part for part in document["parts"]}
+    for kind, (name, distribution) in named.items():
+        blank = {"kind": kind, "options": {}}
+        parts[kind] = {**parts.get(kind, blank), "name": name, "distribution": distribution, "version": "1.2"}
+    document["parts"] = list(parts.values())
+    (folder / "plan.json").write_text(json.dumps(document), encoding="utf-8")
+    return folder
+
+
+def test_every_component_that_is_not_installed_is_named_with_its_command(
+    pipeline: clouds.Pipeline, tmp_path: Path
+) -> None:
     pipeline.save(tmp_path / "out")
-    path = tmp_path / "out" / "plan.json"
-    document = json.loads(path.read_text(encoding="utf-8"))
-    document["parts"][0].update(name="gone", distribution="some-plugin")
-    path.write_text(json.dumps(document), encoding="utf-8")
-    with pytest.raises(PlanError, match="unknown backbone 'some-plugin::gone'"):
+    missing = {"backbone": ("gone", "some-plugin"), "head": ("lost", "Other_Plugin"), "prompter": ("llm2", "third")}
+    _without_plugins(tmp_path / "out", **missing)
+    with pytest.raises(PlanError, match=r"^the plan has 3 problems:") as caught:
         clouds.load(tmp_path / "out")
+    for line, (kind, (name, distribution)) in zip(caught.value.problems, missing.items(), strict=True):
+        assert str(line).startswith(f"{kind}: unknown {kind} '{distribution}::{name}'")
+        assert f"; the plan names {distribution} 1.2 for it -> if you trust its authors: pip install " in str(line)
+    remedies = [problem.remedy.rpartition(" ")[2] for problem in caught.value.problems]
+    assert remedies == ["some-plugin", "other-plugin", "third"]
+
+
+def test_what_only_training_needs_is_missed_when_it_is_used(pipeline: clouds.Pipeline, tmp_path: Path) -> None:
+    pipeline.save(tmp_path / "out")
+    loaded = clouds.load(_without_plugins(tmp_path / "out", prompter=("llm2", "third")), device="cpu")
+    with pytest.raises(PlanError, match=r"unknown prompter 'third::llm2'.* pip install third$"):
+        _ = loaded.prompter
+
+
+@pytest.mark.parametrize("distribution", ["x; rm -rf ~", "--index-url=evil", "", "a b"])
+def test_no_command_is_made_of_a_name_that_is_no_distribution(
+    pipeline: clouds.Pipeline, tmp_path: Path, distribution: str
+) -> None:
+    pipeline.save(tmp_path / "out")
+    with pytest.raises(PlanError, match="unknown backbone") as caught:
+        clouds.load(_without_plugins(tmp_path / "out", backbone=("gone", distribution)))
+    assert "pip" not in str(caught.value)
+
+
+def test_a_component_of_a_newer_version_asks_for_it(pipeline: clouds.Pipeline, tmp_path: Path) -> None:
+    pipeline.save(tmp_path / "out")
+    with pytest.raises(PlanError, match=r"names clouds-dgss 1\.2 for it -> pip install --upgrade clouds-dgss$"):
+        clouds.load(_without_plugins(tmp_path / "out", backbone=("of-tomorrow", "clouds-dgss")))
+
+
+def test_the_files_can_be_read_by_all(pipeline: clouds.Pipeline, tmp_path: Path) -> None:
+    pipeline.save(tmp_path / "out")
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "out").iterdir()} == {0o644}
 
 
 class Ready(Backbone):

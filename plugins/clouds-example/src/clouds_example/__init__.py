@@ -1,6 +1,6 @@
 """A plugin of clouds: one small component of every kind. Hooks name factories; a factory's signature is its options."""
 
-from clouds import Component, hookimpl
+from clouds import Component, Offer, hookimpl
 
 
 def _one(kind, name, summary, **fields):
@@ -60,9 +60,28 @@ def pixel_mlp(features, labels, *, hidden: int = 128):
 
 
 @hookimpl
+def clouds_losses():
+    return [Offer("sure-masks", "clouds_example:sure_masks", "mean entropy of P(pixel in mask)")]
+
+
+def sure_masks(pipeline, *, weight: float = 0.1):
+    return _components().SureMasks(weight)
+
+
+@hookimpl
 def clouds_prompters():
     return _one("prompter", "cities", "streets of some cities at some times of day")
 
 
 def cities():
     return _components().Cities()
+
+
+@hookimpl
+def clouds_trackers():
+    return [Offer("loss-table", "clouds_example.tracking:LossTable", "the loss of each step in loss.csv")]
+
+
+@hookimpl
+def clouds_datasets():
+    return [Offer("split-first", "clouds_example.data:SPLIT_FIRST", "folders images and labels in each split")]
