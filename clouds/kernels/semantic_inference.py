@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
+from operator import gt
 from typing import Any, Literal, get_args
 
 import torch
@@ -122,9 +123,8 @@ def reference(
 def _resized(maps: Tensor, size: Size) -> Tensor:
     if tuple(maps.shape[-2:]) == size:
         return maps  # torch would compute inf + 0 x inf
-    if maps.ndim == 4:
-        return functional.interpolate(maps, size=size, mode="bilinear", align_corners=False)
-    return functional.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+    resized = functional.interpolate(maps if maps.ndim == 4 else maps[:, None], size=size, mode="bilinear")
+    return resized.reshape(*maps.shape[:-2], *size)
 
 
 def _by_strips(
@@ -388,10 +388,8 @@ def _check(
             f"semantic_inference: class_probabilities are on {class_probabilities.device} and mask_logits on "
             f"{mask_logits.device}; expected one device"
         )
-    # Sides are compared one by one: `min` would fix their order in an exported graph
-    within = all(valid <= whole for valid, whole in zip(valid_size, network_size, strict=True))
-    if any(side < 1 for side in (*valid_size, *size)) or not within:
-        raise ValueError(
+    if any(side < 1 for side in (*valid_size, *size)) or any(map(gt, valid_size, network_size)):
+        raise ValueError(  # `min` would fix the order of the sides in an exported graph
             f"semantic_inference: valid_size {valid_size} must lie within network_size {network_size}, and both it and "
             f"size {size} must be of at least 1 pixel"
         )

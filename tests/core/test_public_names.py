@@ -32,6 +32,7 @@ NAMES = [
         "compose",
         "evaluate",
         "evaluate_segments",
+        "export",
         "from_reference_checkpoint",
         "generate",
         "hookimpl",
