@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
+from operator import gt
 from typing import Any, Literal, get_args
 
 import torch
@@ -387,10 +388,8 @@ def _check(
             f"semantic_inference: class_probabilities are on {class_probabilities.device} and mask_logits on "
             f"{mask_logits.device}; expected one device"
         )
-    if any(side < 1 for side in (*valid_size, *size)) or any(
-        a > b for a, b in zip(valid_size, network_size, strict=True)
-    ):
-        raise ValueError(
+    if any(side < 1 for side in (*valid_size, *size)) or any(map(gt, valid_size, network_size)):
+        raise ValueError(  # `min` would fix the order of the sides in an exported graph
             f"semantic_inference: valid_size {valid_size} must lie within network_size {network_size}, and both it and "
             f"size {size} must be of at least 1 pixel"
         )
