@@ -92,9 +92,10 @@ def semantic_inference(
     if form == "triton":
         first = postprocess == "masks_first"
         return _fused(class_probabilities, mask_logits, *sizes, first, activation == "softmax", scores)
-    compute = reference if form == "reference" else _by_strips
     inputs = class_probabilities.to(work), mask_logits.to(work)
-    return compute(*inputs, *sizes, postprocess, activation=activation, scores=scores)
+    return (reference if form == "reference" else _by_strips)(
+        *inputs, *sizes, postprocess, activation=activation, scores=scores
+    )
 
 
 def reference(
@@ -123,8 +124,8 @@ def reference(
 def _resized(maps: Tensor, size: Size) -> Tensor:
     if tuple(maps.shape[-2:]) == size:
         return maps  # torch would compute inf + 0 x inf
-    resized = functional.interpolate(maps if maps.ndim == 4 else maps[:, None], size=size, mode="bilinear")
-    return resized.reshape(*maps.shape[:-2], *size)
+    images = maps if maps.ndim == 4 else maps[:, None]
+    return functional.interpolate(images, size=size, mode="bilinear").reshape(*maps.shape[:-2], *size)
 
 
 def _by_strips(
