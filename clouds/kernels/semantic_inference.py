@@ -93,9 +93,8 @@ def semantic_inference(
         first = postprocess == "masks_first"
         return _fused(class_probabilities, mask_logits, *sizes, first, activation == "softmax", scores)
     inputs = class_probabilities.to(work), mask_logits.to(work)
-    return (reference if form == "reference" else _by_strips)(
-        *inputs, *sizes, postprocess, activation=activation, scores=scores
-    )
+    compute = reference if form == "reference" else _by_strips
+    return compute(*inputs, *sizes, postprocess, activation=activation, scores=scores)
 
 
 def reference(
@@ -112,8 +111,7 @@ def reference(
     """All steps at full size, in the dtype of the inputs; also for a batch of images of one size."""
     # Logits at network size, cropped to the image, for "masks_first" resized to the output: "*b q y x"
     maps = _resized(mask_logits, network_size)[..., : valid_size[0], : valid_size[1]]
-    if postprocess == "masks_first":
-        maps = _resized(maps, size)
+    maps = _resized(maps, size) if postprocess == "masks_first" else maps
     # Merged scores "*b k y x", for "merge_first" resized to the output
     merged = torch.einsum("...qk,...qyx->...kyx", class_probabilities, _ACTIVATIONS[activation](maps))
     if postprocess == "merge_first":
@@ -389,8 +387,8 @@ def _check(
             f"semantic_inference: class_probabilities are on {class_probabilities.device} and mask_logits on "
             f"{mask_logits.device}; expected one device"
         )
-    if any(side < 1 for side in (*valid_size, *size)) or any(map(gt, valid_size, network_size)):
-        raise ValueError(  # `min` would fix the order of the sides in an exported graph
+    if any(side < 1 for side in (*valid_size, *size)) or any(map(gt, valid_size, network_size)):  # `min` orders sides
+        raise ValueError(
             f"semantic_inference: valid_size {valid_size} must lie within network_size {network_size}, and both it and "
             f"size {size} must be of at least 1 pixel"
         )
