@@ -93,7 +93,8 @@ def train(
             runs/RECIPE.
         labels: label space; replaces the recipe's.
         phase: warmup or joint; default: both.
-        init: saved pipeline to start from instead of a new model, for example the warm-up's for the joint phase.
+        init: saved pipeline to start from instead of a new model, for example the warm-up's for the joint phase: a
+            folder, or owner/name[@revision] of the hub.
         resume: folder of an interrupted run to continue exactly; excludes other options except --set of settings that
             do not affect past steps, such as data.on_error=skip.
     """
@@ -143,7 +144,7 @@ def predict(
     """Segment images: NAME.png has the class of every pixel, NAME_overlay.png shows it on the image.
 
     Args:
-        checkpoint: folder of a saved pipeline.
+        checkpoint: folder of a saved pipeline; or owner/name[@revision] of the hub.
         images: images of any size, or folders, glob patterns and datasets KIND:PATH[:SPLIT] with images.
         out: folder for the results.
         form: train-ids; or cityscapes-ids, the raw ids that the test servers of Cityscapes and ACDC expect, without
@@ -154,9 +155,11 @@ def predict(
     from clouds.cli.server_files import raw_ids, write_zip
     from clouds.core.pipeline.checkpoint import read_checkpoint
     from clouds.core.pipeline.composer import load
+    from clouds.core.pipeline.hub import find_checkpoint
     from clouds.core.system.images import MAX_PIXELS
 
     places = _output_files(_find_images(images), out)
+    checkpoint = find_checkpoint(checkpoint)
     raw = raw_ids(read_checkpoint(checkpoint).plan.labels) if form == "cityscapes-ids" else None
     pipeline = load(checkpoint, device=device, trust=trust)
     predictions = pipeline.predict_many(

@@ -54,16 +54,19 @@ def refine(
     Args:
         folder: a generated dataset.
         refiner: a name from `clouds list refiners`.
-        checkpoint: saved pipeline that labels the images; default: refine their own label maps.
+        checkpoint: saved pipeline that labels the images, a folder or owner/name[@revision] of the hub; default: refine
+            their own label maps.
         out: folder for the result; default: FOLDER-refined.
         seed: seed of the refiner's random choices.
         assignments: options of the refiner.
     """
+    from clouds.core.pipeline.hub import find_checkpoint
     from clouds.synthesis.engines import open_workers, plan_component, to_document
     from clouds.synthesis.generated_set import open_generated
     from clouds.synthesis.refine import build_label_refiner, predicted_labels, refine_set
 
     dataset = open_generated(folder)
+    checkpoint = find_checkpoint(checkpoint) if checkpoint else None
     own = None if checkpoint else _own_labels(dataset)
     model = str(checkpoint.resolve()) if checkpoint else None
     part = plan_component(Kind.REFINER, override({"name": refiner}, assignments), Catalog.from_environment())

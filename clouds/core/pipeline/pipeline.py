@@ -30,7 +30,6 @@ from clouds.core.contract.interfaces import (
     Prompter,
     Refiner,
     TextClassifier,
-    TextEncoder,
 )
 from clouds.core.contract.labels import LabelSpace
 from clouds.core.contract.plan import Plan
@@ -38,6 +37,7 @@ from clouds.core.contract.records import HeadOutput
 from clouds.core.contract.tensors import image_tensor
 from clouds.core.pipeline.checkpoint import save_checkpoint
 from clouds.core.pipeline.cuda_graphs import CudaGraphs
+from clouds.core.pipeline.hub import push_pipeline
 from clouds.core.pipeline.many import Images, OnError, predict_stream
 from clouds.core.pipeline.prediction import (
     ImageLike,
@@ -49,10 +49,9 @@ from clouds.core.pipeline.prediction import (
 from clouds.core.pipeline.published_weights import find_published
 from clouds.core.pipeline.segmenter import Network, Segmenter, blocks_of, eval_mode
 from clouds.core.pipeline.segments import ImageMasks
-from clouds.core.pipeline.text import build_classifier
+from clouds.core.pipeline.text import plan_classifier
 from clouds.core.published.export import reference_state
 from clouds.core.system.errors import ConfigError, DataError, UntrainedHeadWarning
-from clouds.core.system.files import cache_folder
 from clouds.core.system.images import MAX_PIXELS
 
 
@@ -133,7 +132,7 @@ class Pipeline:
     def classifier(self) -> TextClassifier | None:
         """Text embeddings of the label space, computed on first access; None if the head uses no text."""
         if self._classifier is None and self.head.uses_text:
-            self._classifier = self._embed_labels()
+            self._classifier = plan_classifier(self.plan, self.backbone, self.head)
         return self._classifier
 
     def with_labels(self, labels: LabelSpace) -> Pipeline:
@@ -303,6 +302,9 @@ class Pipeline:
             published=published,
         )
 
+    push_to_hub = push_pipeline
+    """Push to the Hugging Face hub with a model card; see `clouds.core.pipeline.hub.push_pipeline`."""
+
     def to_reference_state_dict(self) -> dict[str, Tensor]:
         """The weights with the keys and order of the published implementation; not copied, as in `state_dict`.
 
@@ -314,21 +316,6 @@ class Pipeline:
             ConfigError: the published implementation has no such backbone or head.
         """
         return reference_state(self.plan, self.backbone, self.head, self.kept)
-
-    def _embed_labels(self) -> TextClassifier:
-        if not isinstance(self.backbone, TextEncoder):
-            raise ConfigError(
-                f"the head {type(self.head).__name__} compares with text embeddings, but the backbone "
-                f"{type(self.backbone).__name__} embeds no texts; choose one that is a TextEncoder"
-            )
-        part = self.plan.parts[Kind.BACKBONE]
-        return build_classifier(
-            self.backbone,
-            self.labels,
-            trained=self.plan.trained_labels or self.labels,
-            model=f"{part.name} {part.options}",
-            cache=None if part.ready else cache_folder("text"),
-        )
 
     def _predict(self, pictures: Sequence[InputImage], window: int) -> list[Prediction]:
         """Predict a batch in one forward pass, or a single large image in windows."""
