@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         TextEncoder,
     )
     from clouds.core.contract.labels import LabelSpace
+    from clouds.core.contract.losses import LossInputs, LossTerm
     from clouds.core.contract.offers import Offer
     from clouds.core.contract.plan import Part, Plan, PlanError, Problem
     from clouds.core.contract.planner import make_plan as plan
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
         Prepared,
         Targets,
     )
+    from clouds.core.contract.sampling import Sampler, Wanted
     from clouds.core.contract.weight_records import FileWeights, HubWeights, PageWeights, Pinned
     from clouds.core.pipeline.composer import compose, load
     from clouds.core.pipeline.pipeline import Pipeline
@@ -118,7 +120,9 @@ _HOMES = {
         "Targets",
     ),
     "clouds.core.contract.labels": ("LabelSpace",),
+    "clouds.core.contract.losses": ("LossInputs", "LossTerm"),
     "clouds.core.contract.offers": ("Offer",),
+    "clouds.core.contract.sampling": ("Sampler", "Wanted"),
     "clouds.data.layouts": ("FilePattern", "Layout"),
     "clouds.core.pipeline.pipeline": ("Pipeline",),
     "clouds.core.contract.plan": ("Part", "Plan", "PlanError", "Problem"),

@@ -20,8 +20,8 @@ def list_components(kind: AnyListing | None = None, /, *, as_json: AsJson = Fals
     """List the available components and the broken plugins, or what else is known by name.
 
     Args:
-        kind: a kind of component, such as backbones; label-spaces, datasets, recipes, trackers, protocols or
-            benchmarks; default: all components.
+        kind: a kind of component, such as backbones; label-spaces, datasets, recipes, losses, samplers, augmentations,
+            trackers, protocols or benchmarks; default: all components.
     """
     if kind in LISTS:
         _list_records(list_rows(kind), as_json=as_json)

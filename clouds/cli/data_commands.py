@@ -172,7 +172,7 @@ def check(
 
     Args:
         spec: KIND:PATH[:SPLIT], for example folder:photos:train or cityscapes:/data/cityscapes:val.
-        index: file to write the pixels per image and class to, for `data.rare_classes.index`; not with faults.
+        index: file to write the pixels per image and class to, for the sampler `rare-classes`; not with faults.
         labels: label space; default: Cityscapes, or the classes of the dataset's mapping.
     """
     from clouds.data.check import check_dataset

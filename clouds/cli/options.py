@@ -10,7 +10,7 @@ from cyclopts import Parameter, Token
 from cyclopts.validators import Number
 
 from clouds.core.contract.component import Kind
-from clouds.core.contract.offers import OfferKind
+from clouds.core.contract.offers import OfferKind, singular
 from clouds.core.system.config import parse_assignment
 from clouds.core.system.errors import ConfigError
 
@@ -37,7 +37,7 @@ def _to_kind(_: Any, tokens: Sequence[Token]) -> Kind:
 
 def _to_listing(_: Any, tokens: Sequence[Token]) -> str:
     """Accept what `_to_kind` accepts, and `LISTS`, singular and plural."""
-    word = tokens[0].value.removesuffix("s")
+    word = singular(tokens[0].value)
     if word not in (*Kind, *LISTS):
         raise ValueError(f"unknown kind {tokens[0].value!r}; expected one of {', '.join((*Kind, *LISTS))}")
     return word

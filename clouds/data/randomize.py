@@ -9,6 +9,8 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import UInt8
 
+from clouds.core.contract.sampling import Change
+
 _GAMMA = (0.5, 2.2)
 _GAIN, _OFFSET = (0.4, 1.4), 0.15  # per channel, of the range 0..1
 _SWAP, _GREY, _FADE = 0.3, 0.3, 0.4  # probabilities
@@ -28,6 +30,11 @@ def randomize_colors(image: UInt8[np.ndarray, "h w 3"], rng: np.random.Generator
         values = _towards(values.mean((0, 1), keepdims=True), values, rng.uniform(0.2, 0.8))
     values = values + np.float32(rng.uniform(0.0, _NOISE)) * rng.standard_normal(values.shape, dtype=np.float32)
     return np.clip(values * 255, 0, 255).astype(np.uint8)
+
+
+def randomize() -> Change:
+    """The augmentation `randomize`."""
+    return randomize_colors
 
 
 def _towards(anchor: np.ndarray, values: np.ndarray, share: float) -> np.ndarray:

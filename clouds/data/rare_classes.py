@@ -5,37 +5,67 @@ Source: Hoyer, Dai, Van Gool, "DAFormer", CVPR 2022, section 3.3 and its publish
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+from typing import final
+
 import numpy as np
 from attrs import field, frozen
 from jaxtyping import Float, Int
 
+from clouds.core.contract.sampling import Sampler, Wanted
 from clouds.core.system.config import within
 from clouds.core.system.errors import ConfigError
+from clouds.data.class_index import read_class_index
+from clouds.data.folder import Dataset
 
 
 @frozen(kw_only=True)
 class RareClassConfig:
-    """Rare-class sampling of source images (DAFormer); off without an index.
+    """Settings of rare-class sampling.
 
     Attributes:
-        index: one file per source, which `clouds datasets check --index` wrote; empty draws all images equally often.
         temperature: T in P(c) = softmax((1 - f_c) / T), where f_c is the class's share of the labelled pixels.
         min_pixels: pixels of the class that an image needs more than, to be drawn for it.
         min_crop_share: share of `min_pixels` that its view needs more than, else the view is drawn again.
     """
 
-    index: tuple[str, ...] = ()
-    temperature: float = field(default=0.01, validator=within(0, 1000, above=True))
-    min_pixels: int = field(default=3000, validator=within(0, 10**9))
-    min_crop_share: float = field(default=0.5, validator=within(0, 1))
+    temperature: float = field(validator=within(0, 1000, above=True))
+    min_pixels: int = field(validator=within(0, 10**9))
+    min_crop_share: float = field(validator=within(0, 1))
 
 
-@frozen(kw_only=True)
-class Wanted:
-    """A class that a view has to show: more than `pixels` pixels of it."""
+@final
+class RareClassSampler(Sampler):
+    """Rare-class sampling of every source.
 
-    train_id: int
-    pixels: float
+    Args:
+        datasets: the labelled sources.
+        index: one file per source, which `clouds datasets check --index` wrote.
+        temperature, min_pixels, min_crop_share: see `RareClassConfig`; the defaults are DAFormer's.
+
+    Raises:
+        ConfigError: a number is out of its range, or no image has enough pixels of a class.
+        DataError: an index cannot be read, or is that of another version of the dataset.
+    """
+
+    def __init__(
+        self,
+        datasets: Sequence[Dataset],
+        *,
+        index: tuple[str, ...],
+        temperature: float = 0.01,
+        min_pixels: int = 3000,
+        min_crop_share: float = 0.5,
+    ) -> None:
+        config = RareClassConfig(temperature=temperature, min_pixels=min_pixels, min_crop_share=min_crop_share)
+        self._sources = tuple(
+            RareClasses(read_class_index(Path(file), dataset).counts, config, where=file)
+            for file, dataset in zip(index, datasets, strict=True)
+        )
+
+    def draw(self, source: int, index: int, rng: np.random.Generator) -> tuple[int, Wanted]:
+        return self._sources[source].draw(rng)
 
 
 def class_probabilities(counts: Int[np.ndarray, "n k"], temperature: float) -> Float[np.ndarray, " k"]:
@@ -69,7 +99,7 @@ class RareClasses:
             if probability > 0 and not len(images):
                 raise ConfigError(
                     f"{where}: no image has more than {config.min_pixels} pixels of class {train_id} (at most "
-                    f"{counts[:, train_id].max()}); lower data.rare_classes.min_pixels"
+                    f"{counts[:, train_id].max()}); lower min_pixels"
                 )
 
     def draw(self, rng: np.random.Generator) -> tuple[int, Wanted]:

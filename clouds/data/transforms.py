@@ -15,9 +15,8 @@ from jaxtyping import Integer, UInt8
 from PIL import Image
 
 from clouds.core.contract.labels import IGNORE_ID
+from clouds.core.contract.sampling import Change, Wanted
 from clouds.core.system.errors import ConfigError
-from clouds.data.randomize import randomize_colors
-from clouds.data.rare_classes import Wanted
 
 _BRIGHTNESS = 32.0  # added, of 255
 _CONTRAST = _SATURATION = (0.5, 1.5)  # factors
@@ -44,7 +43,7 @@ class Augmentation:
         scale: range of the uniformly drawn resize factor.
         flip: flip half of the views horizontally.
         distortion: distort colours, as published.
-        randomize: additionally apply the stronger colour changes of `clouds.data.randomize`.
+        changes: further changes of the colours, in this order.
         crop_offsets: "independent" draws the row and column offset of a crop separately; "diagonal", as published,
             draws one number for both, so that crops lie on the image's diagonal.
         label_resize: torch's name of the interpolation. "nearest-exact" samples label maps at pixel centres, like
@@ -58,7 +57,7 @@ class Augmentation:
     scale: tuple[float, float] = field(default=(0.5, 2.0), converter=_to_range)
     flip: bool = True
     distortion: bool = True
-    randomize: bool = False
+    changes: tuple[Change, ...] = ()
     crop_offsets: Literal["independent", "diagonal"] = "independent"
     label_resize: Literal["nearest-exact", "nearest"] = "nearest-exact"
     cat_max_ratio: float = 1.0
@@ -261,7 +260,19 @@ def _change_colors(part: Image.Image, rng: np.random.Generator, settings: Augmen
     if settings.distortion:
         part = _distort(part, draw_distortion(rng))
     image = np.asarray(part)
-    return pad(randomize_colors(image, rng) if settings.randomize else image, settings.crop, 0)
+    for change in settings.changes:
+        image = _changed(image, change, rng)
+    return pad(image, settings.crop, 0)
+
+
+def _changed(image: UInt8[np.ndarray, "h w 3"], change: Change, rng: np.random.Generator) -> np.ndarray:
+    changed = change(image, rng)
+    if changed.shape != image.shape or changed.dtype != np.uint8:
+        raise ConfigError(
+            f"augmentation {getattr(change, '__name__', change)!r} made {changed.dtype} {changed.shape} of uint8 "
+            f"{image.shape}; expected the same"
+        )
+    return changed
 
 
 def _kept(geometry: Geometry, crop: tuple[int, int]) -> tuple[int, int]:

@@ -191,13 +191,14 @@ def _check_optimizer(optimizer: torch.optim.Optimizer) -> None:
 
 
 def _modules(state: State) -> dict[str, torch.nn.Module]:
-    """Trained modules by name."""
+    """Modules with a state of the run, by name."""
     pipeline, teacher = state.pipeline, state.teacher
     found = dict(pipeline.segmenter.parts)
     if not any(parameter.requires_grad for parameter in pipeline.backbone.parameters()):
         del found["backbone"]
     if teacher is not None:
         found |= {f"teacher {name}": part for name, part in teacher.averaged.items()}
+    found |= {f"loss term {name}": term for name, term in state.terms.items() if term.state_dict()}
     return found
 
 

@@ -1,20 +1,28 @@
 """The student as one module from images to loss terms, for distributed training."""
 
+# pyright: reportUnknownMemberType=false
+# (torch has incomplete types)
+
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from typing import final
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import MappingProxyType
+from typing import cast, final
 
 import torch
 from jaxtyping import UInt8
 from torch import Tensor, nn
 
-from clouds.core.contract.interfaces import Head, ImageGenerators
-from clouds.core.contract.records import HeadOutput, Targets
+from clouds.core.contract.interfaces import Backbone, Head, ImageGenerators
+from clouds.core.contract.losses import LossInputs, LossTerm
+from clouds.core.contract.records import Features, HeadOutput, Targets
 from clouds.core.pipeline.pipeline import Pipeline
-from clouds.core.system.errors import NonFiniteError
+from clouds.core.system.errors import ConfigError, NonFiniteError
 from clouds.core.system.processes import Processes
+
+_NO_TERMS: Mapping[str, LossTerm] = MappingProxyType({})
 
 
 @final
@@ -23,12 +31,16 @@ class Learner(nn.Module):
 
     Args:
         pipeline: the student.
+        terms: further loss terms, by name.
         channels_last: use the channels-last memory format for convolutions.
     """
 
-    def __init__(self, pipeline: Pipeline, *, channels_last: bool = False) -> None:
+    def __init__(
+        self, pipeline: Pipeline, terms: Mapping[str, LossTerm] = _NO_TERMS, *, channels_last: bool = False
+    ) -> None:
         super().__init__()
         self.segmenter = pipeline.segmenter
+        self.terms = nn.ModuleDict(terms)
         self._forward = pipeline.forward
         if channels_last:
             self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -36,17 +48,53 @@ class Learner(nn.Module):
     def forward(
         self, images: Sequence[UInt8[Tensor, "3 _ _"]], targets: Sequence[Targets], rngs: ImageGenerators
     ) -> dict[str, Tensor]:
-        """The head's loss terms for a batch, with the weights of its images.
+        """The head's loss terms for a batch and the further ones, with the weights of its images.
 
         A term is a mean over items: pixels, masks, queries or images. The loss of each item is multiplied by the weight
         of its image; the sum is divided by the number of all items, whatever their weights.
         """
-        return _weighted_loss(self.segmenter.head, self._forward(images, rngs), targets, rngs)
+        head = self.segmenter.head
+        if not self.terms:
+            return _weighted_loss(head, self._forward(images, rngs), targets, rngs)
+        with _first_call(self.segmenter.backbone) as calls:
+            output = self._forward(images, rngs)
+        found = _weighted_loss(head, output, targets, rngs)
+        inputs = LossInputs(images=calls[0][0], features=calls[0][1], output=output, targets=targets)
+        for name, term in self.terms.items():
+            if name in found:
+                raise ConfigError(f"loss.terms: {name!r} is also a loss term of {type(head).__name__}; rename it")
+            found[name] = _mean(cast("LossTerm", term), inputs)
+        return found
 
 
-def item_counts(head: Head, targets: Sequence[Targets]) -> dict[str, float]:
-    """Number of items by loss term; key "" is for terms that average over images."""
-    return {"": float(len(targets)), **head.loss_counts(targets)}
+def item_counts(head: Head, targets: Sequence[Targets], terms: Mapping[str, LossTerm] = _NO_TERMS) -> dict[str, float]:
+    """Number of items by loss term; key "" is for terms of the head that average over images."""
+    own = {name: sum(map(term.items, targets)) for name, term in terms.items()}
+    return {"": float(len(targets)), **head.loss_counts(targets), **own}
+
+
+def _mean(term: LossTerm, inputs: LossInputs) -> Tensor:
+    """The weighted mean of a term over the items of a batch; 0 if there are none."""
+    sums = term(inputs)
+    items = sum(map(term.items, inputs.targets))
+    weights = sums.new_tensor([target.weight for target in inputs.targets])
+    return (weights * sums).sum() / (items or 1.0)
+
+
+@contextmanager
+def _first_call(backbone: Backbone) -> Iterator[list[tuple[Tensor, Features]]]:
+    """Images and features of the first call of the backbone inside the block."""
+    calls: list[tuple[Tensor, Features]] = []
+
+    def record(module: nn.Module, inputs: tuple[Tensor, ...], output: Features) -> None:
+        if not calls:
+            calls.append((inputs[0], output))
+
+    hook = backbone.register_forward_hook(record)
+    try:
+        yield calls
+    finally:
+        hook.remove()
 
 
 def _weighted_loss(

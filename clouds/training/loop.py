@@ -13,12 +13,14 @@ import numpy as np
 import torch
 from attrs import define, field
 
+from clouds.core.contract.losses import LossTerm
+from clouds.core.contract.sampling import Sampler
 from clouds.core.pipeline.pipeline import Pipeline
 from clouds.core.system.errors import CloudsError, DataError, NonFiniteError, TrainingError
 from clouds.core.system.memory import peak_memory
 from clouds.core.system.processes import Processes
 from clouds.data.folder import Dataset
-from clouds.data.rare_classes import RareClasses
+from clouds.data.transforms import Augmentation
 from clouds.evaluation.evaluate import evaluate
 from clouds.evaluation.scores import Domains, as_numbers, domain_scores, mean_miou
 from clouds.training.best import Scored, rank, save_best
@@ -47,8 +49,10 @@ class Run:
         folder: output folder.
         phases: phases in order.
         sources: labelled datasets.
-        rare: rare-class draws, one per source; empty without `data.rare_classes.index`.
+        sampler: chooses the images of the sources, or None.
+        views: settings of the training views.
         pictures: generated images, for the joint phase.
+        terms: further loss terms, by name.
         processes: rank and number of the training processes.
         stop: records a signal to stop.
         start: progress before this call.
@@ -66,8 +70,10 @@ class Run:
     folder: Path
     phases: tuple[Phase, ...]
     sources: tuple[Dataset, ...]
-    rare: tuple[RareClasses, ...] = ()
+    sampler: Sampler | None = None
+    views: Augmentation
     pictures: tuple[Path, ...]
+    terms: dict[str, LossTerm] = field(factory=dict)
     processes: Processes
     stop: StopSignal
     start: Progress
@@ -160,7 +166,7 @@ def _remedy(error: Exception, folder: Path) -> str:
 def _initial_state(run: Run, phase: Phase) -> State:
     recipe, pipeline, config = run.recipe, run.pipeline, run.recipe.teacher
     taught = config.result or (phase == "joint" and bool(run.pictures))
-    learner = Learner(pipeline, channels_last=recipe.loop.channels_last)
+    learner = Learner(pipeline, run.terms, channels_last=recipe.loop.channels_last)
     optimizer = build_optimizer(pipeline.segmenter.parts, recipe.optimizer)
     return State(
         pipeline=pipeline,
@@ -171,6 +177,7 @@ def _initial_state(run: Run, phase: Phase) -> State:
         teacher=_teacher(pipeline, config) if taught else None,
         teacher_config=config,
         processes=run.processes,
+        terms=run.terms,
         learner=distribute(learner, run.processes),
         accumulate=recipe.loop.accumulate,
     )
@@ -189,9 +196,9 @@ def _open_stream(run: Run, phase: Phase, state: State, start: int) -> Iterator[l
     reader = SampleReader(
         run.sources,
         pictures,
-        data.augmentation(),
+        run.views,
         seed=state.seed,
-        rare=run.rare,
+        sampler=run.sampler,
         instances=data.instances,
         paste_shares=shares,
         weights=(*(data.source_weights or [1.0] * len(run.sources)), data.generated_weight),

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import inspect
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from attrs import asdict, evolve, field, fields, frozen
 
 from clouds.core.contract.catalog import Catalog
 from clouds.core.contract.label_table import label_document
+from clouds.core.contract.named_options import NamedOptions, build_offer
 from clouds.core.contract.offers import OfferKind, find_offer
 from clouds.core.contract.planner import make_plan
 from clouds.core.system.config import merge, parse_assignment, read_toml, set_values, structure, to_toml, within
 from clouds.core.system.errors import ConfigError
 from clouds.core.system.files import without_tilde
-from clouds.data.rare_classes import RareClassConfig
 from clouds.data.spec import parse_spec
 from clouds.data.transforms import Augmentation
 
@@ -33,8 +33,8 @@ class DataConfig:
     """The training data and its augmentation.
 
     Attributes:
-        root: base folder of relative paths in `source`, `generated`, `evaluation` and `rare_classes.index`; empty
-            leaves them unchanged.
+        root: base folder of relative paths in `source`, `generated`, `evaluation` and `sampler.index`; empty leaves
+            them unchanged.
         source: SPECs of labelled datasets.
         source_factors: how often an epoch repeats each image, per source; empty means 1 for all.
         generated: folder of a generated dataset, or empty.
@@ -42,15 +42,18 @@ class DataConfig:
         source_weights: weight of an image's loss, per source; empty means 1 for all. `clouds.training.learner.Learner`
             says what is weighted.
         generated_weight: weight of a generated image's loss.
+        sampler: chooses the images of the sources, a name or a table of `name` and options: "rare-classes"
+            (`clouds.data.rare_classes.RareClassSampler`), or a plugin's; empty takes them in a shuffled order.
         instances: learn one mask per instance of a thing, and one per stuff class, instead of one per class; crowds are
             ignored. It needs sources of a kind ending in "-panoptic", a head that separates instances, and no
             generated images.
-        rare_classes: rare-class sampling of the source; see `clouds.data.rare_classes.RareClassConfig`.
         class_mix: in the joint phase, paste half of the classes of a source view onto each generated image's distorted
             view, and their labels onto its pseudo-labels (ClassMix, as DACS).
         crop: (height, width) in pixels, multiples of 32.
-        scale, flip, distortion, randomize, crop_offsets, label_resize, cat_max_ratio, distort_padding: see
+        scale, flip, distortion, crop_offsets, label_resize, cat_max_ratio, distort_padding: see
             `clouds.data.transforms.Augmentation`.
+        augmentations: further changes of the student's views, in this order, each a name or a table of `name` and
+            options: "randomize" (`clouds.data.randomize`), or a plugin's.
         workers: data loader processes per training process; 0 reads images in the training process.
         on_error: at an unreadable image, "stop" ends the run and "skip" uses the next image of the dataset.
         evaluation: SPECs of labelled datasets to evaluate on during training.
@@ -63,14 +66,14 @@ class DataConfig:
     generated_factor: float = field(default=1.0, validator=within(0, 1000))
     source_weights: tuple[float, ...] = field(default=(), validator=within(0, 1000))
     generated_weight: float = field(default=1.0, validator=within(0, 1000))
+    sampler: NamedOptions = ""
     instances: bool = False
-    rare_classes: RareClassConfig = field(factory=RareClassConfig)
     class_mix: bool = False
     crop: tuple[int, int] = field(default=(320, 640), validator=within(32, 16384))
     scale: tuple[float, float] = field(default=(0.5, 2.0), validator=within(0.01, 100))
     flip: bool = True
     distortion: bool = True
-    randomize: bool = False
+    augmentations: tuple[NamedOptions, ...] = ()
     crop_offsets: Literal["independent", "diagonal"] = "independent"
     label_resize: Literal["nearest-exact", "nearest"] = "nearest-exact"
     cat_max_ratio: float = field(default=1.0, validator=within(0, 1, above=True))
@@ -85,10 +88,9 @@ class DataConfig:
         for name, values in (("source_factors", self.source_factors), ("source_weights", self.source_weights)):
             if values and len(values) != len(self.source):
                 raise ConfigError(f"data.{name} has {len(values)} values for {len(self.source)} sources")
-        if self.rare_classes.index and len(self.rare_classes.index) != len(self.source):
-            raise ConfigError(
-                f"data.rare_classes.index has {len(self.rare_classes.index)} files for {len(self.source)} sources"
-            )
+        index = _index_of(self.sampler)
+        if index and len(index) != len(self.source):
+            raise ConfigError(f"data.sampler.index has {len(index)} files for {len(self.source)} sources")
         if self.class_mix and self.source_factors and not any(self.source_factors):
             raise ConfigError("data.class_mix pastes source views, but all data.source_factors are 0; raise one")
         low, high = self.scale
@@ -96,8 +98,18 @@ class DataConfig:
             raise ConfigError(f"data.scale is {list(self.scale)}; expected low <= high")
 
     def augmentation(self) -> Augmentation:
-        """The settings of the training views."""
-        return Augmentation(**{one.name: getattr(self, one.name) for one in fields(Augmentation)})
+        """The settings of the training views.
+
+        Raises:
+            ConfigError: an augmentation is unknown, or its options are wrong.
+        """
+        wanted = cast("Any", Callable)  # for type checkers it is no type
+        changes = tuple(
+            build_offer(OfferKind.AUGMENTATION, one, wanted=wanted, where="data.augmentations")
+            for one in self.augmentations
+        )
+        own = {one.name: getattr(self, one.name) for one in fields(Augmentation) if one.name != "changes"}
+        return Augmentation(**own, changes=changes)
 
     def located(self) -> DataConfig:
         """Resolve relative paths against `root`; applying it twice changes nothing more.
@@ -113,8 +125,16 @@ class DataConfig:
             for specs in (self.source, self.evaluation)
         )
         generated = str(root / self.generated) if self.generated else ""
-        rare_classes = evolve(self.rare_classes, index=tuple(str(root / path) for path in self.rare_classes.index))
-        return evolve(self, source=source, generated=generated, evaluation=evaluation, rare_classes=rare_classes)
+        sampler = self.sampler
+        if isinstance(sampler, dict) and (index := _index_of(sampler)):
+            sampler = {**sampler, "index": [str(root / path) for path in index]}
+        return evolve(self, source=source, generated=generated, evaluation=evaluation, sampler=sampler)
+
+
+def _index_of(sampler: NamedOptions) -> list[str]:
+    """The files of a sampler's option `index`, if it has one."""
+    index = sampler.get("index") if isinstance(sampler, dict) else None
+    return [path for path in index if isinstance(path, str)] if isinstance(index, (list, tuple)) else []
 
 
 @frozen(kw_only=True)
@@ -200,6 +220,18 @@ class TeacherConfig:
 
 
 @frozen(kw_only=True)
+class LossConfig:
+    """What is added to the head's loss.
+
+    Attributes:
+        terms: further terms, each a name or a table of `name` and options: "feature-distance"
+            (`clouds.training.feature_distance.FeatureDistance`), or a plugin's.
+    """
+
+    terms: tuple[NamedOptions, ...] = ()
+
+
+@frozen(kw_only=True)
 class LoopConfig:
     """Settings of the loop. None changes the training result, except by rounding.
 
@@ -248,6 +280,7 @@ class Recipe:
     warmup: PhaseConfig
     joint: PhaseConfig
     teacher: TeacherConfig = field(factory=TeacherConfig)
+    loss: LossConfig = field(factory=LossConfig)
     loop: LoopConfig = field(factory=LoopConfig)
     seed: int = field(default=0, validator=within(0, 2**32 - 1))  # numpy's global generator takes no more
 

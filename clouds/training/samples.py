@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
+from clouds.core.contract.sampling import Sampler as ImageSampler
 from clouds.core.contract.tensors import image_tensor
 from clouds.core.system.errors import DataError, TrainingError
 from clouds.core.system.images import read_image
@@ -22,7 +23,6 @@ from clouds.core.system.processes import Processes
 from clouds.data.class_mix import draw_classes, paste
 from clouds.data.folder import Dataset
 from clouds.data.mixing import endless
-from clouds.data.rare_classes import RareClasses
 from clouds.data.segment_files import without_crowds
 from clouds.data.transforms import Augmentation, augment, generated_views
 from clouds.training.interrupt import ignore_signals
@@ -63,7 +63,7 @@ class SampleReader(TorchDataset["Sample | DataError"]):
         generated: generated images.
         settings: augmentation of the views.
         seed: seed of all views.
-        rare: rare-class draws, one per source; empty takes the images as they are addressed.
+        sampler: chooses the images of the sources; None takes them as they are addressed.
         instances: samples have segment maps, without crowds, instead of label maps; excludes `paste_shares`.
         paste_shares: how often ClassMix takes a view of each source, summing to 1; empty pastes nothing.
         weights: weight of an image's loss, per dataset; empty means 1 for all.
@@ -78,7 +78,7 @@ class SampleReader(TorchDataset["Sample | DataError"]):
         settings: Augmentation,
         *,
         seed: int,
-        rare: Sequence[RareClasses] = (),
+        sampler: ImageSampler | None = None,
         instances: bool = False,
         paste_shares: Sequence[float] = (),
         weights: Sequence[float] = (),
@@ -88,7 +88,7 @@ class SampleReader(TorchDataset["Sample | DataError"]):
         self.generated = tuple(generated)
         self.settings = settings
         self.seed = seed
-        self.rare = tuple(rare)
+        self.sampler = sampler
         self.instances = instances
         self.paste_shares = tuple(paste_shares)
         self.weights = tuple(weights)
@@ -142,10 +142,10 @@ class SampleReader(TorchDataset["Sample | DataError"]):
     def _labelled_view(
         self, which: int, index: int, offset: int, rng: np.random.Generator
     ) -> tuple[UInt8[np.ndarray, "h w 3"], Integer[np.ndarray, "h w"], str]:
-        """A view of a source image, its labels, and its file; rare-class sampling draws another image."""
+        """A view of a source image, its labels, and its file; a sampler may take another image."""
         wanted = None
-        if self.rare:
-            index, wanted = self.rare[which].draw(rng)
+        if self.sampler is not None:
+            index, wanted = self.sampler.draw(which, index, rng)
         source = self.sources[which]
         index = (index + offset) % len(source)
         if self.instances:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from attrs import evolve
 
 from clouds.core.contract.component import Kind
+from clouds.core.contract.named_options import asked_offer
+from clouds.core.contract.offers import OfferKind
 from clouds.core.contract.plan import Plan
 from clouds.core.contract.planner import make_plan
 from clouds.core.system.errors import ConfigError, did_you_mean
@@ -22,6 +24,20 @@ _UNUSED: dict[Phase, tuple[str, ...]] = {  # training reads generated images fro
     "warmup": ("generator", "prompter", "refiner"),
     "joint": ("generator", "prompter"),
 }
+
+
+def nothing_trained(backbone: str) -> str:
+    """The fault of a feature distance that is always 0."""
+    return (
+        f"the backbone {backbone} is frozen and has no adapter, so its features never change; set the backbone's "
+        "trainable, choose an adapter, or remove the term"
+    )
+
+
+def _is_frozen(plan: Plan) -> bool:
+    """Whether the plan says that nothing is trained up to the features."""
+    adapter = plan.parts.get(Kind.ADAPTER)
+    return plan.parts[Kind.BACKBONE].options.get("trainable") is False and (adapter is None or adapter.name == "none")
 
 
 def start_pipeline(
@@ -58,12 +74,24 @@ def start_pipeline(
 
 
 def recipe_plan(recipe: Recipe, source: str, phase: Phase | None) -> Plan:
-    """The plan of the recipe's model; raises `ConfigError` if the training data does not fit it."""
-    plan = make_plan(**model_arguments(recipe, source, phase))
+    """The plan of the recipe's model, checked against its training settings.
+
+    Raises:
+        PlanError: the parts are wrong or do not fit.
+        ConfigError: the training data or a loss term does not fit the model, or a loss term, sampler or augmentation is
+            unknown.
+    """
+    plan, data = make_plan(**model_arguments(recipe, source, phase)), recipe.data
     head = plan.parts[Kind.HEAD]
-    check_instances(
-        recipe.data, head=head.title, provides=head.provides, label_space=plan.labels, joint=phase != "warmup"
-    )
+    check_instances(data, head=head.title, provides=head.provides, label_space=plan.labels, joint=phase != "warmup")
+    if data.sampler:
+        asked_offer(OfferKind.SAMPLER, data.sampler, where="data.sampler")
+    for asked in data.augmentations:
+        asked_offer(OfferKind.AUGMENTATION, asked, where="data.augmentations")
+    for asked in recipe.loss.terms:
+        offer = asked_offer(OfferKind.LOSS, asked, where="loss.terms")
+        if offer.name == "feature-distance" and _is_frozen(plan):
+            raise ConfigError(f"loss.terms: {offer.name}: {nothing_trained(plan.parts[Kind.BACKBONE].title)}")
     return plan
 
 

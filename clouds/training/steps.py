@@ -26,6 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
 
 from clouds.core.contract.interfaces import ImageGenerators
+from clouds.core.contract.losses import LossTerm
 from clouds.core.contract.records import Targets
 from clouds.core.pipeline.pipeline import Pipeline
 from clouds.core.system.errors import NonFiniteError
@@ -49,6 +50,7 @@ class State:
         teacher_config: update interval of the teacher.
         teacher: the EMA teacher; None if neither labels nor result come from it.
         processes: rank and number of the training processes.
+        terms: further loss terms, by name.
         learner: the student's loss; distributed over the processes.
         accumulate: number of parts of this process's share of a batch.
         step: index of the next step.
@@ -63,7 +65,8 @@ class State:
     teacher_config: TeacherConfig
     teacher: Teacher | None = None
     processes: Processes = Factory(Processes)
-    learner: nn.Module = Factory(lambda state: Learner(state.pipeline), takes_self=True)
+    terms: dict[str, LossTerm] = Factory(dict[str, LossTerm])
+    learner: nn.Module = Factory(lambda state: Learner(state.pipeline, state.terms), takes_self=True)
     accumulate: int = 1
     step: int = 0
     taught: int = -1
@@ -130,7 +133,7 @@ def pseudo_targets(state: State, generated: Sequence[Sample]) -> dict[int, Targe
         rngs = [np.random.default_rng([state.seed, sample.position]) for sample in generated]
         refined = refiner.refine(clean, label_maps, rngs=rngs)
     found = zip(generated, refined, weights, strict=True)
-    return {sample.position: evolve(target, weight=weight) for sample, target, weight in found}
+    return {sample.position: evolve(target, weight=weight, pseudo=True) for sample, target, weight in found}
 
 
 def _targets(state: State, samples: Sequence[Sample]) -> list[Targets]:
@@ -155,7 +158,7 @@ def _part_weights(state: State, targets: Sequence[Sequence[Targets]]) -> list[di
     """
     if state.processes.world * len(targets) == 1:
         return [{"": 1.0}]
-    counts = [item_counts(state.pipeline.head, part) for part in targets]
+    counts = [item_counts(state.pipeline.head, part, state.terms) for part in targets]
     own = torch.tensor([list(part.values()) for part in counts], dtype=torch.float64)
     share = (state.processes.sum(own.sum(0)) / state.processes.world).tolist()
     return [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from attrs import evolve
 from jaxtyping import UInt8
 from torch import Tensor
 
@@ -24,7 +25,8 @@ def pasted_targets(targets: Targets, pasted: UInt8[Tensor, "h w"]) -> Targets:
     # Former masks of other classes that still have pixels
     kept = ~same.any(0) & masks.flatten(1).any(1)
     uncovered = 1 - over.valid.double().mean().item()
-    return Targets(
+    return evolve(
+        targets,
         labels=torch.cat([targets.labels[kept], over.labels]),
         masks=torch.cat([masks[kept], *(mask[None] for mask in joined)]),
         valid=targets.valid | over.valid,

@@ -44,9 +44,9 @@ class Teacher:
         self.weight_threshold = weight_threshold
         self._student = student
         trained = any(parameter.requires_grad for parameter in student.backbone.parameters())
-        backbone = _frozen_copy(student.backbone) if trained else student.backbone
-        adapter = None if student.adapter is None else _frozen_copy(student.adapter)
-        self.segmenter = Segmenter(backbone, _frozen_copy(student.head), adapter)
+        backbone = frozen_copy(student.backbone) if trained else student.backbone
+        adapter = None if student.adapter is None else frozen_copy(student.adapter)
+        self.segmenter = Segmenter(backbone, frozen_copy(student.head), adapter)
         if adapter is not None:  # a dead teacher leaves no hooks on the shared trunk
             weakref.finalize(self, adapter.detach, blocks_of(backbone))
 
@@ -127,7 +127,7 @@ class Teacher:
         return torch.where(best >= self.confidence * total, label_map, IGNORE_ID).to(torch.uint8), weight
 
 
-def _frozen_copy(module: _Module) -> _Module:
+def frozen_copy(module: _Module) -> _Module:
     """A copy without gradients, in eval mode. It shares the parameters that are frozen in the original."""
     shared = {id(parameter): parameter for parameter in module.parameters() if not parameter.requires_grad}
     return copy.deepcopy(module, shared).requires_grad_(False).eval()

@@ -14,14 +14,16 @@ from attrs import evolve, frozen
 
 from clouds.core.contract.interfaces import capabilities
 from clouds.core.contract.labels import LabelSpace
+from clouds.core.contract.losses import LossTerm
+from clouds.core.contract.named_options import NamedOptions, asked_name, build_offer
+from clouds.core.contract.offers import OfferKind
+from clouds.core.contract.sampling import Sampler
 from clouds.core.pipeline.pipeline import Pipeline
 from clouds.core.system.errors import CloudsError, ConfigError, DataError, SeenDomainWarning, WeightsError
 from clouds.core.system.files import own_folder, write_text
 from clouds.core.system.processes import Processes, join
 from clouds.data.check import check_labelled
-from clouds.data.class_index import read_class_index
 from clouds.data.folder import Dataset, open_dataset
-from clouds.data.rare_classes import RareClassConfig, RareClasses
 from clouds.data.spec import Spec, parse_spec
 from clouds.synthesis.generated_set import open_generated
 from clouds.training.checkpoint import (
@@ -276,8 +278,10 @@ def _prepare_run(
         folder=folder,
         phases=phases,
         sources=tuple(sources),
-        rare=_rare_classes(recipe.data.rare_classes, sources),
+        sampler=_sampler(recipe.data.sampler, sources),
+        views=recipe.data.augmentation(),
         pictures=tuple(pictures),
+        terms=_loss_terms(recipe.loss.terms, pipeline),
         processes=processes,
         stop=stop,
         start=Progress(phases=phases, phase=phases[0]),
@@ -292,6 +296,21 @@ def _prepare_run(
     return run
 
 
+def _loss_terms(asked: Sequence[NamedOptions], pipeline: Pipeline) -> dict[str, LossTerm]:
+    """The loss terms by name. They are made before the first step, and a checkpoint restores their state."""
+    where, terms = "loss.terms", dict[str, LossTerm]()
+    for one in asked:
+        term = build_offer(OfferKind.LOSS, one, pipeline, wanted=LossTerm, where=where)
+        name = asked_name(one, where=where)
+        if terms.setdefault(name, term.to(pipeline.device)) is not term:
+            raise ConfigError(f"{where}: {name!r} is listed twice; list it once")
+    return terms
+
+
+def _sampler(asked: NamedOptions, sources: Sequence[Dataset]) -> Sampler | None:
+    return build_offer(OfferKind.SAMPLER, asked, sources, wanted=Sampler, where="data.sampler") if asked else None
+
+
 def _open_sources(pipeline: Pipeline, data: DataConfig, *, joint: bool) -> list[Dataset]:
     """The labelled datasets, which must have something to learn."""
     head, labels = pipeline.head, pipeline.labels
@@ -302,17 +321,6 @@ def _open_sources(pipeline: Pipeline, data: DataConfig, *, joint: bool) -> list[
         if data.instances:
             dataset.read_segments(0)  # a JSON that does not fit its PNGs stops the run here
     return sources
-
-
-def _rare_classes(config: RareClassConfig, sources: Sequence[Dataset]) -> tuple[RareClasses, ...]:
-    """Rare-class draws of each source, from its class index."""
-    if not config.index:
-        return ()
-    paths = map(Path, config.index)
-    return tuple(
-        RareClasses(read_class_index(path, dataset).counts, config, where=str(path))
-        for path, dataset in zip(paths, sources, strict=True)
-    )
 
 
 def _open_pictures(recipe: Recipe) -> tuple[Path, ...]:

@@ -113,6 +113,10 @@ def test_info_of_an_unknown_name_mentions_broken_plugins(run: Run) -> None:
         ("datasets", "shift", "Sun et al., SHIFT, CVPR 2022"),
         ("recipes", "gta-r50", "As gta-convnext-l, on frozen CLIP ResNet-50."),
         ("trackers", "tensorboard", None),
+        ("losses", "feature-distance", "keeps the features of things near those of the untrained backbone (DAFormer)"),
+        ("loss", "feature-distance", None),
+        ("samplers", "rare-classes", None),
+        ("augmentations", "randomize", None),
     ],
 )
 def test_list_shows_what_is_known_by_name(run: Run, word: str, name: str, summary: str | None) -> None:

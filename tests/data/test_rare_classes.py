@@ -8,11 +8,16 @@ import pytest
 from scipy.stats import chisquare
 
 from clouds import ConfigError
-from clouds.data.rare_classes import RareClassConfig, RareClasses, Wanted, class_probabilities
+from clouds.core.contract.sampling import Wanted
+from clouds.data.rare_classes import RareClassConfig, RareClasses, class_probabilities
 from clouds.data.transforms import Augmentation, augment
 
 LEVEL = 1e-6
 COUNTS = np.array([[900, 40, 0, 0], [800, 0, 30, 0], [700, 60, 90, 0], [1000, 10, 5, 0]])
+
+
+def _config(*, temperature: float = 0.01, min_pixels: int = 3000) -> RareClassConfig:
+    return RareClassConfig(temperature=temperature, min_pixels=min_pixels, min_crop_share=0.5)
 
 
 def test_probabilities_are_those_of_the_paper() -> None:
@@ -27,8 +32,7 @@ def test_low_temperatures_do_not_overflow() -> None:
 
 
 def test_classes_and_images_are_drawn_as_often_as_the_formula_says() -> None:
-    config = RareClassConfig(index=("-",), temperature=0.5, min_pixels=20)
-    rare = RareClasses(COUNTS, config, where="-")
+    rare = RareClasses(COUNTS, _config(temperature=0.5, min_pixels=20), where="-")
     images = {0: [0, 1, 2, 3], 1: [0, 2], 2: [1, 2]}  # those with more than 20 pixels of the class
     drawn = [rare.draw(np.random.default_rng([7, position])) for position in range(20_000)]
     cells = [(train_id, image) for train_id, found in images.items() for image in found]
@@ -40,14 +44,14 @@ def test_classes_and_images_are_drawn_as_often_as_the_formula_says() -> None:
 
 
 def test_uniform_draws_would_be_noticed() -> None:
-    rare = RareClasses(COUNTS, RareClassConfig(index=("-",), temperature=0.5, min_pixels=0), where="-")
+    rare = RareClasses(COUNTS, _config(temperature=0.5, min_pixels=0), where="-")
     drawn = [rare.draw(np.random.default_rng([7, position]))[1].train_id for position in range(20_000)]
     assert chisquare(np.bincount(drawn, minlength=3)).pvalue < LEVEL
 
 
 def test_a_class_without_an_image_is_named() -> None:
     with pytest.raises(ConfigError, match=r"^i: no image has more than 3000 pixels of class 0 \(at most 1000\); lower"):
-        RareClasses(COUNTS, RareClassConfig(index=("i",)), where="i")
+        RareClasses(COUNTS, _config(), where="i")
 
 
 def _views(wanted: Wanted | None = None, ratio: float = 1.0) -> list[np.ndarray]:

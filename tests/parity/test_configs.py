@@ -195,7 +195,7 @@ def test_what_is_written_in_the_released_code_itself(name: str) -> None:
     data, refiner = recipe.data, recipe.model["refiner"]
     assert (data.crop, data.scale) == ((768, 768), (0.5, 2.0))
     assert (data.crop_offsets, data.label_resize, data.distort_padding) == ("diagonal", "nearest", True)
-    assert (data.randomize, recipe.teacher.confidence) == (False, 0)
+    assert (data.augmentations, recipe.teacher.confidence) == ((), 0)
     assert recipe.model["head"]["ignored"] == "negative"
     assert (refiner["small_components"], refiner["empty"]) == ("drop", "keep")
 

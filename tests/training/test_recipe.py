@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from clouds.core.system.config import parse_toml, structure
 from clouds.core.system.errors import ConfigError
-from clouds.data.rare_classes import RareClassConfig
+from clouds.data.randomize import randomize_colors
 from clouds.data.transforms import Augmentation
 from clouds.training.recipe import DataConfig, PhaseConfig, Recipe, TeacherConfig, load_recipe, recipe_names
 
@@ -42,6 +42,11 @@ def test_relative_paths_lie_below_the_root(tmp_path: Path) -> None:
     assert data.generated == "/sets/sd"
     assert data.evaluation == ("acdc-fog:/sets/acdc:val", f"folder:{tmp_path}")
     assert data.located() == data
+    index = ["data.sampler=rare-classes", 'data.sampler.index=["gta5.json"]', "data.root=/sets"]
+    assert load_recipe("folder", [*given, *index]).data.sampler == {
+        "name": "rare-classes",
+        "index": ["/sets/gta5.json"],
+    }
     relative = DataConfig(root="sets", source=("gta5:gta5",)).located()
     assert relative.source == (f"gta5:{Path.cwd()}/sets/gta5",)
     assert relative.located() == relative
@@ -58,13 +63,13 @@ def test_every_choice_about_views_reaches_them() -> None:
         "scale": (1.0, 1.5),
         "flip": False,
         "distortion": False,
-        "randomize": True,
         "crop_offsets": "diagonal",
         "label_resize": "nearest",
         "cat_max_ratio": 0.75,
         "distort_padding": True,
     }
     assert DataConfig(**changed).augmentation() == Augmentation(**changed)
+    assert DataConfig(augmentations=("randomize",)).augmentation().changes == (randomize_colors,)
 
 
 def test_recipes_say_only_what_differs() -> None:
@@ -125,8 +130,8 @@ def test_values_out_of_range_are_refused() -> None:
         ConfigError, match=r"class_mix pastes source views, but all data\.source_factors are 0; raise one"
     ):
         DataConfig(source=("a",), source_factors=(0.0,), class_mix=True)
-    with pytest.raises(ConfigError, match=r"data\.rare_classes\.index has 1 files for 2 sources"):
-        DataConfig(source=("a", "b"), rare_classes=RareClassConfig(index=("c",)))
+    with pytest.raises(ConfigError, match=r"data\.sampler\.index has 1 files for 2 sources"):
+        DataConfig(source=("a", "b"), sampler={"name": "rare-classes", "index": ["c"]})
     with pytest.raises(ConfigError, match="batch_size is 0; expected at least 1 and at most 1e"):
         PhaseConfig(steps=1, batch_size=0)
     with pytest.raises(ConfigError, match=r"decay is 2\.0; expected at least 0 and at most 1"):
@@ -143,7 +148,6 @@ NUMBERS = [
     "seed",
 ]
 TUPLES = ["data.source_factors", "data.source_weights", "data.scale", "data.crop", "optimizer.milestones"]
-OF_INNER_TABLES = [f"data.rare_classes.{key}" for key in ("temperature", "min_pixels", "min_crop_share")]
 
 
 def test_every_number_of_a_recipe_is_in_the_list_above() -> None:
@@ -159,7 +163,7 @@ def test_every_number_of_a_recipe_is_in_the_list_above() -> None:
 
 
 @pytest.mark.parametrize("value", ["-1", "-0.5", "1e30", "nan", "inf", "-inf", "1" + 30 * "0"])
-@pytest.mark.parametrize("key", [*NUMBERS, *OF_INNER_TABLES])
+@pytest.mark.parametrize("key", NUMBERS)
 def test_every_number_of_a_recipe_has_a_range(key: str, value: str) -> None:
     table, _, name = key.rpartition(".")
     place = rf" @ \$\.{table}$" if table else r" @ \$$"

@@ -23,7 +23,11 @@ def settings(source: str, tmp_path: Path) -> Recipe:
     index = check_dataset(open_dataset(source, clouds.LabelSpace.named("cityscapes"))).class_index
     assert index is not None
     index.write(tmp_path / "index.json")
-    rare = [f'data.rare_classes.index=["{tmp_path / "index.json"}"]', "data.rare_classes.min_pixels=100"]
+    rare = [
+        "data.sampler=rare-classes",
+        f'data.sampler.index=["{tmp_path / "index.json"}"]',
+        "data.sampler.min_pixels=100",
+    ]
     weights = ["data.source_weights=[0.5]", "data.generated_weight=2", "teacher.weight_threshold=0.08"]
     return recipe(f"data.source={source}", *rare, *weights, "data.cat_max_ratio=0.75", "data.class_mix=true")
 

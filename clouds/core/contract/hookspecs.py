@@ -122,6 +122,45 @@ def clouds_install_command(kind: Kind, name: str) -> str | None:
 
 
 @hookspec
+def clouds_losses() -> Iterable[Offer]:  # pyright: ignore[reportReturnType]
+    """Return the loss terms of this plugin, for `loss.terms=["my-term"]` in recipes.
+
+    The import path of each leads to a factory: its first argument is the `clouds.Pipeline` to train, all others are
+    options. It returns a `clouds.LossTerm`, which adds to the head's loss.
+
+    >>> def clouds_losses():
+    ...     return [clouds.Offer("my-term", "my_package.losses:MyTerm", "keeps predictions sharp")]
+    """
+
+
+@hookspec
+def clouds_samplers() -> Iterable[Offer]:  # pyright: ignore[reportReturnType]
+    """Return the samplers of this plugin, for `data.sampler="my-sampler"` in recipes.
+
+    The import path of each leads to a factory: its first argument is the list of labelled datasets, all others are
+    options. It returns a `clouds.Sampler`, which chooses the image of each sample. An option `index` holds one file per
+    source, whose paths are relative to `data.root`.
+
+    >>> def clouds_samplers():
+    ...     return [clouds.Offer("my-sampler", "my_package.sampling:MySampler", "hard images more often")]
+    """
+
+
+@hookspec
+def clouds_augmentations() -> Iterable[Offer]:  # pyright: ignore[reportReturnType]
+    """Return the augmentations of this plugin, for `data.augmentations=["my-noise"]` in recipes.
+
+    The import path of each leads to a factory, whose arguments are options. It returns a function of an image (uint8
+    "h w 3", RGB) and a `numpy.random.Generator`, which returns the changed image. It changes the student's views of
+    source and generated images, after crop and distortion. Labels stay, so the geometry has to stay. Reading processes
+    may pickle the function: `functools.partial` can be pickled, a lambda cannot.
+
+    >>> def clouds_augmentations():
+    ...     return [clouds.Offer("my-noise", "my_package.views:my_noise", "noise of a camera")]
+    """
+
+
+@hookspec
 def clouds_trackers() -> Iterable[Offer | tuple[str, str]]:  # pyright: ignore[reportReturnType]
     """Return the trackers of this plugin: pairs of a name for `loop.trackers` and the import path of a factory.
 

@@ -1,4 +1,4 @@
-"""What plugins offer by name besides components: trackers, label spaces, dataset kinds, recipes."""
+"""What plugins offer by name besides components: loss terms, samplers, trackers, dataset kinds and others."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ T = TypeVar("T")
 class OfferKind(StrEnum):
     """Kinds of offers; the value is the name of the hook that returns them."""
 
+    LOSS = "clouds_losses"
+    SAMPLER = "clouds_samplers"
+    AUGMENTATION = "clouds_augmentations"
     TRACKER = "clouds_trackers"
     LABEL_SPACE = "clouds_label_spaces"
     DATASET = "clouds_datasets"
@@ -25,12 +28,17 @@ class OfferKind(StrEnum):
     @property
     def word(self) -> str:
         """The singular word for `clouds list` and messages, such as "label-space"."""
-        return self.value.removeprefix("clouds_").removesuffix("s").replace("_", "-")
+        return singular(self.value.removeprefix("clouds_").replace("_", "-"))
 
     @classmethod
     def of_word(cls, word: str) -> OfferKind:
         """The kind with this `word`."""
         return next(kind for kind in cls if kind.word == word)
+
+
+def singular(word: str) -> str:
+    """The singular of a kind's word: `head` of `heads`, `loss` of `losses`; a singular stays."""
+    return word.removesuffix("es") if word.endswith("sses") else word if word.endswith("ss") else word.removesuffix("s")
 
 
 @final

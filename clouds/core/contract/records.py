@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 from jaxtyping import Bool, Float, Int, Integer, UInt8
 from torch import Tensor
 
@@ -90,12 +90,14 @@ class Targets:
         masks: pixels inside each mask, at network size.
         valid: pixels that count; ignored and padded pixels do not.
         weight: of the image's loss. Training applies it; heads ignore it.
+        pseudo: whether a teacher made them.
     """
 
     labels: Int[Tensor, " n"]
     masks: Bool[Tensor, "n h w"]
     valid: Bool[Tensor, "h w"]
     weight: float = 1.0
+    pseudo: bool = False
 
     @classmethod
     def from_label_map(cls, label_map: Integer[Tensor, "h w"], *, ignore: int = 255) -> Targets:
@@ -129,7 +131,7 @@ class Targets:
     def to(self, device: torch.device | str) -> Targets:
         """Copy the targets to a device."""
         labels, masks, valid = (tensor.to(device) for tensor in (self.labels, self.masks, self.valid))
-        return Targets(labels=labels, masks=masks, valid=valid, weight=self.weight)
+        return evolve(self, labels=labels, masks=masks, valid=valid)
 
 
 def _to_size(value: Sequence[int]) -> tuple[int, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from attrs import frozen
@@ -24,7 +24,7 @@ GIVEN: dict[Kind, tuple[str, ...]] = {
     Kind.PROMPTER: ("labels",),
 }
 _OBLIGATORY: dict[Kind, tuple[str, ...]] = {Kind.HEAD: ("features", "labels"), Kind.ADAPTER: ("blocks",)}
-_UNREAD = ("return", "features", "blocks")  # annotations that may name what is not imported
+_UNREAD = ("features", "blocks")  # annotations that may name what is not imported
 _FIXED_SHAPE = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
@@ -47,29 +47,11 @@ class Schema:
     types: dict[str, Any]
 
     def __str__(self) -> str:
-        shown = [
-            parameter.replace(
-                kind=inspect.Parameter.KEYWORD_ONLY, annotation=self.types.get(name, inspect.Parameter.empty)
-            )
-            for name, parameter in self.options.items()
-        ]
-        return f"{self.component.name}{inspect.Signature(shown)}"
+        return signature_text(self.component.name, self.options, self.types)
 
     def faults(self, options: Mapping[str, Any]) -> list[str]:
         """List the faults of options, one sentence each."""
-        found: list[str] = []
-        for name, value in options.items():
-            if name not in self.options:
-                hint = did_you_mean(name, self.options) if self.options else "; it takes no options"
-                found.append(f"unknown option {name!r}{hint}; the signature is {self}")
-            elif not accepts(self.types.get(name, Any), value):
-                annotation = self.options[name].annotation
-                wanted = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
-                found.append(f"option {name}={value!r} is not of type {wanted}; the signature is {self}")
-        for name, parameter in self.options.items():
-            if parameter.default is inspect.Parameter.empty and name not in options:
-                found.append(f"option {name!r} is required; the signature is {self}")
-        return found
+        return option_faults(options, self.options, self.types, str(self))
 
     def complete(self, options: Mapping[str, Any], *, pretrained: bool) -> dict[str, Any]:
         """Effective values of all options: the user's, else `pretrained`, else the defaults."""
@@ -83,6 +65,34 @@ class Schema:
     def arguments(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Convert JSON values to the types that the factory annotates: lists to tuples, strings to paths."""
         return {name: from_json_value(self.types.get(name, Any), value) for name, value in options.items()}
+
+
+def signature_text(name: str, accepted: Mapping[str, inspect.Parameter], types: Mapping[str, Any]) -> str:
+    """A factory's options as a call, with types and defaults."""
+    shown = [
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=types.get(key, inspect.Parameter.empty))
+        for key, parameter in accepted.items()
+    ]
+    return f"{name}{inspect.Signature(shown)}"
+
+
+def option_faults(
+    options: Mapping[str, Any], accepted: Mapping[str, inspect.Parameter], types: Mapping[str, Any], signature: str
+) -> list[str]:
+    """List the faults of options, one sentence each."""
+    found: list[str] = []
+    for name, value in options.items():
+        if name not in accepted:
+            hint = did_you_mean(name, accepted) if accepted else "; it takes no options"
+            found.append(f"unknown option {name!r}{hint}; the signature is {signature}")
+        elif not accepts(types.get(name, Any), value):
+            annotation = accepted[name].annotation
+            wanted = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+            found.append(f"option {name}={value!r} is not of type {wanted}; the signature is {signature}")
+    for name, parameter in accepted.items():
+        if parameter.default is inspect.Parameter.empty and name not in options:
+            found.append(f"option {name!r} is required; the signature is {signature}")
+    return found
 
 
 def read_schema(component: Component) -> Schema:
@@ -125,15 +135,20 @@ def read_schema(component: Component) -> Schema:
         factory=factory,
         given=given,
         options={name: p for name, p in parameters.items() if name not in hidden},
-        types=_types(factory, label),
+        types=read_types(factory, label, unread=_UNREAD),
     )
 
 
-def _types(factory: Callable[..., Any], label: str) -> dict[str, Any]:
-    """Evaluate the parameters' annotations; the return annotation may use names that are not imported."""
+def read_types(factory: Callable[..., Any], label: str, *, unread: Iterable[str]) -> dict[str, Any]:
+    """Evaluate the parameters' annotations; the return's and those of `unread` may use names that are not imported.
+
+    Raises:
+        ComponentError: an annotation cannot be read.
+    """
+    left_out = {"return", *unread}
     target = factory.__init__ if inspect.isclass(factory) else factory
     holder = types.SimpleNamespace(
-        __annotations__={k: v for k, v in getattr(target, "__annotations__", {}).items() if k not in _UNREAD}
+        __annotations__={k: v for k, v in getattr(target, "__annotations__", {}).items() if k not in left_out}
     )
     written = inspect.unwrap(target)  # a decorator may add annotations, but has other globals
     try:

@@ -235,8 +235,14 @@ def _converter() -> cattrs.Converter:
 
         return check
 
+    def named(value: Any, kind: Any) -> Any:
+        if not accepts(kind, value):
+            raise TypeError(f"{value!r} is neither a name nor a table")
+        return value
+
     for kind in (int, float, str, bool):
         converter.register_structure_hook(kind, strict)
+    converter.register_structure_hook_func(lambda kind: kind == str | dict[str, Any], named)
     converter.register_structure_hook_factory(
         lambda kind: get_origin(kind) in (tuple, list) and kind not in inner, listed
     )

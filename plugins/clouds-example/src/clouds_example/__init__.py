@@ -1,6 +1,6 @@
 """A plugin of clouds: one small component of every kind. Hooks name factories; a factory's signature is its options."""
 
-from clouds import Component, hookimpl
+from clouds import Component, Offer, hookimpl
 
 
 def _one(kind, name, summary, **fields):
@@ -57,6 +57,15 @@ def clouds_heads():
 
 def pixel_mlp(features, labels, *, hidden: int = 128):
     return _components().PixelMLP(sum(spec.channels for spec in features.values()), hidden, len(labels))
+
+
+@hookimpl
+def clouds_losses():
+    return [Offer("sure-masks", "clouds_example:sure_masks", "mean entropy of P(pixel in mask)")]
+
+
+def sure_masks(pipeline, *, weight: float = 0.1):
+    return _components().SureMasks(weight)
 
 
 @hookimpl

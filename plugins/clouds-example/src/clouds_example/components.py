@@ -98,6 +98,17 @@ class PixelMLP(clouds.Head):
         return answer if scores else answer.argmax(0).to(torch.uint8)
 
 
+class SureMasks(clouds.LossTerm):
+    def __init__(self, weight):
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, inputs):  # one value per image
+        logits = inputs.output.mask_logits
+        entropy = binary_cross_entropy_with_logits(logits, logits.sigmoid(), reduction="none")
+        return self.weight * entropy.mean((1, 2, 3))
+
+
 class Cities(clouds.Prompter):
     def prompts(self, n, *, seed):
         draw = np.random.default_rng(seed).choice
