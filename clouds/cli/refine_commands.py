@@ -54,21 +54,18 @@ def refine(
     Args:
         folder: a generated dataset.
         refiner: a name from `clouds list refiners`.
-        checkpoint: saved pipeline that labels the images, a folder or owner/name[@revision] of the hub; default: refine
-            their own label maps.
+        checkpoint: saved pipeline (or owner/name of the hub) that labels the images; default: refine their label maps.
         out: folder for the result; default: FOLDER-refined.
         seed: seed of the refiner's random choices.
         assignments: options of the refiner.
     """
-    from clouds.core.pipeline.hub import find_checkpoint
     from clouds.synthesis.engines import open_workers, plan_component, to_document
     from clouds.synthesis.generated_set import open_generated
     from clouds.synthesis.refine import build_label_refiner, predicted_labels, refine_set
 
     dataset = open_generated(folder)
-    checkpoint = find_checkpoint(checkpoint) if checkpoint else None
-    own = None if checkpoint else _own_labels(dataset)
-    model = str(checkpoint.resolve()) if checkpoint else None
+    model = None if checkpoint is None else _local_folder(checkpoint)
+    own = None if model else _own_labels(dataset)
     part = plan_component(Kind.REFINER, override({"name": refiner}, assignments), Catalog.from_environment())
     build = partial(build_label_refiner, to_document(part), model, device, trust)
     with open_workers(engine, build, count=workers, device=device) as refining:
@@ -78,7 +75,7 @@ def refine(
             own,
             out=out or folder.with_name(f"{folder.resolve().name}-refined"),
             label_space=refining.ask(predicted_labels),
-            made_with=_made_with(part, folder, checkpoint),
+            made_with=_made_with(part, folder, model),
             seed=seed,
             progress=True,
         )
@@ -127,11 +124,17 @@ def prepare(
         write(f"{made.count} embeddings ({made.bytes / 1e9:.2f} GB) in {cache}")
 
 
-def _made_with(part: Part, folder: Path, checkpoint: Path | None) -> dict[str, Any]:
+def _local_folder(checkpoint: Path) -> str:
+    from clouds.core.pipeline.hub import find_checkpoint
+
+    return str(find_checkpoint(checkpoint).resolve())
+
+
+def _made_with(part: Part, folder: Path, checkpoint: str | None) -> dict[str, Any]:
     """Provenance of refined labels; a checkpoint is identified by its file hashes."""
     from clouds.core.weights.download import sha256_of
 
-    files = sorted(path for path in checkpoint.iterdir() if path.is_file()) if checkpoint else []
+    files = sorted(path for path in Path(checkpoint).iterdir() if path.is_file()) if checkpoint else []
     hashes = {path.name: sha256_of(path) for path in files}
     return {
         "refiner": part.name,
