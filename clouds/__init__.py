@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from clouds.backbones.ready import as_backbone
     from clouds.core.contract.adaptation import Adapter, Block, Blocks, Projection
     from clouds.core.contract.catalog import BrokenPlugin, Catalog
     from clouds.core.contract.component import Component, FeatureSpec, Kind
@@ -81,6 +82,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "clouds.backbones.ready": ("as_backbone",),
     "clouds.core.contract.adaptation": ("Adapter", "Block", "Blocks", "Projection"),
     "clouds.core.contract.catalog": ("BrokenPlugin", "Catalog"),
     "clouds.core.contract.component": ("Component", "FeatureSpec", "Kind"),

@@ -1,41 +1,31 @@
-"""`clouds plan`, `train`, `predict`, `demo`. Heavy imports are inside functions."""
+"""`clouds plan`, `train`, `demo`. Heavy imports are inside functions."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import chain
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
-
-from cyclopts import Parameter
+from typing import TYPE_CHECKING
 
 from clouds.cli.options import (
     AsJson,
     Assignments,
-    BatchSize,
-    Device,
     Labels,
-    MaxPixels,
     Trust,
     UsageError,
 )
 from clouds.cli.output import write, write_json, write_table
 from clouds.core.contract.component import Kind
-from clouds.core.system.errors import ConfigError, DataError
+from clouds.core.system.errors import ConfigError
 from clouds.core.system.progress import progress_bar
 from clouds.training.recipe import Phase, changed, load_recipe
 from clouds.training.start import recipe_plan, start_pipeline
 
-PredictionFormat = Literal["train-ids", "cityscapes-ids"]
-
 if TYPE_CHECKING:
-    import numpy as np
     from rich.progress import Progress, TaskID
 
     from clouds.core.pipeline.pipeline import Pipeline
-    from clouds.core.pipeline.prediction import Prediction
     from clouds.training.train import TrainingRun
 
 
@@ -126,55 +116,6 @@ def train(
         _write_run(run, as_json=as_json)
 
 
-def predict(
-    checkpoint: Path,
-    images: list[str],
-    /,
-    *,
-    out: Path = Path("predictions"),
-    form: Annotated[PredictionFormat, Parameter(name="--format")] = "train-ids",
-    as_zip: Annotated[bool, Parameter(name="--zip")] = False,
-    short_side: int | None = None,
-    batch_size: BatchSize = 1,
-    max_pixels: MaxPixels = None,
-    device: Device = "auto",
-    trust: Trust = (),
-    as_json: AsJson = False,
-) -> None:
-    """Segment images: NAME.png has the class of every pixel, NAME_overlay.png shows it on the image.
-
-    Args:
-        checkpoint: folder of a saved pipeline; or owner/name[@revision] of the hub.
-        images: images of any size, or folders, glob patterns and datasets KIND:PATH[:SPLIT] with images.
-        out: folder for the results.
-        form: train-ids; or cityscapes-ids, the raw ids that the test servers of Cityscapes and ACDC expect, without
-            overlays.
-        as_zip: also write OUT.zip with the label maps, to upload to a test server.
-        short_side: first resize the short side to this many pixels; the results keep the image's own size.
-    """
-    from clouds.cli.server_files import raw_ids, write_zip
-    from clouds.core.pipeline.checkpoint import read_checkpoint
-    from clouds.core.pipeline.composer import load
-    from clouds.core.pipeline.hub import find_checkpoint
-    from clouds.core.system.images import MAX_PIXELS
-
-    places = _output_files(_find_images(images), out)
-    checkpoint = find_checkpoint(checkpoint)
-    raw = raw_ids(read_checkpoint(checkpoint).plan.labels) if form == "cityscapes-ids" else None
-    pipeline = load(checkpoint, device=device, trust=trust)
-    predictions = pipeline.predict_many(
-        list(places), batch_size=batch_size, short_side=short_side, max_pixels=max_pixels or MAX_PIXELS
-    )
-    _write_predictions(predictions, places, raw)
-    if as_zip:
-        write_zip(out, [labels for labels, _ in places.values()])
-    kinds = ("labels", "overlay") if raw is None else ("labels",)
-    if as_json:
-        write_json([{"image": i, **dict(zip(kinds, files, strict=False))} for i, files in places.items()])
-    else:
-        write(f"{len(places)} label maps{' and overlays' if raw is None else ''} in {out}")
-
-
 def demo(*, out: Path = Path("demo"), seed: int = 0, steps: int | None = None, as_json: AsJson = False) -> None:
     """Run the complete method on built-in data, on a CPU in minutes, and write an HTML report.
 
@@ -251,48 +192,3 @@ def _with_labels(assignments: Sequence[str], labels: str) -> tuple[str, ...]:
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
-
-
-def _find_images(images: Sequence[str]) -> list[Path]:
-    """Image files, in the order of the arguments."""
-    from clouds.core.system.images import find_pictures
-    from clouds.data.folder import dataset_images
-    from clouds.data.spec import is_spec
-
-    found = [dataset_images(one) if is_spec(one) and not Path(one).exists() else find_pictures(one) for one in images]
-    return list(chain.from_iterable(found))
-
-
-def _write_predictions(
-    predictions: Iterable[Prediction], places: Mapping[Path, tuple[Path, Path]], raw: np.ndarray | None
-) -> None:
-    """Write label maps, as values of the table `raw` if there is one, else train ids and overlays."""
-    import numpy as np
-
-    from clouds.core.system.images import write_png
-
-    with progress_bar() as shown:
-        files = shown.track(places.values(), description="predict")
-        for prediction, (labels, overlay) in zip(predictions, files, strict=True):
-            write_png(labels, prediction.labels if raw is None else raw[prediction.labels])
-            if raw is None:
-                write_png(overlay, np.asarray(prediction.overlay()))
-
-
-def _output_files(images: Sequence[Path], out: Path) -> dict[Path, tuple[Path, Path]]:
-    """Label map file and overlay file of each image.
-
-    Raises:
-        DataError: two images would share a file, or a result would overwrite an image.
-    """
-    places = {image: (out / f"{image.stem}.png", out / f"{image.stem}_overlay.png") for image in images}
-    inputs = {image.resolve() for image in places}
-    owners: dict[Path, Path] = {}
-    for image, files in places.items():
-        for file in files:
-            if file in owners:
-                raise DataError(f"results of {owners[file]} and {image} would both be {file}; predict them separately")
-            if file.resolve() in inputs:
-                raise DataError(f"{file} is one of the images and would be overwritten; choose another --out")
-            owners[file] = image
-    return places

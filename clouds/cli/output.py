@@ -25,6 +25,11 @@ def write_notes(notes: Iterable[str]) -> None:
         sys.stderr.write(f"note: {printable(note)}\n")
 
 
+def write_error(error: str) -> None:
+    """Write an error to standard error, in one line, of something that does not end the command."""
+    sys.stderr.write(f"error: {printable(error)}\n")
+
+
 def write_json(document: Any) -> None:
     """Write a document as JSON; values without a JSON type, such as paths, are written as text."""
     text = to_json(document, indent=2, default=str)

@@ -64,10 +64,10 @@ def refine(
     from clouds.synthesis.refine import build_label_refiner, predicted_labels, refine_set
 
     dataset = open_generated(folder)
-    model = None if checkpoint is None else _local_folder(checkpoint)
+    model = None if checkpoint is None else _find_folder(checkpoint)
     own = None if model else _own_labels(dataset)
     part = plan_component(Kind.REFINER, override({"name": refiner}, assignments), Catalog.from_environment())
-    build = partial(build_label_refiner, to_document(part), model, device, trust)
+    build = partial(build_label_refiner, to_document(part), str(model) if model else None, device, trust)
     with open_workers(engine, build, count=workers, device=device) as refining:
         made = refine_set(
             refining,
@@ -124,23 +124,21 @@ def prepare(
         write(f"{made.count} embeddings ({made.bytes / 1e9:.2f} GB) in {cache}")
 
 
-def _local_folder(checkpoint: Path) -> str:
+def _find_folder(checkpoint: Path) -> Path:
     from clouds.core.pipeline.hub import find_checkpoint
 
-    return str(find_checkpoint(checkpoint).resolve())
+    return find_checkpoint(checkpoint).resolve()
 
 
-def _made_with(part: Part, folder: Path, checkpoint: str | None) -> dict[str, Any]:
+def _made_with(part: Part, folder: Path, checkpoint: Path | None) -> dict[str, Any]:
     """Provenance of refined labels; a checkpoint is identified by its file hashes."""
-    from clouds.core.weights.download import sha256_of
+    from clouds.synthesis.provenance import checkpoint_hashes
 
-    files = sorted(path for path in Path(checkpoint).iterdir() if path.is_file()) if checkpoint else []
-    hashes = {path.name: sha256_of(path) for path in files}
     return {
         "refiner": part.name,
         "options": part.options,
         "images": str(folder.resolve()),
-        "labels": hashes if checkpoint else "its own",
+        "labels": checkpoint_hashes(checkpoint) if checkpoint else "its own",
     }
 
 

@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 from attrs import field, frozen
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
 
 from clouds.core.contract.labels import LabelSpace
 from clouds.core.system.batches import read_ahead
@@ -70,7 +70,7 @@ class Views:
 
     def __str__(self) -> str:
         words: list[str] = []
-        if not self._single:
+        if not self.single:
             scales = ", ".join(f"{scale:g}" for scale in self.scales)
             words.append(f"scores averaged over scales {scales}{' and their mirror images' if self.flip else ''}")
         if self.window is not None:
@@ -85,31 +85,53 @@ class Views:
         Views of equal size (an image and its mirror image) share a batch. Memory holds the scores of one batch and
         their sum.
         """
-        if self._single:
+        if self.single:
             for prediction in pipeline.predict_many(
-                images, batch_size=batch_size, short_side=None, window=self._window
+                images, batch_size=batch_size, short_side=None, window=self.window_side
             ):
                 yield prediction.labels
         else:
             for image in read_ahead(same, images, count=1):
-                yield self._average(pipeline, image, batch_size)
+                yield self.total_scores(pipeline, image, batch_size=batch_size).argmax(axis=0).astype(np.uint8)
 
-    def _average(self, pipeline: Predictor, image: np.ndarray, batch_size: int) -> np.ndarray:
+    def total_scores(
+        self,
+        pipeline: Predictor,
+        image: UInt8[np.ndarray, "h w 3"],
+        *,
+        batch_size: int = 1,
+        short_side: int | None = None,
+    ) -> Float32[np.ndarray, "k h w"]:
+        """Sum of the scores of all views, at the image's own size.
+
+        Args:
+            pipeline: segments the views.
+            image: RGB.
+            batch_size: views per forward pass.
+            short_side: short side of the view of scale 1; None keeps the image's.
+        """
         total = np.zeros((len(pipeline.labels), *image.shape[:2]), np.float32)
         shown = [image, image[:, ::-1]] if self.flip else [image]
         for scale in self.scales:
-            side = max(1, round(scale * min(image.shape[:2])))
-            views = pipeline.predict_many(shown, batch_size=batch_size, short_side=side, window=self._window)
+            side = max(1, round(scale * (short_side or min(image.shape[:2]))))
+            views = pipeline.predict_many(shown, batch_size=batch_size, short_side=side, window=self.window_side)
             for prediction, step in zip(views, (1, -1), strict=False):  # flip the scores of the mirror image back
                 total += prediction.scores()[..., ::step]
-        return total.argmax(axis=0).astype(np.uint8)
+        return total
 
     @property
-    def _window(self) -> int:
+    def count(self) -> int:
+        """Number of views of an image."""
+        return len(self.scales) * (2 if self.flip else 1)
+
+    @property
+    def window_side(self) -> int:
+        """`window` as `predict_many` takes it."""
         return _UNLIMITED if self.window is None else self.window
 
     @property
-    def _single(self) -> bool:
+    def single(self) -> bool:
+        """Whether the image itself is the only view."""
         return self.scales == (1.0,) and not self.flip
 
 

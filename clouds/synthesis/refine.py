@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,10 +20,11 @@ from clouds.core.pipeline.composer import load
 from clouds.core.pipeline.pipeline import Pipeline
 from clouds.core.pipeline.prediction import overlaid
 from clouds.core.system.errors import ConfigError, DataError
-from clouds.core.system.files import link_file, own_folder, target_in, write_text
+from clouds.core.system.files import link_file, own_folder, target_in
 from clouds.core.system.images import read_image, write_png
 from clouds.core.system.progress import progress_bar
 from clouds.synthesis.engines import Here, Workers, build_component
+from clouds.synthesis.provenance import require_provenance
 
 FILE_NAME = "refined.json"
 SPLIT = "train"
@@ -121,7 +121,7 @@ def refine_set(
         raise DataError(f"{out}: nothing to refine; give at least one image")
     workers = Here(LabelRefiner(refiner)) if isinstance(refiner, Refiner) else refiner
     with own_folder(out, marker=FILE_NAME) as folder, progress_bar(shown=progress) as bar:
-        _write_provenance(folder, json.loads(json.dumps({**made_with, "seed": seed}, default=str)))
+        require_provenance(folder / FILE_NAME, {**made_with, "seed": seed}, verb="refined")
         missing = {name: path for name, path in named.items() if not _label_file(folder, name).exists()}
         done = workers.map(_refine, (_Job.of(name, path, label, seed) for name, path in missing.items()))
         for job, (before, after) in bar.track(done, total=len(missing), description="refine"):
@@ -180,20 +180,6 @@ def _by_name(images: Sequence[Path]) -> dict[str, Path]:
             raise DataError(f"{named[path.stem]} and {path} share a name; give images with different names")
         named[path.stem] = path
     return named
-
-
-def _write_provenance(folder: Path, made_with: dict[str, Any]) -> None:
-    """Write the provenance of the label maps to the folder; refuse a folder with a different one."""
-    path = folder / FILE_NAME
-    if path.exists():
-        try:
-            there = json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}: not the output of an earlier run ({error}); choose another folder") from error
-        if there != made_with:
-            raise DataError(f"{folder} was refined with {there}, not with {made_with}; choose another folder")
-    else:
-        write_text(path, json.dumps(made_with, indent=2) + "\n")
 
 
 def _label_file(folder: Path, name: str) -> Path:

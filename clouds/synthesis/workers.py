@@ -33,13 +33,17 @@ class Workers(ABC, Generic[Model]):
 
 @final
 class Here(Workers[Model]):
-    """A model in this process that handles one item after the other."""
+    """A model in this process that handles one item after the other.
+
+    Args:
+        model: the model, also an attribute.
+    """
 
     def __init__(self, model: Model) -> None:
-        self._model = model
+        self.model = model
 
     def ask(self, function: Callable[[Model], Result]) -> Result:
-        return function(self._model)
+        return function(self.model)
 
     def map(self, function: Callable[[Model, Item], Result], items: Iterable[Item]) -> Iterator[tuple[Item, Result]]:
-        return ((item, function(self._model, item)) for item in items)
+        return ((item, function(self.model, item)) for item in items)

@@ -45,6 +45,7 @@ def check_head(
     - Outputs have the right shapes and do not depend on the batch.
     - Loss terms are finite scalars with gradients, for normal, empty and ignored targets.
     - Random points come only from `generator`, and ignored pixels have no influence.
+    - The loss of a batch is that of its parts, joined by `loss_counts`.
     - `segment` works for any size, and its labels are the classes with the best scores.
     - Weights survive safetensors.
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from clouds.core.contract.interfaces import Head
 from clouds.core.contract.records import HeadOutput, Targets
-from clouds.testing.contract import require, require_tensor, violation
+from clouds.testing.contract import BATCH_TOLERANCE, require, require_tensor, violation
 
 _GUARD = 16  # pixels; more than the reach of masks at quarter size or of interpolated points
 
@@ -45,6 +45,7 @@ def check_loss(head: Head, output: HeadOutput, size: tuple[int, int], classes: i
     _check_gradients(head, output, usual)
     _check_randomness(head, output, usual)
     _check_ignored(head, output, label_maps)
+    _check_parts(head, output, usual)
 
 
 def _loss(head: Head, output: HeadOutput, targets: Sequence[Targets]) -> Any:
@@ -139,3 +140,31 @@ def _check_ignored(head: Head, output: HeadOutput, label_maps: Tensor) -> None:
         got=f"up to {float(outside):.3g}",
         remedy="weight each pixel or point by `Targets.valid`",
     )
+
+
+@torch.no_grad()
+def _check_parts(head: Head, output: HeadOutput, targets: Sequence[Targets]) -> None:
+    """Check that the losses of two parts, joined by `loss_counts`, are the loss of the whole batch.
+
+    Training relies on it wherever it splits a batch: over processes, in gradient accumulation, by weights of images.
+    """
+    points = torch.rand(2, 50, 2, generator=torch.Generator().manual_seed(4))
+    first, second = targets[0], evolve(targets[1], valid=targets[1].valid.clone())
+    second.valid[:, second.valid.shape[1] // 3 :] = False  # parts of different weight, whatever the terms average over
+    whole = head.loss(output, [first, second], points=points)
+    parts = [
+        head.loss(output.images([index]), [target], points=points[index : index + 1])
+        for index, target in enumerate((first, second))
+    ]
+    counts = [head.loss_counts([target]) for target in (first, second)]
+    for name, term in whole.items():
+        weights = [count.get(name, 1.0) for count in counts]
+        terms = [part.get(name, torch.tensor(float("nan"))) for part in parts]
+        joined = sum(weight * float(one) for weight, one in zip(weights, terms, strict=True)) / sum(weights)
+        require(
+            abs(joined - float(term)) <= BATCH_TOLERANCE * abs(float(term)),
+            head,
+            f"loss term {name!r} of a batch must be the mean of its parts' terms, weighted by `loss_counts`",
+            got=f"{joined:.7g} from the parts and {float(term):.7g} from the batch",
+            remedy="return the number of items that the term averages over from `loss_counts`: pixels, masks, queries",
+        )

@@ -154,6 +154,30 @@ class IgnoredIsBackground(Good):
         return super().image_loss(logits, negative, points)
 
 
+class CountsNothing(Good):
+    """Averages over the valid points of the batch, as if they were images."""
+
+    def loss(self, output: HeadOutput, targets: Sequence[Targets], *, points: Any = None, generator: Any = None) -> Any:
+        terms = super().loss(output, targets, points=points, generator=generator)
+        shares = torch.tensor([target.valid.float().mean() for target in targets])
+        each = (
+            [
+                super(CountsNothing, self).loss(output.images([i]), [target], points=points[i : i + 1])["mask"]
+                for i, target in enumerate(targets)
+            ]
+            if points is not None
+            else [terms["mask"]] * len(targets)
+        )
+        return {"mask": (shares * torch.stack(each)).sum() / shares.sum().clamp(min=1e-6)}
+
+
+class CountsPixels(CountsNothing):
+    """The same loss, with what it averages over."""
+
+    def loss_counts(self, targets: Sequence[Targets]) -> dict[str, float]:
+        return {"mask": float(sum(target.valid.sum() for target in targets))}
+
+
 class WrongAnswerSize(Good):
     def segment(self, output: HeadOutput, valid_size: Any, size: Any, *, scores: bool = False) -> Tensor:
         return super().segment(output, valid_size, valid_size, scores=scores)
@@ -197,6 +221,10 @@ def test_a_good_head_passes_and_stays_as_it_was() -> None:
     assert all(parameter.grad is None for parameter in head.parameters())
 
 
+def test_a_head_that_counts_what_it_averages_over_passes() -> None:
+    check_head(CountsPixels(), SPECS, labels=LABELS)
+
+
 @pytest.mark.parametrize(
     ("head", "message"),
     [
@@ -219,6 +247,7 @@ def test_a_good_head_passes_and_stays_as_it_was() -> None:
         (PointsUnused, r"the loss at given `points` must need no random choice"),
         (TargetsAtIgnored, r"targets at ignored pixels must not influence the loss"),
         (IgnoredIsBackground, r"predictions at ignored pixels must have no gradient"),
+        (CountsNothing, r"loss term 'mask' of a batch must be .* weighted by `loss_counts`; got .* from the parts and"),
         (WrongAnswerSize, r"segment from 50 x 70 to 33 x 141: labels must be .* \(33, 141\); got .* \(50, 70\)"),
         (WrongLabelType, r"segment .*: labels must be a torch.uint8 tensor .*; got torch.int64"),
         (VoidLabels, r"segment .*: labels must be train ids below 3; got 3"),

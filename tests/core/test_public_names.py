@@ -26,6 +26,7 @@ NAMES = [
     *("UnknownComponentError", "UntrainedHeadWarning", "Wanted", "WeightsError", "WorkerError", "__version__"),
     *(
         "ablate",
+        "as_backbone",
         "catalog",
         "compare",
         "compose",

@@ -49,6 +49,13 @@ class TextClassifier:
     logit_scale: float
     pooler: MaskPooler | None = None
 
+    def to(self, device: torch.device) -> TextClassifier:
+        """The same classifier with its tensors on a device; the pooler is a backbone, which moves with its pipeline."""
+        embeddings, class_of, seen = (one.to(device) for one in (self.embeddings, self.class_of, self.seen))
+        return TextClassifier(
+            embeddings=embeddings, class_of=class_of, seen=seen, logit_scale=self.logit_scale, pooler=self.pooler
+        )
+
 
 class Backbone(nn.Module, ABC):
     """Maps images to features, including the normalisation: input images are RGB floats in 0..255.
@@ -74,6 +81,11 @@ class Backbone(nn.Module, ABC):
         self.features: dict[str, FeatureSpec] = dict(features)
         self.frozen: bool = False
         self._trained: tuple[nn.Module, ...] | None = None  # None: everything
+        if len(mean) != 3 or len(std) != 3:
+            raise ConfigError(
+                f"{type(self).__name__}: mean has {len(mean)} and std {len(std)} values; expected 3 each, because a "
+                "backbone gets RGB images: in_channels must be 3"
+            )
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(3, 1, 1), persistent=False)

@@ -50,7 +50,7 @@ def make_plan(
         labels=space or LabelSpace.named("cityscapes"),
         pretrained=pretrained,
         device=_plan_device(device, problems),
-        dtype=_plan_dtype(dtype, problems),
+        dtype=plan_dtype(dtype, problems),
     )
     problems += [*_missing_capabilities(plan), *_trained_twice(plan)]
     problems += catalog.check_plan(plan) if space is not None else []
@@ -130,7 +130,8 @@ def _ready_part(kind: Kind, value: object) -> tuple[Part | None, list[Problem]]:
     wanted = INTERFACES[kind]
     if not isinstance(value, wanted):
         message = f"expected a name, a mapping with 'name', or a {wanted.__name__}; got {type(value).__name__}"
-        return None, [Problem(kind, message, f"clouds list {kind}")]
+        convertible = kind == Kind.BACKBONE and hasattr(value, "state_dict")  # any other torch module
+        return None, [Problem(kind, message, "clouds.as_backbone(module)" if convertible else f"clouds list {kind}")]
     ready = f"{type(value).__module__}:{type(value).__qualname__}"
     return Part(kind=kind, ready=ready, provides=capabilities(value)), []
 
@@ -193,7 +194,8 @@ def _plan_device(device: object, problems: list[Problem]) -> str:
     return text
 
 
-def _plan_dtype(dtype: object, problems: list[Problem]) -> str | None:
+def plan_dtype(dtype: object, problems: list[Problem]) -> str | None:
+    """Name of an autocast type, None for float32; an unknown one is added to the problems."""
     if dtype is None:
         return None
     text = str(dtype).removeprefix("torch.")

@@ -15,9 +15,9 @@ from clouds.core.contract.interfaces import Backbone, Head, TextEncoder
 from clouds.core.contract.label_table import LabelsLike
 from clouds.core.contract.labels import LabelSpace
 from clouds.core.contract.plan import Plan, PlanError, Problem
-from clouds.core.contract.planner import make_plan, plan_part
+from clouds.core.contract.planner import make_plan, plan_dtype, plan_part
 from clouds.core.pipeline.build import instantiate, missing_components, pick_device
-from clouds.core.pipeline.checkpoint import MARKER, read_checkpoint
+from clouds.core.pipeline.checkpoint import read_checkpoint
 from clouds.core.pipeline.hub import find_checkpoint
 from clouds.core.pipeline.pipeline import Pipeline
 from clouds.core.pipeline.segmenter import blocks_of
@@ -84,6 +84,7 @@ def load(
     path: str | Path,
     *,
     device: str | torch.device = "auto",
+    dtype: str | torch.dtype | None = None,
     catalog: Catalog | None = None,
     ready: Mapping[str, object] | None = None,
     trust: Iterable[str] = (),
@@ -92,11 +93,12 @@ def load(
 
     The plan may come from a stranger, so without consent it only builds networks from the weights in the folder.
     Parts that access anything else (a server, a file, published weights) need consent. Generator, refiner and prompter,
-    which are needed for training only, are built on first use.
+    which are needed for training only, are built on first use. The pipeline is in eval mode.
 
     Args:
         path: the folder; if it does not exist, `owner/name` or `owner/name@revision` of the hub.
         device: see `compose`.
+        dtype: autocast type of the forward pass; None keeps the saved one, "float32" switches it off.
         catalog: see `compose`.
         ready: parts by kind that replace the plan's, in the forms that `compose` accepts. Parts that were ready modules
             when the pipeline was composed must be passed here.
@@ -104,13 +106,13 @@ def load(
 
     Raises:
         WeightsError: a file is missing, damaged, or does not fit the plan; or the hub has no such pipeline for you.
-        PlanError: a component of the plan is not installed, or lacks an option of the plan.
+        PlanError: a component of the plan is not installed, or lacks an option of the plan; or the dtype is unknown.
         TrustError: a part accesses resources outside the folder and is not in `trust`.
     """
     found = catalog or Catalog.from_environment()
     folder = find_checkpoint(path)
     checkpoint = read_checkpoint(folder)
-    plan, modules = _replace(checkpoint.plan, ready or {}, found)
+    plan, modules = _replace(_with_dtype(checkpoint.plan, dtype), ready or {}, found)
     elsewhere = checkpoint.published.pretrained if checkpoint.published else False
     consent = Consent(folder=folder, trusted=trust, own=ready or (), pretrained=elsewhere)
     networks = [kind for kind in NETWORKS if kind != Kind.ADAPTER or kind in plan.parts]
@@ -119,7 +121,7 @@ def load(
         parts = _build(plan, networks, modules, found, consent)
     checkpoint.restore(parts[Kind.BACKBONE], parts[Kind.HEAD], parts.get(Kind.ADAPTER))
     place = pick_device(str(device))
-    warn_of_slow_dtype(plan.dtype, place, remedy=f'write "dtype": null in {folder / MARKER}')
+    warn_of_slow_dtype(plan.dtype, place, remedy=f"clouds.load({str(path)!r}, dtype='float32')")
     pipeline = Pipeline(
         plan=plan,
         backbone=parts[Kind.BACKBONE],
@@ -135,7 +137,15 @@ def load(
         },
     )
     pipeline.trained, pipeline.kept = checkpoint.trained, checkpoint.read_kept()
-    return pipeline
+    return pipeline.eval()
+
+
+def _with_dtype(plan: Plan, dtype: str | torch.dtype | None) -> Plan:
+    problems: list[Problem] = []
+    changed = plan if dtype is None else evolve(plan, dtype=plan_dtype(dtype, problems))
+    if problems:
+        raise PlanError(problems)
+    return changed
 
 
 def _replace(plan: Plan, ready: Mapping[str, object], catalog: Catalog) -> tuple[Plan, dict[Kind, object]]:

@@ -67,13 +67,38 @@ def predict_stream(
     Raises:
         DataError: a number is less than 1, or as `find_images`.
     """
-    for name, number, unit in (("batch_size", batch_size, "image"), ("workers", workers, "thread")):
-        if number < 1:
-            raise DataError(f"{name} is {number}; expected at least 1 {unit}")
+    if batch_size < 1:
+        raise DataError(f"batch_size is {batch_size}; expected at least 1 image")
+    pictures = read_images(
+        images,
+        ahead=max(batch_size, workers),
+        workers=workers,
+        short_side=short_side,
+        max_pixels=max_pixels,
+        on_error=on_error,
+    )
+    return answer_in_batches(pictures, predict, group_of=group_of, size=batch_size)
+
+
+def read_images(
+    images: Images,
+    *,
+    ahead: int,
+    workers: int,
+    short_side: int | None,
+    max_pixels: int,
+    on_error: OnError | None,
+) -> Iterator[InputImage]:
+    """The images in order, `ahead` of them read in advance; other arguments and errors are those of `predict_stream`.
+
+    Raises:
+        DataError: an image cannot be read, and there is no `on_error`.
+    """
+    if workers < 1:
+        raise DataError(f"workers is {workers}; expected at least 1 thread")
     read = partial(_read, short_side=short_side, max_pixels=max_pixels, keep_error=on_error is not None)
-    ahead = max(batch_size, workers)
     found = read_ahead(read, enumerate(find_images(images)), count=ahead, threads=workers)
-    return answer_in_batches(_readable(found, on_error), predict, group_of=group_of, size=batch_size)
+    return _readable(found, on_error)
 
 
 @frozen(eq=False)

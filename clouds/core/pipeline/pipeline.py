@@ -6,39 +6,26 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from copy import copy
 from functools import partial
 from numbers import Integral
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from attrs import evolve
-from jaxtyping import Float, UInt8
-from torch import Tensor, nn
+from torch import Tensor
 
-from clouds.core.contract.adaptation import Adapter
 from clouds.core.contract.catalog import Catalog
-from clouds.core.contract.component import Kind
-from clouds.core.contract.interfaces import (
-    Backbone,
-    Generator,
-    Head,
-    ImageGenerators,
-    Prompter,
-    Refiner,
-    TextClassifier,
-)
-from clouds.core.contract.labels import LabelSpace
-from clouds.core.contract.plan import Plan
+from clouds.core.contract.label_table import LabelsLike, read_labels
 from clouds.core.contract.records import HeadOutput
 from clouds.core.contract.tensors import image_tensor
 from clouds.core.pipeline.checkpoint import save_checkpoint
 from clouds.core.pipeline.cuda_graphs import CudaGraphs
 from clouds.core.pipeline.hub import push_pipeline
 from clouds.core.pipeline.many import Images, OnError, predict_stream
+from clouds.core.pipeline.module import PipelineModule
 from clouds.core.pipeline.prediction import (
     ImageLike,
     InputImage,
@@ -49,105 +36,38 @@ from clouds.core.pipeline.prediction import (
 from clouds.core.pipeline.published_weights import find_published
 from clouds.core.pipeline.segmenter import Network, Segmenter, blocks_of, eval_mode
 from clouds.core.pipeline.segments import ImageMasks
-from clouds.core.pipeline.text import plan_classifier
 from clouds.core.published.export import reference_state
 from clouds.core.system.errors import ConfigError, DataError, UntrainedHeadWarning
 from clouds.core.system.images import MAX_PIXELS
 
 
-class Pipeline:
+class Pipeline(PipelineModule):
     """Backbone, adapter and head, with the generator, refiner and prompter that produce their training data.
 
-    Created by `clouds.compose` and `clouds.load`. `trained` tells whether the head was trained; custom training loops
-    set it. `kept` holds the tensors of a published checkpoint that no module uses.
+    Created by `clouds.compose` and `clouds.load`. It is a `torch.nn.Module`; `PipelineModule` says what its parts are.
     """
 
-    def __init__(
-        self,
-        *,
-        plan: Plan,
-        backbone: Backbone,
-        head: Head,
-        device: torch.device,
-        adapter: Adapter | None = None,
-        classifier: TextClassifier | None = None,
-        helpers: Mapping[Kind, object] | None = None,
-        deferred: Mapping[Kind, Callable[[], object]] | None = None,
-    ) -> None:
-        self.plan = plan
-        self.device = device
-        self.segmenter = Segmenter(backbone, head, adapter).to(device)
-        self.trained = self._warned = False
-        self.kept: dict[str, Tensor] = {}
-        self._graphs: CudaGraphs | None = None
-        self._network: tuple[object, Network] | None = None  # module of the CUDA graphs, and its parts
-        self._classifier = classifier
-        self._deferred = dict(deferred or {})
-        self._helpers: dict[Kind, Any] = {kind: _move_to(part, device) for kind, part in (helpers or {}).items()}
+    _graphs: CudaGraphs | None = None
+    _network: tuple[object, Network] | None = None  # module of the CUDA graphs, and its parts
+    _warned = False
 
-    @property
-    def backbone(self) -> Backbone:
-        """Computes features from images."""
-        return self.segmenter.backbone
-
-    @backbone.setter
-    def backbone(self, module: Backbone) -> None:
-        self.segmenter = Segmenter(module, self.head, self.adapter)
-
-    @property
-    def head(self) -> Head:
-        """Predicts masks and classes from features."""
-        return self.segmenter.head
-
-    @head.setter
-    def head(self, module: Head) -> None:
-        self.segmenter = Segmenter(self.backbone, module, self.adapter)
-
-    @property
-    def adapter(self) -> Adapter | None:
-        """What is trained on the frozen backbone, or None."""
-        return self.segmenter.adapter
-
-    @property
-    def labels(self) -> LabelSpace:
-        """Label space of the predictions."""
-        return self.plan.labels
-
-    @property
-    def generator(self) -> Generator | None:
-        """Generates images from prompts, or None."""
-        return self._helper(Kind.GENERATOR)
-
-    @property
-    def refiner(self) -> Refiner | None:
-        """Improves the teacher's label maps, or None."""
-        return self._helper(Kind.REFINER)
-
-    @property
-    def prompter(self) -> Prompter | None:
-        """Writes prompts, or None."""
-        return self._helper(Kind.PROMPTER)
-
-    @property
-    def classifier(self) -> TextClassifier | None:
-        """Text embeddings of the label space, computed on first access; None if the head uses no text."""
-        if self._classifier is None and self.head.uses_text:
-            self._classifier = plan_classifier(self.plan, self.backbone, self.head)
-        return self._classifier
-
-    def with_labels(self, labels: LabelSpace) -> Pipeline:
+    def with_labels(self, labels: LabelsLike) -> Pipeline:
         """A pipeline with the same modules for another label space (open vocabulary).
 
+        Args:
+            labels: a label space in any form that `clouds.compose` accepts, such as `["deer", "road"]`.
+
         Raises:
-            ConfigError: the head's classes are fixed.
+            ConfigError: the head's classes are fixed, or the labels are invalid.
         """
+        space = read_labels(labels)
         if not self.head.open_vocabulary:
             raise ConfigError(
                 f"the head {type(self.head).__name__} was made for the classes of {self.labels.name!r} and cannot "
                 "serve others; a head that classifies by text can: mask2former-text"
             )
         trained = self.plan.trained_labels or self.plan.labels
-        plan = evolve(self.plan, labels=labels, trained_labels=None if labels == trained else trained)
+        plan = evolve(self.plan, labels=space, trained_labels=None if space == trained else trained)
         other = copy(self)
         other.plan, other._classifier = plan, None
         other._graphs = None if self._graphs is None else CudaGraphs(self._graphs.limit)
@@ -166,19 +86,6 @@ class Pipeline:
         self.adapter.detach(blocks)
         self.plan = self.plan.without_adapter()
         self.segmenter = Segmenter(self.backbone, self.head)
-
-    def forward(self, images: Sequence[UInt8[Tensor, "3 _ _"]], rngs: ImageGenerators | None = None) -> HeadOutput:
-        """Predict masks and classes for images of any sizes, at a quarter of the network size.
-
-        Images are padded at bottom and right with the backbone's mean. The network size is the largest height and
-        width, rounded up to a multiple of `size_divisor`. `rngs` are for training, see `Head.forward_images`."""
-        classifier = self.classifier
-        with self.autocast():
-            return self.segmenter(self.pad(images), classifier, rngs)
-
-    def as_module(self) -> Network:
-        """The forward pass on a padded batch as one module in eval mode, to compile or export; see `Network`."""
-        return Network(self.segmenter, self.classifier)
 
     def use_cuda_graphs(self, limit: int = 8) -> None:
         """Let `predict` and `predict_many` replay recorded forward passes: one launch instead of one per kernel.
@@ -200,15 +107,6 @@ class Pipeline:
                 "load it with device='cuda'"
             )
         self._graphs = CudaGraphs(limit) if limit else None
-
-    def autocast(self) -> torch.autocast:
-        """Context of the forward pass: reduced precision if the plan has a dtype."""
-        dtype = getattr(torch, self.plan.dtype) if self.plan.dtype else None
-        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
-
-    def pad(self, images: Sequence[UInt8[Tensor, "3 _ _"]]) -> Float[Tensor, "b 3 h w"]:
-        """Stack images to a float batch (0..255), padded at bottom and right with the mean, which normalises to 0."""
-        return self.segmenter.pad(images)
 
     def predict(
         self, image: ImageLike, *, short_side: int | None = None, window: int = 2048, max_pixels: int = MAX_PIXELS
@@ -327,7 +225,12 @@ class Pipeline:
         with torch.inference_mode(), eval_mode(*self.segmenter.parts.values()):
             output = self._infer([image_tensor(one.resized).to(self.device) for one in pictures])
             masks = [
-                ImageMasks(output=output.image(index), valid_size=one.valid_size, size=one.size)
+                ImageMasks(
+                    output=output.image(index),
+                    valid_size=one.valid_size,
+                    size=one.size,
+                    instances=self.head.instances,
+                )
                 for index, one in enumerate(pictures)
             ]
             labels = [self.head.segment(one.output, one.valid_size, one.size) for one in masks]
@@ -373,13 +276,3 @@ class Pipeline:
                 UntrainedHeadWarning,
                 stacklevel=4,
             )
-
-    def _helper(self, kind: Kind) -> Any:
-        if kind in self._deferred:
-            self._helpers[kind] = _move_to(self._deferred[kind](), self.device)
-            del self._deferred[kind]
-        return self._helpers.get(kind)
-
-
-def _move_to(part: object, device: torch.device) -> object:
-    return part.to(device) if isinstance(part, nn.Module) else part

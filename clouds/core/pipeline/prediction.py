@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,7 @@ from clouds.core.contract.labels import LabelSpace
 from clouds.core.contract.records import HeadOutput
 from clouds.core.pipeline.segments import ImageMasks, Instances, Panoptic, find_instances, find_panoptic
 from clouds.core.pipeline.windows import Window, resampled, sliding_windows
-from clouds.core.system.errors import DataError, NonFiniteError
+from clouds.core.system.errors import ClassMasksWarning, DataError, NonFiniteError
 from clouds.core.system.images import MAX_PIXELS, read_image, short_side_size, to_rgb
 
 _OVERLAP = 256  # pixels; each pixel of a window's core has at least half of it as context
@@ -116,8 +117,11 @@ class Prediction:
         Raises:
             ConfigError: `top` is less than 1.
             DataError: the image was segmented in windows.
+
+        Warns:
+            ClassMasksWarning: the head has one mask per class, so all instances of a class are one.
         """
-        return find_instances(self.find_masks(), self.label_space, top=top)
+        return find_instances(self._masks("instances"), self.label_space, top=top)
 
     def panoptic(self, *, object_mask_threshold: float = 0.8, overlap_threshold: float = 0.8) -> Panoptic:
         """Segments without overlap: one per thing instance, and one per stuff class.
@@ -129,9 +133,12 @@ class Prediction:
         Raises:
             ConfigError: a threshold is not in 0..1.
             DataError: the image was segmented in windows.
+
+        Warns:
+            ClassMasksWarning: the head has one mask per class, so there is one segment per class, and no thing.
         """
         return find_panoptic(
-            self.find_masks(),
+            self._masks("panoptic"),
             self.label_space,
             object_mask_threshold=object_mask_threshold,
             overlap_threshold=overlap_threshold,
@@ -140,6 +147,17 @@ class Prediction:
     def overlay(self, *, opacity: float = 0.5) -> Image.Image:
         """Blend the image with the palette's colours; `opacity` in 0..1."""
         return Image.fromarray(overlaid(self.image, self.labels, self.label_space, opacity=opacity))
+
+    def _masks(self, asked: str) -> ImageMasks:
+        masks = self.find_masks()
+        if not masks.instances:
+            warnings.warn(
+                f"{asked}: the head predicts one mask per class, so each class is one segment; to separate instances, "
+                "train a head that can, such as mask2former, with data.instances=true",
+                ClassMasksWarning,
+                stacklevel=3,
+            )
+        return masks
 
 
 def overlaid(
@@ -164,15 +182,25 @@ def to_pixels(image: ImageLike, *, name: str = "image", max_pixels: int = MAX_PI
         return to_rgb(image, name=name, max_pixels=max_pixels)
     if not isinstance(image, (np.ndarray, Tensor)):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise DataError(f"{name}: expected a path, a PIL image, an array or a tensor; got {type(image).__name__}")
+    channel_axis = require_pixels(image, name=name)
+    if isinstance(image, Tensor) and (image.is_meta or image.layout != torch.strided):
+        raise DataError(f"{name}: expected a dense tensor with values; got {image.layout} on device {image.device}")
+    pixels = image.detach().cpu().numpy() if isinstance(image, Tensor) else image
+    return np.moveaxis(pixels, channel_axis, -1)
+
+
+def require_pixels(image: np.ndarray | Tensor, *, name: str) -> int:
+    """Check that an array or a tensor holds an image; return the axis of its channels.
+
+    Raises:
+        DataError: it is no uint8 array "h w 3" or tensor "3 h w", or it is empty.
+    """
     channel_axis, wanted = (0, "tensor of shape 3 x h x w") if isinstance(image, Tensor) else (2, "array h x w x 3")
     usable = image.ndim == 3 and image.shape[channel_axis] == 3 and math.prod(image.shape) > 0
     if not usable or image.dtype not in (np.dtype("uint8"), torch.uint8):
         dtype = str(image.dtype).removeprefix("torch.")
         raise DataError(f"{name}: expected a non-empty uint8 {wanted}, got {dtype} of shape {tuple(image.shape)}")
-    if isinstance(image, Tensor) and (image.is_meta or image.layout != torch.strided):
-        raise DataError(f"{name}: expected a dense tensor with values; got {image.layout} on device {image.device}")
-    pixels = image.detach().cpu().numpy() if isinstance(image, Tensor) else image
-    return np.moveaxis(pixels, channel_axis, -1)
+    return channel_axis
 
 
 def segment_windows(

@@ -82,11 +82,13 @@ class ImageMasks:
         output: a batch of one.
         valid_size: (height, width) of the image within the padded network input.
         size: (height, width) of the result.
+        instances: whether the head separates instances, see `Head`; otherwise a mask is of a whole class.
     """
 
     output: HeadOutput
     valid_size: tuple[int, int]
     size: tuple[int, int]
+    instances: bool = True
 
     def probabilities(self) -> Float[Tensor, "q k1"]:
         """P(class | query); the last class is "no object"."""
@@ -148,7 +150,7 @@ def find_panoptic(
     2. Assign each pixel to the kept query with the largest P(class | query) x P(mask).
     3. A query's segment consists of its pixels inside its mask. Drop it if it is empty, or if the share
        (assigned pixels) / (pixels inside the mask) is below `overlap_threshold`.
-    4. Merge segments of the same stuff class.
+    4. Merge segments of the same stuff class; of every class, if the head separates no instances.
 
     Raises:
         ConfigError: a threshold is not in 0..1.
@@ -162,18 +164,19 @@ def find_panoptic(
     kept = ((classes < probabilities.shape[1] - 1) & (scores > object_mask_threshold)).nonzero()[:, 0]
     owner, share, area = _compete(found, kept, scores[kept])
     # Steps 3 and 4: queries of each segment
+    things = [found.instances and thing for thing in labels.things]
     groups: dict[tuple[int, int], list[int]] = {}
     counted = ((share >= overlap_threshold) & (area > 0)).nonzero()[:, 0]
     for index in cast("list[int]", counted.tolist()):
         label = int(classes[kept[index]])
-        groups.setdefault((label, index if labels.things[label] else -1), []).append(index)
+        groups.setdefault((label, index if things[label] else -1), []).append(index)
     # Segment ids of kept queries "n+1"; the last entry, 0, is for pixels without owner (index -1)
     ids = torch.zeros(len(kept) + 1, dtype=torch.int32, device=owner.device)
     infos: list[Segment] = []
     for number, ((label, _), group) in enumerate(groups.items(), start=1):
         ids[group] = number
         score, pixels = float(scores[kept[group]].max()), int(area[group].sum())
-        infos.append(Segment(id=number, label=label, is_thing=labels.things[label], score=score, area=pixels))
+        infos.append(Segment(id=number, label=label, is_thing=things[label], score=score, area=pixels))
     return Panoptic(segments=ids[owner].cpu().numpy(), infos=tuple(infos))
 
 

@@ -18,12 +18,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from clouds.core.contract.component import Kind
-from clouds.core.contract.interfaces import Backbone, Head, MaskPooler, TextClassifier, TextEncoder
+from clouds.core.contract.interfaces import MaskPooler, TextClassifier, TextEncoder
 from clouds.core.contract.labels import LabelSpace
-from clouds.core.contract.plan import Plan
-from clouds.core.system.errors import ConfigError, DataError
-from clouds.core.system.files import cache_folder
+from clouds.core.system.errors import DataError
 from clouds.core.weights.loading import digest
 from clouds.core.weights.tensor_cache import TensorCache
 
@@ -59,27 +56,6 @@ def seen_classes(label_space: LabelSpace, trained: LabelSpace) -> list[bool]:
     """Whether each class was labelled in training: one of its synonyms exactly matches a trained one."""
     words = {word for group in trained.synonyms for word in group}
     return [not words.isdisjoint(group) for group in label_space.synonyms]
-
-
-def plan_classifier(plan: Plan, backbone: Backbone, head: Head) -> TextClassifier:
-    """Embed the label space of a plan with its backbone, cached on disk unless the backbone is a ready module.
-
-    Raises:
-        ConfigError: the backbone embeds no texts.
-    """
-    if not isinstance(backbone, TextEncoder):
-        raise ConfigError(
-            f"the head {type(head).__name__} compares with text embeddings, but the backbone "
-            f"{type(backbone).__name__} embeds no texts; choose one that is a TextEncoder"
-        )
-    part = plan.parts[Kind.BACKBONE]
-    return build_classifier(
-        backbone,
-        plan.labels,
-        trained=plan.trained_labels or plan.labels,
-        model=f"{part.name} {part.options}",
-        cache=None if part.ready else cache_folder("text"),
-    )
 
 
 def build_classifier(

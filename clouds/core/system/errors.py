@@ -82,6 +82,10 @@ class UntrainedHeadWarning(UserWarning):
     """The head still has its random initial weights, so its predictions are meaningless."""
 
 
+class ClassMasksWarning(UserWarning):
+    """Instances or panoptic segments come from a head with one mask per class, which separates no instances."""
+
+
 class LeftOutWarning(UserWarning):
     """Files of a dataset are not used; the message counts and names them."""
 

@@ -10,21 +10,6 @@ from safetensors.torch import save_file
 from torchvision import models
 
 from clouds_torchvision import torchvision
-from clouds_torchvision.pyramid import find_levels
-
-STAGES = {
-    "resnet18": ["layer1", "layer2", "layer3", "layer4"],
-    "convnext_tiny": ["features.1", "features.3", "features.5", "features.7"],
-    "swin_t": ["features.1", "features.3", "features.5", "permute"],
-    "regnet_y_400mf": [f"trunk_output.block{i}" for i in range(1, 5)],
-    "squeezenet1_0": ["features.5", "features.10", "features.12"],  # it ends at stride 16
-}
-
-
-@pytest.mark.parametrize("model", STAGES)
-def test_levels_are_the_last_stages_at_their_strides(model: str) -> None:
-    found = find_levels(model, models.get_model(model, weights=None))
-    assert [stage.path for stage in found.values()] == STAGES[model]
 
 
 @pytest.mark.slow  # a minute: every model is built
@@ -32,7 +17,7 @@ def test_levels_are_the_last_stages_at_their_strides(model: str) -> None:
 def test_every_model_has_a_pyramid_or_a_reason(model: str) -> None:
     with torch.device("cpu" if model.startswith("regnet") else "meta"):  # RegNet computes its widths in tensors
         if model.startswith(("vit", "maxvit")):
-            with pytest.raises(clouds.ConfigError, match=f"torchvision's {model} supports only one image size"):
+            with pytest.raises(clouds.ConfigError, match=f"torchvision's {model}: .* supports only one image size"):
                 torchvision(model=model, pretrained=False)
             return
         backbone = torchvision(model=model, pretrained=False).to("meta")
@@ -156,12 +141,9 @@ def test_a_wrong_name_is_answered_with_the_nearest() -> None:
         torchvision(model="fcn_resnet50", pretrained=False)
 
 
-def test_a_model_of_one_size_and_one_without_strides_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(clouds.ConfigError, match=r"vit_b_16 supports only one image size .* timm: name"):
+def test_a_model_of_one_size_is_refused() -> None:
+    with pytest.raises(clouds.ConfigError, match=r"vit_b_16: VisionTransformer supports only one .* timm: name"):
         torchvision(model="vit_b_16", pretrained=False)
-    flat = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, stride=2, padding=1), torch.nn.Flatten())
-    with pytest.raises(clouds.ConfigError, match=r"flat has maps at strides \[2\], none at \[4, 8, 16\]"):
-        find_levels("flat", flat)
 
 
 @pytest.mark.filterwarnings("ignore:the head LinearHead has not been trained")

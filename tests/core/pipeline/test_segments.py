@@ -14,7 +14,7 @@ import clouds
 from clouds.core.contract.labels import LabelSpace
 from clouds.core.contract.records import HeadOutput
 from clouds.core.pipeline.segments import ImageMasks, Panoptic, find_instances, find_panoptic
-from clouds.core.system.errors import ConfigError, DataError
+from clouds.core.system.errors import ClassMasksWarning, ConfigError, DataError
 
 STREET = LabelSpace.from_names(["road", "sky", "person"], things=["person"])
 ROAD, SKY, PERSON, NOTHING = range(4)
@@ -203,10 +203,11 @@ def test_no_float_tensor_has_the_images_size_for_every_query(size: tuple[int, in
 
 
 TINY = {"name": "tiny", "dims": [8, 16, 24, 32], "depths": [1, 1, 1, 1]}
+MASKS = {"name": "mask2former", "queries": 8, "width": 64, "layers": 1, "encoder_layers": 1}
 
 
 def test_predictions_have_instances_and_segments_of_the_images_size() -> None:
-    pipeline = clouds.compose(backbone=TINY, head="linear", device="cpu")
+    pipeline = clouds.compose(backbone=TINY, head=MASKS, device="cpu")
     pipeline.trained = True
     image = np.random.default_rng(0).integers(0, 256, (45, 70, 3), np.uint8)
     for short_side in (None, 32):
@@ -220,7 +221,7 @@ def test_predictions_have_instances_and_segments_of_the_images_size() -> None:
 
 
 def test_images_segmented_in_windows_have_none() -> None:
-    pipeline = clouds.compose(backbone=TINY, head="linear", device="cpu")
+    pipeline = clouds.compose(backbone=TINY, head=MASKS, device="cpu")
     pipeline.trained = True
     image = np.zeros((100, 144, 3), np.uint8)
     prediction = pipeline.predict(image, window=64)
@@ -228,6 +229,25 @@ def test_images_segmented_in_windows_have_none() -> None:
         with pytest.raises(DataError, match=r"an image of 100 x 144 .* in windows of 64 pixels.* window=120 or more"):
             ask()
     assert pipeline.predict(image, window=120).panoptic().segments.shape == (100, 144)
+
+
+def test_a_head_of_one_mask_per_class_says_so() -> None:
+    """Its segments are the classes of its label map, and none is a thing."""
+    space = clouds.LabelSpace.from_names(["car", "road"], things=["car"])
+    pipeline = clouds.compose(backbone=TINY, head="linear", labels=space, device="cpu")
+    pipeline.trained = True
+    prediction = pipeline.predict(np.random.default_rng(0).integers(0, 256, (45, 70, 3), np.uint8))
+    with pytest.warns(ClassMasksWarning, match=r"panoptic: .*one mask per class, so each class .*data\.instances=true"):
+        found = prediction.panoptic(overlap_threshold=0.0)
+    assert len({one.label for one in found.infos}) == len(found.infos) > 0
+    assert not any(one.is_thing for one in found.infos)
+    for one in found.infos:
+        assert (
+            prediction.labels[found.segments == one.id] == one.label
+        ).mean() > 0.9  # sigmoids are resized, not scores
+    with pytest.warns(ClassMasksWarning, match="instances: the head predicts one mask per class"):
+        instances = prediction.instances(top=3)
+    assert set(instances.labels.tolist()) <= {0}
 
 
 def test_wrong_arguments_are_named() -> None:

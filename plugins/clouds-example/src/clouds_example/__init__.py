@@ -75,3 +75,13 @@ def clouds_prompters():
 
 def cities():
     return _components().Cities()
+
+
+@hookimpl
+def clouds_trackers():
+    return [Offer("loss-table", "clouds_example.tracking:LossTable", "the loss of each step in loss.csv")]
+
+
+@hookimpl
+def clouds_datasets():
+    return [Offer("split-first", "clouds_example.data:SPLIT_FIRST", "folders images and labels in each split")]

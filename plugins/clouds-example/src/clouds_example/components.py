@@ -92,6 +92,11 @@ class PixelMLP(clouds.Head):
         each = binary_cross_entropy_with_logits(logits, wanted, reduction="none") * valid
         return {"mask": each.sum() / valid.sum().clamp(min=1)}
 
+    def loss_counts(
+        self, targets
+    ):  # "mask" averages over valid pixels, so a part of a batch weighs as its share of them
+        return {"mask": float(sum(target.valid.sum() for target in targets))}
+
     def segment(self, output, valid_size, size, *, scores=False):
         probabilities = interpolate(output.mask_logits, scale_factor=4, mode="bilinear").sigmoid()
         answer = interpolate(probabilities[..., : valid_size[0], : valid_size[1]], size, mode="bilinear")[0]

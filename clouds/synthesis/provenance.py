@@ -1,0 +1,40 @@
+"""Provenance of a folder of results, so that a continued run never mixes different ones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from clouds.core.system.errors import DataError
+from clouds.core.system.files import write_text
+from clouds.core.weights.download import sha256_of
+
+
+def require_provenance(path: Path, made_with: dict[str, Any], *, verb: str) -> None:
+    """Write the provenance of results to their folder, or compare it with that of the earlier run.
+
+    Args:
+        path: JSON file in the folder.
+        made_with: plain values.
+        verb: how the results are made, for the message, such as "refined".
+
+    Raises:
+        DataError: the folder has results of another provenance, or the file is not JSON.
+    """
+    made_with = json.loads(json.dumps(made_with, default=str))
+    if not path.exists():
+        write_text(path, json.dumps(made_with, indent=2) + "\n")
+        return
+    try:
+        there = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not the output of an earlier run ({error}); choose another folder") from error
+    if there != made_with:
+        raise DataError(f"{path.parent} was {verb} with {there}, not with {made_with}; choose another folder")
+
+
+def checkpoint_hashes(checkpoint: Path) -> dict[str, str]:
+    """SHA-256 of each file of a saved pipeline, by name."""
+    files = sorted(path for path in checkpoint.iterdir() if path.is_file())
+    return {path.name: sha256_of(path) for path in files}
