@@ -115,7 +115,7 @@ def _even(pixels: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
 
 def _av() -> Any:
     try:
-        import av  # pyright: ignore[reportMissingImports]  (an optional extra)
+        import av
     except ModuleNotFoundError:
         raise ConfigError("videos need PyAV, which is not installed: pip install 'clouds-dgss[video]'") from None
     return av

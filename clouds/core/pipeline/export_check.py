@@ -2,8 +2,7 @@
 
 Runtimes sum in other orders, so values differ by float32 roundings (6e-8) that add up over the layers: at most some
 hundred of the largest magnitude. Measured in mask logits of about 1: up to 7e-6 (docs/tutorials/export.md).
-`TOLERANCE` is some fifteen times that; an operator with another convention, such as a shift by half a pixel, is off by
-1e-2 or more.
+`TOLERANCE` is some fifteen times that.
 
 A mask logit at 0 opens or closes attention of Mask2Former's queries there, so that a rounding changes the output by
 more. Images are therefore drawn until the pipeline itself is stable: a contrast higher by a hundred roundings must not
