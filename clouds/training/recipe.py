@@ -23,6 +23,7 @@ from clouds.data.spec import parse_spec
 from clouds.data.transforms import Augmentation
 
 Phase = Literal["warmup", "joint"]
+RecipeLike = str | Path | Mapping[str, Any]  # a name, a TOML file, or a table with the keys of a file
 Overrides = Sequence[str] | Mapping[str, Any]  # "a.b=value" texts, or values by "a.b"
 MODEL_KEYS = frozenset(inspect.signature(make_plan).parameters) - {"catalog"}
 MANY = 10**9  # more steps, or images in a batch, than any run has
@@ -341,8 +342,11 @@ def recipe_names() -> list[str]:
     )
 
 
-def load_recipe(name: str | Path, overrides: Overrides = ()) -> Recipe:
-    """Load a recipe by name or from a TOML file, and apply overrides: `a.b=value` texts, or a mapping of `a.b`.
+def load_recipe(name: RecipeLike, overrides: Overrides = ()) -> Recipe:
+    """Load a recipe by name, from a TOML file or from a table, and apply overrides.
+
+    A table has the keys of a file: `{"extends": "folder", "warmup": {"steps": 20}}`. Overrides are `a.b=value` texts,
+    or a mapping of `a.b`.
 
     Keys of `model` need no prefix: `refiner=sam-vit-h` is `model.refiner=sam-vit-h`.
 
@@ -353,7 +357,7 @@ def load_recipe(name: str | Path, overrides: Overrides = ()) -> Recipe:
     data = document.get("data")
     if isinstance(data, dict) and isinstance(data.get("source"), str):
         data["source"] = [data["source"]]  # a single SPEC needs no brackets
-    return _settle(structure(document, Recipe, source=f"recipe {name}"))
+    return _settle(structure(document, Recipe, source=f"recipe {_title(name)}"))
 
 
 def _pathed(overrides: Overrides) -> list[tuple[list[str], Any]]:
@@ -365,17 +369,21 @@ def _pathed(overrides: Overrides) -> list[tuple[list[str], Any]]:
     return [(["model", *path] if path[0] in MODEL_KEYS else path, value) for path, value in found]
 
 
-def _resolve(name: str | Path, extending: tuple[str, ...] = ()) -> dict[str, Any]:
+def _title(name: RecipeLike) -> str:
+    return "given as a table" if isinstance(name, Mapping) else str(name)
+
+
+def _resolve(name: RecipeLike, extending: tuple[str, ...] = ()) -> dict[str, Any]:
     """Read a recipe and merge it over the one it extends; `extending` names the recipes that led here."""
-    chain = (*extending, str(name))
-    if str(name) in extending:
+    chain = (*extending, _title(name))
+    if _title(name) in extending:
         raise ConfigError(f"recipe {name} extends itself: {' -> '.join(chain)}; remove one `extends`")
-    document = _read(name)
+    document = dict(name) if isinstance(name, Mapping) else _read(name)
     base = document.pop("extends", None)
     if base is None:
         return document
     if not isinstance(base, str):
-        raise ConfigError(f"recipe {name}: extends is {base!r}; expected one name or .toml file, as a string")
+        raise ConfigError(f"recipe {_title(name)}: extends is {base!r}; expected one name or .toml file, as a string")
     return merge(_resolve(base, chain), document)
 
 
