@@ -6,7 +6,9 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
 
 from clouds.cli.catalog_commands import list_components
 from clouds.cli.options import (
