@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from attrs import frozen
@@ -32,6 +32,7 @@ _WINDOW = 2048
 
 Configs = Mapping[str, str | os.PathLike[str]] | str | os.PathLike[str] | None
 Pair = tuple[np.ndarray, np.ndarray]
+_Spec = TypeVar("_Spec")
 
 
 def evaluate(
@@ -169,8 +170,8 @@ class Settings:
 
 
 def chosen_specs(
-    specs: Sequence[str | Dataset | Pairs], benchmark: str | None, data_root: str | os.PathLike[str]
-) -> Sequence[str | Dataset | Pairs]:
+    specs: Sequence[_Spec], benchmark: str | None, data_root: str | os.PathLike[str]
+) -> Sequence[_Spec | str]:
     """The datasets to evaluate: those listed, or those of a benchmark.
 
     Raises:
