@@ -15,7 +15,6 @@ from jaxtyping import Int
 
 from clouds.core.contract.component import Kind
 from clouds.core.contract.labels import LabelSpace
-from clouds.core.contract.planner import make_plan
 from clouds.core.pipeline.composer import load
 from clouds.core.pipeline.pipeline import Pipeline
 from clouds.core.system.config import to_json
@@ -32,7 +31,7 @@ from clouds.training.checkpoint import FILE_NAME as CHECKPOINT
 from clouds.training.loop import StepCallback
 from clouds.training.recipe import Overrides, Phase, Recipe, load_recipe, with_values
 from clouds.training.run_folder import RECIPE, START, read_recipe, read_run
-from clouds.training.start import model_arguments, start_pipeline
+from clouds.training.start import recipe_plan, start_pipeline
 from clouds.training.train import train
 
 MARKER, COUNTS, TEACHER = "ablation.json", "images.npz", "teacher.npz"
@@ -95,7 +94,7 @@ def ablate(
         raise ConfigError(f"seeds: expected one or more different numbers, got {list(seeds)}")
     settings = _settings(recipe, data, set)
     source = "of the ablation" if isinstance(recipe, Recipe) else str(recipe)
-    labels = make_plan(**model_arguments(settings, source, "joint")).labels
+    labels = recipe_plan(settings, source, "joint").labels
     scored = _open_labelled(settings.data.evaluation, labels)
     targets = tuple(_absolute(spec) for spec in ceiling)
     described = {"recipe": evolve(settings, seed=0).to_dict(), "ceiling": list(targets)}
@@ -103,7 +102,9 @@ def ablate(
         folder = closing.enter_context(own_folder(out, marker=MARKER))
         _claim(folder, described)
         inputs = _inputs(settings, targets, folder, labels)
-        recipes = {(arm, seed): arm_recipes(arm, inputs, seed) for seed in seeds for arm in specs}  # checks them all
+        recipes = {(arm, seed): arm_recipes(arm, inputs, seed) for seed in seeds for arm in specs}
+        for arm in specs:
+            recipe_plan(recipes[arm, seeds[0]].joint, f"of arm {arm.name}", "joint")  # checks all before any trains
         shown = targets or ((inputs.exact,) if inputs.exact else ())
         pictures = _open_labelled(shown, labels) if shown else {}
         experiment = _Experiment(out=folder, source=source, scored=scored, pictures=pictures, on_step=on_step, say=say)

@@ -10,6 +10,7 @@ from attrs import evolve
 from training_helpers import TINY, assert_same, compose, recipe, weights, write_source
 
 import clouds
+from clouds.core.contract.plan import PlanError
 from clouds.core.system.errors import ConfigError, DataError
 from clouds.training.ablation import COUNTS, ablate
 from clouds.training.recipe import Recipe
@@ -139,12 +140,15 @@ def test_an_arm_with_another_model_has_its_own_warm_up(settings: Recipe, target:
         (["source", "source"], "arm 'source' is listed twice"),
         (["own=teacher.evry=1"], "evry"),
         (["ceiling"], "arm 'ceiling' needs the target's own labels; give ceiling=SPEC"),
+        (["source", 'own=loss.terms=["feature-distanse"]'], "unknown loss 'feature-distanse'; did you mean"),
+        (["source", "own=data.sampler=rare"], "unknown sampler 'rare'"),
+        (["source", "own=head=liner"], "unknown head 'liner'; did you mean 'linear'"),
     ],
 )
 def test_bad_arms_are_named_before_anything_is_trained(
     settings: Recipe, target: str, tmp_path: Path, arms: list[str], message: str
 ) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises((ConfigError, PlanError), match=message):
         ablate(settings, arms=arms, data=[target], out=tmp_path / "out")
     assert not (tmp_path / "out" / "warmup").exists()
 
