@@ -68,7 +68,7 @@ def evaluate(
     """Evaluate a saved pipeline on labelled datasets, one per domain.
 
     Args:
-        checkpoint: folder of a saved pipeline.
+        checkpoint: folder of a saved pipeline; or owner/name[@revision] of the hub.
         data: KIND:PATH[:SPLIT], one or more.
         protocol: names of `clouds list protocols`, or all; several give one table. Default: the benchmark's, or native.
         benchmark: a name of `clouds list benchmarks` in place of --data; it also sets protocol and classes.
@@ -114,7 +114,7 @@ def evaluate_segments(
     """Panoptic quality and average precision of a saved pipeline on sets with instances, one per domain.
 
     Args:
-        checkpoint: folder of a saved pipeline.
+        checkpoint: folder of a saved pipeline; or owner/name[@revision] of the hub.
         data: KIND:PATH[:SPLIT] of a kind that ends in -panoptic, one or more.
         short_side: first resize the short side to this many pixels; scores are at the image's own size.
         object_mask_threshold: masks need a class probability above this to become panoptic segments.
@@ -124,10 +124,12 @@ def evaluate_segments(
     """
     from clouds.core.pipeline.checkpoint import read_checkpoint
     from clouds.core.pipeline.composer import load
+    from clouds.core.pipeline.hub import find_checkpoint
     from clouds.core.system.processes import join
     from clouds.evaluation.evaluate_segments import evaluate_segments, open_segment_datasets
 
     processes = join(device)
+    checkpoint = find_checkpoint(checkpoint)
     datasets = open_segment_datasets(data, read_checkpoint(checkpoint).plan.labels, dataset_config)
     result = evaluate_segments(
         load(checkpoint, device=device, trust=trust),
@@ -153,8 +155,10 @@ def _evaluate(
     """A report for each of the settings. All checks come before the pipeline is built."""
     from clouds.core.pipeline.checkpoint import read_checkpoint
     from clouds.core.pipeline.composer import load
+    from clouds.core.pipeline.hub import find_checkpoint
     from clouds.evaluation.evaluate import open_datasets
 
+    checkpoint = find_checkpoint(checkpoint)
     label_space = read_checkpoint(checkpoint).plan.labels
     datasets = open_datasets(specs, label_space, dataset_config)
     for one in settings:

@@ -88,7 +88,8 @@ def train(
             runs/RECIPE.
         labels: label space; replaces the recipe's.
         phase: warmup or joint; default: both.
-        init: saved pipeline to start from instead of a new model, for example the warm-up's for the joint phase.
+        init: saved pipeline to start from instead of a new model, for example the warm-up's for the joint phase: a
+            folder, or owner/name[@revision] of the hub.
         resume: folder of an interrupted run to continue exactly; excludes other options except --set of settings that
             do not affect past steps, such as data.on_error=skip.
     """

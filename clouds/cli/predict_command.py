@@ -53,7 +53,7 @@ def predict(
     named, and the rest is done; the exit code is then 1.
 
     Args:
-        checkpoint: folder of a saved pipeline.
+        checkpoint: folder of a saved pipeline; or owner/name[@revision] of the hub.
         images: images of any size, folders, glob patterns and datasets KIND:PATH[:SPLIT] with images, or videos.
         out: folder for the results, also of the frames of a video; or a video file, such as out.mp4.
         formats: what to write; repeatable. Default: train-ids and overlay; overlay for a video file. train-ids; ids
@@ -67,8 +67,6 @@ def predict(
         flip: also average the scores of the mirror image.
         readers: threads that read and decode images.
     """
-    from clouds.core.pipeline.checkpoint import read_checkpoint
-    from clouds.inference.formats import check_formats
     from clouds.inference.sources import find_sources
     from clouds.inference.video import is_video
 
@@ -76,12 +74,23 @@ def predict(
     numbers = {"short_side": short_side, "max_pixels": max_pixels, "batch_size": batch_size, "readers": readers}
     options = _options(formats, {"scales": scales, "flip": flip, "window": window}, numbers)
     sources = find_sources(images, max_pixels=options.max_pixels)
-    check_formats(formats, read_checkpoint(checkpoint).plan.labels)
+    checkpoint = _find_checkpoint(checkpoint, formats)
     if is_video(out):
         return _predict_video(checkpoint, sources, out, options, engine, device, trust, as_json=as_json)
     done = _predict_folder(checkpoint, sources, out, options, engine, workers, device, trust)
     _write_outcome(done, out, formats, as_zip=as_zip, as_json=as_json)
     return 1 if done.failures else 0
+
+
+def _find_checkpoint(checkpoint: Path, formats: tuple[str, ...]) -> Path:
+    """The folder of a saved pipeline, whose label space must have the formats."""
+    from clouds.core.pipeline.checkpoint import read_checkpoint
+    from clouds.core.pipeline.hub import find_checkpoint
+    from clouds.inference.formats import check_formats
+
+    folder = find_checkpoint(checkpoint)
+    check_formats(formats, read_checkpoint(folder).plan.labels)
+    return folder
 
 
 def _predict_folder(

@@ -54,7 +54,7 @@ def refine(
     Args:
         folder: a generated dataset.
         refiner: a name from `clouds list refiners`.
-        checkpoint: saved pipeline that labels the images; default: refine their own label maps.
+        checkpoint: saved pipeline (or owner/name of the hub) that labels the images; default: refine their label maps.
         out: folder for the result; default: FOLDER-refined.
         seed: seed of the refiner's random choices.
         assignments: options of the refiner.
@@ -64,10 +64,10 @@ def refine(
     from clouds.synthesis.refine import build_label_refiner, predicted_labels, refine_set
 
     dataset = open_generated(folder)
-    own = None if checkpoint else _own_labels(dataset)
-    model = str(checkpoint.resolve()) if checkpoint else None
+    model = None if checkpoint is None else _find_folder(checkpoint)
+    own = None if model else _own_labels(dataset)
     part = plan_component(Kind.REFINER, override({"name": refiner}, assignments), Catalog.from_environment())
-    build = partial(build_label_refiner, to_document(part), model, device, trust)
+    build = partial(build_label_refiner, to_document(part), str(model) if model else None, device, trust)
     with open_workers(engine, build, count=workers, device=device) as refining:
         made = refine_set(
             refining,
@@ -75,7 +75,7 @@ def refine(
             own,
             out=out or folder.with_name(f"{folder.resolve().name}-refined"),
             label_space=refining.ask(predicted_labels),
-            made_with=_made_with(part, folder, checkpoint),
+            made_with=_made_with(part, folder, model),
             seed=seed,
             progress=True,
         )
@@ -122,6 +122,12 @@ def prepare(
         write_json({"cache": cache, "embeddings": made.count, "bytes": made.bytes})
     else:
         write(f"{made.count} embeddings ({made.bytes / 1e9:.2f} GB) in {cache}")
+
+
+def _find_folder(checkpoint: Path) -> Path:
+    from clouds.core.pipeline.hub import find_checkpoint
+
+    return find_checkpoint(checkpoint).resolve()
 
 
 def _made_with(part: Part, folder: Path, checkpoint: Path | None) -> dict[str, Any]:

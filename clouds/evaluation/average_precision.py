@@ -28,10 +28,9 @@ def true_instances(segments: Int32[np.ndarray, "h w"], label_space: LabelSpace, 
     values = np.unique(segments)
     kept = values[(values != IGNORE_ID) & are_things(values.astype(np.uint8), label_space)]
     crowds = are_crowds(kept, label_space)
-    masks = segments == kept[:, None, None]
-    return [
-        _annotation(image, int(value % FACTOR), mask, iscrowd=int(crowd))
-        for value, crowd, mask in zip(kept, crowds, masks, strict=True)
+    return [  # one mask at a time: a street in 12 megapixels may have a hundred
+        _annotation(image, value % FACTOR, segments == value, iscrowd=int(crowd))
+        for value, crowd in zip(kept.tolist(), crowds.tolist(), strict=True)
     ]
 
 

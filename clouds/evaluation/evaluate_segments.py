@@ -66,7 +66,7 @@ def evaluate_segments(
     if "instances" not in capabilities(pipeline.head):
         raise ConfigError(
             f"evaluate_segments: head {type(pipeline.head).__name__} predicts one mask per class, so instances cannot "
-            "be told apart; train a pipeline with head=mask2former"
+            "be told apart; train a pipeline with head=mask2former or eomt"
         )
     datasets = open_segment_datasets(specs, pipeline.labels, configs)
     thresholds = {"object_mask_threshold": object_mask_threshold, "overlap_threshold": overlap_threshold}

@@ -35,6 +35,8 @@ def require_provenance(path: Path, made_with: dict[str, Any], *, verb: str) -> N
 
 
 def checkpoint_hashes(checkpoint: Path) -> dict[str, str]:
-    """SHA-256 of each file of a saved pipeline, by name."""
-    files = sorted(path for path in checkpoint.iterdir() if path.is_file())
-    return {path.name: sha256_of(path) for path in files}
+    """SHA-256 of each file of a saved pipeline, by name; other files, such as a model card, are left out."""
+    from clouds.core.pipeline.checkpoint import FILES  # imports torch
+
+    files = (checkpoint / name for name in sorted(FILES))
+    return {path.name: sha256_of(path) for path in files if path.is_file()}

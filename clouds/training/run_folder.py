@@ -67,17 +67,30 @@ def read_recipe(folder: Path) -> Recipe:
     return to_recipe(document, source=str(path))
 
 
+def final_scores(folder: Path, phase: Phase) -> Domains:
+    """Scores of a run at the last step of a phase; empty if it was not evaluated there."""
+    steps = read_recipe(folder).config(phase).steps
+    path = folder / LOG
+    found = [line for line in _scored(path, _whole_lines(path)) if (line.phase, line.step) == (phase, steps)]
+    return found[-1].scores if found else {}
+
+
 def _read_evaluations(path: Path, recipe: Recipe) -> list[Evaluation]:
-    """The evaluations in a log. Its last line may be unfinished, because the run may still write."""
-    lines = path.read_bytes().split(b"\n")[:-1]
+    """The evaluations in a log."""
+    lines = _whole_lines(path)
     warmup = recipe.warmup.steps if lines and _read_line(path, 1, lines[0]).phase == "warmup" else 0
     before: dict[Phase, int] = {"warmup": 0, "joint": warmup}
-    found: list[Evaluation] = []
-    for number, text in enumerate(lines, 1):
-        if b'"scores"' in text:  # few lines have scores, and a long run has many lines
-            line = _read_line(path, number, text)
-            found.append(Evaluation(step=before[line.phase] + line.step, domains=line.scores))
-    return found
+    return [Evaluation(step=before[line.phase] + line.step, domains=line.scores) for line in _scored(path, lines)]
+
+
+def _whole_lines(path: Path) -> list[bytes]:
+    """The lines of a log. Its last line may be unfinished, because the run may still write."""
+    return path.read_bytes().split(b"\n")[:-1]
+
+
+def _scored(path: Path, lines: Sequence[bytes]) -> list[_Line]:
+    """The lines with scores; they are few, and a long run has many lines."""
+    return [_read_line(path, number, text) for number, text in enumerate(lines, 1) if b'"scores"' in text]
 
 
 def _read_line(path: Path, number: int, text: bytes) -> _Line:

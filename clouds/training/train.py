@@ -288,12 +288,26 @@ def _prepare_run(
     )
     parts = processes.world * recipe.loop.accumulate
     for name in phases:
+        _check_weights(recipe.data, name, generated=bool(pictures) and name == "joint")
         if run.recipe.config(name).batch_size < parts:
             raise ConfigError(
                 f"{name}.batch_size is {run.recipe.config(name).batch_size}, but {processes.world} processes with "
                 f"loop.accumulate={recipe.loop.accumulate} need at least {parts} images in a batch"
             )
     return run
+
+
+def _check_weights(data: DataConfig, phase: Phase, *, generated: bool) -> None:
+    """Refuse a phase in which the images that are drawn have weight 0."""
+    count = len(data.source)
+    factors = (*(data.source_factors or [1.0] * count), data.generated_factor * generated)
+    weights = (*(data.source_weights or [1.0] * count), data.generated_weight)
+    drawn = [weight for factor, weight in zip(factors, weights, strict=True) if factor]
+    if drawn and not any(drawn):
+        raise ConfigError(
+            f"{phase}: all images that are drawn have weight 0, so nothing would be learned; raise data.source_weights"
+            + (" or data.generated_weight" if generated else "")
+        )
 
 
 def _loss_terms(asked: Sequence[NamedOptions], pipeline: Pipeline) -> dict[str, LossTerm]:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 from doc_blocks import NOT_RUN, RUN, Runner, find_blocks
+from local_hub import serving
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
 SLOW: set[str] = set()
+HUB = {"docs/tutorials/hub.md"}  # pages that push to a hub: to one on this machine
 
 
 def _name(page: Path) -> str:
@@ -56,12 +59,13 @@ def test_blocks(page: Path, reader: Path, capsys: pytest.CaptureFixture[str]) ->
         return "".join(capsys.readouterr())
 
     runner = Runner(printed)
-    for block in find_blocks(page):
-        try:
-            runner.run(block)
-        except BaseException as error:
-            error.add_note(f"in the block at {_name(page)}:{block.line}")
-            raise
+    with serving(reader / "home") if _name(page) in HUB else nullcontext():
+        for block in find_blocks(page):
+            try:
+                runner.run(block)
+            except BaseException as error:
+                error.add_note(f"in the block at {_name(page)}:{block.line}")
+                raise
 
 
 @pytest.mark.parametrize("page", PAGES, ids=_name)

@@ -8,7 +8,7 @@ import torch
 from attrs import evolve
 from test_steps import make_state, parameters, sample
 from torch.nn import functional
-from training_helpers import compose
+from training_helpers import compose, recipe
 
 import clouds
 from clouds.core.contract.interfaces import ImageGenerators
@@ -23,6 +23,7 @@ from clouds.training.samples import Sample, SampleReader
 from clouds.training.steps import pseudo_targets, train_step
 from clouds.training.targets import pasted_targets
 from clouds.training.teacher import Teacher
+from clouds.training.train import train
 
 HEADS = {
     "linear": {"name": "linear", "width": 8},
@@ -186,6 +187,25 @@ def test_samples_have_the_weight_of_their_dataset(source: str, generated: Path) 
     reader = SampleReader([dataset, dataset], pictures, settings, seed=0, weights=(1.0, 0.5, 0.25))
     read = [reader[which, 0, which] for which in range(3)]
     assert [one.weight for one in read if isinstance(one, Sample)] == [1.0, 0.5, 0.25]
+
+
+@pytest.mark.parametrize(
+    ("more", "phase"),
+    [
+        (["data.source_weights=[0]"], "warmup"),
+        (["data.source_weights=[0]", "data.generated_weight=0"], "joint"),
+        (["data.source_factors=[0]", "data.generated_weight=0"], "joint"),
+    ],
+)
+def test_a_phase_whose_images_have_no_weight_is_refused(
+    more: list[str], phase: str, source: str, generated: Path, tmp_path: Path
+) -> None:
+    message = f"^{phase}: all images that are drawn have weight 0, .*; raise data.source_weights"
+    arguments = {"source": source, "generated": generated, "phase": phase}
+    settings = recipe(*more, f"data.source={source}")
+    with pytest.raises(clouds.ConfigError, match=message):
+        train(compose(), recipe=settings, out=tmp_path / "run", **arguments)
+    assert not (tmp_path / "run").exists()
 
 
 def test_images_that_are_not_finite_are_named_by_their_group() -> None:

@@ -81,8 +81,11 @@ def missing_components(parts: Iterable[Part], catalog: Catalog) -> list[Problem]
     for part in parts:
         try:
             component = catalog.entry(part.kind, part.qualified_name).component
-        except UnknownComponentError as error:
-            problems.append(Problem(part.kind, f"{error}; {_origin(part)}", _install_command(part, catalog)))
+        except UnknownComponentError:
+            source = f"{part.distribution or 'an unnamed distribution'} {part.version}".rstrip()
+            broken = [str(one) for one in catalog.broken if _same_distribution(one.distribution, part.distribution)]
+            fault = "; ".join([f"{part.name!r} of {source} is not installed", *broken])
+            problems.append(Problem(part.kind, fault, _install_command(part, catalog)))
         except CloudsError as error:
             problems.append(Problem(part.kind, str(error)))
         else:
@@ -90,8 +93,8 @@ def missing_components(parts: Iterable[Part], catalog: Catalog) -> list[Problem]
     return problems
 
 
-def _origin(part: Part) -> str:
-    return f"the plan names {f'{part.distribution} {part.version}'.strip() or 'no distribution'} for it"
+def _same_distribution(one: str, other: str) -> bool:
+    return canonicalize_name(one) == canonicalize_name(other)
 
 
 def _install_command(part: Part, catalog: Catalog) -> str:

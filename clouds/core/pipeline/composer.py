@@ -18,6 +18,7 @@ from clouds.core.contract.plan import Plan, PlanError, Problem
 from clouds.core.contract.planner import make_plan, plan_dtype, plan_part
 from clouds.core.pipeline.build import instantiate, missing_components, pick_device
 from clouds.core.pipeline.checkpoint import read_checkpoint
+from clouds.core.pipeline.hub import find_checkpoint
 from clouds.core.pipeline.pipeline import Pipeline
 from clouds.core.pipeline.segmenter import blocks_of
 from clouds.core.pipeline.trust import NETWORKS, Consent
@@ -88,14 +89,14 @@ def load(
     ready: Mapping[str, object] | None = None,
     trust: Iterable[str] = (),
 ) -> Pipeline:
-    """Load a pipeline written by `Pipeline.save`.
+    """Load a pipeline written by `Pipeline.save`, or pushed to the Hugging Face hub by `Pipeline.push_to_hub`.
 
     The plan may come from a stranger, so without consent it only builds networks from the weights in the folder.
     Parts that access anything else (a server, a file, published weights) need consent. Generator, refiner and prompter,
     which are needed for training only, are built on first use. The pipeline is in eval mode.
 
     Args:
-        path: the folder.
+        path: the folder; if it does not exist, `owner/name` or `owner/name@revision` of the hub.
         device: see `compose`.
         dtype: autocast type of the forward pass; None keeps the saved one, "float32" switches it off.
         catalog: see `compose`.
@@ -104,15 +105,16 @@ def load(
         trust: kinds of parts that may access resources outside the folder, such as `("prompter",)`.
 
     Raises:
-        WeightsError: a file is missing, damaged, or does not fit the plan.
+        WeightsError: a file is missing, damaged, or does not fit the plan; or the hub has no such pipeline for you.
         PlanError: a component of the plan is not installed, or lacks an option of the plan; or the dtype is unknown.
         TrustError: a part accesses resources outside the folder and is not in `trust`.
     """
     found = catalog or Catalog.from_environment()
-    checkpoint = read_checkpoint(path)
+    folder = find_checkpoint(path)
+    checkpoint = read_checkpoint(folder)
     plan, modules = _replace(_with_dtype(checkpoint.plan, dtype), ready or {}, found)
     elsewhere = checkpoint.published.pretrained if checkpoint.published else False
-    consent = Consent(folder=Path(path), trusted=trust, own=ready or (), pretrained=elsewhere)
+    consent = Consent(folder=folder, trusted=trust, own=ready or (), pretrained=elsewhere)
     networks = [kind for kind in NETWORKS if kind != Kind.ADAPTER or kind in plan.parts]
     _require_components(plan, networks, modules, found)
     with checkpoint.size_limit():

@@ -23,6 +23,7 @@ from clouds.core.contract.records import HeadOutput
 from clouds.core.contract.tensors import image_tensor
 from clouds.core.pipeline.checkpoint import save_checkpoint
 from clouds.core.pipeline.cuda_graphs import CudaGraphs
+from clouds.core.pipeline.hub import push_pipeline
 from clouds.core.pipeline.many import Images, OnError, predict_stream
 from clouds.core.pipeline.module import PipelineModule
 from clouds.core.pipeline.prediction import (
@@ -198,6 +199,9 @@ class Pipeline(PipelineModule):
             classifier=self.classifier,
             published=published,
         )
+
+    push_to_hub = push_pipeline
+    """Push to the Hugging Face hub with a model card; see `clouds.core.pipeline.hub.push_pipeline`."""
 
     def to_reference_state_dict(self) -> dict[str, Tensor]:
         """The weights with the keys and order of the published implementation; not copied, as in `state_dict`.

@@ -2,105 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
-from typing import Any
 
 import pytest
-from attrs import define, field
 from huggingface_hub import constants
+from local_hub import Hub, serving
 
 from clouds.core.contract.weight_records import HubWeights
 from clouds.core.system.errors import WeightsError
 from clouds.core.weights.store import fetch, hub_file, hub_folder, judge, locate
 
-COMMIT = "c" * 40
 WEIGHTS = HubWeights(name="two", licence="MIT", repo="owner/name", files=("model.safetensors", "sub/*.json"))
 LARGE = bytes(range(256)) * 400
 
 
-@define
-class Hub:
-    """What the hub has; `stops`: after how many bytes of a large file each of the next answers breaks off."""
-
-    files: dict[str, bytes] = field(
-        factory=lambda: {"model.safetensors": LARGE, "sub/a.json": b"{}", "README.md": b"not needed"}
-    )
-    stops: list[int] = field(factory=list)
-    asked: list[tuple[str, str | None]] = field(factory=list)
-
-    def entry(self, name: str) -> dict[str, Any]:
-        content = self.files[name]
-        git = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-        large = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 130}
-        more = {"lfs": large} if name.endswith(".safetensors") else {}
-        return {"type": "file", "path": name, "size": len(content), "oid": git, **more}
-
-
-class Handler(BaseHTTPRequestHandler):
-    """Answers the three sorts of requests that the client makes."""
-
-    hub: Hub
-
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def do_GET(self) -> None:
-        found = re.fullmatch(rf"/owner/name/resolve/(?:{COMMIT}|main)/(.+)", self.path.partition("?")[0])
-        if found:
-            self._send_file(found[1])
-        elif "/tree/" in self.path:
-            self._send(json.dumps([self.hub.entry(name) for name in self.hub.files]).encode())
-        else:
-            siblings = [{"rfilename": name} for name in self.hub.files]
-            self._send(json.dumps({"id": "owner/name", "sha": COMMIT, "siblings": siblings}).encode())
-
-    def _send(self, body: bytes) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def _send_file(self, name: str) -> None:
-        entry, asked = self.hub.entry(name), self.headers["Range"]
-        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0
-        body = self.hub.files[name][start:]
-        self.send_response(206 if start else 200)
-        self.send_header("X-Repo-Commit", COMMIT)
-        self.send_header("ETag", f'"{entry.get("lfs", entry)["oid"]}"')
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command == "GET":
-            self.hub.asked.append((name, asked))
-            self.wfile.write(body[: self.hub.stops.pop(0)] if self.hub.stops and "lfs" in entry else body)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
 @pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    state = Hub()
-    with ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (Handler,), {"hub": state})) as server:
-        thread = Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        address = f"http://127.0.0.1:{server.server_address[1]}"
-        monkeypatch.setattr(constants, "ENDPOINT", address)
-        monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}"
-        )
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-        monkeypatch.delenv("CLOUDS_WEIGHTS", raising=False)
-        yield state
-        server.shutdown()
-        thread.join()
+def hub(tmp_path: Path) -> Iterator[Hub]:
+    with serving(tmp_path / "home") as served:
+        served.commit("owner/name", {"model.safetensors": LARGE, "sub/a.json": b"{}", "README.md": b"not needed"})
+        yield served
 
 
 def test_a_folder_is_made_for_another_machine(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
