@@ -1,7 +1,8 @@
 """Label files that number instances, read as segment maps.
 
-A segment map (int32 "h w") holds instance * 256 + train id. Instances of things count from 1. The instance is 0 for
-stuff, for ignored pixels (the value is then 255), and for a crowd: pixels of things whose instances were not separated.
+A segment map (int32 "h w") holds instance * 256 + train id. Instances of things have distinct numbers above 0, with or
+without gaps. The instance is 0 for stuff, for ignored pixels (the value is then 255), and for a crowd: pixels of things
+whose instances were not separated.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ class InstanceIds:
         values = np.where(numbered, stored // self.factor, stored)
         if values.max() >= FACTOR:
             raise DataError(f"{path}: value {stored[values >= FACTOR][0]} is no class * {self.factor} + instance")
-        return values.astype(np.uint8), np.where(numbered, stored % self.factor + 1, 0).astype(np.int32)
+        # The whole value numbers an instance: classes, which count their own, may join in a label space
+        return values.astype(np.uint8), np.where(numbered, stored + 1, 0).astype(np.int32)
 
 
 @final

@@ -69,7 +69,7 @@ class FeatureDistance(LossTerm):
 
     def forward(self, inputs: LossInputs) -> Float[Tensor, " b"]:
         with torch.no_grad(), self._autocast():
-            reference = (self.copy or self._trunk[0])(inputs.images).res5
+            reference = (self._trunk[0] if self.copy is None else self.copy)(inputs.images).res5
         # Distance per cell of the last level "b h w"
         distance = torch.linalg.vector_norm(inputs.features.res5.float() - reference.float(), dim=1)
         # The same on the cells of the network's input, "b h/32 w/32", if the backbone saw a smaller image
@@ -84,11 +84,11 @@ class FeatureDistance(LossTerm):
         return float(self.cells(targets).sum())
 
     def cells(self, targets: Targets) -> Bool[Tensor, "h w"]:
-        """The cells of 32 x 32 pixels in which one of the classes has at least `ratio` of the pixels."""
-        wanted = torch.isin(targets.labels, torch.tensor(self.classes, device=targets.labels.device))
-        chosen = targets.masks[wanted & (not targets.pseudo)] & targets.valid
-        shares = functional.avg_pool2d(chosen[:, None].float(), _CELL)[:, 0]
-        return (shares >= self.ratio).any(0)
+        """The cells of 32 x 32 pixels of which one class, with all its instances, has at least `ratio`."""
+        # Pixels of each class "k h w", and their shares of the cells "k h/32 w/32"
+        shown = torch.stack([targets.masks[targets.labels == one].any(0) for one in self.classes]) & targets.valid
+        shares = functional.avg_pool2d(shown[:, None].float(), _CELL)[:, 0]
+        return (shares >= self.ratio).any(0) & (not targets.pseudo)
 
 
 def _train_ids(pipeline: Pipeline, classes: Sequence[str]) -> tuple[int, ...]:

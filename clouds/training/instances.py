@@ -29,7 +29,7 @@ def check_instances(
     if not data.instances:
         return
     if "instances" not in provides:
-        raise ConfigError(f"data.instances: head {head} predicts one mask per class; choose head=mask2former")
+        raise ConfigError(f"data.instances: head {head} predicts one mask per class; choose head=mask2former or eomt")
     if not any(label_space.things):
         raise ConfigError(
             f"data.instances: label space {label_space.name!r} names no things, whose instances are counted; list them "

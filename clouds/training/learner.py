@@ -63,7 +63,7 @@ class Learner(nn.Module):
         for name, term in self.terms.items():
             if name in found:
                 raise ConfigError(f"loss.terms: {name!r} is also a loss term of {type(head).__name__}; rename it")
-            found[name] = _mean(cast("LossTerm", term), inputs)
+            found[name] = _mean(name, cast("LossTerm", term), inputs)
         return found
 
 
@@ -73,9 +73,14 @@ def item_counts(head: Head, targets: Sequence[Targets], terms: Mapping[str, Loss
     return {"": float(len(targets)), **head.loss_counts(targets), **own}
 
 
-def _mean(term: LossTerm, inputs: LossInputs) -> Tensor:
+def _mean(name: str, term: LossTerm, inputs: LossInputs) -> Tensor:
     """The weighted mean of a term over the items of a batch; 0 if there are none."""
     sums = term(inputs)
+    if sums.shape != (len(inputs.targets),):
+        raise ConfigError(
+            f"loss.terms: {name!r} made a tensor {tuple(sums.shape)} for {len(inputs.targets)} images; return one sum "
+            "for each image"
+        )
     items = sum(map(term.items, inputs.targets))
     weights = sums.new_tensor([target.weight for target in inputs.targets])
     return (weights * sums).sum() / (items or 1.0)

@@ -25,6 +25,8 @@ from clouds.data.transforms import Augmentation
 Phase = Literal["warmup", "joint"]
 Overrides = Sequence[str] | Mapping[str, Any]  # "a.b=value" texts, or values by "a.b"
 MODEL_KEYS = frozenset(inspect.signature(make_plan).parameters) - {"catalog"}
+# Former keys of `data`, and what to write now
+_RENAMED = {"randomize": 'augmentations = ["randomize"]', "rare_classes": 'sampler = {name = "rare-classes", ...}'}
 MANY = 10**9  # more steps, or images in a batch, than any run has
 
 
@@ -239,10 +241,11 @@ class LossConfig:
 
 @frozen(kw_only=True)
 class LoopConfig:
-    """Settings of the loop. None changes the training result, except by rounding.
+    """Settings of the loop. None changes the training result, except by rounding, and `accumulate` as said there.
 
     Attributes:
         accumulate: gradient accumulation: parts into which each process splits its share of a batch, to save memory.
+            Trained batch norms see each part alone, and the head eomt counts each as a pass of its `annealing`.
         channels_last: use the channels-last memory format for convolutions; faster on some processors.
         checkpoint_every: steps between checkpoints, so the most that a kill can cost.
         keep: number of checkpoints to keep. A run resumes from the newest, `checkpoint.pt`. With 2 or more, each is
@@ -329,9 +332,15 @@ def with_values(recipe: Recipe, overrides: Overrides) -> Recipe:
     """Apply overrides to a recipe; see `load_recipe`. Raises `ConfigError` for an invalid value."""
     if not overrides:
         return recipe
-    return _settle(
-        structure(set_values(recipe.to_dict(), _pathed(overrides)), Recipe, source="the recipe with its values")
-    )
+    return _settle(to_recipe(set_values(recipe.to_dict(), _pathed(overrides)), source="the recipe with its values"))
+
+
+def to_recipe(document: Any, *, source: str) -> Recipe:
+    """A document as a recipe. Raises `ConfigError`: `source`, then a former key and what replaced it, or all faults."""
+    data: Any = document.get("data") if isinstance(document, dict) else None
+    for key in sorted(_RENAMED.keys() & data) if isinstance(data, dict) else ():
+        raise ConfigError(f"{source}: data.{key} has another name now; write data.{_RENAMED[key]}, or omit it")
+    return structure(document, Recipe, source=source)
 
 
 def _settle(recipe: Recipe) -> Recipe:
@@ -359,7 +368,7 @@ def load_recipe(name: str | Path, overrides: Overrides = ()) -> Recipe:
     data = document.get("data")
     if isinstance(data, dict) and isinstance(data.get("source"), str):
         data["source"] = [data["source"]]  # a single SPEC needs no brackets
-    return _settle(structure(document, Recipe, source=f"recipe {name}"))
+    return _settle(to_recipe(document, source=f"recipe {name}"))
 
 
 def _pathed(overrides: Overrides) -> list[tuple[list[str], Any]]:

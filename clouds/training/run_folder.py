@@ -13,7 +13,7 @@ from clouds.core.system.config import parse_json, structure
 from clouds.core.system.errors import ConfigError, DataError
 from clouds.evaluation.comparison import Comparison
 from clouds.evaluation.scores import Domains, Evaluation, ScoredRun
-from clouds.training.recipe import CHANGEABLE, Phase, Recipe
+from clouds.training.recipe import CHANGEABLE, Phase, Recipe, to_recipe
 
 START, RECIPE, LOG = "start", "recipe.json", "log.jsonl"
 
@@ -64,7 +64,7 @@ def read_recipe(folder: Path) -> Recipe:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: cannot be read ({error}); start the run anew") from error
-    return structure(document, Recipe, source=str(path))
+    return to_recipe(document, source=str(path))
 
 
 def _read_evaluations(path: Path, recipe: Recipe) -> list[Evaluation]:

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from clouds.core.contract.sampling import Sampler as ImageSampler
 from clouds.core.contract.tensors import image_tensor
-from clouds.core.system.errors import DataError, TrainingError
+from clouds.core.system.errors import ConfigError, DataError, TrainingError
 from clouds.core.system.images import read_image
 from clouds.core.system.processes import Processes
 from clouds.data.class_mix import draw_classes, paste
@@ -143,10 +143,12 @@ class SampleReader(TorchDataset["Sample | DataError"]):
         self, which: int, index: int, offset: int, rng: np.random.Generator
     ) -> tuple[UInt8[np.ndarray, "h w 3"], Integer[np.ndarray, "h w"], str]:
         """A view of a source image, its labels, and its file; a sampler may take another image."""
-        wanted = None
+        source, wanted = self.sources[which], None
         if self.sampler is not None:
             index, wanted = self.sampler.draw(which, index, rng)
-        source = self.sources[which]
+            if not 0 <= index < len(source):
+                last = len(source) - 1
+                raise ConfigError(f"data.sampler drew image {index} of {source.spec}; expected 0 to {last}")
         index = (index + offset) % len(source)
         if self.instances:
             image, segments = source.read_segments(index)

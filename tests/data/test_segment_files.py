@@ -50,20 +50,37 @@ def test_cityscapes_numbers_instances_after_the_class(tmp_path: Path) -> None:
     assert image.shape == (3, 3, 3)
     assert segments.dtype == np.int32
     # a group of cars and one of bicycles have no number: they are crowds
-    assert segments.tolist() == [[ROAD, 256 + CAR, 512 + CAR], [CAR, 256 + PERSON, 255], [2, 13 * 256 + PERSON, 18]]
+    cars, persons = (
+        [one * 256 + 256 + name for one in ones] for name, ones in ((CAR, (26000, 26001)), (PERSON, (24000, 24012)))
+    )
+    assert segments.tolist() == [[ROAD, *cars], [CAR, persons[0], 255], [2, persons[1], 18]]
     assert are_crowds(segments, CITYSCAPES).tolist() == [[False] * 3, [True, False, False], [False, False, True]]
-    assert without_crowds(segments, CITYSCAPES).tolist()[1] == [255, 256 + PERSON, 255]
+    assert without_crowds(segments, CITYSCAPES).tolist()[1] == [255, persons[0], 255]
 
 
 def test_mapillary_numbers_instances_in_the_low_byte(tmp_path: Path) -> None:
     values = [[13 * 256, 55 * 256, 55 * 256 + 1], [65 * 256, 48 * 256, 19 * 256 + 255]]
     dataset = _sixteen_bits(tmp_path, "mapillary-panoptic", values)
     # traffic lights have instances there, but are no things of Cityscapes
-    assert dataset.read_segments(0)[1].tolist() == [
-        [ROAD, 256 + CAR, 512 + CAR],
-        [255, 6, 256 * 256 + PERSON],
-    ]
-    assert dataset.read(0)[1].tolist() == [[ROAD, CAR, CAR], [255, 6, PERSON]]
+    segments = dataset.read_segments(0)[1]
+    assert (segments % 256).tolist() == dataset.read(0)[1].tolist() == [[ROAD, CAR, CAR], [255, 6, PERSON]]
+    assert (segments // 256).tolist() == [[0, 55 * 256 + 1, 55 * 256 + 2], [0, 0, 20 * 256]]
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        ("mapillary-panoptic", [[20 * 256, 21 * 256, 22 * 256]]),  # bicyclist, motorcyclist, other rider
+        ("cityscapes-panoptic", [[26000, 27000, 28000]]),  # car, truck and bus as one class
+    ],
+)
+def test_instances_of_classes_that_join_stay_apart(kind: str, values: list[list[int]], tmp_path: Path) -> None:
+    if kind == "cityscapes-panoptic":
+        mapping = '[labels]\nencoding = "cityscapes"\n[labels.mapping]\n27 = "car"\n28 = "car"\n'
+        (tmp_path / "dataset.toml").write_text(mapping, encoding="utf-8")
+    dataset = _sixteen_bits(tmp_path, kind, values)
+    assert len(set(dataset.read(0)[1].ravel().tolist())) == 1
+    assert len(np.unique(dataset.read_segments(0)[1])) == 3
 
 
 def test_coco_describes_segments_beside(tmp_path: Path) -> None:

@@ -118,6 +118,9 @@ def test_pseudo_labels_stuff_and_padding_have_no_cells() -> None:
     assert term.items(Targets.from_label_map(road)) == 0
     assert term.items(Targets.from_label_map(torch.full_like(car, 255))) == 0
     assert term.items(evolve(Targets.from_label_map(car), pseudo=True)) == 0
+    halves = torch.full((64, 64), 256 + 13)
+    halves[:, torch.arange(64) % 32 < 16] += 256  # in each cell two cars, of which none has 3/4
+    assert term.items(Targets.from_label_map(halves)) == 4
     ignored = evolve(Targets.from_label_map(car), valid=torch.zeros((64, 64), dtype=torch.bool))
     assert term.items(ignored) == 0
     assert _loss(pipeline, term, [evolve(one, pseudo=True) for one in _targets()]).item() == 0

@@ -103,7 +103,7 @@ def test_accumulated_parts_are_one_batch(instances: str, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["head=linear"], "head linear predicts one mask per class; choose head=mask2former"),
+        (["head=linear"], "head linear predicts one mask per class; choose head=mask2former or eomt"),
         (["head=fpn"], "head fpn predicts one mask per class"),
         (['labels=["road", "car"]'], "label space 'custom' names no things, .* things = "),
         (['data.source=["folder:/x"]'], "folder:/x: label files of kind 'folder' number no instances; kinds that do: "),

@@ -35,6 +35,13 @@ class Sharp(clouds.LossTerm):
         return self.weight * inputs.output.mask_logits.abs().mean((1, 2, 3))
 
 
+class Whole(Sharp):
+    """One number for the batch."""
+
+    def forward(self, inputs: clouds.LossInputs) -> torch.Tensor:
+        return super().forward(inputs).mean()
+
+
 def nothing(pipeline: clouds.Pipeline) -> str:
     return "nothing"
 
@@ -42,7 +49,7 @@ def nothing(pipeline: clouds.Pipeline) -> str:
 @pytest.fixture
 def plugin(monkeypatch: pytest.MonkeyPatch) -> None:
     module = ModuleType("sharp")
-    found = {"sharp": "Sharp", "cross_entropy": "Sharp", "nothing": "nothing", "gone": "Gone"}
+    found = {"sharp": "Sharp", "cross_entropy": "Sharp", "whole": "Whole", "nothing": "nothing", "gone": "Gone"}
     module.clouds_losses = hookimpl(
         lambda: [Offer(name, f"{__name__}:{source}", "sharp masks") for name, source in found.items()],
         specname="clouds_losses",
@@ -74,6 +81,7 @@ def test_a_term_of_a_plugin_is_added_to_the_loss(source: str, tmp_path: Path) ->
         ('["nothing"]', r"loss\.terms: 'nothing' made a str; expected a LossTerm"),
         ('["sharp", "sharp"]', r"loss\.terms: 'sharp' is listed twice; list it once"),
         ('["cross_entropy"]', r"loss\.terms: 'cross_entropy' is also a loss term of LinearHead; rename it"),
+        ('["whole"]', r"loss\.terms: 'whole' made a tensor \(\) for 2 images; return one sum for each image"),
         ("[{weight=1}]", r"loss\.terms: {'weight': 1} has no name; write a name, or a table of `name` and options"),
         ('[{name="sharp", wieght=1}]', r"sharp: unknown option 'wieght'; did you mean 'weight'\?; the signature is sh"),
         ('[{name="sharp", weight="a"}]', r"loss\.terms: sharp: option weight='a' is not of type float"),
@@ -148,6 +156,7 @@ def test_an_augmentation_of_a_plugin_changes_the_students_view_alone(source: str
     [
         (["data.sampler=newst"], r"data\.sampler: unknown sampler 'newst'; did you mean 'newest'\?"),
         (["data.sampler.name=rare-classes"], r"data\.sampler: rare-classes: option 'index' is required"),
+        (["data.sampler={name='newest', back=0}"], r"data\.sampler drew image \d of folder:.*; expected 0 to \d"),
         (['data.sampler={name="newest", back="a"}'], r"newest: option back='a' is not of type int"),
         (['data.augmentations=["drker"]'], r"data\.augmentations: unknown augmentation 'drker'; did you mean 'darker'"),
         (['data.augmentations=["grey"]'], r"augmentation .* made float64 \(32, 64\) of uint8 \(32, 64, 3\); expected"),

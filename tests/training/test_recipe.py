@@ -111,6 +111,16 @@ def test_recipes_can_be_files(tmp_path: Path) -> None:
         ("foldr", [], "unknown recipe 'foldr'; did you mean 'folder'"),
         ("folder", ["warmup.step=3"], r"extra fields found \(step\) @ \$\.warmup"),
         ("folder", ["warmup.steps=many"], r"'many' is not of type int @ \$\.warmup\.steps"),
+        (
+            "folder",
+            ["data.randomize=true"],
+            r'^recipe folder: data\.randomize has .*; write data\.augmentations = \["rand',
+        ),
+        (
+            "folder",
+            ["data.rare_classes.index=[]"],
+            r'data\.rare_classes has .* data\.sampler = \{name = "rare-classes"',
+        ),
         ("folder", ["data.crop=[100,64]"], r"data\.crop is \[100, 64\]; both sides must be multiples of 32"),
     ],
 )
