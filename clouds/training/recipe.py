@@ -211,6 +211,7 @@ class TeacherConfig:
             every pixel, as published.
         weight_threshold: a generated image's loss is weighted by the share of its pixels whose best class has at least
             this share of the scores (DACS, DAFormer: 0.968); 0 weights every image alike, as published.
+        scales: sizes at which the teacher sees each generated image, relative to the view's; their scores are averaged.
         result: whether the average, not the student, is evaluated and saved as the result of each phase. The warm-up
             then has a teacher, too, and the joint phase starts from its average.
     """
@@ -219,7 +220,12 @@ class TeacherConfig:
     every: int = field(default=100, validator=within(1, MANY))
     confidence: float = field(default=0.0, validator=within(0, 0.9999))
     weight_threshold: float = field(default=0.0, validator=within(0, 0.9999))
+    scales: tuple[float, ...] = field(default=(1.0,), validator=within(0.01, 100))
     result: bool = False
+
+    def __attrs_post_init__(self) -> None:
+        if not self.scales or len({*self.scales}) < len(self.scales):
+            raise ConfigError(f"teacher.scales is {list(self.scales)}; expected different numbers such as [0.5, 1.0]")
 
 
 @frozen(kw_only=True)
