@@ -77,6 +77,7 @@ if TYPE_CHECKING:
     from clouds.synthesis.generate import generate
     from clouds.training.ablation import ablate
     from clouds.training.ablation_result import Ablation
+    from clouds.training.recipe import Recipe, load_recipe
     from clouds.training.run_folder import compare
     from clouds.training.train import train
 
@@ -150,6 +151,7 @@ _HOMES = {
     "clouds.synthesis.generate": ("generate",),
     "clouds.training.ablation": ("ablate",),
     "clouds.training.ablation_result": ("Ablation",),
+    "clouds.training.recipe": ("Recipe", "load_recipe"),
     "clouds.training.run_folder": ("compare",),
     "clouds.training.train": ("train",),
 }

@@ -103,32 +103,48 @@ def generate(
         attempts: maximum attempts per image; after that it is left out.
         verify: compare hashes of existing files with the manifest, not only their size.
         shards: also write WebDataset tars to OUT/shards.
-        assignments: options of the generator.
+        assignments: options of the generator, also written generator.OPTION, and prompter.OPTION of the prompter.
     """
     from clouds.synthesis.engines import build_component, open_workers, plan_component, to_document
     from clouds.synthesis.generate import generate_set, reads_prompts
 
     catalog = Catalog.from_environment()
     places = {"pictures": _find_place(pictures)} if pictures else {}
-    part = plan_component(Kind.GENERATOR, override({"name": generator, **places}, assignments), catalog)
+    wanted = _by_part(assignments)
+    part = plan_component(Kind.GENERATOR, override({"name": generator, **places}, wanted[Kind.GENERATOR]), catalog)
     options: dict[str, Any] = {"seed": seed, "size": size, "batch_size": batch_size, "keep_labels": keep_labels}
     options |= {"filters": _build_filters(filters, clip, device), "attempts": attempts, "verify": verify}
     here = catalog if engine == "local" else None  # a worker elsewhere has its own plugins
     build = partial(build_component, Kind.GENERATOR.value, to_document(part), device, here)
     with open_workers(engine, build, count=workers, device=device) as drawing:
         given = prompts or prompter or ("grammar" if drawing.ask(reads_prompts) else None)
-        texts = _find_prompts(given, n, seed, catalog)
+        texts = _find_prompts(given, wanted[Kind.PROMPTER], n, seed, catalog)
         made = generate_set(drawing, part, texts, n=n, out=out, **options, progress=True)
     _finish(made, n=n, prompts=len(texts), attempts=attempts, shards=shards, as_json=as_json)
 
 
-def _find_prompts(given: Path | str | None, n: int, seed: int, catalog: Catalog) -> Sequence[str]:
+def _by_part(assignments: Sequence[str]) -> dict[Kind, list[str]]:
+    """Options of generator and prompter; those without a prefix are the generator's."""
+    found: dict[Kind, list[str]] = {Kind.GENERATOR: [], Kind.PROMPTER: []}
+    for text in assignments:
+        prefix, _, rest = text.partition(".")
+        kind = next((kind for kind in found if kind == prefix), None)
+        found[kind or Kind.GENERATOR].append(rest if kind else text)
+    return found
+
+
+def _find_prompts(
+    given: Path | str | None, options: Sequence[str], n: int, seed: int, catalog: Catalog
+) -> Sequence[str]:
     """Prompts of a file, of a prompter, or none for a generator that reads none."""
     from clouds.synthesis.generate import NO_PROMPTS, PROMPTS
 
-    if isinstance(given, Path):
-        return _read_prompts(given, n, catalog)
-    return _write_prompts(given, min(n, PROMPTS), seed, catalog) if given else NO_PROMPTS
+    if isinstance(given, str):
+        return _write_prompts(override({"name": given}, options), min(n, PROMPTS), seed, catalog)
+    if options:
+        reason = f"the prompts are those of {given}" if given else "the generator reads no prompts"
+        raise UsageError(f"--set prompter.{options[0]}: {reason}, and no prompter is used; omit it")
+    return NO_PROMPTS if given is None else _read_prompts(given, n, catalog)
 
 
 def _find_place(pictures: str) -> str:

@@ -6,8 +6,11 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+from cyclopts import Parameter
+
+from clouds.cli.catalog_commands import list_components
 from clouds.cli.options import (
     AsJson,
     Assignments,
@@ -61,6 +64,7 @@ def train(
     recipe: str = "",
     /,
     *,
+    list_recipes: Annotated[bool, Parameter(name="--list", negative="")] = False,
     out: Path | None = None,
     assignments: Assignments = (),
     labels: Labels = "",
@@ -79,6 +83,7 @@ def train(
 
     Args:
         recipe: name of a recipe, or a TOML file.
+        list_recipes: list the recipes, as `clouds list recipes`, and train nothing.
         out: folder for the log, the resolved recipe, checkpoints, and a saved pipeline per phase; default: a new folder
             runs/RECIPE.
         labels: label space; replaces the recipe's.
@@ -92,12 +97,11 @@ def train(
     from clouds.training.run_folder import read_recipe
     from clouds.training.train import train as run_training
 
+    if list_recipes:
+        list_components("recipe", as_json=as_json)
+        return
     assignments = _with_labels(assignments, labels)
-    if resume and (recipe or out or phase or init):
-        raise UsageError("--resume continues a run with its own settings; omit RECIPE, --out, --phase and --init")
-    if not (resume or recipe):
-        raise UsageError("a new run needs RECIPE; to continue a run, give --resume DIR")
-    out = out if resume else _new_folder(out, recipe)
+    out = _find_out(resume, recipe, out, other=phase or init)
     settings = changed(read_recipe(resume), assignments) if resume else load_recipe(recipe, assignments)
     processes = join(device := str(settings.model.get("device", "auto")))
     with progress_bar(shown=processes.main) as shown:
@@ -165,6 +169,15 @@ def _write_run(run: TrainingRun, *, as_json: bool) -> None:
         return
     last = "already complete" if loss is None else f"last loss {loss:.3f}"
     write(f"{run.steps} steps, {last}; trained pipeline in {run.checkpoint}")
+
+
+def _find_out(resume: Path | None, recipe: str, out: Path | None, *, other: object) -> Path | None:
+    """The folder of a new run, or None to resume one. Options that contradict each other are refused."""
+    if resume and (recipe or out or other):
+        raise UsageError("--resume continues a run with its own settings; omit RECIPE, --out, --phase and --init")
+    if not (resume or recipe):
+        raise UsageError("a new run needs RECIPE, see clouds train --list; to continue a run, give --resume DIR")
+    return None if resume else _new_folder(out, recipe)
 
 
 def _new_folder(asked: Path | None, recipe: str) -> Path:

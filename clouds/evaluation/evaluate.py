@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from attrs import frozen
@@ -24,15 +25,19 @@ from clouds.evaluation.protocols import check_classes, find_benchmark, find_prot
 from clouds.evaluation.report import DomainResult, Report
 from clouds.evaluation.views import Predictor, Views
 
+if TYPE_CHECKING:
+    from clouds.evaluation.pairs import Pairs
+
 _WINDOW = 2048
 
 Configs = Mapping[str, str | os.PathLike[str]] | str | os.PathLike[str] | None
 Pair = tuple[np.ndarray, np.ndarray]
+_Spec = TypeVar("_Spec")
 
 
 def evaluate(
     pipeline: Predictor,
-    specs: Sequence[str | Dataset] = (),
+    specs: Sequence[str | Dataset | Pairs] = (),
     *,
     protocol: str | None = None,
     benchmark: str | None = None,
@@ -52,7 +57,8 @@ def evaluate(
 
     Args:
         pipeline: a composed or loaded pipeline.
-        specs: SPECs such as "folder:PATH:val" (default split: the only one, or "val"), or open datasets.
+        specs: SPECs such as "folder:PATH:val" (default split: the only one, or "val"), open datasets, or torch Datasets
+            of pairs (image, label map), see `clouds.evaluation.pairs.Pairs`.
         protocol: a name of `clouds list protocols`; default: the benchmark's, or "native" (each image at its own size,
             scored at the size of its label).
         benchmark: a name of `clouds list benchmarks`, in place of `specs`; it also sets protocol and classes.
@@ -164,8 +170,8 @@ class Settings:
 
 
 def chosen_specs(
-    specs: Sequence[str | Dataset], benchmark: str | None, data_root: str | os.PathLike[str]
-) -> Sequence[str | Dataset]:
+    specs: Sequence[_Spec], benchmark: str | None, data_root: str | os.PathLike[str]
+) -> Sequence[_Spec | str]:
     """The datasets to evaluate: those listed, or those of a benchmark.
 
     Raises:
@@ -180,9 +186,11 @@ def chosen_specs(
     return found.specs(Path(data_root))
 
 
-def open_datasets(specs: Sequence[str | Dataset], label_space: LabelSpace, configs: Configs) -> dict[str, Dataset]:
+def open_datasets(
+    specs: Sequence[str | Dataset | Pairs], label_space: LabelSpace, configs: Configs
+) -> dict[str, Dataset]:
     """Datasets by domain name. Raises `ConfigError` and `DataError` as `evaluate` does."""
-    if isinstance(specs, (str, Dataset)) or not specs:
+    if isinstance(specs, (str, Dataset)) or not isinstance(specs, Sequence) or not specs:
         raise ConfigError(f"evaluate: expected a list of dataset specs, got {specs!r}; write [SPEC, ...]")
     if isinstance(configs, Mapping):
         strange = [spec for spec in configs if spec not in specs]
@@ -191,7 +199,7 @@ def open_datasets(specs: Sequence[str | Dataset], label_space: LabelSpace, confi
             raise ConfigError(f"configs: {strange[0]!r} is not among the datasets{did_you_mean(strange[0], known)}")
     datasets: dict[str, Dataset] = {}
     for spec in specs:
-        dataset = spec if isinstance(spec, Dataset) else _open_spec(spec, label_space, configs)
+        dataset = _open(spec, label_space, configs)
         if dataset.label_space.names != label_space.names:
             raise ConfigError(
                 f"{dataset.name}: has label space {dataset.label_space.name!r}, but the pipeline predicts "
@@ -206,7 +214,13 @@ def open_datasets(specs: Sequence[str | Dataset], label_space: LabelSpace, confi
     return datasets
 
 
-def _open_spec(spec: str, label_space: LabelSpace, configs: Configs) -> Dataset:
+def _open(spec: str | Dataset | Pairs, label_space: LabelSpace, configs: Configs) -> Dataset:
+    if isinstance(spec, Dataset):
+        return spec
+    if not isinstance(spec, str):
+        from clouds.evaluation.pairs import PairDataset  # imports torch
+
+        return PairDataset.of(spec, label_space)
     config = configs.get(spec) if isinstance(configs, Mapping) else configs
     return open_dataset(spec, label_space, config=config, default_split="val")
 

@@ -184,7 +184,13 @@ def _initial_state(run: Run, phase: Phase) -> State:
 
 
 def _teacher(pipeline: Pipeline, config: TeacherConfig) -> Teacher:
-    return Teacher(pipeline, decay=config.decay, confidence=config.confidence, weight_threshold=config.weight_threshold)
+    return Teacher(
+        pipeline,
+        decay=config.decay,
+        confidence=config.confidence,
+        weight_threshold=config.weight_threshold,
+        scales=config.scales,
+    )
 
 
 def _open_stream(run: Run, phase: Phase, state: State, start: int) -> Iterator[list[Sample]]:

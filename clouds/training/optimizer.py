@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from clouds.core.system.errors import ConfigError, did_you_mean
-from clouds.training.recipe import OptimizerConfig
+from clouds.training.optimizer_config import OptimizerConfig
 
 _LR_WARMUP_START = 1e-6  # Hoyer et al., "DAFormer", CVPR 2022: the released configurations
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)

@@ -21,13 +21,14 @@ from clouds.core.system.errors import ConfigError
 from clouds.core.system.files import without_tilde
 from clouds.data.spec import parse_spec
 from clouds.data.transforms import Augmentation
+from clouds.training.optimizer_config import MANY, OptimizerConfig
 
 Phase = Literal["warmup", "joint"]
+RecipeLike = str | Path | Mapping[str, Any]  # a name, a TOML file, or a table with the keys of a file
 Overrides = Sequence[str] | Mapping[str, Any]  # "a.b=value" texts, or values by "a.b"
 MODEL_KEYS = frozenset(inspect.signature(make_plan).parameters) - {"catalog"}
 # Former keys of `data`, and what to write now
 _RENAMED = {"randomize": 'augmentations = ["randomize"]', "rare_classes": 'sampler = {name = "rare-classes", ...}'}
-MANY = 10**9  # more steps, or images in a batch, than any run has
 
 
 @frozen(kw_only=True)
@@ -140,58 +141,6 @@ def _index_of(sampler: NamedOptions) -> list[str]:
 
 
 @frozen(kw_only=True)
-class GroupConfig:
-    """Factors of the parameters that a pattern matches.
-
-    Attributes:
-        match: pattern of full parameter names, such as "backbone.*" or "*.bias"; `*` matches any characters.
-        lr: factor of the learning rate.
-        decay: factor of the weight decay; 0 switches it off.
-    """
-
-    match: str
-    lr: float = field(default=1.0, validator=within(0, 1000, above=True))
-    decay: float = field(default=1.0, validator=within(0, 1000))
-
-
-@frozen(kw_only=True)
-class OptimizerConfig:
-    """The optimizer and its learning-rate schedule; `lr_factor` in `clouds.training.optimizer` has the formulas.
-
-    Attributes:
-        name: "adamw", or "sgd" with `momentum`, whose weight decay is part of the gradient.
-        lr: learning rate.
-        weight_decay: weight decay; norms and embeddings have none, biases have.
-        decay_tokens: whether tokens, position embeddings and relative-position tables have weight decay.
-        clip_norm: maximum norm of the full model's gradient; 0 switches clipping off.
-        momentum: of "sgd".
-        groups: factors by parameter name, a list of `{match, lr, decay}`. The first pattern that matches a parameter
-            decides; its factors multiply what `lr`, `weight_decay` and `layer_decay` give.
-        layer_decay: factor of the learning rate from each block of the backbone to the one before; 1 switches it off.
-        schedule: learning rate over a phase.
-        lr_warmup: first steps of each phase, in which the learning rate also rises linearly; not the phase `warmup`.
-        power: of "poly".
-        milestones: of "step": shares of the phase's steps after which the learning rate is multiplied by `gamma`; the
-            defaults are Mask2Former's.
-        gamma: of "step".
-    """
-
-    name: Literal["adamw", "sgd"] = "adamw"
-    lr: float = field(default=1e-4, validator=within(0, 100, above=True))
-    weight_decay: float = field(default=0.05, validator=within(0, 100))
-    decay_tokens: bool = True
-    clip_norm: float = field(default=0.01, validator=within(0, 1e9))
-    momentum: float = field(default=0.9, validator=within(0, 0.9999))
-    groups: tuple[GroupConfig, ...] = ()
-    layer_decay: float = field(default=1.0, validator=within(0, 1, above=True))
-    schedule: Literal["constant", "poly", "cosine", "step"] = "constant"
-    lr_warmup: int = field(default=0, validator=within(0, MANY))
-    power: float = field(default=0.9, validator=within(0, 100))
-    milestones: tuple[float, ...] = field(default=(0.889, 0.963), validator=within(0, 1))
-    gamma: float = field(default=0.1, validator=within(0, 1))
-
-
-@frozen(kw_only=True)
 class PhaseConfig:
     """One training phase: the number of optimizer steps, and images per step over all processes."""
 
@@ -210,6 +159,7 @@ class TeacherConfig:
             every pixel, as published.
         weight_threshold: a generated image's loss is weighted by the share of its pixels whose best class has at least
             this share of the scores (DACS, DAFormer: 0.968); 0 weights every image alike, as published.
+        scales: sizes at which the teacher sees each generated image, relative to the view's; their scores are averaged.
         result: whether the average, not the student, is evaluated and saved as the result of each phase. The warm-up
             then has a teacher, too, and the joint phase starts from its average.
     """
@@ -218,7 +168,12 @@ class TeacherConfig:
     every: int = field(default=100, validator=within(1, MANY))
     confidence: float = field(default=0.0, validator=within(0, 0.9999))
     weight_threshold: float = field(default=0.0, validator=within(0, 0.9999))
+    scales: tuple[float, ...] = field(default=(1.0,), validator=within(0.01, 100))
     result: bool = False
+
+    def __attrs_post_init__(self) -> None:
+        if not self.scales or len({*self.scales}) < len(self.scales):
+            raise ConfigError(f"teacher.scales is {list(self.scales)}; expected different numbers such as [0.5, 1.0]")
 
 
 @frozen(kw_only=True)
@@ -350,8 +305,11 @@ def recipe_names() -> list[str]:
     )
 
 
-def load_recipe(name: str | Path, overrides: Overrides = ()) -> Recipe:
-    """Load a recipe by name or from a TOML file, and apply overrides: `a.b=value` texts, or a mapping of `a.b`.
+def load_recipe(name: RecipeLike, overrides: Overrides = ()) -> Recipe:
+    """Load a recipe by name, from a TOML file or from a table, and apply overrides.
+
+    A table has the keys of a file: `{"extends": "folder", "warmup": {"steps": 20}}`. Overrides are `a.b=value` texts,
+    or a mapping of `a.b`.
 
     Keys of `model` need no prefix: `refiner=sam-vit-h` is `model.refiner=sam-vit-h`.
 
@@ -362,7 +320,7 @@ def load_recipe(name: str | Path, overrides: Overrides = ()) -> Recipe:
     data = document.get("data")
     if isinstance(data, dict) and isinstance(data.get("source"), str):
         data["source"] = [data["source"]]  # a single SPEC needs no brackets
-    return _settle(to_recipe(document, source=f"recipe {name}"))
+    return _settle(to_recipe(document, source=f"recipe {_title(name)}"))
 
 
 def _pathed(overrides: Overrides) -> list[tuple[list[str], Any]]:
@@ -374,17 +332,21 @@ def _pathed(overrides: Overrides) -> list[tuple[list[str], Any]]:
     return [(["model", *path] if path[0] in MODEL_KEYS else path, value) for path, value in found]
 
 
-def _resolve(name: str | Path, extending: tuple[str, ...] = ()) -> dict[str, Any]:
+def _title(name: RecipeLike) -> str:
+    return "given as a table" if isinstance(name, Mapping) else str(name)
+
+
+def _resolve(name: RecipeLike, extending: tuple[str, ...] = ()) -> dict[str, Any]:
     """Read a recipe and merge it over the one it extends; `extending` names the recipes that led here."""
-    chain = (*extending, str(name))
-    if str(name) in extending:
+    chain = (*extending, _title(name))
+    if _title(name) in extending:
         raise ConfigError(f"recipe {name} extends itself: {' -> '.join(chain)}; remove one `extends`")
-    document = _read(name)
+    document = dict(name) if isinstance(name, Mapping) else _read(name)
     base = document.pop("extends", None)
     if base is None:
         return document
     if not isinstance(base, str):
-        raise ConfigError(f"recipe {name}: extends is {base!r}; expected one name or .toml file, as a string")
+        raise ConfigError(f"recipe {_title(name)}: extends is {base!r}; expected one name or .toml file, as a string")
     return merge(_resolve(base, chain), document)
 
 

@@ -32,7 +32,8 @@ from clouds.core.pipeline.pipeline import Pipeline
 from clouds.core.system.errors import NonFiniteError
 from clouds.core.system.processes import Processes
 from clouds.training.learner import Learner, item_counts
-from clouds.training.recipe import OptimizerConfig, TeacherConfig
+from clouds.training.optimizer_config import OptimizerConfig
+from clouds.training.recipe import TeacherConfig
 from clouds.training.samples import Sample
 from clouds.training.targets import pasted_targets
 from clouds.training.teacher import Teacher

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
 from attrs import evolve
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from clouds.core.contract.interfaces import Backbone, Head, MaskPooler
@@ -34,14 +35,22 @@ class Teacher:
         decay: weight of the teacher's own parameters in an update, 0..1.
         confidence: minimum share of the scores that a pixel's best class needs, else the pixel is ignored.
         weight_threshold: share of the scores for `weighted_label_maps`.
+        scales: sizes of the views whose scores are averaged for a label map, relative to the image's.
     """
 
     def __init__(
-        self, student: Pipeline, *, decay: float, confidence: float = 0.0, weight_threshold: float = 0.0
+        self,
+        student: Pipeline,
+        *,
+        decay: float,
+        confidence: float = 0.0,
+        weight_threshold: float = 0.0,
+        scales: Sequence[float] = (1.0,),
     ) -> None:
         self.decay = decay
         self.confidence = confidence
         self.weight_threshold = weight_threshold
+        self.scales = tuple(scales)
         self._student = student
         trained = any(parameter.requires_grad for parameter in student.backbone.parameters())
         backbone = frozen_copy(student.backbone) if trained else student.backbone
@@ -99,7 +108,8 @@ class Teacher:
         return nn.ModuleList(own.values()), nn.ModuleList(student[name] for name in own)
 
     def label_maps(self, images: list[UInt8[Tensor, "3 h w"]]) -> list[UInt8[Tensor, "h w"]]:
-        """Label maps of clean views: the class with the highest score, 255 where it is below the confidence."""
+        """Label maps of clean views: the class with the highest score over all scales, 255 where it is below the
+        confidence."""
         return [label_map for label_map, _ in self.weighted_label_maps(images)]
 
     @torch.no_grad()
@@ -109,22 +119,44 @@ class Teacher:
         The weight is the share of all pixels whose best class has at least `weight_threshold` of the scores. Source:
         Tranheden et al., DACS, WACV 2021, section 3.2; Hoyer et al., DAFormer, CVPR 2022, equation 4.
         """
+        if self.scales == (1.0,) and not (self.confidence or self.weight_threshold):
+            output = self._output(images)
+            return [(self.head.segment(output.image(i), _size(one), _size(one)), 1.0) for i, one in enumerate(images)]
+        # Scores "k h w" of each image, summed over scales
+        scores = [torch.zeros(())] * len(images)
+        for scale in self.scales:
+            views = [_resized(image, scale) for image in images]
+            output = self._output(views)
+            for index, (view, image) in enumerate(zip(views, images, strict=True)):
+                found = self.head.segment(output.image(index), _size(view), _size(image), scores=True)
+                scores[index] = found if scale == self.scales[0] else scores[index] + found
+        return [self._label_map(one) for one in scores]
+
+    def _output(self, images: list[UInt8[Tensor, "3 _ _"]]) -> HeadOutput:
         classifier = self._student.classifier
         if classifier is not None and isinstance(self.backbone, MaskPooler):
             classifier = evolve(classifier, pooler=self.backbone)
         with self._student.autocast():
-            output = self.segmenter(self.segmenter.pad(images), classifier)
-        sizes = [(image.shape[1], image.shape[2]) for image in images]
-        return [self._label_map(output.image(index), size) for index, size in enumerate(sizes)]
+            return self.segmenter(self.segmenter.pad(images), classifier)
 
-    def _label_map(self, output: HeadOutput, size: tuple[int, int]) -> tuple[UInt8[Tensor, "h w"], float]:
-        if not (self.confidence or self.weight_threshold):
-            return self.head.segment(output, size, size), 1.0
-        scores = self.head.segment(output, size, size, scores=True)
+    def _label_map(self, scores: Float[Tensor, "k h w"]) -> tuple[UInt8[Tensor, "h w"], float]:
         best, label_map = scores.max(0)
         total = scores.sum(0)
-        weight = (best >= self.weight_threshold * total).double().mean().item()
+        weight = (best >= self.weight_threshold * total).double().mean().item() if self.weight_threshold else 1.0
         return torch.where(best >= self.confidence * total, label_map, IGNORE_ID).to(torch.uint8), weight
+
+
+def _size(image: UInt8[Tensor, "3 h w"]) -> tuple[int, int]:
+    return image.shape[1], image.shape[2]
+
+
+def _resized(image: UInt8[Tensor, "3 h w"], scale: float) -> UInt8[Tensor, "3 hs ws"]:
+    """The image with its sides times `scale`, at least one pixel."""
+    if scale == 1.0:
+        return image
+    size = [max(1, round(side * scale)) for side in _size(image)]
+    resized = functional.interpolate(image[None].float(), size, mode="bilinear", antialias=True, align_corners=False)
+    return resized[0].round().clamp(0, 255).to(torch.uint8)
 
 
 def frozen_copy(module: _Module) -> _Module:

@@ -38,7 +38,7 @@ from clouds.training.instances import check_instances
 from clouds.training.interrupt import StopSignal
 from clouds.training.loop import Run, StepCallback, run_phase
 from clouds.training.optimizer import build_optimizer
-from clouds.training.recipe import DataConfig, Overrides, Phase, Recipe, changed, load_recipe, with_values
+from clouds.training.recipe import DataConfig, Overrides, Phase, Recipe, RecipeLike, changed, load_recipe, with_values
 from clouds.training.run_folder import LOG, RECIPE, START, read_recipe
 from clouds.training.tracking import JsonLines, Trackers, open_trackers
 
@@ -71,7 +71,7 @@ def train(
     *,
     source: str | Sequence[str] = (),
     generated: str | os.PathLike[str] | None = None,
-    recipe: str | Path | Recipe | None = None,
+    recipe: RecipeLike | Recipe | None = None,
     out: str | os.PathLike[str] | None = None,
     phase: Phase | None = None,
     on_step: StepCallback | None = None,
@@ -89,7 +89,7 @@ def train(
         pipeline: model to train: the head, and the backbone unless it is frozen.
         source: SPEC (or several) of labelled data; replaces the recipe's.
         generated: folder of a generated dataset; replaces the recipe's. If neither names one, only the source is used.
-        recipe: name, TOML file, or a `Recipe`.
+        recipe: name, TOML file, a table such as `{"extends": "folder", "warmup": {"steps": 20}}`, or a `Recipe`.
         out: new or empty folder for the log, the resolved recipe, the initial pipeline (`start`), and a saved pipeline
             per phase.
         phase: `"warmup"` or `"joint"` alone; None runs the warm-up, and then the joint phase if there are generated
@@ -146,7 +146,7 @@ def _attach_trackers(run: Run, on_step: StepCallback | None, closing: ExitStack)
         closing.callback(run.trackers.close)
 
 
-def _settings(recipe: str | Path | Recipe, source: str | Sequence[str], generated: object, values: Overrides) -> Recipe:
+def _settings(recipe: RecipeLike | Recipe, source: str | Sequence[str], generated: object, values: Overrides) -> Recipe:
     """The recipe with the caller's overrides and data."""
     recipe = with_values(recipe, values) if isinstance(recipe, Recipe) else load_recipe(recipe, values)
     specs = ((source,) if isinstance(source, str) else tuple(source)) or recipe.data.source

@@ -169,7 +169,7 @@ class TestTrain:
     def test_a_new_run_and_one_to_go_on_with_exclude_each_other(self, run: Run, recipe: Path, tmp_path: Path) -> None:
         outcome = run("train", recipe, "--resume", tmp_path)
         assert_one_line(outcome, "--resume continues a run with its own settings; omit RECIPE", code=2)
-        assert_one_line(run("train"), "a new run needs RECIPE; to continue a run, give --resume DIR", code=2)
+        assert_one_line(run("train"), "a new run needs RECIPE, see clouds train --list; to continue", code=2)
         assert_one_line(run("train", "--resume", tmp_path), "recipe.json: cannot be read")
 
     def test_a_part_can_be_named_without_its_table(self, run: Run, recipe: Path, photos: Path, tmp_path: Path) -> None:

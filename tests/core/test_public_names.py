@@ -11,7 +11,17 @@ NAMES = [
     *("MaskPooler", "NonFiniteError"),
     "Offer",
     *("PageWeights", "Part", "Pinned", "Pipeline", "Plan", "PlanError", "PluginError", "Prediction", "Prepared"),
-    *("Problem", "Projection", "PromptOptions", "PromptRefiner", "PromptedSegmenter", "Prompter", "Refiner", "Report"),
+    *(
+        "Problem",
+        "Projection",
+        "PromptOptions",
+        "PromptRefiner",
+        "PromptedSegmenter",
+        "Prompter",
+        "Recipe",
+        "Refiner",
+        "Report",
+    ),
     *(
         "SamSegmenter",
         "Sampler",
@@ -38,7 +48,7 @@ NAMES = [
         "hookimpl",
         "hub_access",
     ),
-    *("hub_folder", "load"),
+    *("hub_folder", "load", "load_recipe"),
     *("load_weights", "plan", "prompt_preset", "read_weights", "train", "weights_file"),
 ]
 

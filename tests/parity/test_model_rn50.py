@@ -19,7 +19,7 @@ import clouds
 from clouds.core.contract.records import HeadOutput, Targets
 from clouds.heads.criterion import Criterion
 from clouds.training.optimizer import build_optimizer
-from clouds.training.recipe import OptimizerConfig
+from clouds.training.optimizer_config import OptimizerConfig
 
 SET_9 = 8.3e-7
 POINTS = 256

@@ -8,7 +8,8 @@ from torch import nn
 
 import clouds
 from clouds.training.optimizer import build_optimizer, build_schedule
-from clouds.training.recipe import OptimizerConfig, TeacherConfig
+from clouds.training.optimizer_config import OptimizerConfig
+from clouds.training.recipe import TeacherConfig
 from clouds.training.samples import Sample
 from clouds.training.steps import State, train_step
 from clouds.training.teacher import Teacher

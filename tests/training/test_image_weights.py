@@ -18,7 +18,7 @@ from clouds.data.folder import open_dataset
 from clouds.data.transforms import Augmentation
 from clouds.training.learner import Learner, item_counts
 from clouds.training.optimizer import build_optimizer, build_schedule
-from clouds.training.recipe import OptimizerConfig
+from clouds.training.optimizer_config import OptimizerConfig
 from clouds.training.samples import Sample, SampleReader
 from clouds.training.steps import pseudo_targets, train_step
 from clouds.training.targets import pasted_targets

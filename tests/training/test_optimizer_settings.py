@@ -10,7 +10,7 @@ from training_helpers import compose
 from clouds.backbones.vit import VitPyramid
 from clouds.core.system.errors import ConfigError
 from clouds.training.optimizer import build_optimizer, build_schedule, lr_factor
-from clouds.training.recipe import GroupConfig, OptimizerConfig
+from clouds.training.optimizer_config import GroupConfig, OptimizerConfig
 
 STEPS, BLOCKS = 20, 3
 

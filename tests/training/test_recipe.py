@@ -157,7 +157,10 @@ NUMBERS = [
     *("loop.accumulate", "loop.checkpoint_every", "loop.keep", "loop.evaluate_every", "loop.keep_best"),
     "seed",
 ]
-TUPLES = ["data.source_factors", "data.source_weights", "data.scale", "data.crop", "optimizer.milestones"]
+TUPLES = [
+    *("data.source_factors", "data.source_weights", "data.scale", "data.crop", "optimizer.milestones"),
+    "teacher.scales",
+]
 
 
 def test_every_number_of_a_recipe_is_in_the_list_above() -> None:

@@ -10,7 +10,8 @@ from clouds.core.contract.records import Targets
 from clouds.core.system.errors import NonFiniteError
 from clouds.core.system.processes import Processes
 from clouds.training.optimizer import build_optimizer, build_schedule
-from clouds.training.recipe import OptimizerConfig, TeacherConfig
+from clouds.training.optimizer_config import OptimizerConfig
+from clouds.training.recipe import TeacherConfig
 from clouds.training.samples import Sample
 from clouds.training.steps import State, pseudo_targets, seed_global_generators, train_step
 from clouds.training.teacher import Teacher

@@ -75,13 +75,20 @@ def test_a_forward_pass_can_be_recorded(backbone: str, head: Any, unchecked_type
     assert watcher.with_cpu == []
 
 
-def test_the_watcher_sees_a_copy() -> None:
-    """Boxes as reference points need the sizes of levels as a tensor. No head has such."""
+def test_boxes_as_reference_points_need_no_copy() -> None:
+    """They need the sizes of levels as a tensor, which is written on the device. No head has such."""
     shapes, dtype = [(4, 6)], {"device": "cuda"}
     with watched() as watcher:
         value, boxes = torch.empty(1, 24, 2, 32, **dtype), torch.empty(1, 5, 1, 4, **dtype)
         offsets, logits = torch.empty(1, 5, 2, 1, 3, 2, **dtype), torch.empty(1, 5, 2, 1, 3, **dtype)
         deformable_attention(value, shapes, boxes, offsets, logits)
+    assert watcher.on_cuda > 0
+    assert watcher.with_cpu == []
+
+
+def test_the_watcher_sees_a_copy() -> None:
+    with watched() as watcher:
+        torch.tensor([4.0, 6.0]).to("cuda")
     assert watcher.with_cpu != []
 
 

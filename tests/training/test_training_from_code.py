@@ -1,0 +1,55 @@
+"""`clouds.train` with recipes made in code: a name with values, a table, a `Recipe`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attrs import evolve
+from training_helpers import BASE, compose, write_source
+
+import clouds
+
+TABLE: dict[str, Any] = {
+    "extends": "folder",
+    "data": {"crop": [32, 64]},
+    "warmup": {"steps": 2, "batch_size": 2},
+}
+
+
+@pytest.mark.parametrize("form", ["set", "table", "recipe"])
+def test_every_form_of_a_recipe_trains(form: str, tmp_path: Path) -> None:
+    chosen: dict[str, Any] = {
+        "set": {"recipe": "folder", "set": {"warmup.steps": 2, "warmup.batch_size": 2, "data.crop": [32, 64]}},
+        "table": {"recipe": TABLE},
+        "recipe": {"recipe": clouds.load_recipe(TABLE)},
+    }[form]
+    pipeline = compose()
+    run = clouds.train(pipeline, source=write_source(tmp_path / "data"), out=tmp_path / "run", **chosen)
+    assert run.steps == 2
+    assert pipeline.trained
+    written = json.loads((tmp_path / "run" / "recipe.json").read_text(encoding="utf-8"))
+    assert (written["warmup"], written["data"]["crop"]) == ({"steps": 2, "batch_size": 2}, [32, 64])
+
+
+def test_a_table_is_the_file_with_its_keys(tmp_path: Path) -> None:
+    text = 'extends = "folder"\ndata.crop = [32, 64]\nwarmup = { steps = 2, batch_size = 2 }\n'
+    (tmp_path / "short.toml").write_text(text, encoding="utf-8")
+    assert clouds.load_recipe(TABLE) == clouds.load_recipe(tmp_path / "short.toml")
+    recipe = clouds.load_recipe("folder", BASE)
+    assert isinstance(evolve(recipe, seed=3), clouds.Recipe)
+    assert TABLE["extends"] == "folder"  # the caller's table is as it was
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"extends": "folder", "warmup": {"stpes": 2}}, r"recipe given as a table: extra fields found \(stpes\)"),
+        ({"extends": "foldr"}, r"unknown recipe 'foldr'; did you mean 'folder'"),
+        ({"extends": 3}, r"recipe given as a table: extends is 3; expected one name or \.toml file"),
+    ],
+)
+def test_a_wrong_table_is_named(table: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(clouds.ConfigError, match=message):
+        clouds.train(compose(), source=write_source(tmp_path / "data"), recipe=table, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
