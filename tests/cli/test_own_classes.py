@@ -156,7 +156,10 @@ def test_a_set_without_a_picture_is_a_failure(run: Run, tmp_path: Path) -> None:
 
 def test_the_limit_of_pixels_is_an_option(run: Run, checkpoint: Path, photos: Path, tmp_path: Path) -> None:
     predict = ("predict", checkpoint, photos / "images" / "val" / "a.png", "--out", tmp_path / "out", "--device", "cpu")
-    assert_one_line(run(*predict, "--max-pixels", 1999), "a.png: has 40 x 50 pixels", "--max-pixels")
+    refused = run(*predict, "--max-pixels", 1999)
+    assert (refused.code, refused.err.count("\n")) == (1, 1)
+    assert "a.png: has 40 x 50 pixels" in refused.err
+    assert refused.err.endswith("--max-pixels\n")
     assert run(*predict, "--max-pixels", 2000).code == 0
 
 
