@@ -48,5 +48,6 @@ def test_train_evaluate_predict(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
     picture = sorted((root / "camvid" / "images" / "val").iterdir())[0]
     assert run("predict", checkpoint, picture, "--out", tmp_path / "out") == 0
-    made = [np.asarray(Image.open(path)) for path in sorted((tmp_path / "out").iterdir())]
+    made = [np.asarray(Image.open(path)) for path in sorted((tmp_path / "out").glob("*.png"))]
+    assert len(made) == 2
     assert all(array.shape[:2] == (360, 480) for array in made)

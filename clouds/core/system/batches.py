@@ -37,8 +37,9 @@ def read_ahead(read: Callable[[Item], Read], items: Iterable[Item], *, count: in
             yield found[0].result()
             begun.append(taker.submit(begin_next))
     finally:
-        taker.shutdown(cancel_futures=True)
-        readers.shutdown(cancel_futures=True)
+        taker.shutdown(wait=False, cancel_futures=True)
+        readers.shutdown(cancel_futures=True)  # before waiting for the taker; an item that it still takes is not read
+        taker.shutdown()
 
 
 def answer_in_batches(

@@ -136,10 +136,17 @@ def test_a_reader_that_is_closed_takes_no_more(monkeypatch: pytest.MonkeyPatch) 
     closed = threading.Event()
     begun: list[int] = []
 
+    pools: list[ThreadPoolExecutor] = []  # the one that reads is made first
+
     class Executor(ThreadPoolExecutor):
+        def __init__(self, max_workers: int) -> None:
+            super().__init__(max_workers)
+            pools.append(self)
+
         def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
             super().shutdown(wait=False, cancel_futures=cancel_futures)
-            closed.set()
+            if self is pools[0]:
+                closed.set()
             super().shutdown(wait=wait)
 
     def read(item: int) -> int:
