@@ -1,7 +1,6 @@
 """EoMT: queries take part in the last blocks of a plain ViT, which so becomes its own mask decoder.
 
-Kerssies et al., "Your ViT is Secretly an Image Segmentation Model", CVPR 2025, arXiv 2503.19108. Published mIoU on
-Cityscapes with a DINOv2 ViT-L, trained there at 1024 x 1024 pixels: 84.2.
+Kerssies et al., "Your ViT is Secretly an Image Segmentation Model", CVPR 2025, arXiv 2503.19108.
 
 Axis letters: b images, q queries, n tokens of the image, h and w patches, c channels.
 """

