@@ -45,6 +45,7 @@ def own_step(pipeline: clouds.Pipeline, pixels: np.ndarray, label_maps: np.ndarr
             name=str(index),
             image=torch.tensor(one).permute(2, 0, 1),
             label_map=torch.tensor(label_map),
+            clean=None,
         )
         for index, (one, label_map) in enumerate(zip(pixels, label_maps, strict=True))
     ]

@@ -178,7 +178,7 @@ class TestAnnealing:
         pipeline.segmenter.train()
         label_map = torch.zeros(64, 96, dtype=torch.uint8)
         samples = [
-            Sample(position=index, name=str(index), image=image.to(torch.uint8), label_map=label_map)
+            Sample(position=index, name=str(index), image=image.to(torch.uint8), label_map=label_map, clean=None)
             for index, image in enumerate(images())
         ]
         config = OptimizerConfig()
@@ -257,13 +257,13 @@ def test_tokens_of_an_adapter_refine_the_image_alone() -> None:
 class TestPipelines:
     def test_a_saved_pipeline_predicts_the_same(self, tmp_path: Path) -> None:
         pipeline = compose(annealing=10)
-        pipeline.head.passes += 3
+        pipeline.head.steps += 3
         pipeline.trained = True
         pipeline.save(tmp_path / "saved")
         loaded = clouds.load(tmp_path / "saved", device="cpu")
         image = torch.randint(0, 256, (3, 50, 70), dtype=torch.uint8)
         assert (pipeline.predict(image).scores() == loaded.predict(image).scores()).all()
-        assert int(loaded.head.passes) == 3
+        assert int(loaded.head.steps) == 3
 
     @pytest.mark.parametrize("name", ["timm:test_vit", "timm:eva_clouds"])
     @torch.no_grad()
@@ -284,7 +284,7 @@ class TestPipelines:
         whole = compose(**options)
         before = whole.backbone.trunk.vit.blocks[0].mlp.fc1.weight.clone()
         train(whole, source=source, generated=generated, recipe=recipe(), out=tmp_path / "run")
-        assert int(whole.head.passes) == 8
+        assert int(whole.head.steps) == 8
         assert not torch.equal(whole.backbone.trunk.vit.blocks[0].mlp.fc1.weight, before)
         cut = {"source": source, "generated": generated, "recipe": recipe(), "out": tmp_path / "cut"}
         with pytest.raises(clouds.CloudsError, match="stopped"):

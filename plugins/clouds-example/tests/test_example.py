@@ -26,11 +26,11 @@ def test_weights_come_from_a_file(tmp_path: Path) -> None:
 def test_maps_lie_where_the_image_is() -> None:
     """A bright column in the middle is seen in the middle of every level, within half a cell of that level.
 
-    All weights are equal: random ones see the column here more and there less.
+    All weights of a layer are equal: random ones see the column here more and there less.
     """
     backbone = SqueezeNet(None).freeze()
     for weights in backbone.parameters():
-        torch.nn.init.constant_(weights, 1 / weights[0].numel())
+        torch.nn.init.constant_(weights, 1 / weights[0].numel() if weights.ndim == 4 else 0)  # of an output; no bias
     plain = backbone.mean.expand(1, 3, 256, 256).clone()
     marked = plain.clone()
     marked[..., 126:130] = 255
