@@ -57,7 +57,6 @@ def own_step(pipeline: clouds.Pipeline, pixels: np.ndarray, label_maps: np.ndarr
     return train_step(state, samples)
 
 
-@pytest.mark.filterwarnings("ignore:.*")  # of Lightning's advice
 def test_loss_and_gradient_are_those_of_the_librarys_loop() -> None:
     import lightning
 
