@@ -135,7 +135,8 @@ def demo(*, out: Path = Path("demo"), seed: int = 0, steps: int | None = None, a
     if as_json:
         write(result.to_json())
         return
-    write_table(result.header, [(name, *map(_percent, values)) for name, *values in result.table()])
+    header, rows = result.by_arm()
+    write_table(header, [(name, *map(_percent, values)) for name, *values in rows])
     for arms in result.trained:
         found = arms.pseudo_labels
         write(

@@ -42,7 +42,7 @@ def demo_page(result: DemoResult, unseen: Sequence[Dataset], generated: Generate
 
 
 def _scores(result: DemoResult) -> html.Section:
-    rows, best = result.table(), result.trained[-1]
+    best = result.trained[-1]
     before, after = best.source_only.report.miou, best.clouds.report.miou
     gain = None if before is None or after is None else after - before
     cards = html.cards(
@@ -62,7 +62,7 @@ def _scores(result: DemoResult) -> html.Section:
         content=[
             *([html.text(result.missing)] if result.missing else []),
             cards,
-            html.table(["domain", *result.header[1:]], rows, bars=True, footer=1),
+            html.table(*result.by_arm(), bars=True),
             html.figure(_chart(result), name="miou"),
         ],
     )
@@ -71,10 +71,10 @@ def _scores(result: DemoResult) -> html.Section:
 def _chart(result: DemoResult) -> object:
     from plotly.graph_objects import Bar, Figure
 
-    rows = result.table()
+    (_, *domains), rows = result.by_arm()
     chart = Figure()
-    for name, color, values in zip(result.header[1:], html.SERIES, list(zip(*rows, strict=True))[1:], strict=False):
-        chart.add_trace(Bar(name=name, x=[row[0] for row in rows], y=values, marker_color=color))
+    for color, (name, *values) in zip(html.SERIES, rows, strict=False):
+        chart.add_trace(Bar(name=name, x=domains, y=values, marker_color=color))
     return chart.update_layout(barmode="group", height=320, yaxis_title="mIoU in percent")
 
 

@@ -81,6 +81,12 @@ class DemoResult:
         rows: list[Row] = [(name, *(one.per_domain[name] for one in reports)) for name in self.source_only.per_domain]
         return [*rows, ("mean", *(one.miou for one in reports))]
 
+    def by_arm(self) -> tuple[tuple[str, ...], list[Row]]:
+        """The same table with a row per arm: its header, and rows (arm, mIoU of each domain, and of their mean)."""
+        domains, *columns = zip(*self.table(), strict=True)
+        rows = [(name, *values) for name, values in zip(self.header[1:], columns, strict=True)]
+        return ("mIoU in percent", *domains), rows
+
     def to_json(self) -> str:
         """The table and the settings of the run, as JSON text."""
         arms = ["source_only", "clouds", *(["frozen_source_only", "frozen_clouds"] if self.frozen else [])]

@@ -39,6 +39,11 @@ def test_the_table_has_every_unseen_domain_and_the_mean(demo: DemoResult) -> Non
         assert len(values) == len(UNSEEN)
         assert all(0 <= value <= 100 for value in values)
         assert table[-1][column] == pytest.approx(sum(values) / len(values))
+    header, rows = demo.by_arm()
+    assert header[1:] == (*UNSEEN, "mean")
+    assert [
+        (name, *column) for name, column in zip(demo.header[1:], list(zip(*table, strict=True))[1:], strict=True)
+    ] == rows
 
 
 @pytest.mark.parametrize("prefix", ["", "frozen-"])
