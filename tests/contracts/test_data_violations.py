@@ -229,6 +229,15 @@ def test_each_clause_of_prompters_is_checked(change: Callable[[list[str], int], 
         check_prompter(Words(change))
 
 
+def test_prompters_write_what_they_list() -> None:
+    class Other(Words):
+        def write(self, n: int, *, seed: int) -> list[Prompt]:
+            return [Prompt("a road")] * n
+
+    with pytest.raises(ContractError, match=r"write\(1, seed=3\) must have the texts of prompts\(1, seed=3\)"):
+        check_prompter(Other())
+
+
 @pytest.mark.usefixtures("unchecked_types")
 @pytest.mark.parametrize(
     ("check", "message"),
