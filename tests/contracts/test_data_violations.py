@@ -10,7 +10,7 @@ import torch
 from attrs import evolve
 from torch import Tensor, nn
 
-from clouds import GeneratedImage, GenerationRequest, Generator, Prepared, Prompter, Refiner, Targets
+from clouds import GeneratedImage, GenerationRequest, Generator, Prepared, Prompt, Prompter, Refiner, Targets
 from clouds.testing import (
     ContractError,
     check_backbone,
