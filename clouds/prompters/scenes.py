@@ -85,7 +85,7 @@ def second_shares(
     """
     if (balance == "rare") != bool(index):
         raise ConfigError(
-            f"prompter llm: balance={balance} with {len(index)} class indices; expected index=FILE, ... with "
+            f"prompter llm: balance={balance} with {len(index)} class indices; expected index=[FILE, ...] with "
             f"balance=rare, and none with balance=even; {_REMEDY}"
         )
     if balance == "even":
@@ -94,7 +94,10 @@ def second_shares(
     for file, one in zip(index, found, strict=True):
         if one.classes != label_space.names:
             raise ConfigError(f"{file}: counts other classes than label space {label_space.name!r}; {_REMEDY}")
-    return class_probabilities(np.concatenate([one.counts for one in found]), TEMPERATURE)
+    counts = np.concatenate([one.counts for one in found])
+    if not counts.any():
+        raise ConfigError(f"{', '.join(index)}: no pixel is labelled; give the index of a labelled source")
+    return class_probabilities(counts, TEMPERATURE)
 
 
 def _shuffled(choices: Sequence[T], rng: np.random.Generator) -> Iterator[T]:

@@ -114,7 +114,7 @@ def test_rare_shares_are_those_of_all_indices(tmp_path: Path) -> None:
 
 
 def test_indices_of_no_use_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"balance=rare with 0 class indices; expected index=FILE, .* --index FILE"):
+    with pytest.raises(ConfigError, match=r"balance=rare with 0 class indices; expected index=\[FILE, .* --index FILE"):
         second_shares("rare", (), FEW)
     with pytest.raises(ConfigError, match=r"balance=even with 1 class indices; .* and none with balance=even"):
         second_shares("even", ("index.json",), FEW)
@@ -123,3 +123,6 @@ def test_indices_of_no_use_are_named(tmp_path: Path) -> None:
     other = save_index(tmp_path / "other", ("road", "deer"), [[1, 2]])
     with pytest.raises(ConfigError, match=r"other: counts other classes than label space 'custom'; write it with"):
         second_shares("rare", (other,), FEW)
+    empty = save_index(tmp_path / "empty", FEW.names, [[0, 0, 0, 0]])
+    with pytest.raises(ConfigError, match=r"empty: no pixel is labelled; give the index of a labelled source"):
+        second_shares("rare", (empty,), FEW)
