@@ -125,8 +125,7 @@ def generate(
         given = prompts or prompter or ("grammar" if drawing.ask(reads_prompts) else None)
         texts = _find_prompts(given, wanted[Kind.PROMPTER], n, seed, catalog)
         made = generate_set(drawing, part, texts, n=n, out=out, **options, progress=True)
-    counts = {"prompts": len(texts), **_count_origins([text for text in texts if not isinstance(text, str)])}
-    _finish(made, n=n, counts=counts, attempts=attempts, shards=shards, as_json=as_json)
+    _finish(made, n=n, prompts=texts, attempts=attempts, shards=shards, as_json=as_json)
 
 
 def _count_origins(prompts: Sequence[Prompt]) -> dict[str, dict[str, int]]:
@@ -173,7 +172,9 @@ def _find_place(pictures: str) -> str:
     return image_pattern(pictures) if is_spec(pictures) and not Path(pictures).exists() else pictures
 
 
-def _finish(made: GeneratedSet, *, n: int, counts: dict[str, Any], attempts: int, shards: bool, as_json: bool) -> None:
+def _finish(
+    made: GeneratedSet, *, n: int, prompts: Sequence[str | Prompt], attempts: int, shards: bool, as_json: bool
+) -> None:
     from clouds.synthesis.shards import write_shards
 
     if not made.images:
@@ -186,8 +187,9 @@ def _finish(made: GeneratedSet, *, n: int, counts: dict[str, Any], attempts: int
     left_out = n - sum(row.index < n for row in made.rows)
     labelled = made.labels is not None
     if as_json:
-        numbers = {"images": len(made.images), "left_out": left_out, **counts}
-        write_json({"folder": made.folder, **numbers, "labels": labelled})
+        counts = {"images": len(made.images), "left_out": left_out, "prompts": len(prompts)}
+        origins = _count_origins([prompt for prompt in prompts if not isinstance(prompt, str)])
+        write_json({"folder": made.folder, **counts, **origins, "labels": labelled})
     else:
         less = f"; {left_out} left out, rejected {attempts} times each" if left_out else ""
         write(f"{len(made.images)} images{' with labels' if labelled else ''} in {made.folder}{less}")
