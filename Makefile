@@ -7,7 +7,7 @@ PLUGINS := $(wildcard plugins/*)
 TWO := -n 2 --dist loadfile  # processes; what is made for the tests of a file is made in one
 SLOW_PLUGINS := $(patsubst %/tests/,%,$(sort $(dir $(shell grep -l mark.slow plugins/*/tests/*.py))))
 
-.PHONY: demo test test-all test-oldest torture lint docs bench clean
+.PHONY: demo test test-all test-oldest torture lint docs bench evidence clean
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
@@ -44,6 +44,10 @@ docs: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks
+
+# What photographs without labels gain, over three seeds: hours on two cores. Repeat an interrupted call to continue it.
+evidence: $(INSTALLED)
+	$(BIN)/python -m benchmarks.evidence --data $(or $(DATA),$(error give the folder with the data: make evidence DATA=DIR)) --out $(or $(OUT),build/evidence)
 
 clean:
 	rm -rf .venv .venv-oldest build dist demo torture .pytest_cache .ruff_cache .hypothesis .import_linter_cache
