@@ -54,7 +54,8 @@ class Gate:
         return await _refuse(scope, send)
 
     def _owns(self, path: object) -> bool:
-        return isinstance(path, str) and Path(path).is_absolute() and Path(path).resolve().is_relative_to(self.folder)
+        named = isinstance(path, str) and "\0" not in path and Path(path).is_absolute()
+        return named and Path(path).resolve().is_relative_to(self.folder)
 
 
 async def _read(receive: Receive) -> bytes | None:

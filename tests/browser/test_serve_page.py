@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,10 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from served import PATIENCE, served
 
 pytestmark = pytest.mark.slow
-COMMAND = "from clouds.cli.app import main; raise SystemExit(main())"
-PATIENCE = 120  # seconds; a busy machine makes no test wrong
 TINY = {"name": "tiny", "dims": [8, 16, 24, 32], "depths": [1, 1, 1, 1]}
 SMALL = {"queries": 20, "width": 64, "layers": 2, "encoder_layers": 1, "points": 60}
 
@@ -31,16 +28,8 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         pipeline = clouds.compose(backbone=TINY, head=head, device="cpu")
         pipeline.trained = True
         pipeline.save(folder / name)
-    command = [sys.executable, "-c", COMMAND, "serve", "fixed", "words", "--port", "0", "--device", "cpu"]
-    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    found = re.fullmatch(r"fixed and words at (http://127\.0\.0\.1:\d+/) \(Ctrl-C stops\)\n", line)
-    assert found, line
-    yield found[1]
-    process.terminate()
-    assert process.wait(timeout=PATIENCE) == 0
-    process.stdout.close()
+    with served("fixed", "words", folder=folder) as found:
+        yield found
 
 
 @pytest.fixture

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import signal
 import socket
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +14,8 @@ from urllib.request import ProxyHandler, Request, build_opener
 import pytest
 from cli_helpers import Run, assert_one_line
 from PIL import Image
+from served import served
 
-COMMAND = "from clouds.cli.app import main; raise SystemExit(main())"
 OPENER = build_opener(ProxyHandler({}))
 
 
@@ -64,23 +62,10 @@ class TestPorts:
 
 @pytest.fixture(scope="module")
 def server(gradio: None, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a running page; at the end, its pictures are gone."""
-    folder = tmp_path_factory.mktemp("serve")
-    words = ("serve", str(checkpoint), "--port", "0", "--device", "cpu")
-    environment = {"CLOUDS_CACHE": str(folder / "cache"), "TMPDIR": str(folder), "GRADIO_SHARE": "true"}
-    environment |= {"HTTP_PROXY": "http://127.0.0.1:9", "GRADIO_ALLOWED_PATHS": "/"}
-    process = subprocess.Popen(
-        [sys.executable, "-c", COMMAND, *words], env=environment, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    found = re.search(r"http://127\.0\.0\.1:\d+/", line)
-    assert found, line
-    yield found[0]
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=60) == 0
-    process.stdout.close()
-    assert list(folder.glob("clouds-serve-*")) == []
+    """The address of a running page, whose environment asks for a public link, all files, and a proxy."""
+    asked = {"GRADIO_SHARE": "true", "GRADIO_ALLOWED_PATHS": "/", "HTTP_PROXY": "http://127.0.0.1:9"}
+    with served(str(checkpoint), folder=tmp_path_factory.mktemp("serve"), **asked) as address:
+        yield address
 
 
 def ask(address: str, body: bytes | None = None, **headers: str) -> tuple[int, str]:

@@ -94,7 +94,7 @@ class TestBodies:
         assert status == 200
         assert json.loads(passed) == body
 
-    @pytest.mark.parametrize("path", ["/etc/passwd", "https://example.com/a.png", "a.png", 3])
+    @pytest.mark.parametrize("path", ["/etc/passwd", "https://example.com/a.png", "a.png", "/tmp/\0", 3])
     def test_another_path_does_not(self, tmp_path: Path, path: object) -> None:
         assert self.join(tmp_path, {"data": [None, {"deep": [{"path": path, "meta": {}}]}]})[0] == 403
 
