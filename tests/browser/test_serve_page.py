@@ -53,7 +53,7 @@ def shown(browser: Any, css: str, text: str = "") -> list[Any]:
 def give(browser: Any, path: Path) -> None:
     """Choose a file as the picture, and wait until it is uploaded."""
     wait(browser, lambda b: b.find_elements("css selector", "input[type=file]"))[0].send_keys(str(path))
-    wait(browser, lambda b: shown(b, "button[aria-label='Clear']") or shown(b, "button[aria-label='Remove Image']"))
+    wait(browser, lambda b: shown(b, "button[aria-label='Remove Image']"))
 
 
 def press(browser: Any, name: str) -> None:
@@ -92,7 +92,7 @@ def test_a_visitor_is_told_what_is_wrong(browser: Any, address: str, picture: Pa
         picture.write_text("no picture", encoding="utf-8")
         give(browser, picture)
     press(browser, "Segment")
-    told = wait(browser, lambda b: shown(b, "[role=alert]"))[0].text
+    told = wait(browser, lambda b: shown(b, "[data-testid=toast-text]"))[0].text
     expected = "classes named twice: deer; name each once" if words else "notes.png: not a picture that can be read"
     assert expected in told
     assert "Traceback" not in told
