@@ -54,8 +54,9 @@ class Gate:
         return await _refuse(scope, send)
 
     def _owns(self, path: object) -> bool:
-        named = isinstance(path, str) and "\0" not in path and Path(path).is_absolute()
-        return named and Path(path).resolve().is_relative_to(self.folder)
+        if not isinstance(path, str) or "\0" in path or not Path(path).is_absolute():
+            return False
+        return Path(path).resolve().is_relative_to(self.folder)
 
 
 async def _read(receive: Receive) -> bytes | None:
