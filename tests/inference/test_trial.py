@@ -58,11 +58,14 @@ def predicted(labels: list[list[int]], names: list[str]) -> Prediction:
 
 
 def huge_png(path: Path, width: int, height: int) -> Path:
-    """A valid beginning of a PNG file of this size; nothing of its pixels."""
+    """A PNG file of this size that ends where its pixels begin."""
     header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([8, 2, 0, 0, 0])
-    chunk = b"IHDR" + header
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + (13).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big"))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", b""))
     return path
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    return len(content).to_bytes(4, "big") + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")
 
 
 class TestPictures:
