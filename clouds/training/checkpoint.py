@@ -25,6 +25,7 @@ from clouds.core.system.files import atomic_file
 from clouds.core.weights.loading import check_finite, load_weights, read_pickle
 from clouds.training.best import Scored
 from clouds.training.recipe import MANY, Phase
+from clouds.training.sharded_tensors import local, parts_of_optimizer, parts_of_state, whole_optimizer, whole_state
 from clouds.training.steps import State
 
 FILE_NAME = "checkpoint.pt"
@@ -66,6 +67,8 @@ class Progress:
 def save_checkpoint(folder: Path, state: State, progress: Progress, *, keep: int = 1) -> None:
     """Write the checkpoint of a run, replacing the previous one. Only the first process writes.
 
+    All processes of a sharded run must call it, as each holds a part.
+
     Args:
         folder: folder of the run.
         state: training state to save.
@@ -76,17 +79,20 @@ def save_checkpoint(folder: Path, state: State, progress: Progress, *, keep: int
         DataError: the file cannot be written; the previous checkpoint is unchanged.
         NonFiniteError: weights are not finite; the previous checkpoint is unchanged.
     """
-    if not state.processes.main:
+    if not (state.processes.main or state.sharded):
         return
+    modules = {name: whole_state(module) for name, module in _modules(state).items()}
     for name, module in _modules(state).items():
-        check_finite(module, source=f"step {progress.step} of {progress.phase}, {name}")
+        check_finite(module, source=f"step {progress.step} of {progress.phase}, {name}", state=modules[name])
     document = {
         "progress": asdict(progress),
-        "modules": {name: module.state_dict() for name, module in _modules(state).items()},
-        "optimizer": state.optimizer.state_dict(),
+        "modules": modules,
+        "optimizer": whole_optimizer(state.optimizer),
         "schedule": state.schedule.state_dict(),
         "random": [global_random_state()],
     }
+    if not state.processes.main:
+        return
     buffer = io.BytesIO()  # writing the bytes ourselves raises an OSError with the system's reason
     torch.save(document, buffer)
     try:
@@ -159,11 +165,12 @@ def restore_state(state: State, progress: Progress, document: dict[str, Any], *,
             "compose it as at the start of the run"
         )
     for name, module in modules.items():
-        load_weights(module, document["modules"][name], source=f"{path}, {name}")
+        whole = document["modules"][name]
+        load_weights(module, parts_of_state(module, whole), source=f"{path}, {name}")
     with _altered(path):
         for name, module in modules.items():
-            check_finite(module, source=name)
-        state.optimizer.load_state_dict(document["optimizer"])
+            check_finite(module, source=name, state=document["modules"][name])
+        state.optimizer.load_state_dict(parts_of_optimizer(state.optimizer, document["optimizer"]))
         _check_optimizer(state.optimizer)
         state.schedule.load_state_dict(document["schedule"])
         if state.processes.main:
@@ -185,7 +192,7 @@ def _check_optimizer(optimizer: torch.optim.Optimizer) -> None:
     document = optimizer.state_dict()
     numbers = [value for group in document["param_groups"] for value in group.values() if isinstance(value, float)]
     moments = [value for one in document["state"].values() for value in one.values() if value is not None]
-    values = [torch.as_tensor(value) for value in (*numbers, *moments)]
+    values = [local(torch.as_tensor(value)) for value in (*numbers, *moments)]
     if not all(value.isfinite().all() for value in values):
         raise NonFiniteError("the optimizer's state is not finite")
 

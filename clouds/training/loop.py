@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from clouds.training.learner import Learner, distribute
 from clouds.training.optimizer import build_optimizer, build_schedule
 from clouds.training.recipe import Phase, Recipe, TeacherConfig
 from clouds.training.samples import Sample, SampleReader, batches
+from clouds.training.sharding import filled, own_copy, shard_learner, shard_teacher
 from clouds.training.steps import State, seed_global_generators, train_step
 from clouds.training.teacher import Teacher
 from clouds.training.tracking import JsonLines, Trackers
@@ -99,7 +100,7 @@ def run_phase(run: Run, phase: Phase) -> None:
     state = _initial_state(run, phase)
     continuing = phase == run.start.phase
     stream = _open_stream(run, phase, state, run.start.step if continuing else 0)
-    modules = run.pipeline.segmenter.parts.values()
+    modules = state.pipeline.segmenter.parts.values()
     for module in modules:
         module.train()
     if continuing and run.saved is not None:
@@ -115,10 +116,20 @@ def run_phase(run: Run, phase: Phase) -> None:
         raise
     except Exception as error:  # no error of a component may cost the trained weights
         raise _error_with_remedy(run, state, phase, error) from error
-    if run.recipe.teacher.result and state.teacher is not None:
-        state.teacher.exchange()
-    for module in modules:
+    _keep_result(run, state)
+    for module in run.pipeline.segmenter.parts.values():
         module.eval()
+
+
+def _keep_result(run: Run, state: State) -> None:
+    """Leave the phase's result in the run's pipeline."""
+    if state.sharded:
+        device = state.pipeline.device
+        with _result_weights(run, state):
+            pass
+        run.pipeline.segmenter.to(device)
+    elif run.recipe.teacher.result and state.teacher is not None:
+        state.teacher.exchange()
 
 
 def _make_step(run: Run, state: State, phase: Phase, stream: Iterator[list[Sample]]) -> None:
@@ -131,21 +142,22 @@ def _make_step(run: Run, state: State, phase: Phase, stream: Iterator[list[Sampl
         numbers |= {
             "lr": lr,
             "images_per_second": run.recipe.config(phase).batch_size / (time.perf_counter() - before),
-            "memory_gib": _peak_memory_gib(run.pipeline.device),
+            "memory_gib": _peak_memory_gib(state.pipeline.device),
             "skipped": float(run.skipped),
         }
         _after_step(run, state, phase, numbers)
 
 
 def _error_with_remedy(run: Run, state: State, phase: Phase, error: Exception) -> CloudsError:
-    """Write a checkpoint of the last good step; return the error to raise, which says how to resume."""
-    try:
-        with undisturbed():
+    """Write a checkpoint of the last good step; return the error to raise, which says how to resume.
+
+    All processes have a part of a sharded state, and only a loss that is not finite stops all of them.
+    """
+    saved = "the previous checkpoint is kept"
+    if not state.sharded or isinstance(error, NonFiniteError):
+        with undisturbed(), suppress(CloudsError):
             _save(run, state, phase)
-    except CloudsError:
-        saved = "the previous checkpoint is kept"
-    else:
-        saved = f"there is a checkpoint of step {state.step}"
+            saved = f"there is a checkpoint of step {state.step}"
     remedy = f"{saved}; resume with: clouds train --resume {run.folder}"
     for kind in (DataError, NonFiniteError, TrainingError):
         if type(error) is kind:
@@ -164,9 +176,16 @@ def _remedy(error: Exception, folder: Path) -> str:
 
 
 def _initial_state(run: Run, phase: Phase) -> State:
-    recipe, pipeline, config = run.recipe, run.pipeline, run.recipe.teacher
+    recipe, config = run.recipe, run.recipe.teacher
+    sharded = recipe.loop.shard and run.processes.world > 1
+    pipeline = own_copy(run.pipeline) if sharded else run.pipeline
     taught = config.result or (phase == "joint" and bool(run.pictures))
+    teacher = _teacher(pipeline, config) if taught else None
     learner = Learner(pipeline, run.terms, channels_last=recipe.loop.channels_last)
+    if sharded:
+        shard_learner(learner)
+        if teacher is not None:
+            shard_teacher(teacher)
     optimizer = build_optimizer(pipeline.segmenter.parts, recipe.optimizer)
     return State(
         pipeline=pipeline,
@@ -174,12 +193,13 @@ def _initial_state(run: Run, phase: Phase) -> State:
         schedule=build_schedule(optimizer, recipe.optimizer, steps=run.recipe.config(phase).steps),
         config=recipe.optimizer,
         seed=recipe.seed * 2 + _SEEDS[phase],
-        teacher=_teacher(pipeline, config) if taught else None,
+        teacher=teacher,
         teacher_config=config,
         processes=run.processes,
         terms=run.terms,
-        learner=distribute(learner, run.processes),
+        learner=learner if sharded else distribute(learner, run.processes),
         accumulate=recipe.loop.accumulate,
+        sharded=sharded,
     )
 
 
@@ -282,7 +302,11 @@ def _evaluate(run: Run, phase: Phase, step: int) -> Domains:
 
 def _result_weights(run: Run, state: State) -> AbstractContextManager[None]:
     """Context in which the pipeline has the weights that are the phase's result."""
-    return state.teacher.in_student() if run.recipe.teacher.result and state.teacher is not None else nullcontext()
+    average = state.teacher if run.recipe.teacher.result else None
+    if state.sharded:
+        segmenter = state.pipeline.segmenter if average is None else average.segmenter
+        return filled(run.pipeline, segmenter.parts, state.pipeline.device)
+    return nullcontext() if average is None else average.in_student()
 
 
 def _log(run: Run, phase: Phase, step: int, numbers: dict[str, float], domains: Domains) -> dict[str, float]:

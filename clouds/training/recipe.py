@@ -199,6 +199,8 @@ class LoopConfig:
         accumulate: gradient accumulation: parts into which each process splits its share of a batch, to save memory.
             Trained batch norms see each part alone.
         channels_last: use the channels-last memory format for convolutions; faster on some processors.
+        shard: split weights, gradients and moments of a trained backbone and its head, and the teacher's average, over
+            the processes (FSDP), for those that do not fit one card; with a single process nothing is split.
         checkpoint_every: steps between checkpoints, so the most that a kill can cost.
         keep: number of checkpoints to keep. A run resumes from the newest, `checkpoint.pt`. With 2 or more, each is
             also `checkpoint-PHASE-STEP.pt`; to resume from an earlier one, copy it to `checkpoint.pt`.
@@ -211,6 +213,7 @@ class LoopConfig:
 
     accumulate: int = field(default=1, validator=within(1, MANY))
     channels_last: bool = False
+    shard: bool = False
     checkpoint_every: int = field(default=1000, validator=within(1, MANY))
     keep: int = field(default=1, validator=within(1, 1000))
     evaluate_every: int = field(default=0, validator=within(0, MANY))
@@ -220,6 +223,8 @@ class LoopConfig:
     trackers: tuple[str, ...] = ()
 
     def __attrs_post_init__(self) -> None:
+        if self.shard and self.channels_last:
+            raise ConfigError("loop.shard and loop.channels_last exclude each other: sharded weights have one order")
         if self.best and not self.evaluate_every:
             raise ConfigError(f"loop.best is {self.best!r}, but evaluation is off; also set loop.evaluate_every")
         if self.evaluate_start and not self.evaluate_every:
@@ -261,7 +266,7 @@ class Recipe:
 # Settings that may change when a run resumes: past steps do not depend on them. `loop.accumulate` changes rounding.
 CHANGEABLE = (
     *("data.workers", "data.on_error", "data.evaluation", "model.device", "loop.accumulate", "loop.checkpoint_every"),
-    *("loop.keep", "loop.evaluate_every", "loop.best", "loop.keep_best", "loop.trackers"),
+    *("loop.shard", "loop.keep", "loop.evaluate_every", "loop.best", "loop.keep_best", "loop.trackers"),
 )
 
 

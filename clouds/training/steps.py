@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from attrs import Factory, define, evolve
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -35,6 +36,7 @@ from clouds.training.learner import Learner, item_counts
 from clouds.training.optimizer_config import OptimizerConfig
 from clouds.training.recipe import TeacherConfig
 from clouds.training.samples import Sample
+from clouds.training.sharded_tensors import average_scalars, broadcast_buffers, clip_gradient, unsynchronized
 from clouds.training.targets import pasted_targets
 from clouds.training.teacher import Teacher
 
@@ -54,6 +56,7 @@ class State:
         terms: further loss terms, by name.
         learner: the student's loss; distributed over the processes.
         accumulate: number of parts of this process's share of a batch.
+        sharded: whether learner and teacher are split over the processes, see `clouds.training.sharding`.
         step: index of the next step.
         taught: step of the last teacher update, so that a repeated step does not update it again.
     """
@@ -69,6 +72,7 @@ class State:
     terms: dict[str, LossTerm] = Factory(dict[str, LossTerm])
     learner: nn.Module = Factory(lambda state: Learner(state.pipeline, state.terms), takes_self=True)
     accumulate: int = 1
+    sharded: bool = False
     step: int = 0
     taught: int = -1
 
@@ -88,6 +92,8 @@ def train_step(state: State, samples: Sequence[Sample]) -> dict[str, float]:
     if state.teacher is not None and state.step % state.teacher_config.every == 0 and state.taught != state.step:
         state.teacher.update()
         state.taught = state.step
+    if state.sharded:
+        broadcast_buffers(state.pipeline.segmenter)
     with _buffers_kept(*state.pipeline.segmenter.parts.values()):
         terms, norm = _gradients(state, samples)
     state.optimizer.step()
@@ -113,8 +119,7 @@ def _gradients(state: State, samples: Sequence[Sample]) -> tuple[dict[str, Tenso
             found = _part_terms(state, part, wanted, weight)
             torch.stack(list(found.values())).sum().backward()
         terms = {name: term.detach() + terms.get(name, 0.0) for name, term in found.items()}
-    trained = [parameter for group in state.optimizer.param_groups for parameter in group["params"]]
-    norm = torch.nn.utils.clip_grad_norm_(trained, state.config.clip_norm or math.inf)
+    norm = _clipped_norm(state)
     if not norm.isfinite():
         raise NonFiniteError(
             f"step {state.step}: the gradient's norm is {norm.item()}; the images are {_names(samples)}"
@@ -122,12 +127,26 @@ def _gradients(state: State, samples: Sequence[Sample]) -> tuple[dict[str, Tenso
     return terms, norm
 
 
+def _clipped_norm(state: State) -> Tensor:
+    """Clip the gradient; return its norm before."""
+    trained = [parameter for group in state.optimizer.param_groups for parameter in group["params"]]
+    limit = state.config.clip_norm or math.inf
+    if not state.sharded:
+        return torch.nn.utils.clip_grad_norm_(trained, limit)
+    average_scalars(trained, state.processes)
+    return clip_gradient(trained, limit, state.processes)
+
+
 def pseudo_targets(state: State, generated: Sequence[Sample]) -> dict[int, Targets]:
     """Targets of generated images by sample position: teacher on the clean view, then refiner."""
     if not generated:
+        if state.sharded and state.teacher is not None and state.processes.sum(torch.tensor(0)):
+            state.teacher.take_part()
         return {}
     if state.teacher is None:
         raise ValueError("generated images need a teacher; the state has none")
+    if state.sharded:
+        state.processes.sum(torch.tensor(1))  # the processes without generated images also run the teacher
     clean = [sample.clean.to(state.pipeline.device) for sample in generated if sample.clean is not None]
     label_maps, weights = zip(*state.teacher.weighted_label_maps(clean), strict=True)
     refiner = state.pipeline.refiner
@@ -197,7 +216,11 @@ def _stop_together(state: State, fault: str) -> None:
 
 def _averaging(learner: nn.Module, *, last: bool) -> AbstractContextManager[None]:
     """Synchronize gradients over the processes only once per step, at the last part."""
-    return learner.no_sync() if isinstance(learner, DistributedDataParallel) and not last else nullcontext()
+    if last:
+        return nullcontext()
+    if isinstance(learner, FSDPModule):
+        return unsynchronized(learner)
+    return learner.no_sync() if isinstance(learner, DistributedDataParallel) else nullcontext()
 
 
 def _names(samples: Sequence[Sample]) -> str:

@@ -20,7 +20,11 @@ from clouds.core.contract.labels import IGNORE_ID
 from clouds.core.contract.records import HeadOutput
 from clouds.core.pipeline.pipeline import Pipeline
 from clouds.core.pipeline.segmenter import Segmenter, blocks_of
+<<<<<<< Updated upstream
 from clouds.training.class_thresholds import ClassThresholds
+=======
+from clouds.training.sharded_tensors import local
+>>>>>>> Stashed changes
 
 _Module = TypeVar("_Module", bound=nn.Module)
 
@@ -85,8 +89,8 @@ class Teacher:
         """teacher = decay x teacher + (1 - decay) x student, for parameters; buffers are copied."""
         own, student = self._averaged()
         pairs = [pair for pair in zip(own.parameters(), student.parameters(), strict=True) if pair[0] is not pair[1]]
-        # a few kernel launches for all parameters, instead of one each
-        get_ema_multi_avg_fn(self.decay)([mine for mine, _ in pairs], [one for _, one in pairs], 0)
+        # a few kernel launches for all parameters, instead of one each; sharded ones have equal parts in each process
+        get_ema_multi_avg_fn(self.decay)([local(mine) for mine, _ in pairs], [local(one) for _, one in pairs], 0)
         for buffer, now in zip(own.buffers(), student.buffers(), strict=True):
             buffer.copy_(now)
 
@@ -143,6 +147,13 @@ class Teacher:
             self.head.segment(output.image(index), _size(view), _size(image), scores=True)
             for index, (view, image) in enumerate(zip(views, images, strict=True))
         ]
+
+    @torch.no_grad()
+    def take_part(self) -> None:
+        """The passes of `weighted_label_maps` on nothing, while other processes of a sharded teacher have images."""
+        side = 2 * self.backbone.size_divisor
+        for _ in self.scales:
+            self._output([torch.zeros(3, side, side, dtype=torch.uint8, device=self._student.device)])
 
     def _output(self, images: list[UInt8[Tensor, "3 _ _"]]) -> HeadOutput:
         classifier = self._student.classifier

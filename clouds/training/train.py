@@ -40,6 +40,7 @@ from clouds.training.loop import Run, StepCallback, run_phase
 from clouds.training.optimizer import build_optimizer
 from clouds.training.recipe import DataConfig, Overrides, Phase, Recipe, RecipeLike, changed, load_recipe, with_values
 from clouds.training.run_folder import LOG, RECIPE, START, read_recipe
+from clouds.training.sharding import require_shardable
 from clouds.training.tracking import JsonLines, Trackers, open_trackers
 
 __all__ = ["StepCallback", "TrainingRun", "train"]
@@ -266,6 +267,8 @@ def _prepare_run(
 ) -> Run:
     """Check the optimizer's groups, the data of the phases (all if none is named), and that a batch can be split."""
     joint = bool(recipe.data.generated) and phases != ("warmup",)
+    if recipe.loop.shard:
+        require_shardable(pipeline)
     build_optimizer(pipeline.segmenter.parts, recipe.optimizer)  # a pattern that matches nothing stops the run here
     if recipe.loop.evaluate_every:
         _check_evaluation(recipe.data.evaluation, pipeline.labels)

@@ -44,7 +44,7 @@ here.run(*sys.argv[2:])
 """
 
 
-def run(out: str, source: str, generated: str) -> None:
+def run(out: str, source: str, generated: str, *more: str) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         pipeline = clouds.compose(
@@ -53,7 +53,7 @@ def run(out: str, source: str, generated: str) -> None:
             refiner="regions",
             device="cpu",
         )
-    recipe = load_recipe("folder", [*SETTINGS, f'data.evaluation=["{source}"]'])
+    recipe = load_recipe("folder", [*SETTINGS, f'data.evaluation=["{source}"]', *more])
     train(pipeline, source=source, generated=generated, recipe=recipe, out=out)
 
 

@@ -36,16 +36,24 @@ _NUMPY: list[Any] = [
 ]
 
 
-def check_finite(module: nn.Module, *, source: str) -> None:
+def check_finite(module: nn.Module, *, source: str, state: Mapping[str, Tensor] | None = None) -> None:
     """Refuse NaN or infinite weights, so that they never replace good ones.
 
     Buffers may hold infinities, as masks do.
 
+    Args:
+        module: names its parameters and buffers.
+        source: for the message.
+        state: values that count in the place of the module's own.
+
     Raises:
         NonFiniteError: names `source` and the first non-finite tensors.
     """
-    bad = [name for name, weight in module.named_parameters() if not weight.isfinite().all()]
-    bad += [name for name, buffer in module.named_buffers() if buffer.is_floating_point() and buffer.isnan().any()]
+    values = state or {}
+    weights = {name: values.get(name, weight) for name, weight in module.named_parameters()}
+    buffers = {name: values.get(name, buffer) for name, buffer in module.named_buffers()}
+    bad = [name for name, weight in weights.items() if not weight.isfinite().all()]
+    bad += [name for name, buffer in buffers.items() if buffer.is_floating_point() and buffer.isnan().any()]
     if bad:
         more = f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
         raise NonFiniteError(
