@@ -20,11 +20,8 @@ from clouds.core.contract.labels import IGNORE_ID
 from clouds.core.contract.records import HeadOutput
 from clouds.core.pipeline.pipeline import Pipeline
 from clouds.core.pipeline.segmenter import Segmenter, blocks_of
-<<<<<<< Updated upstream
 from clouds.training.class_thresholds import ClassThresholds
-=======
 from clouds.training.sharded_tensors import local
->>>>>>> Stashed changes
 
 _Module = TypeVar("_Module", bound=nn.Module)
 
