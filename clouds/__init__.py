@@ -143,6 +143,7 @@ _HOMES = {
     "clouds.evaluation.evaluate": ("evaluate",),
     "clouds.evaluation.evaluate_segments": ("evaluate_segments",),
     "clouds.evaluation.report": ("Report",),
+    "clouds.evaluation.score": ("LabelFreeScores", "score"),
     "clouds.evaluation.segment_report": ("SegmentReport",),
     "clouds.refiners.prompt_options": ("PromptOptions",),
     "clouds.refiners.prompt_preset": ("prompt_preset",),

@@ -28,6 +28,7 @@ from clouds.cli import (
     predict_command,
     push,
     refine_commands,
+    score,
     sheet,
     weights_commands,
 )
@@ -57,6 +58,7 @@ def build_app() -> App:
         "train": model_commands.train,
         "evaluate": evaluate_command.evaluate,
         "evaluate-segments": evaluate_command.evaluate_segments,
+        "score": score.score,
         "compare": compare.compare,
         "ablate": ablate.ablate,
         "predict": predict_command.predict,

@@ -19,6 +19,8 @@ from clouds.evaluation.arms import Arm, domain_miou, mean_miou
 from clouds.evaluation.bootstrap import RESAMPLES, SEED, Counts, Interval, resampled_miou
 from clouds.evaluation.comparison import Comparison
 from clouds.evaluation.confusion import class_accuracy, class_iou, mean_iou
+from clouds.evaluation.rank_correlation import Candidate, candidate_table, correlation_table
+from clouds.evaluation.score import describe
 from clouds.evaluation.scores import Domains, DomainScores, Evaluation, ScoredRun
 from clouds.evaluation.spread import Spread
 from clouds.training.ablation_arms import ArmSpec
@@ -38,7 +40,7 @@ class ArmRun:
     Attributes:
         arm: name of the arm.
         joint, warmup: recipes and logged scores of its two phases; the warm-up may be shared.
-        checkpoint: folder of the trained pipeline.
+        checkpoint, start_checkpoint: folders of the pipeline after the joint phase and after the warm-up.
         counts: confusion of each image by scored domain.
         start: the same after the warm-up.
         teacher: confusion of the first teacher's labels for pictures that have labels.
@@ -48,9 +50,15 @@ class ArmRun:
     joint: ScoredRun
     warmup: ScoredRun
     checkpoint: Path
+    start_checkpoint: Path
     counts: Counts
     start: Counts
     teacher: Counts
+
+    @property
+    def title(self) -> str:
+        """Arm and seed."""
+        return f"{self.arm}, seed {self.joint.seed}"
 
     def scored(self, datasets: Mapping[str, Dataset]) -> ScoredRun:
         """Scores at all steps, over both phases."""
@@ -80,6 +88,7 @@ class Ablation:
             warm-ups; empty without labels.
         runs: all runs.
         scored: the scored datasets by domain name.
+        candidates: checkpoints with label-free scores; empty without `pictures`.
     """
 
     out: Path
@@ -88,6 +97,7 @@ class Ablation:
     teacher: dict[str, dict[str, Spread | None]]
     runs: tuple[ArmRun, ...] = field(repr=False, converter=_to_tuple)
     scored: Mapping[str, Dataset] = field(repr=False)
+    candidates: tuple[Candidate, ...] = field(repr=False)
 
     @classmethod
     def of(
@@ -97,6 +107,7 @@ class Ablation:
         runs: Sequence[ArmRun],
         scored: Mapping[str, Dataset],
         pictures: Mapping[str, Dataset],
+        candidates: tuple[Candidate, ...] = (),
     ) -> Ablation:
         """Compare the runs of the arms."""
         members = {arm.name: [run for run in runs if run.arm == arm.name] for arm in arms}
@@ -113,14 +124,18 @@ class Ablation:
             teacher=_teacher(members[base], pictures),
             runs=runs,
             scored=scored,
+            candidates=candidates,
         )
 
     def __str__(self) -> str:
-        """Tables for a terminal: the arms, and the first teacher's accuracy per class."""
+        """Tables for a terminal: the arms, the first teacher's accuracy per class, and the label-free scores."""
         lines = [self._note(), html.text_table(*self._rows())]
         for name in self.teacher:
             lines += [f"correct pixels of the first teacher's labels on {name}, in percent"]
             lines += [html.text_table(["class", "correct"], self._teacher_rows(name))]
+        if self.candidates:
+            note, header, rows = correlation_table(self.candidates)
+            lines += [note, html.text_table(header, rows), html.text_table(*candidate_table(self.candidates))]
         return "\n".join(lines)
 
     def to_json(self) -> str:
@@ -135,6 +150,7 @@ class Ablation:
                 name: {label: value and asdict(value) for label, value in classes.items()}
                 for name, classes in self.teacher.items()
             },
+            **(describe(self.candidates) if self.candidates else {}),
         }
         return to_json(document, indent=2, allow_nan=False, default=str)
 
@@ -157,8 +173,16 @@ class Ablation:
             note=f"The first images of each domain, seed {self.runs[0].joint.seed}.",
             content=[html.legend(next(iter(self.scored.values())).label_space), self._pictures()],
         )
-        sections = [arms, *self.comparison.sections(), *([first] if teacher else []), pictures]
+        teachers, chosen = [first] if teacher else [], [self._choosing()] if self.candidates else []
+        sections = [arms, *self.comparison.sections(), *teachers, *chosen, pictures]
         return html.page("Ablation", sections, subtitle=f"{len(self.runs)} runs, {len(self.intervals)} arms")
+
+    def _choosing(self) -> html.Section:
+        note, header, rows = correlation_table(self.candidates)
+        scores = html.folded("all checkpoints", html.table(*candidate_table(self.candidates)))
+        return html.Section(
+            title="Choosing without labels", note=f"{note}.", content=[html.table(header, rows), scores]
+        )
 
     def _note(self) -> str:
         return _NOTE.format(base=self.comparison.arms[0].name, resamples=RESAMPLES, seed=SEED)
@@ -181,7 +205,7 @@ class Ablation:
 
     def _documents(self) -> list[dict[str, Any]]:
         """A row per arm and seed."""
-        rows = list[dict[str, Any]]()
+        rows, label_free = list[dict[str, Any]](), {one.name: one.scores for one in self.candidates}
         for run in self.runs:
             evaluations = run.scored(self.scored).evaluations
             last = evaluations[-1]
@@ -193,6 +217,7 @@ class Ablation:
                     "miou": last.miou,
                     "domains": {name: asdict(one) for name, one in last.domains.items()},
                     "start": {name: one.miou for name, one in _domain_scores(run.start, self.scored).items()},
+                    **({"label_free": label_free[run.title]} if run.title in label_free else {}),
                 }
             )
         return rows

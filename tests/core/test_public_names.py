@@ -7,7 +7,18 @@ NAMES = [
     *("Component", "ComponentError", "ConfigError", "DataError"),
     *("DuplicateComponentError", "FeatureSpec", "Features", "FilePattern", "FileWeights", "GeneratedImage"),
     "GenerationRequest",
-    *("Generator", "Head", "HeadOutput", "HubWeights", "Kind", "LabelSpace", "Layout", "LossInputs", "LossTerm"),
+    *(
+        "Generator",
+        "Head",
+        "HeadOutput",
+        "HubWeights",
+        "Kind",
+        "LabelFreeScores",
+        "LabelSpace",
+        "Layout",
+        "LossInputs",
+        "LossTerm",
+    ),
     *("MaskPooler", "NonFiniteError"),
     "Offer",
     *("PageWeights", "Part", "Pinned", "Pipeline", "Plan", "PlanError", "PluginError", "Prediction", "Prepared"),
@@ -49,7 +60,7 @@ NAMES = [
         "hub_access",
     ),
     *("hub_folder", "load", "load_recipe"),
-    *("load_weights", "plan", "prompt_preset", "read_weights", "train", "weights_file"),
+    *("load_weights", "plan", "prompt_preset", "read_weights", "score", "train", "weights_file"),
 ]
 
 
