@@ -25,6 +25,7 @@ from clouds.data.folder import Dataset, open_dataset
 from clouds.data.spec import parse_spec
 from clouds.evaluation.evaluate import Settings, open_datasets
 from clouds.evaluation.label_free import COUNT, choose_pictures
+from clouds.evaluation.label_free import NAMES as LABEL_FREE
 from clouds.synthesis.generated_set import GeneratedSet, open_generated
 from clouds.training.ablation_arms import ArmRecipes, ArmSpec, Inputs, arm_recipes, parse_arms
 from clouds.training.ablation_result import Ablation, ArmRun
@@ -129,6 +130,11 @@ def _settings(recipe: str | Path | Recipe, data: Sequence[str], values: Override
     settings = with_values(recipe, values) if isinstance(recipe, Recipe) else load_recipe(recipe, values)
     if not settings.data.source:
         raise ConfigError("no source to train on; set data.source=folder:PATH")
+    if settings.loop.best in LABEL_FREE:
+        raise ConfigError(
+            f"loop.best is {settings.loop.best!r}, but an ablation compares the last checkpoints; leave it out, and "
+            "give pictures=PLACE to score them"
+        )
     if settings.joint.batch_size % 2:
         raise ConfigError(
             f"joint.batch_size is {settings.joint.batch_size}; an ablation needs an even number, half of it source"

@@ -201,7 +201,8 @@ class LoopConfig:
             also `checkpoint-PHASE-STEP.pt`; to resume from an earlier one, copy it to `checkpoint.pt`.
         evaluate_every: steps between evaluations on `data.evaluation`; 0 disables them.
         evaluate_start: also evaluate before the first step of the run.
-        best: "miou" saves the pipeline with the best mIoU so far in `best/`; empty saves none.
+        best: the score by which evaluations choose the pipeline in `best/`; empty saves none. "miou" is that on
+            `data.evaluation`. The others need no labels: `clouds.evaluation.label_free` on 40 generated images.
         keep_best: number of best pipelines to keep. With 2 or more, each is also in `best-PHASE-STEP/`.
         trackers: receivers of each step's metrics besides `log.jsonl`, e.g. "tensorboard", "wandb".
     """
@@ -212,7 +213,7 @@ class LoopConfig:
     keep: int = field(default=1, validator=within(1, 1000))
     evaluate_every: int = field(default=0, validator=within(0, MANY))
     evaluate_start: bool = False
-    best: Literal["", "miou"] = ""
+    best: Literal["", "miou", "confidence", "diversity", "information", "stability", "refinement", "separation"] = ""
     keep_best: int = field(default=1, validator=within(1, 1000))
     trackers: tuple[str, ...] = ()
 

@@ -25,6 +25,7 @@ from clouds.core.system.processes import Processes, join
 from clouds.data.check import check_labelled
 from clouds.data.folder import Dataset, open_dataset
 from clouds.data.spec import Spec, parse_spec
+from clouds.evaluation.label_free import NAMES as LABEL_FREE
 from clouds.synthesis.generated_set import open_generated
 from clouds.training.checkpoint import (
     FILE_NAME,
@@ -186,7 +187,8 @@ def _resumed_run(
     _lock_folder(folder, processes, closing)
     start, saved = read_checkpoint(folder)
     run = _prepare_run(pipeline, recipe, folder, start.phases, processes, stop)
-    run.start, run.saved, run.skipped, run.best = start, saved, start.skipped, start.best
+    run.start, run.saved, run.skipped = start, saved, start.skipped
+    run.best = start.best if recipe.loop.best == before.loop.best else ()  # other scores do not compare
     steps = run.recipe.config(start.phase).steps
     if start.step > steps:
         raise WeightsError(
@@ -271,6 +273,7 @@ def _prepare_run(
         _check_evaluation(recipe.data.evaluation, pipeline.labels)
     sources = _open_sources(pipeline, recipe.data, joint=joint)
     pictures = _open_pictures(recipe) if joint else ()
+    _check_best(recipe.loop.best, pictures, pipeline)
     phases = phases or (("warmup", "joint") if pictures else ("warmup",))
     run = Run(
         pipeline=pipeline,
@@ -295,6 +298,19 @@ def _prepare_run(
                 f"loop.accumulate={recipe.loop.accumulate} need at least {parts} images in a batch"
             )
     return run
+
+
+def _check_best(best: str, pictures: Sequence[Path], pipeline: Pipeline) -> None:
+    """Refuse a label-free score that cannot be computed."""
+    if best in LABEL_FREE and not pictures:
+        raise ConfigError(
+            f"loop.best is {best!r}, which is computed on generated images, but this run has none; set data.generated "
+            "and run the joint phase, or choose loop.best=miou"
+        )
+    if best == "refinement" and pipeline.refiner is None:
+        raise ConfigError(
+            "loop.best is 'refinement', but the pipeline has no refiner; set refiner=NAME, or another score"
+        )
 
 
 def _check_weights(data: DataConfig, phase: Phase, *, generated: bool) -> None:
