@@ -30,19 +30,13 @@ def target(tmp_path: Path) -> str:
 
 def test_all_checkpoints_are_scored_once(settings: Recipe, target: str, tmp_path: Path) -> None:
     out, said, pictures = tmp_path / "out", list[str](), tmp_path / "target" / "images" / "train"
-    call = {
-        "arms": ["source", "refined", "ceiling"],
-        "seeds": [0, 1],
-        "data": [target],
-        "ceiling": [target],
-        "out": out,
-    }
+    call = {"arms": ["source", "refined", "ceiling"], "seeds": [0, 1], "data": [target], "ceiling": [target]}
     before = ablate(settings, out=out, **call)
     assert "Choosing without labels" not in (out / "report.html").read_text(encoding="utf-8")
     result = ablate(settings, out=out, **call, pictures=pictures, count=2, say=said.append)
-    assert [one.name.split("-seed")[0].split(",")[0][:7] for one in result.candidates] == [
-        *("warm-up", "warm-up", "source", "source", "refined", "refined")
-    ]
+    names = [one.name for one in result.candidates]
+    assert names[2:] == ["source, seed 0", "refined, seed 0", "source, seed 1", "refined, seed 1"]
+    assert all(name.startswith("warm-up ") for name in names[:2])
     assert len(said) == 6  # nothing is trained again
     assert json.loads(before.to_json())["arms"] == json.loads(result.to_json())["arms"]
     rows = [json.loads(line) for line in (out / "rows.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -55,7 +49,7 @@ def test_all_checkpoints_are_scored_once(settings: Recipe, target: str, tmp_path
         assert own.miou == row["miou"]
     trained = clouds.load(out / "arms" / "refined" / "seed-1" / "joint", trust=["refiner"])
     expected = label_free_scores(trained, choose_pictures(pictures, 2))
-    assert {name: rows[3]["label_free"][name] for name in NAMES} == expected
+    assert {name: rows[4]["label_free"][name] for name in NAMES} == expected
     for file in ("table.txt", "report.html"):
         text = (out / file).read_text(encoding="utf-8")
         assert "rank correlation (Spearman) of each label-free score with mIoU over 6 checkpoints" in text
