@@ -118,8 +118,7 @@ def ablate(
         taught = _open_labelled(shown, labels) if shown else {}
         experiment = _Experiment(out=folder, source=source, scored=scored, shown=taught, on_step=on_step, say=say)
         runs = [_run(experiment, arm, seed, found) for (arm, seed), found in recipes.items()]
-        learned = {arm.name for arm in specs if arm.base == "ceiling"}
-        candidates = unlabelled.candidates([run for run in runs if run.arm not in learned], say) if unlabelled else ()
+        candidates = unlabelled.candidates(_without_ceiling(runs, specs), say) if unlabelled else ()
         result = Ablation.of(folder, specs, runs, scored, taught, candidates)
         result.write()
     return result
@@ -150,6 +149,12 @@ def _unlabelled(recipe: Recipe, pictures: str | os.PathLike[str], count: int, cl
         device=str(recipe.model.get("device", "auto")),
         classes=classes,
     )
+
+
+def _without_ceiling(runs: Sequence[ArmRun], arms: Sequence[ArmSpec]) -> list[ArmRun]:
+    """The runs whose arm does not learn from the target's labels."""
+    learning = {arm.name for arm in arms if arm.base == "ceiling"}
+    return [run for run in runs if run.arm not in learning]
 
 
 def _absolute(spec: str) -> str:
