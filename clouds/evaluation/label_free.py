@@ -243,6 +243,11 @@ def label_free_scores(
     return {name: min(100.0, max(0.0, value)) for name, value in found.items() if value is not None}
 
 
+def names_with(refiner: object) -> list[str]:
+    """All names; without `refinement` if the refiner is None."""
+    return [name for name in NAMES if refiner is not None or name not in _Refinement.names]
+
+
 def map_name(index: int) -> str:
     """File of the label map of a picture, see `label_free_scores`."""
     return f"{index:05}.png"

@@ -22,7 +22,7 @@ from clouds.core.system.errors import ConfigError
 from clouds.core.system.progress import progress_bar
 from clouds.evaluation import html
 from clouds.evaluation.evaluate import Settings, open_datasets
-from clouds.evaluation.label_free import COUNT, choose_pictures, consensus, label_free_scores
+from clouds.evaluation.label_free import COUNT, choose_pictures, consensus, label_free_scores, names_with
 from clouds.evaluation.rank_correlation import Candidate, candidate_table, correlation_table, rank_correlations
 
 
@@ -131,7 +131,7 @@ def score(
         for (name, folder), keep in zip(folders.items(), maps, strict=True):
             ready = {} if refiner is None else {"refiner": build_part("refiner", refiner)}
             pipeline = load(folder, device=device, trust=trust, ready=ready)
-            scores = label_free_scores(pipeline, chosen, keep=keep)
+            scores = label_free_scores(pipeline, chosen, names=names_with(refiner), keep=keep)
             miou = settings.evaluate(pipeline, datasets).miou if datasets else None
             candidates.append(Candidate(name=name, group="", scores=scores, miou=miou))
             bar.update(task, advance=1)

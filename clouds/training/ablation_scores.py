@@ -16,7 +16,7 @@ from clouds.core.system.errors import DataError
 from clouds.core.system.files import write_text
 from clouds.evaluation.bootstrap import Counts
 from clouds.evaluation.confusion import mean, mean_iou
-from clouds.evaluation.label_free import label_free_scores
+from clouds.evaluation.label_free import label_free_scores, names_with
 from clouds.evaluation.rank_correlation import Candidate
 from clouds.evaluation.score import with_consensus
 from clouds.training.ablation_result import ArmRun
@@ -70,7 +70,7 @@ class Unlabelled:
         ready = {} if self.refiner is None else {"refiner": build_part("refiner", self.refiner)}
         pipeline = load(checkpoint, device=self.device, trust=tuple(Kind), ready=ready)
         pipeline.trained = True  # zero steps are scored on purpose
-        scores = label_free_scores(pipeline, self.pictures, keep=folder)
+        scores = label_free_scores(pipeline, self.pictures, names=names_with(self.refiner), keep=folder)
         write_text(file, to_json({"of": of, "scores": scores}, indent=2, allow_nan=False) + "\n")
         return scores
 

@@ -19,7 +19,8 @@ def checkpoints(tmp_path: Path) -> list[Path]:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             tiny = {"name": "tiny", "dims": [8, 16, 24, 32], "depths": [1, 1, 1, 1]}
-            pipeline = clouds.compose(backbone=tiny, head={"name": "linear", "width": 8}, labels=labels, device="cpu")
+            head = {"name": "linear", "width": 8}
+            pipeline = clouds.compose(backbone=tiny, head=head, refiner="regions", labels=labels, device="cpu")
         pipeline.trained = True
         pipeline.save(path)
     return found
@@ -45,6 +46,7 @@ def test_scores_and_their_correlations_are_printed(
     assert "in percent, on 2 pictures; higher is better" in outcome.out
     assert "consensus" in outcome.out
     assert "rank correlation" not in outcome.out
+    assert "refinement" not in outcome.out  # it was not asked for
     command = ["score", one, two, "--pictures", photos, "--data", photos, "--refiner", "regions", "--device", "cpu"]
     assert "its choice" in run(*command).out
     printed = json.loads(run(*command, "--json").out)
