@@ -174,11 +174,11 @@ class _Separation(_Measure):
         # Features "n c" of cells, and their classes "n"
         centre = slice(seen.stride // 2, None, seen.stride)
         labels = seen.labels[centre, centre]
-        level = functional.normalize(seen.features.float(), dim=0)
+        level = functional.normalize(seen.features.cpu().double(), dim=0)
         cells = level[:, : labels.shape[0], : labels.shape[1]].flatten(1).T
         members = np.eye(self.classes)[labels.ravel()]
         # Sums per class "k c"
-        sums = members.T @ cells.double().cpu().numpy()
+        sums = members.T @ cells.numpy()
         self._sums = sums if self._sums is None else self._sums + sums
         self._counts += members.sum(0)
 
