@@ -77,7 +77,7 @@ def _scores(rows: Sequence[Row]) -> html.Section:
         content=[
             html.cards([("source only, mean", before), ("CLOUDS, mean", after), ("gain in points", gain)]),
             html.table(["domain", "source only", "CLOUDS"], rows, bars=True, footer=1),
-            html.figure(_chart(rows), name="miou"),
+            html.figure(_chart(rows), name="miou", alt="Bars of the same scores"),
         ],
     )
 
