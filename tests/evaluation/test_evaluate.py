@@ -13,9 +13,7 @@ from clouds.core.system.images import short_side_size
 from clouds.data.folder import Dataset, open_dataset
 from clouds.evaluation.analysis import Pixels, Regions
 from clouds.evaluation.calibration import Calibration, confidence, count_confidences
-from clouds.evaluation.counts import Counter
 from clouds.evaluation.evaluate import evaluate
-from clouds.evaluation.views import Segmentation
 
 LABELS = LabelSpace.from_names(["road", "car", "sky"], name="toy")
 
@@ -344,9 +342,3 @@ def test_calibration_is_that_of_the_scores(tmp_path: Path, pipeline: clouds.Pipe
         prediction = pipeline.predict(image)
         counts += count_confidences(confidence(prediction.scores()), prediction.labels == truth, truth != 255)
     assert result.calibration == Calibration.from_counts(counts)
-
-
-def test_calibration_needs_confidences() -> None:
-    counter, labels = Counter(classes=3, calibration=True), _map(0)
-    with pytest.raises(ConfigError, match="the predictions have no confidences; predict with confidences=True"):
-        counter.count(labels, Segmentation(labels))
