@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -88,23 +89,18 @@ def evaluate(
     """
     from clouds.core.system.processes import join
     from clouds.evaluation.evaluate import Settings, chosen_specs
-    from clouds.evaluation.protocol_reports import ProtocolReports
 
     if not (data or benchmark):
         raise UsageError("evaluate needs datasets: --data KIND:PATH[:SPLIT] ..., or --benchmark NAME")
-    views = {"classes": classes, "scales": scales, "flip": flip, "window": window, "batch_size": batch_size}
     names = tuple(PROTOCOLS) if protocol == (_ALL,) else tuple(dict.fromkeys(protocol)) or (None,)
     if against and (len(names) > 1 or calibration):
         raise UsageError("--against compares under one --protocol, and without --calibration; omit the others")
+    views = {"classes": classes, "scales": scales, "flip": flip, "window": window, "batch_size": batch_size}
     views |= {"analysis": report is not None and not against and len(names) == 1, "calibration": calibration}
     settings = [Settings.make(name, benchmark=benchmark, **views) for name in names]
-    specs = chosen_specs(data, benchmark, data_root)
     processes = join(device)
-    if against:
-        result = _compare([checkpoint, *against], settings[0], specs, dataset_config, device, trust)
-    else:
-        reports = _evaluate(checkpoint, settings, specs, dataset_config, device, trust)
-        result = reports[0] if len(reports) == 1 else ProtocolReports(reports)
+    measure = partial(_compare, against) if against else _evaluate
+    result = measure(checkpoint, settings, chosen_specs(data, benchmark, data_root), dataset_config, device, trust)
     if processes.main:
         _write_report(result, as_json, report)
 
@@ -164,12 +160,13 @@ def _evaluate(
     dataset_config: Path | None,
     device: str,
     trust: tuple[Kind, ...],
-) -> list[Report]:
-    """A report for each of the settings. All checks come before the pipeline is built."""
+) -> Report | ProtocolReports:
+    """A report under each of the settings. All checks come before the pipeline is built."""
     from clouds.core.pipeline.checkpoint import read_checkpoint
     from clouds.core.pipeline.composer import load
     from clouds.core.pipeline.hub import find_checkpoint
     from clouds.evaluation.evaluate import open_datasets
+    from clouds.evaluation.protocol_reports import ProtocolReports
 
     checkpoint = find_checkpoint(checkpoint)
     label_space = read_checkpoint(checkpoint).plan.labels
@@ -177,24 +174,27 @@ def _evaluate(
     for one in settings:
         one.check(datasets, label_space)
     pipeline = load(checkpoint, device=device, trust=trust)
-    return [one.evaluate(pipeline, datasets, progress=True) for one in settings]
+    reports = [one.evaluate(pipeline, datasets, progress=True) for one in settings]
+    return reports[0] if len(reports) == 1 else ProtocolReports(reports)
 
 
 def _compare(
-    checkpoints: Sequence[Path],
-    settings: Settings,
+    others: Sequence[Path],
+    checkpoint: Path,
+    settings: Sequence[Settings],
     specs: Sequence[str | Dataset],
     dataset_config: Path | None,
     device: str,
     trust: tuple[Kind, ...],
 ) -> PipelineComparison:
-    """Compare checkpoints, by the names of their folders if these differ. All checks come before one is built."""
+    """Compare other checkpoints with one, under the first of the settings. All checks come before one is built."""
     from clouds.core.pipeline.checkpoint import read_checkpoint
     from clouds.core.pipeline.composer import load
     from clouds.core.pipeline.hub import find_checkpoint
     from clouds.evaluation.evaluate import open_datasets
     from clouds.evaluation.pipeline_comparison import check_pipelines, compare_on
 
+    checkpoints = [checkpoint, *others]
     names = [str(one) for one in checkpoints]
     for name in names:
         if names.count(name) > 1:
@@ -203,9 +203,9 @@ def _compare(
     label_spaces = {name: read_checkpoint(folder).plan.labels for name, folder in folders.items()}
     check_pipelines({name: labels.names for name, labels in label_spaces.items()})
     datasets = open_datasets(specs, label_spaces[names[0]], dataset_config)
-    settings.check(datasets, label_spaces[names[0]])
+    settings[0].check(datasets, label_spaces[names[0]])
     pipelines = {name: load(folder, device=device, trust=trust) for name, folder in folders.items()}
-    return compare_on(settings, pipelines, datasets, progress=True)
+    return compare_on(settings[0], pipelines, datasets, progress=True)
 
 
 def _write_report(

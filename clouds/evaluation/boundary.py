@@ -43,9 +43,11 @@ def boundary_map(label_map: UInt8[np.ndarray, "h w"], distance: int, *, edge: bo
         distance: 1 is a pixel that touches another label.
         edge: whether the edge of the image belongs to the contour.
     """
-    corners = np.full((label_map.shape[0] + 1, label_map.shape[1] + 1), edge)
-    first = label_map[:-1, :-1]
-    corners[1:-1, 1:-1] = (first != label_map[1:, :-1]) | (first != label_map[:-1, 1:]) | (first != label_map[1:, 1:])
+    padded = np.pad(label_map, 1, mode="edge")
+    first = padded[:-1, :-1]
+    corners = (first != padded[1:, :-1]) | (first != padded[:-1, 1:]) | (first != padded[1:, 1:])
+    if edge:
+        corners[[0, -1]] = corners[:, [0, -1]] = True
     corners = np.pad(corners, distance - 1)
     near = _any_of(_any_of(corners.T, 2 * distance).T, 2 * distance)
     return np.where(near, label_map, np.uint8(IGNORE_ID))

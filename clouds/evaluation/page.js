@@ -67,9 +67,9 @@
     picture.replaceWith(button);
     button.append(picture);
     button.addEventListener("click", () => {
+      if (!dialog.isConnected) document.body.append(dialog);
       show(button);
       dialog.showModal();
     });
   }
-  if (document.querySelector(".pictures")) document.body.append(dialog);
 })();

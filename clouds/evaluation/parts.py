@@ -44,23 +44,6 @@ def confusions(matrices: Mapping[str, Int[np.ndarray, "k k+1"]], names: Sequence
 
 def calibration(domains: Mapping[str, Calibration]) -> html.Section:
     """Reliability diagram and expected calibration error of each domain."""
-    from plotly.graph_objects import Figure, Scatter
-
-    chart = Figure()
-    chart.add_trace(_diagonal("perfect calibration"))
-    for index, (name, one) in enumerate(domains.items()):
-        known = [bin for bin in one.bins if bin.pixels]
-        chart.add_trace(
-            Scatter(
-                name=name,
-                x=[bin.confidence for bin in known],
-                y=[bin.accuracy for bin in known],
-                mode="lines+markers",
-                hovertemplate="confidence %{x:.1f} %: %{y:.1f} % correct<extra>%{fullData.name}</extra>",
-                **_style(index),
-            )
-        )
-    _square(chart, "mean confidence in percent", "correct pixels in percent")
     errors = [[name, one.ece] for name, one in domains.items()]
     bins = [
         html.folded(
@@ -83,7 +66,9 @@ def calibration(domains: Mapping[str, Calibration]) -> html.Section:
         content=[
             html.table(["domain", "ECE"], errors),
             html.figure(
-                chart, name="calibration", alt="Reliability diagram: accuracy by confidence; the bins are in the tables"
+                _reliability(domains),
+                name="calibration",
+                alt="Reliability diagram: accuracy by confidence; the bins are in the tables",
             ),
             *bins,
         ],
@@ -243,6 +228,28 @@ def _scatter(models: Mapping[str, Mapping[str, PerImage]], first: str, other: st
             )
         )
     _square(chart, f"{first}, mIoU in percent", f"{other}, mIoU in percent")
+    return chart
+
+
+def _reliability(domains: Mapping[str, Calibration]) -> Any:
+    """Accuracy by confidence, a line per domain."""
+    from plotly.graph_objects import Figure, Scatter
+
+    chart = Figure()
+    chart.add_trace(_diagonal("perfect calibration"))
+    for index, (name, one) in enumerate(domains.items()):
+        known = [bin for bin in one.bins if bin.pixels]
+        chart.add_trace(
+            Scatter(
+                name=name,
+                x=[bin.confidence for bin in known],
+                y=[bin.accuracy for bin in known],
+                mode="lines+markers",
+                hovertemplate="confidence %{x:.1f} %: %{y:.1f} % correct<extra>%{fullData.name}</extra>",
+                **_style(index),
+            )
+        )
+    _square(chart, "mean confidence in percent", "correct pixels in percent")
     return chart
 
 

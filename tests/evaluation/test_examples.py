@@ -42,7 +42,7 @@ def test_the_images_that_changed_most() -> None:
 
 def _example(size: tuple[int, int] = (4, 4), **predictions: np.ndarray) -> Example:
     truth = np.zeros(size, np.uint8)
-    truth[0] = 255
+    truth[: size[0] // 4] = 255
     return Example.of(
         np.full((*size, 3), 200, np.uint8),
         truth,
