@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         GenerationRequest,
         HeadOutput,
         Prepared,
+        Prompt,
         Targets,
     )
     from clouds.core.contract.sampling import Sampler, Wanted
@@ -123,6 +124,7 @@ _HOMES = {
         "GenerationRequest",
         "HeadOutput",
         "Prepared",
+        "Prompt",
         "Targets",
     ),
     "clouds.core.contract.labels": ("LabelSpace",),

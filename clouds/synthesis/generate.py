@@ -15,7 +15,7 @@ from attrs import evolve, frozen
 from clouds.core.contract.component import Kind
 from clouds.core.contract.interfaces import Generator
 from clouds.core.contract.plan import Part
-from clouds.core.contract.records import GeneratedImage, GenerationRequest
+from clouds.core.contract.records import GeneratedImage, GenerationRequest, Prompt
 from clouds.core.pipeline.pipeline import Pipeline
 from clouds.core.system.errors import ComponentError, ConfigError, DataError
 from clouds.core.system.files import inside, own_folder, target_in
@@ -39,7 +39,7 @@ def generate(
     *,
     out: str | os.PathLike[str],
     seed: int = 0,
-    prompts: Sequence[str] | None = None,
+    prompts: Sequence[str | Prompt] | None = None,
     size: tuple[int, int] = (768, 768),
     batch_size: int = 4,
     keep_labels: bool = False,
@@ -65,7 +65,7 @@ def generate(
     if prompts is None and pipeline.generator.reads_prompts:
         if pipeline.prompter is None:
             raise ConfigError("the pipeline has no prompter; compose it with prompter='grammar', or give prompts=[...]")
-        prompts = pipeline.prompter.prompts(min(n, PROMPTS), seed=seed)
+        prompts = pipeline.prompter.write(min(n, PROMPTS), seed=seed)
     return generate_set(
         pipeline.generator,
         pipeline.plan.parts[Kind.GENERATOR],
@@ -86,7 +86,7 @@ def generate(
 def generate_set(
     generator: Generator | Workers[Generator],
     part: Part,
-    prompts: Sequence[str],
+    prompts: Sequence[str | Prompt],
     *,
     n: int,
     out: str | os.PathLike[str],
@@ -109,7 +109,7 @@ def generate_set(
     Args:
         generator: the generator, or workers that generate a batch at a time.
         part: the generator's part of a plan, for the manifest.
-        prompts: at least one prompt; `NO_PROMPTS` for a generator that reads none.
+        prompts: at least one prompt; `NO_PROMPTS` for a generator that reads none. The manifest keeps their origins.
         n: number of images.
         out: folder of the dataset; new, or from an earlier run.
         seed: 0 or more.
@@ -139,9 +139,10 @@ def generate_set(
             f"attempts={attempts}"
         )
     workers = Here(generator) if isinstance(generator, Generator) else generator
-    if any(prompts) and not workers.ask(reads_prompts):
+    wanted = [Prompt(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
+    if any(prompt.text for prompt in wanted) and not workers.ask(reads_prompts):
         raise ConfigError(f"generator {part.name} reads no prompts; leave them out")
-    order = Order.of(workers.ask(_describe), part, prompts, seed=seed, size=size, keep_labels=keep_labels)
+    order = Order.of(workers.ask(_describe), part, wanted, seed=seed, size=size, keep_labels=keep_labels)
     with own_folder(out, marker=FILE_NAME) as folder, appending(folder) as append:
         for written in ("images", "labels"):
             inside(folder, written)  # new files stay in the folder; file links are replaced, not followed
@@ -162,7 +163,7 @@ class Order:
         shared: values that all rows of this run share.
     """
 
-    prompts: tuple[str, ...]
+    prompts: tuple[Prompt, ...]
     seed: int
     size: tuple[int, int]
     keep_labels: bool
@@ -173,7 +174,7 @@ class Order:
         cls,
         model: dict[str, Any],
         part: Part,
-        prompts: Sequence[str],
+        prompts: Sequence[Prompt],
         *,
         seed: int,
         size: tuple[int, int],
@@ -190,10 +191,13 @@ class Order:
         }
         return cls(prompts=tuple(prompts), seed=seed, size=size, keep_labels=keep_labels, shared=shared)
 
+    def prompt(self, index: int) -> Prompt:
+        return self.prompts[index % len(self.prompts)]
+
     def request(self, index: int, attempt: int = 0) -> GenerationRequest:
         """The request of an image to the generator."""
         seed = self.seed + index + attempt * ATTEMPT
-        return GenerationRequest(prompt=self.prompts[index % len(self.prompts)], seed=seed, size=self.size)
+        return GenerationRequest(prompt=self.prompt(index).text, seed=seed, size=self.size)
 
     def name(self, index: int) -> str:
         """File name of an image and its label map."""
@@ -208,7 +212,7 @@ class Order:
         which = row.index % len(self.prompts)
         asked: dict[str, Any] = {
             "file": f"images/{self.name(row.index)}",
-            "prompt": self.prompts[which],
+            "prompt": self.prompt(row.index).text,
             "prompt_index": which,
             "seed": self.seed + row.index + self.attempt(row.seed, row.index) * ATTEMPT,
             **self.shared,
@@ -374,6 +378,7 @@ class _Run:
             scores=scores,
             labels=labels,
             origin=image.origin,
+            prompt_origin=self.order.prompt(index).origin,
             **self.order.shared,
             batch_size=together,
             filters=self.thresholds,

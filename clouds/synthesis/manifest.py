@@ -105,6 +105,7 @@ class Row:
         scores: score by filter name.
         labels: the label map (train ids); None if not requested or unknown.
         origin: what the image was made from besides the prompt, such as file, hash and crop of a photograph; or None.
+        prompt_origin: who wrote the prompt; see `clouds.Prompt`.
         generator: the generator.
         model: the generator's `describe`: hub id or folder, revision, weights, scheduler, dtype, ...
         size: (height, width).
@@ -126,6 +127,7 @@ class Row:
     scores: dict[str, float]
     labels: StoredFile | None
     origin: dict[str, Any] | None = None
+    prompt_origin: dict[str, Any] | None = None
     # The rows of one run share the following values, which are parsed once.
     generator: MadeBy
     model: dict[str, Any]

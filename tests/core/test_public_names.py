@@ -25,6 +25,7 @@ NAMES = [
     *(
         "Problem",
         "Projection",
+        "Prompt",
         "PromptOptions",
         "PromptRefiner",
         "PromptedSegmenter",
