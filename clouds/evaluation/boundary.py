@@ -43,7 +43,7 @@ def boundary_map(label_map: UInt8[np.ndarray, "h w"], distance: int, *, edge: bo
         distance: 1 is a pixel that touches another label.
         edge: whether the edge of the image belongs to the contour.
     """
-    padded = np.pad(label_map, 1, mode="edge")
+    padded = np.pad(label_map, 1, mode="edge" if label_map.size else "constant")
     first = padded[:-1, :-1]
     corners = (first != padded[1:, :-1]) | (first != padded[:-1, 1:]) | (first != padded[1:, 1:])
     if edge:

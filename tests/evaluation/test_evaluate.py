@@ -313,7 +313,7 @@ def test_what_is_measured_besides(tmp_path: Path) -> None:
         ("0", "best"),
     ]
     first = report.examples["day:val"][0]
-    assert (first.truth.tolist(), first.predictions["prediction"].tolist()) == [[[1, 255]], [[2, 2]]]
+    assert (first.truth.tolist(), first.predictions["prediction"].tolist()) == ([[1, 255]], [[2, 2]])
     assert clouds.Report.from_json(report.to_json()) == report
     assert "analysis" not in plain.to_json()
 
