@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         GeneratedImage,
         GenerationRequest,
         HeadOutput,
+        LabelledImage,
         Prepared,
         Targets,
     )
@@ -121,6 +122,7 @@ _HOMES = {
         "GeneratedImage",
         "GenerationRequest",
         "HeadOutput",
+        "LabelledImage",
         "Prepared",
         "Targets",
     ),

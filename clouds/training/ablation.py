@@ -166,8 +166,8 @@ def _inputs(recipe: Recipe, ceiling: tuple[str, ...], folder: Path, labels: Labe
 
 
 def _labelled_set(generated: GeneratedSet, folder: Path) -> str:
-    """SPEC of a labelled dataset of links to the generated images and their exact labels; empty without labels."""
-    if generated.labels is None:
+    """SPEC of a labelled dataset of links to the generated images and their exact labels; empty without them."""
+    if generated.labels is None or any(row.label_kind != "exact" for row in generated.rows):
         return ""
     for image, label in zip(generated.images, generated.labels, strict=True):
         link_file(image, folder / "images" / "train" / image.name)
