@@ -186,7 +186,7 @@ def _finish(made: GeneratedSet, *, n: int, prompts: int, attempts: int, shards: 
         regions.update(row.regions or {})
     if as_json:
         counts = {"images": len(made.images), "left_out": left_out, "prompts": prompts}
-        write_json({"folder": made.folder, **counts, "labels": labelled, "regions": dict(regions)})
+        write_json({"folder": made.folder, **counts, "labels": labelled, **({"regions": regions} if regions else {})})
     else:
         less = f"; {left_out} left out, rejected {attempts} times each" if left_out else ""
         less += f"; {regions['dropped']} of {regions['labelled']} labelled regions dropped" if regions else ""
