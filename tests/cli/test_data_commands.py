@@ -107,9 +107,7 @@ class TestGenerate:
         call += ("--n", 2, "--size", 32, 48, "--out", tmp_path / "set")
         assert_one_line(run(*call), "generator img2img starts from labelled images; give their SPEC as source")
         call += ("--source", f"folder:{photos}:val", "--filter", "consistency=0", "--agreement", 0.75)
-        assert_one_line(
-            run(*call), "--filter consistency needs a trained pipeline; also give --segmenter CHECKPOINT", code=2
-        )
+        assert_one_line(run(*call), "consistency needs a trained pipeline; also give --segmenter CHECKPOINT", code=2)
         outcome = run(*call, "--segmenter", checkpoint)
         assert outcome.code == 0, outcome.err
         rows = open_generated(tmp_path / "set").rows

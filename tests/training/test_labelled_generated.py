@@ -96,9 +96,7 @@ def test_inherited_labels_have_the_classes_of_their_source(folder: Path) -> None
 
 def test_a_kind_that_no_image_has_is_named(tmp_path: Path, folder: Path) -> None:
     generate_set(Three(), PART, ("",), n=1, out=tmp_path / "one", size=SIZE)
-    with pytest.raises(
-        DataError, match=r"one: no image has exact labels, but data\.generated_weight names them; leave"
-    ):
+    with pytest.raises(DataError, match=r"one: no image has exact labels, but data\.generated_weight names them"):
         opened(tmp_path / "one", {"exact": 1.0})
     (folder / FILE_NAME).unlink()  # a published set, whose label files are of unknown kind
     with pytest.raises(DataError, match="three: no image has exact labels"):
