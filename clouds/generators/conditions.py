@@ -23,13 +23,12 @@ from clouds.generators.diffusion_source import FolderControl, TinyControl
 
 
 class Condition(ABC):
-    """What a diffusion pipeline takes from labelled images.
+    """What a diffusion pipeline takes from labelled images."""
 
-    Attributes:
-        facts: settings and provenance for manifests.
-    """
-
-    facts: dict[str, Any]
+    @property
+    @abstractmethod
+    def facts(self) -> dict[str, Any]:
+        """Settings and provenance for manifests."""
 
     @abstractmethod
     def attach(self, pipeline: Any, dtype: torch.dtype) -> Any:
@@ -59,7 +58,10 @@ class ImageToImage(Condition):
         if not 0 < strength <= 1:
             raise ConfigError(f"strength is {strength}; expected more than 0 and at most 1")
         self.strength = strength
-        self.facts = {"strength": strength}
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {"strength": self.strength}
 
     def attach(self, pipeline: Any, dtype: torch.dtype) -> Any:
         return AutoPipelineForImage2Image.from_pipe(pipeline)
@@ -89,7 +91,10 @@ class SegmentationControl(Condition):
         if not scale > 0:
             raise ConfigError(f"scale is {scale}; expected more than 0")
         self.control, self.classes, self.scale = control, classes, scale
-        self.facts = {"control": {**control.facts, "classes": classes.name, "scale": scale}}
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {"control": {**self.control.facts, "classes": self.classes.name, "scale": self.scale}}
 
     def attach(self, pipeline: Any, dtype: torch.dtype) -> Any:
         return AutoPipelineForText2Image.from_pipe(pipeline, controlnet=self.control.load(pipeline, dtype))
