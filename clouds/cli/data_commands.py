@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -21,8 +22,12 @@ from clouds.core.system.config import override, parse_assignment
 from clouds.core.system.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
+    from clouds.core.contract.interfaces import Generator
+    from clouds.core.contract.plan import Part
     from clouds.synthesis.filters import Filter
     from clouds.synthesis.generated_set import GeneratedSet
+    from clouds.synthesis.labelled_source import LabelledSource
+    from clouds.synthesis.workers import Workers
 
 _ONE_SOURCE = Group("Prompts", validator=MutuallyExclusive())
 _SHOWN_FAULTS = 20
@@ -116,25 +121,36 @@ def generate(
         shards: also write WebDataset tars to OUT/shards.
         assignments: options of the generator, also written generator.OPTION, and prompter.OPTION of the prompter.
     """
-    from clouds.synthesis.engines import build_component, open_workers, plan_component, to_document
     from clouds.synthesis.generate import generate_set, reads_prompts
-    from clouds.synthesis.labelled_source import LabelledSource
 
-    catalog = Catalog.from_environment()
-    places = {"pictures": _find_place(pictures)} if pictures else {}
-    wanted = _by_part(assignments)
-    part = plan_component(Kind.GENERATOR, override({"name": generator, **places}, wanted[Kind.GENERATOR]), catalog)
-    options: dict[str, Any] = {"seed": seed, "size": size, "batch_size": batch_size, "keep_labels": keep_labels}
+    catalog, wanted = Catalog.from_environment(), _by_part(assignments)
+    part = _plan_generator(generator, pictures, wanted[Kind.GENERATOR], catalog)
     judges = _build_filters(filters, clip, segmenter, agreement, device)
-    options |= {"filters": judges, "attempts": attempts, "verify": verify}
-    start = LabelledSource.open(source, _label_space(labels, source, None)) if source else None
-    here = catalog if engine == "local" else None  # a worker elsewhere has its own plugins
-    build = partial(build_component, Kind.GENERATOR.value, to_document(part), device, here)
-    with open_workers(engine, build, count=workers, device=device) as drawing:
+    options: dict[str, Any] = {"seed": seed, "size": size, "batch_size": batch_size, "keep_labels": keep_labels}
+    options |= {"filters": judges, "attempts": attempts, "verify": verify, "source": _open_source(source, labels)}
+    with _open_generators(part, catalog, engine, workers, device) as drawing:
         given = prompts or prompter or ("grammar" if drawing.ask(reads_prompts) else None)
         texts = _find_prompts(given, wanted[Kind.PROMPTER], n, seed, catalog)
-        made = generate_set(drawing, part, texts, n=n, out=out, source=start, **options, progress=True)
+        made = generate_set(drawing, part, texts, n=n, out=out, **options, progress=True)
     _finish(made, n=n, prompts=len(texts), attempts=attempts, shards=shards, as_json=as_json)
+
+
+def _plan_generator(name: str, pictures: str | None, options: Sequence[str], catalog: Catalog) -> Part:
+    from clouds.synthesis.engines import plan_component
+
+    places = {"pictures": _find_place(pictures)} if pictures else {}
+    return plan_component(Kind.GENERATOR, override({"name": name, **places}, options), catalog)
+
+
+def _open_generators(
+    part: Part, catalog: Catalog, engine: str, count: int | None, device: str
+) -> AbstractContextManager[Workers[Generator]]:
+    """Workers that build the generator."""
+    from clouds.synthesis.engines import build_component, open_workers, to_document
+
+    here = catalog if engine == "local" else None  # a worker elsewhere has its own plugins
+    build: Callable[[], Generator] = partial(build_component, Kind.GENERATOR.value, to_document(part), device, here)
+    return open_workers(engine, build, count=count, device=device)
 
 
 def _by_part(assignments: Sequence[str]) -> dict[Kind, list[str]]:
@@ -159,6 +175,12 @@ def _find_prompts(
         reason = f"the prompts are those of {given}" if given else "the generator reads no prompts"
         raise UsageError(f"--set prompter.{options[0]}: {reason}, and no prompter is used; omit it")
     return NO_PROMPTS if given is None else _read_prompts(given, n, catalog)
+
+
+def _open_source(spec: str | None, labels: str) -> LabelledSource | None:
+    from clouds.synthesis.labelled_source import LabelledSource
+
+    return LabelledSource.open(spec, _label_space(labels, spec, None)) if spec else None
 
 
 def _find_place(pictures: str) -> str:

@@ -139,17 +139,9 @@ def generate_set(
         ComponentError: the generator breaks its contract.
         WorkerError: see `Workers.map`.
     """
-    if isinstance(prompts, str) or not prompts:
-        raise ConfigError(f"prompts must be a list of at least one text, got {prompts!r}")
-    if min(n, batch_size, attempts) < 1:
-        raise ConfigError(
-            f"generation needs n, batch_size and attempts of at least 1, got n={n}, batch_size={batch_size} and "
-            f"attempts={attempts}"
-        )
     workers = Here(generator) if isinstance(generator, Generator) else generator
-    if any(prompts) and not workers.ask(reads_prompts):
-        raise ConfigError(f"generator {part.name} reads no prompts; leave them out")
-    _check_source(part.name, source, wanted=workers.ask(reads_source))
+    _check_numbers(n, batch_size, attempts)
+    _check_inputs(part.name, workers, prompts, source)
     model = workers.ask(_describe)
     order = Order.of(model, part, prompts, seed=seed, size=size, source=source, keep_labels=keep_labels)
     with own_folder(out, marker=FILE_NAME) as folder, appending(folder) as append:
@@ -191,7 +183,23 @@ def reads_source(generator: Generator) -> bool:
     return generator.reads_source
 
 
-def _check_source(name: str, source: LabelledSource | None, *, wanted: bool) -> None:
+def _check_numbers(n: int, batch_size: int, attempts: int) -> None:
+    if min(n, batch_size, attempts) < 1:
+        raise ConfigError(
+            f"generation needs n, batch_size and attempts of at least 1, got n={n}, batch_size={batch_size} and "
+            f"attempts={attempts}"
+        )
+
+
+def _check_inputs(
+    name: str, workers: Workers[Generator], prompts: Sequence[str], source: LabelledSource | None
+) -> None:
+    """Check that the generator gets what it reads, and nothing else."""
+    if isinstance(prompts, str) or not prompts:
+        raise ConfigError(f"prompts must be a list of at least one text, got {prompts!r}")
+    if any(prompts) and not workers.ask(reads_prompts):
+        raise ConfigError(f"generator {name} reads no prompts; leave them out")
+    wanted = workers.ask(reads_source)
     if wanted and source is None:
         raise ConfigError(f"generator {name} starts from labelled images; give their SPEC as source")
     if source is not None and not wanted:

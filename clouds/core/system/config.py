@@ -246,19 +246,20 @@ def _converter() -> cattrs.Converter:
             raise TypeError(f"{value!r} is neither a name nor a table")
         return value
 
-    def numbered(value: Any, kind: Any) -> Any:
-        if not accepts(kind, value):
-            raise TypeError(f"{value!r} is neither a number nor a table of numbers")
-        return from_json_value(kind, value)
-
     for kind in (int, float, str, bool):
         converter.register_structure_hook(kind, strict)
     converter.register_structure_hook_func(lambda kind: kind == str | dict[str, Any], named)
-    converter.register_structure_hook_func(lambda kind: kind == float | dict[str, float], numbered)
+    converter.register_structure_hook_func(lambda kind: kind == float | dict[str, float], _number_or_table)
     converter.register_structure_hook_factory(
         lambda kind: get_origin(kind) in (tuple, list) and kind not in inner, listed
     )
     return converter
+
+
+def _number_or_table(value: Any, kind: Any) -> Any:
+    if not accepts(kind, value):
+        raise TypeError(f"{value!r} is neither a number nor a table of numbers")
+    return from_json_value(kind, value)
 
 
 def _type_fault(value: Any, kind: Any) -> str:
