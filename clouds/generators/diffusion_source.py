@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast, final
+from typing import Any, final
 
 import torch
 from diffusers import AutoPipelineForText2Image, ControlNetModel, DiffusionPipeline
@@ -195,10 +195,8 @@ def find_source(model: str, *, revision: str | None, safety_checker: bool) -> Fo
         ConfigError: a revision is given for a local folder, or `safety_checker` is set, but the pipeline has none.
     """
 
-    pipelines = cast("Any", DiffusionPipeline)  # its types hide that `download` is a class method
-
     def fetch(**asked: Any) -> str:
-        return pipelines.download(model, use_safetensors=True, **asked)
+        return str(DiffusionPipeline.download(model, use_safetensors=True, **asked))
 
     folder, commit = _find_folder(model, revision, fetch, what="diffusion model", remedy=_MODEL_REMEDY)
     return FolderSource(folder, name=model, revision=commit, safety_checker=safety_checker)

@@ -34,7 +34,7 @@ def tiny_pipeline(family: str) -> Any:
         return _tiny_xl() if family == "sdxl" else _tiny_sd()
 
 
-def tiny_control(unet: UNet2DConditionModel) -> ControlNetModel:
+def tiny_control(unet: UNet2DConditionModel) -> Any:
     """A ControlNet with random weights for a tiny denoiser; weights are the same at every call.
 
     Its outputs are not zero, as those of a fresh ControlNet are, so that the control image has an effect.
