@@ -198,6 +198,7 @@ def _modules(state: State) -> dict[str, torch.nn.Module]:
         del found["backbone"]
     if teacher is not None:
         found |= {f"teacher {name}": part for name, part in teacher.averaged.items()}
+        found |= {"teacher thresholds": teacher.thresholds} if teacher.thresholds is not None else {}
     found |= {f"loss term {name}": term for name, term in state.terms.items() if term.state_dict()}
     return found
 

@@ -190,6 +190,7 @@ def _teacher(pipeline: Pipeline, config: TeacherConfig) -> Teacher:
         pipeline,
         decay=config.decay,
         confidence=config.confidence,
+        class_confidence=config.class_confidence,
         weight_threshold=config.weight_threshold,
         scales=config.scales,
     )

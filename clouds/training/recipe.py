@@ -171,6 +171,8 @@ class TeacherConfig:
         every: steps between updates.
         confidence: minimum share of the scores that a pixel's best class needs, else the pixel is ignored; 0 labels
             every pixel, as published.
+        class_confidence: the same with one minimum per class, this fraction of the mean over the class's pixels in
+            earlier steps (weighted by `decay`; see `clouds.training.class_thresholds`); 0 labels every pixel.
         weight_threshold: a generated image's loss is weighted by the share of its pixels whose best class has at least
             this share of the scores (DACS, DAFormer: 0.968); 0 weights every image alike, as published.
         scales: sizes at which the teacher sees each generated image, relative to the view's; their scores are averaged.
@@ -181,6 +183,7 @@ class TeacherConfig:
     decay: float = field(default=0.999, validator=within(0, 1))
     every: int = field(default=100, validator=within(1, MANY))
     confidence: float = field(default=0.0, validator=within(0, 0.9999))
+    class_confidence: float = field(default=0.0, validator=within(0, 10))
     weight_threshold: float = field(default=0.0, validator=within(0, 0.9999))
     scales: tuple[float, ...] = field(default=(1.0,), validator=within(0.01, 100))
     result: bool = False

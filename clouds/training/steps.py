@@ -92,6 +92,8 @@ def train_step(state: State, samples: Sequence[Sample]) -> dict[str, float]:
         terms, norm = _gradients(state, samples)
     state.optimizer.step()
     state.schedule.step()
+    if state.teacher is not None and state.teacher.thresholds is not None:
+        state.teacher.thresholds.update(state.processes)
     state.step += 1
     numbers = state.processes.sum(torch.stack([torch.stack(list(terms.values())).sum(), *terms.values()]))
     loss, *each = (numbers / state.processes.world).tolist()

@@ -20,6 +20,7 @@ from clouds.core.contract.labels import IGNORE_ID
 from clouds.core.contract.records import HeadOutput
 from clouds.core.pipeline.pipeline import Pipeline
 from clouds.core.pipeline.segmenter import Segmenter, blocks_of
+from clouds.training.class_thresholds import ClassThresholds
 
 _Module = TypeVar("_Module", bound=nn.Module)
 
@@ -34,6 +35,7 @@ class Teacher:
         student: the pipeline to train.
         decay: weight of the teacher's own parameters in an update, 0..1.
         confidence: minimum share of the scores that a pixel's best class needs, else the pixel is ignored.
+        class_confidence: the same, as a fraction of the running mean of its class; 0 needs none.
         weight_threshold: share of the scores for `weighted_label_maps`.
         scales: sizes of the views whose scores are averaged for a label map, relative to the image's.
     """
@@ -44,6 +46,7 @@ class Teacher:
         *,
         decay: float,
         confidence: float = 0.0,
+        class_confidence: float = 0.0,
         weight_threshold: float = 0.0,
         scales: Sequence[float] = (1.0,),
     ) -> None:
@@ -51,6 +54,9 @@ class Teacher:
         self.confidence = confidence
         self.weight_threshold = weight_threshold
         self.scales = tuple(scales)
+        self.thresholds = (
+            ClassThresholds(len(student.labels), decay=decay, fraction=class_confidence) if class_confidence else None
+        )
         self._student = student
         trained = any(parameter.requires_grad for parameter in student.backbone.parameters())
         backbone = frozen_copy(student.backbone) if trained else student.backbone
@@ -109,7 +115,7 @@ class Teacher:
 
     def label_maps(self, images: list[UInt8[Tensor, "3 h w"]]) -> list[UInt8[Tensor, "h w"]]:
         """Label maps of clean views: the class with the highest score over all scales, 255 where it is below the
-        confidence."""
+        confidence or its class's threshold."""
         return [label_map for label_map, _ in self.weighted_label_maps(images)]
 
     @torch.no_grad()
@@ -119,7 +125,7 @@ class Teacher:
         The weight is the share of all pixels whose best class has at least `weight_threshold` of the scores. Source:
         Tranheden et al., DACS, WACV 2021, section 3.2; Hoyer et al., DAFormer, CVPR 2022, equation 4.
         """
-        if self.scales == (1.0,) and not (self.confidence or self.weight_threshold):
+        if self.scales == (1.0,) and not (self.confidence or self.thresholds or self.weight_threshold):
             output = self._output(images)
             return [(self.head.segment(output.image(i), _size(one), _size(one)), 1.0) for i, one in enumerate(images)]
         # Scores "k h w" of each image, summed over scales
@@ -149,7 +155,10 @@ class Teacher:
         best, label_map = scores.max(0)
         total = scores.sum(0)
         weight = (best >= self.weight_threshold * total).double().mean().item() if self.weight_threshold else 1.0
-        return torch.where(best >= self.confidence * total, label_map, IGNORE_ID).to(torch.uint8), weight
+        sure = best >= self.confidence * total
+        if self.thresholds is not None:
+            sure &= self.thresholds.keeps(best / total, label_map.to(torch.uint8))
+        return torch.where(sure, label_map, IGNORE_ID).to(torch.uint8), weight
 
 
 def _size(image: UInt8[Tensor, "3 h w"]) -> tuple[int, int]:

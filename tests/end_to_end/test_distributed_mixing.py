@@ -30,7 +30,8 @@ CASES = {
         [
             *("data.class_mix=true", "data.sampler=rare-classes", 'data.sampler.index=["INDEX"]'),
             *("data.sampler.min_pixels=100", "data.source_weights=[0.25]", "data.generated_weight=2"),
-            *(f"teacher.weight_threshold={THRESHOLD}", 'data.augmentations=["randomize"]', NEAR),
+            *(f"teacher.weight_threshold={THRESHOLD}", "teacher.class_confidence=0.9"),
+            *('data.augmentations=["randomize"]', NEAR),
         ],
     ),
 }

@@ -153,7 +153,8 @@ NUMBERS = [
     *("data.generated_factor", "data.workers", "optimizer.lr", "optimizer.weight_decay", "optimizer.clip_norm"),
     *("optimizer.momentum", "optimizer.layer_decay", "optimizer.lr_warmup", "optimizer.power", "optimizer.gamma"),
     *("warmup.steps", "warmup.batch_size", "joint.steps", "joint.batch_size"),
-    *("teacher.decay", "teacher.every", "teacher.confidence", "teacher.weight_threshold"),
+    *("teacher.decay", "teacher.every", "teacher.confidence", "teacher.class_confidence"),
+    "teacher.weight_threshold",
     *("loop.accumulate", "loop.checkpoint_every", "loop.keep", "loop.evaluate_every", "loop.keep_best"),
     "seed",
 ]

@@ -29,6 +29,7 @@ def settings(source: str, tmp_path: Path) -> Recipe:
         "data.sampler.min_pixels=100",
     ]
     weights = ["data.source_weights=[0.5]", "data.generated_weight=2", "teacher.weight_threshold=0.08"]
+    weights += ["teacher.class_confidence=1.0"]
     return recipe(f"data.source={source}", *rare, *weights, "data.cat_max_ratio=0.75", "data.class_mix=true")
 
 
