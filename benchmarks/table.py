@@ -1,4 +1,4 @@
-"""Generates the tables in `benchmarks/README.md` and `SECURITY.md` from the rows in `benchmarks/results/`.
+"""Generates the tables in `benchmarks/README.md`, `SECURITY.md` and `docs/results.md` from `benchmarks/results/`.
 
     python -m benchmarks.table            # writes the tables
     python -m benchmarks.table --check    # exit code 1 if a table differs from the rows
@@ -18,8 +18,10 @@ from typing import Any
 
 from benchmarks.rows import RESULTS
 from clouds.core.system.files import write_text
+from clouds.evaluation.spread import Spread
 
-DOCUMENTS = (Path(__file__).parent / "README.md", Path(__file__).parents[1] / "SECURITY.md")
+_ROOT = Path(__file__).parents[1]
+DOCUMENTS = (_ROOT / "benchmarks" / "README.md", _ROOT / "SECURITY.md", _ROOT / "docs" / "results.md")
 _BETWEEN = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _MEASURED = ("p20", "p50", "p80", "repeats", "commit", "torch", "triton", "python", "driver", "threads", "seconds")
 _RESULTS = ("rate", "rate_unit", "share", "ceiling", "ceilings", "peak_memory_mb", "error")
@@ -193,6 +195,23 @@ def _fuzzed(what: str, seed: str, rows: Sequence[Row]) -> tuple[str, ...]:
     return (what, seed, *(f"{number:,.0f}" for number in sums))
 
 
+def demo_table(rows: Iterable[Row]) -> str:
+    """mIoU of each column and domain over the seeds: each value, mean and standard deviation."""
+    found = [one for one in latest(rows) if one["metric"] == "mIoU"]
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for one in found:
+        groups.setdefault((one["domain"], one["provider"]), []).append(one)
+    columns = list(dict.fromkeys(one["provider"] for one in found if one["domain"] == "mean"))
+    domains = [name for name in dict.fromkeys(one["domain"] for one in found) if name != "generated"]
+    cells = [(domain, *(_over_seeds(groups.get((domain, column), [])) for column in columns)) for domain in domains]
+    return _table(("mIoU in percent", *columns), cells)
+
+
+def _over_seeds(rows: Sequence[Row]) -> str:
+    values = [one["p50"] for one in sorted(rows, key=lambda one: one["seed"])]
+    return f"{', '.join(f'{value:.1f}' for value in values)}: {Spread.over(values)}"
+
+
 TABLES: dict[str, Callable[[Iterable[Row]], str]] = {
     "head": head_table,
     "kernels": kernels_table,
@@ -203,6 +222,7 @@ TABLES: dict[str, Callable[[Iterable[Row]], str]] = {
     "compiled": compiled_table,
     "torture": torture_table,
     "adapters": adapters_table,
+    "demo": demo_table,
 }
 
 

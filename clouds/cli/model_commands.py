@@ -135,13 +135,16 @@ def demo(*, out: Path = Path("demo"), seed: int = 0, steps: int | None = None, a
     if as_json:
         write(result.to_json())
         return
-    rows = [(name, _percent(before), _percent(after)) for name, before, after in result.table()]
-    write_table(("mIoU in percent", "source only", "CLOUDS"), rows)
-    found = result.pseudo_labels
-    write(
-        f"pseudo-labels of {found.images} generated images, mIoU against the exact labels: "
-        f"{_percent(found.before)} before refinement, {_percent(found.after)} after"
-    )
+    header, rows = result.by_arm()
+    write_table(header, [(name, *map(_percent, values)) for name, *values in rows])
+    for arms in result.trained:
+        found = arms.pseudo_labels
+        write(
+            f"{arms.title}: pseudo-labels of {found.images} generated images, mIoU against the exact labels: "
+            f"{_percent(found.before)} before refinement, {_percent(found.after)} after"
+        )
+    if result.missing:
+        write(result.missing)
     write(f"{result.steps} optimizer steps each, seed {result.seed}, {result.seconds:.0f} s; report: {result.report}")
 
 

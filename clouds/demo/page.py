@@ -1,105 +1,112 @@
-"""The demo's HTML report: the scores, predictions of both arms, pseudo-labels before and after refinement."""
+"""The demo's HTML report: the scores, predictions of all arms, pseudo-labels before and after refinement."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from clouds.core.pipeline.pipeline import Pipeline
 from clouds.core.system.images import read_image
 from clouds.data.encodings import label_encoding
 from clouds.data.folder import Dataset
 from clouds.data.label_files import read_label_pixels
-from clouds.demo.pseudo_labels import PseudoLabelQuality, pseudo_labels
+from clouds.demo.pseudo_labels import pseudo_labels
+from clouds.demo.result import DemoResult
 from clouds.evaluation import html
 from clouds.synthesis.generated_set import GeneratedSet
 
 _PER_DOMAIN, _GENERATED = 2, 6
-Row = tuple[str, float | None, float | None]
 
 
-def demo_page(
-    *,
-    rows: Sequence[Row],
-    arms: Mapping[str, Pipeline],
-    teacher: Pipeline,
-    unseen: Sequence[Dataset],
-    generated: GeneratedSet,
-    quality: PseudoLabelQuality,
-    subtitle: str,
-) -> str:
+def demo_page(result: DemoResult, unseen: Sequence[Dataset], generated: GeneratedSet) -> str:
     """The report as an HTML page.
 
     Args:
-        rows: (domain, source only, CLOUDS), mIoU in percent.
-        arms: the trained pipelines `source-only` and `clouds`.
-        teacher: the pipeline after the warm-up with the refiner; it is the first teacher of self-training.
+        result: the table, and the trained pipelines.
         unseen: the test domains.
         generated: the generated images, with exact labels.
-        quality: quality of the teacher's pseudo-labels for them.
-        subtitle: settings of the run.
     """
+    labels = result.scratch.warmup.pipeline.labels
     return html.page(
         "CLOUDS demo",
         [
-            _scores(rows),
+            _scores(result),
             html.Section(
                 title="Predictions",
                 note="Two images of each unseen domain.",
-                content=[html.legend(teacher.labels), _predictions(arms, unseen)],
+                content=[html.legend(labels), _predictions(result, unseen)],
             ),
-            html.Section(
-                title="Generated images and their pseudo-labels",
-                note="Predictions of the teacher after the warm-up on the clean view, before and after refinement. "
-                "The exact labels are known because the images are drawn; training never sees them.",
-                content=[
-                    html.cards(
-                        [
-                            ("pseudo-labels before refinement, mIoU", quality.before),
-                            ("after refinement, mIoU", quality.after),
-                        ]
-                    ),
-                    _pseudo_labels(teacher, generated),
-                ],
-            ),
+            _generated(result, generated),
         ],
-        subtitle=subtitle,
+        subtitle=f"seed {result.seed}, {result.steps} optimizer steps per arm, {result.seconds:.0f} seconds",
     )
 
 
-def _scores(rows: Sequence[Row]) -> html.Section:
-    _, before, after = rows[-1]
+def _scores(result: DemoResult) -> html.Section:
+    best = result.trained[-1]
+    before, after = best.source_only.report.miou, best.clouds.report.miou
     gain = None if before is None or after is None else after - before
+    cards = html.cards(
+        [
+            (f"source only, {best.title}", before),
+            (f"CLOUDS, {best.title}", after),
+            ("gain in points", gain),
+            ("upper bound", result.upper_bound.report.miou),
+        ]
+    )
     return html.Section(
         title="Unseen domains",
-        note="mIoU in percent over the classes present. Both arms made the same number of optimizer steps from the "
-        "same warm-up weights, with as many labelled images per step. The test domains use textures, palettes, "
+        note="mIoU in percent over the classes present. With the same weights, all arms made the same number of "
+        "optimizer steps from the same warm-up, with as many labelled source images per step. The upper bound learns "
+        "the exact labels of the generated images instead of the teacher's. The test domains use textures, palettes, "
         "layouts, weather and sensor noise that no prompt can produce.",
         content=[
-            html.cards([("source only, mean", before), ("CLOUDS, mean", after), ("gain in points", gain)]),
-            html.table(["domain", "source only", "CLOUDS"], rows, bars=True, footer=1),
-            html.figure(_chart(rows), name="miou"),
+            *([html.text(result.missing)] if result.missing else []),
+            cards,
+            html.table(*result.by_arm(), bars=True),
+            html.figure(_chart(result), name="miou"),
         ],
     )
 
 
-def _chart(rows: Sequence[Row]) -> object:
+def _chart(result: DemoResult) -> object:
     from plotly.graph_objects import Bar, Figure
 
-    domains = [row[0] for row in rows]
+    (_, *domains), rows = result.by_arm()
     chart = Figure()
-    for index, name in ((1, "source only"), (2, "CLOUDS")):
-        chart.add_trace(Bar(name=name, x=domains, y=[row[index] for row in rows], marker_color=html.SERIES[index - 1]))
+    for color, (name, *values) in zip(html.SERIES, rows, strict=False):
+        chart.add_trace(Bar(name=name, x=domains, y=values, marker_color=color))
     return chart.update_layout(barmode="group", height=320, yaxis_title="mIoU in percent")
 
 
-def _predictions(arms: Mapping[str, Pipeline], unseen: Sequence[Dataset]) -> html.Fragment:
+def _predictions(result: DemoResult, unseen: Sequence[Dataset]) -> html.Fragment:
+    arms = [arm.pipeline for trained in result.trained for arm in (trained.source_only, trained.clouds)]
     rows: list[list[html.Picture | None]] = []
     for dataset in unseen:
         for index in range(min(_PER_DOMAIN, len(dataset))):
             image, truth = dataset.read(index)
-            maps = [truth, *(arms[name].predict(image).labels for name in ("source-only", "clouds"))]
+            maps = [truth, *(arm.predict(image).labels for arm in arms)]
             rows.append([html.Picture(image, dataset.name), *(html.colorize(one, dataset.label_space) for one in maps)])
-    return html.picture_grid(["input", "label", "source only", "CLOUDS"], rows)
+    return html.picture_grid(["input", "label", *result.header[1:-1]], rows)
+
+
+def _generated(result: DemoResult, generated: GeneratedSet) -> html.Section:
+    cards = [
+        (f"{what}, {arms.title}", value)
+        for arms in result.trained
+        for what, value in (
+            ("pseudo-labels before refinement, mIoU", arms.pseudo_labels.before),
+            ("after refinement, mIoU", arms.pseudo_labels.after),
+        )
+    ]
+    return html.Section(
+        title="Generated images and their pseudo-labels",
+        note="Predictions of the teacher after the warm-up on the clean view, before and after refinement. "
+        "The exact labels are known because the images are drawn; only the upper bound learns them.",
+        content=[
+            html.cards(cards),
+            _pseudo_labels(result.trained[-1].warmup.pipeline, generated),
+        ],
+    )
 
 
 def _pseudo_labels(teacher: Pipeline, generated: GeneratedSet) -> html.Fragment:

@@ -10,6 +10,7 @@ from pathlib import Path
 from attrs import frozen
 
 from clouds.core.system.errors import DataError, LeftOutWarning
+from clouds.core.system.files import link_file
 from clouds.core.system.images import EXTENSIONS, left_out
 from clouds.synthesis.manifest import FILE_NAME, FileLengths, Row, read_rows
 
@@ -24,7 +25,7 @@ class GeneratedSet:
         folder: folder of the dataset.
         rows: one manifest row per image, by index; empty without a manifest.
         images: image files, in the same order.
-        labels: exact label maps in the same order; None unless every image has one.
+        labels: label maps in the same order; None unless every image has one.
     """
 
     folder: Path
@@ -52,6 +53,16 @@ def open_generated(folder: str | os.PathLike[str], *, verify: bool = False) -> G
     if not (folder / FILE_NAME).exists() and (folder / "images").is_dir():
         return _open_published(folder)
     return collect(read_rows(folder), FileLengths(folder), folder, verify=verify)
+
+
+def labelled_set(generated: GeneratedSet, folder: Path) -> str:
+    """SPEC of a labelled dataset of links to the generated images and their exact labels; empty without them."""
+    if generated.labels is None or any(row.label_kind != "exact" for row in generated.rows):
+        return ""
+    for image, label in zip(generated.images, generated.labels, strict=True):
+        link_file(image, folder / "images" / "train" / image.name)
+        link_file(label, folder / "labels" / "train" / f"{image.stem}.png")
+    return f"folder:{folder.absolute()}:train"
 
 
 def collect(rows: tuple[Row, ...], files: FileLengths, folder: Path, *, verify: bool = False) -> GeneratedSet:

@@ -19,12 +19,12 @@ from clouds.core.pipeline.composer import load
 from clouds.core.pipeline.pipeline import Pipeline
 from clouds.core.system.config import to_json
 from clouds.core.system.errors import ConfigError, DataError
-from clouds.core.system.files import atomic_file, link_file, own_folder, write_text
+from clouds.core.system.files import atomic_file, own_folder, write_text
 from clouds.data.check import check_labelled
 from clouds.data.folder import Dataset, open_dataset
 from clouds.data.spec import parse_spec
 from clouds.evaluation.evaluate import Settings, open_datasets
-from clouds.synthesis.generated_set import GeneratedSet, open_generated
+from clouds.synthesis.generated_set import labelled_set, open_generated
 from clouds.training.ablation_arms import ArmRecipes, ArmSpec, Inputs, arm_recipes, parse_arms
 from clouds.training.ablation_result import Ablation, ArmRun
 from clouds.training.checkpoint import FILE_NAME as CHECKPOINT
@@ -160,19 +160,9 @@ def _inputs(recipe: Recipe, ceiling: tuple[str, ...], folder: Path, labels: Labe
         recipe=recipe,
         images=sum(length * factor for length, factor in zip(lengths, factors, strict=True)),
         generated=len(generated.images) if generated else 0,
-        exact=_labelled_set(generated, folder / "exact") if generated else "",
+        exact=labelled_set(generated, folder / "exact") if generated else "",
         ceiling=ceiling,
     )
-
-
-def _labelled_set(generated: GeneratedSet, folder: Path) -> str:
-    """SPEC of a labelled dataset of links to the generated images and their exact labels; empty without them."""
-    if generated.labels is None or any(row.label_kind != "exact" for row in generated.rows):
-        return ""
-    for image, label in zip(generated.images, generated.labels, strict=True):
-        link_file(image, folder / "images" / "train" / image.name)
-        link_file(label, folder / "labels" / "train" / f"{image.stem}.png")
-    return f"folder:{folder.absolute()}:train"
 
 
 def _run(experiment: _Experiment, arm: ArmSpec, seed: int, recipes: ArmRecipes) -> ArmRun:

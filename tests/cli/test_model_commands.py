@@ -4,6 +4,7 @@ import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -286,10 +287,12 @@ def test_the_demo_prints_its_table(run: Run, monkeypatch: pytest.MonkeyPatch, tm
 
     class Result:
         steps, seed, seconds, report = 20, 3, 1.5, tmp_path / "report.html"
-        pseudo_labels = run_module.PseudoLabelQuality(images=6, before=40.04, after=41.96)
+        missing = "without frozen features"
+        quality = run_module.PseudoLabelQuality(images=6, before=40.04, after=41.96)
+        trained = (SimpleNamespace(title="from scratch", pseudo_labels=quality),)
 
-        def table(self) -> list[tuple[str, float | None, float | None]]:
-            return [("fog", 31.25, None)]
+        def by_arm(self) -> tuple[tuple[str, ...], list[tuple[str, float | None, float | None]]]:
+            return ("mIoU in percent", "fog", "mean"), [("from scratch: source only", 31.25, None)]
 
         def to_json(self) -> str:
             return '{"seed": 3}\n'
@@ -303,8 +306,11 @@ def test_the_demo_prints_its_table(run: Run, monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.setattr(run_module, "run_demo", run_demo)
     outcome = run("demo", "--out", tmp_path, "--seed", 3, "--steps", 20)
     assert outcome.code == 0
-    for words in ("fog", "31.2", "40.0 before refinement, 42.0 after"):
+    for words in ("fog", "31.2", "from scratch: source only", "without frozen features"):
         assert words in outcome.out
+    assert (
+        "from scratch: pseudo-labels of 6 generated images, mIoU against the exact labels: 40.0 before" in outcome.out
+    )
     assert "20 optimizer steps each, seed 3, 2 s; report: " in outcome.out
     assert outcome.err == "drawing\n"
     outcome = run("demo", "--out", tmp_path, "--seed", 3, "--steps", 20, "--json")
