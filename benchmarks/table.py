@@ -212,6 +212,24 @@ def _over_seeds(rows: Sequence[Row]) -> str:
     return f"{', '.join(f'{value:.1f}' for value in values)}: {Spread.over(values)}"
 
 
+def ablation_table(rows: Iterable[Row]) -> str:
+    """mIoU of each arm over the seeds, and its gain over the first arm, seed by seed."""
+    arms: dict[str, dict[int, float]] = {}
+    for one in latest(rows):
+        arms.setdefault(one["provider"], {})[one["seed"]] = one["p50"]
+    base = next(iter(arms.values()), {})
+    cells = [
+        (
+            name,
+            ", ".join(f"{value:.1f}" for _, value in sorted(found.items())),
+            str(Spread.over(list(found.values()))),
+            "" if found is base else f"{Spread.over([found[seed] - base[seed] for seed in found if seed in base])}",
+        )
+        for name, found in arms.items()
+    ]
+    return _table(("arm", "mIoU in percent, by seed", "mean", "gain over the first"), cells)
+
+
 TABLES: dict[str, Callable[[Iterable[Row]], str]] = {
     "head": head_table,
     "kernels": kernels_table,
@@ -223,6 +241,7 @@ TABLES: dict[str, Callable[[Iterable[Row]], str]] = {
     "torture": torture_table,
     "adapters": adapters_table,
     "demo": demo_table,
+    "ablation": ablation_table,
 }
 
 

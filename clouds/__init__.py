@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         HeadOutput,
         LabelledImage,
         Prepared,
+        Prompt,
         Targets,
     )
     from clouds.core.contract.sampling import Sampler, Wanted
@@ -124,6 +125,7 @@ _HOMES = {
         "HeadOutput",
         "LabelledImage",
         "Prepared",
+        "Prompt",
         "Targets",
     ),
     "clouds.core.contract.labels": ("LabelSpace",),

@@ -24,6 +24,7 @@ from clouds.core.system.errors import DataError, did_you_mean
 if TYPE_CHECKING:
     from clouds.core.contract.interfaces import Generator
     from clouds.core.contract.plan import Part
+    from clouds.core.contract.records import Prompt
     from clouds.synthesis.filters import Filter
     from clouds.synthesis.generated_set import GeneratedSet
     from clouds.synthesis.labelled_source import LabelledSource
@@ -56,15 +57,18 @@ def prompts(
     from clouds.core.system.files import write_text
     from clouds.prompters.prompt_statistics import describe_prompts
 
-    texts = _write_prompts(override({"name": prompter}, assignments), n, seed, Catalog.from_environment())
+    made = _write_prompts(override({"name": prompter}, assignments), n, seed, Catalog.from_environment())
+    texts, origins = [prompt.text for prompt in made], _count_origins(made)
     write_text(out, "".join(f"{text}\n" for text in texts))
     found = describe_prompts(texts, CITYSCAPES)
     if as_json:
-        write_json({"file": out, **asdict(found)})
+        write_json({"file": out, **asdict(found), **origins})
         return
     write(f"{len(texts)} prompts in {out}, {found.distinct} distinct; they name")
     for what, counts in (("classes", found.classes), ("weather", found.weather), ("time of day", found.time)):
-        write(f"  {what}: {', '.join(f'{name} {count}' for name, count in counts.items())}")
+        write(f"  {what}: {_list_counts(counts)}")
+    for what, counts in origins.items():
+        write(f"{what.replace('_', ' ')}: {_list_counts(counts)}")
 
 
 def generate(
@@ -132,7 +136,19 @@ def generate(
         given = prompts or prompter or ("grammar" if drawing.ask(reads_prompts) else None)
         texts = _find_prompts(given, wanted[Kind.PROMPTER], n, seed, catalog)
         made = generate_set(drawing, part, texts, n=n, out=out, **options, progress=True)
-    _finish(made, n=n, prompts=len(texts), attempts=attempts, shards=shards, as_json=as_json)
+    _finish(made, n=n, prompts=texts, attempts=attempts, shards=shards, as_json=as_json)
+
+
+def _count_origins(prompts: Sequence[Prompt]) -> dict[str, dict[str, int]]:
+    """Prompts by who wrote them, and by the number of questions; empty for prompters that do not tell."""
+    origins = [prompt.origin for prompt in prompts if prompt.origin]
+    keys = {"written_by": "by", "questions": "questions"}
+    counts = {name: Counter(str(origin[key]) for origin in origins if key in origin) for name, key in keys.items()}
+    return {name: dict(sorted(found.items())) for name, found in counts.items() if found}
+
+
+def _list_counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts.items())
 
 
 def _plan_generator(name: str, pictures: str | None, options: Sequence[str], catalog: Catalog) -> Part:
@@ -165,7 +181,7 @@ def _by_part(assignments: Sequence[str]) -> dict[Kind, list[str]]:
 
 def _find_prompts(
     given: Path | str | None, options: Sequence[str], n: int, seed: int, catalog: Catalog
-) -> Sequence[str]:
+) -> Sequence[str | Prompt]:
     """Prompts of a file, of a prompter, or none for a generator that reads none."""
     from clouds.synthesis.generate import NO_PROMPTS, PROMPTS
 
@@ -191,7 +207,9 @@ def _find_place(pictures: str) -> str:
     return image_pattern(pictures) if is_spec(pictures) and not Path(pictures).exists() else pictures
 
 
-def _finish(made: GeneratedSet, *, n: int, prompts: int, attempts: int, shards: bool, as_json: bool) -> None:
+def _finish(
+    made: GeneratedSet, *, n: int, prompts: Sequence[str | Prompt], attempts: int, shards: bool, as_json: bool
+) -> None:
     from clouds.synthesis.shards import write_shards
 
     if not made.images:
@@ -207,8 +225,10 @@ def _finish(made: GeneratedSet, *, n: int, prompts: int, attempts: int, shards: 
     for row in made.rows:
         regions.update(row.regions or {})
     if as_json:
-        counts = {"images": len(made.images), "left_out": left_out, "prompts": prompts}
-        write_json({"folder": made.folder, **counts, "labels": labelled, **({"regions": regions} if regions else {})})
+        counts = {"images": len(made.images), "left_out": left_out, "prompts": len(prompts)}
+        origins = _count_origins([prompt for prompt in prompts if not isinstance(prompt, str)])
+        dropped = {"regions": regions} if regions else {}
+        write_json({"folder": made.folder, **counts, **origins, "labels": labelled, **dropped})
     else:
         less = f"; {left_out} left out, rejected {attempts} times each" if left_out else ""
         less += f"; {regions['dropped']} of {regions['labelled']} labelled regions dropped" if regions else ""
@@ -340,12 +360,12 @@ def _build_filters(
     return built
 
 
-def _write_prompts(prompter: str | dict[str, Any], n: int, seed: int, catalog: Catalog) -> list[str]:
+def _write_prompts(prompter: str | dict[str, Any], n: int, seed: int, catalog: Catalog) -> list[Prompt]:
     from clouds.core.pipeline.build import build_part
 
-    return build_part(Kind.PROMPTER, prompter, catalog=catalog).prompts(n, seed=seed)
+    return build_part(Kind.PROMPTER, prompter, catalog=catalog).write(n, seed=seed)
 
 
 def _read_prompts(path: Path, n: int, catalog: Catalog) -> list[str]:
     """Up to n prompts of a file; a shorter file is not repeated."""
-    return list(dict.fromkeys(_write_prompts({"name": "file", "path": str(path)}, n, 0, catalog)))
+    return list(dict.fromkeys(one.text for one in _write_prompts({"name": "file", "path": str(path)}, n, 0, catalog)))

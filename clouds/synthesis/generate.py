@@ -15,7 +15,7 @@ from attrs import evolve, frozen
 from clouds.core.contract.component import Kind
 from clouds.core.contract.interfaces import Generator
 from clouds.core.contract.plan import Part
-from clouds.core.contract.records import GeneratedImage, GenerationRequest
+from clouds.core.contract.records import GeneratedImage, GenerationRequest, Prompt
 from clouds.core.pipeline.pipeline import Pipeline
 from clouds.core.system.errors import ComponentError, ConfigError
 from clouds.core.system.files import inside, own_folder, target_in
@@ -40,7 +40,7 @@ def generate(
     *,
     out: str | os.PathLike[str],
     seed: int = 0,
-    prompts: Sequence[str] | None = None,
+    prompts: Sequence[str | Prompt] | None = None,
     source: str | None = None,
     size: tuple[int, int] = (768, 768),
     batch_size: int = 4,
@@ -68,7 +68,7 @@ def generate(
     if prompts is None and pipeline.generator.reads_prompts:
         if pipeline.prompter is None:
             raise ConfigError("the pipeline has no prompter; compose it with prompter='grammar', or give prompts=[...]")
-        prompts = pipeline.prompter.prompts(min(n, PROMPTS), seed=seed)
+        prompts = pipeline.prompter.write(min(n, PROMPTS), seed=seed)
     return generate_set(
         pipeline.generator,
         pipeline.plan.parts[Kind.GENERATOR],
@@ -90,7 +90,7 @@ def generate(
 def generate_set(
     generator: Generator | Workers[Generator],
     part: Part,
-    prompts: Sequence[str],
+    prompts: Sequence[str | Prompt],
     *,
     n: int,
     out: str | os.PathLike[str],
@@ -114,7 +114,7 @@ def generate_set(
     Args:
         generator: the generator, or workers that generate a batch at a time.
         part: the generator's part of a plan, for the manifest.
-        prompts: at least one prompt; `NO_PROMPTS` for a generator that reads none.
+        prompts: at least one prompt; `NO_PROMPTS` for a generator that reads none. The manifest keeps their origins.
         n: number of images.
         out: folder of the dataset; new, or from an earlier run.
         seed: 0 or more.
@@ -141,9 +141,9 @@ def generate_set(
     """
     workers = Here(generator) if isinstance(generator, Generator) else generator
     _check_numbers(n, batch_size, attempts)
-    _check_inputs(part.name, workers, prompts, source)
+    wanted = _check_inputs(part.name, workers, prompts, source)
     model = workers.ask(_describe)
-    order = Order.of(model, part, prompts, seed=seed, size=size, source=source, keep_labels=keep_labels)
+    order = Order.of(model, part, wanted, seed=seed, size=size, source=source, keep_labels=keep_labels)
     with own_folder(out, marker=FILE_NAME) as folder, appending(folder) as append:
         for written in ("images", "labels"):
             inside(folder, written)  # new files stay in the folder; file links are replaced, not followed
@@ -192,18 +192,20 @@ def _check_numbers(n: int, batch_size: int, attempts: int) -> None:
 
 
 def _check_inputs(
-    name: str, workers: Workers[Generator], prompts: Sequence[str], source: LabelledSource | None
-) -> None:
-    """Check that the generator gets what it reads, and nothing else."""
+    name: str, workers: Workers[Generator], prompts: Sequence[str | Prompt], source: LabelledSource | None
+) -> list[Prompt]:
+    """The prompts, if the generator gets what it reads, and nothing else."""
     if isinstance(prompts, str) or not prompts:
         raise ConfigError(f"prompts must be a list of at least one text, got {prompts!r}")
-    if any(prompts) and not workers.ask(reads_prompts):
+    found = [Prompt(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
+    if any(prompt.text for prompt in found) and not workers.ask(reads_prompts):
         raise ConfigError(f"generator {name} reads no prompts; leave them out")
     wanted = workers.ask(reads_source)
     if wanted and source is None:
         raise ConfigError(f"generator {name} starts from labelled images; give their SPEC as source")
     if source is not None and not wanted:
         raise ConfigError(f"generator {name} does not start from labelled images; leave out the source")
+    return found
 
 
 def _describe(generator: Generator) -> dict[str, Any]:
@@ -250,7 +252,7 @@ class _Run:
             one.begin()
         known: dict[int, _Missing | None] = {}  # None for complete images
         for (index, prompt), seeds in read_rejections(self.folder, self.thresholds).items():
-            if prompt == self.order.prompt(index):
+            if prompt == self.order.prompt(index).text:
                 known[index] = _Missing(index, 1 + max(self.order.attempt(seed, index) for seed in seeds))
         path = self.folder / FILE_NAME
         for row in rows:
@@ -354,6 +356,7 @@ class _Run:
             label_kind=image.label_kind if labels else "pseudo",
             regions=judged.regions,
             origin=image.origin or (source and source.origin),
+            prompt_origin=self.order.prompt(index).origin,
             **self.order.shared,
             batch_size=together,
             filters=self.thresholds,

@@ -110,6 +110,7 @@ class Row:
         regions: "labelled" and "dropped" number of connected regions of an inherited label map, if a filter compared
             them with the image; dropped ones are 255 (ignore).
         origin: what the image was made from besides the prompt, such as file, hash and crop of a photograph; or None.
+        prompt_origin: who wrote the prompt; see `clouds.Prompt`.
         generator: the generator.
         model: the generator's `describe`: hub id or folder, revision, weights, scheduler, dtype, ...
         source: the labelled dataset that the images were made from, with the classes of its labels; or None.
@@ -134,6 +135,7 @@ class Row:
     label_kind: LabelKind = Factory(lambda row: "exact" if row.labels else "pseudo", takes_self=True)
     regions: dict[str, int] | None = None
     origin: dict[str, Any] | None = None
+    prompt_origin: dict[str, Any] | None = None
     # The rows of one run share the following values, which are parsed once.
     generator: MadeBy
     model: dict[str, Any]

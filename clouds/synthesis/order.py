@@ -9,7 +9,7 @@ from typing import Any
 from attrs import frozen
 
 from clouds.core.contract.plan import Part
-from clouds.core.contract.records import GenerationRequest
+from clouds.core.contract.records import GenerationRequest, Prompt
 from clouds.core.system.errors import DataError
 from clouds.synthesis.labelled_source import LabelledSource
 from clouds.synthesis.manifest import MadeBy, Row
@@ -27,7 +27,7 @@ class Order:
         shared: values that all rows of this run share.
     """
 
-    prompts: tuple[str, ...]
+    prompts: tuple[Prompt, ...]
     seed: int
     size: tuple[int, int]
     source: LabelledSource | None
@@ -39,7 +39,7 @@ class Order:
         cls,
         model: dict[str, Any],
         part: Part,
-        prompts: Sequence[str],
+        prompts: Sequence[Prompt],
         *,
         seed: int,
         size: tuple[int, int],
@@ -65,7 +65,7 @@ class Order:
             shared=shared,
         )
 
-    def prompt(self, index: int) -> str:
+    def prompt(self, index: int) -> Prompt:
         """The prompt of an image."""
         return self.prompts[index % len(self.prompts)]
 
@@ -77,7 +77,7 @@ class Order:
         """
         seed = self.seed + index + attempt * ATTEMPT
         source = self.source.draw(seed, self.size) if self.source else None
-        return GenerationRequest(prompt=self.prompt(index), seed=seed, size=self.size, source=source)
+        return GenerationRequest(prompt=self.prompt(index).text, seed=seed, size=self.size, source=source)
 
     def name(self, index: int) -> str:
         """File name of an image and its label map."""
@@ -92,7 +92,7 @@ class Order:
         which = row.index % len(self.prompts)
         asked: dict[str, Any] = {
             "file": f"images/{self.name(row.index)}",
-            "prompt": self.prompt(row.index),
+            "prompt": self.prompt(row.index).text,
             "prompt_index": which,
             "seed": self.seed + row.index + self.attempt(row.seed, row.index) * ATTEMPT,
             **self.shared,

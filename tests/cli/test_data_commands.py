@@ -50,6 +50,25 @@ class TestPrompts:
         assert found["time"] == {"dusk or dawn": 1, "night": 2, "day": 0, "not said": 1}
         assert "  time of day: dusk or dawn 1, night 2, day 0, not said 1\n" in run(*call, "--out", tmp_path / "b").out
 
+    def test_it_counts_who_wrote_them(self, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A model that repeats the plain sentence, unless it rains or snows; then the grammar's words are taken."""
+        monkeypatch.setattr(
+            "clouds.prompters.chat_models.LocalModel.answer",
+            lambda model, question, **_: "" if "rainy" in question or "snowy" in question else question,
+        )
+        options = ("--prompter", "llm", "--set", "model=mine.gguf", "--set", "rounds=2", "--n", 10)
+        call = ("prompts", *options, "--out", tmp_path / "out")
+        assert run(*call).out.endswith("\nwritten by: grammar 4, mine.gguf 6\nquestions: 1 6, 2 4\n")
+        found = json.loads(run(*call, "--json").out)
+        assert found["written_by"] == {"grammar": 4, "mine.gguf": 6}
+        assert found["questions"] == {"1": 6, "2": 4}
+        call = ("generate", *TestGenerate.SMALL, "--prompter", "llm", "--set", "prompter.model=mine.gguf", "--json")
+        made = json.loads(run(*call, "--n", 10, "--out", tmp_path / "set").out)
+        assert made["written_by"] == {"grammar": 4, "mine.gguf": 6}
+        origins = [row.prompt_origin for row in open_generated(tmp_path / "set").rows]
+        assert origins.count({"by": "grammar", "questions": 5}) == 4
+        assert origins.count({"by": "mine.gguf", "questions": 1}) == 6
+
     def test_an_empty_file_is_named(self, run: Run, tmp_path: Path) -> None:
         (tmp_path / "mine.txt").write_text("\n# nothing yet\n", encoding="utf-8")
         call = ("prompts", "--prompter", "file", "--set", f"path={tmp_path / 'mine.txt'}", "--n", 4)

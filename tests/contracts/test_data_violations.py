@@ -10,7 +10,7 @@ import torch
 from attrs import evolve
 from torch import Tensor, nn
 
-from clouds import GeneratedImage, GenerationRequest, Generator, Prepared, Prompter, Refiner, Targets
+from clouds import GeneratedImage, GenerationRequest, Generator, Prepared, Prompt, Prompter, Refiner, Targets
 from clouds.testing import (
     ContractError,
     check_backbone,
@@ -257,6 +257,15 @@ def test_each_clause_of_prompters_is_checked(change: Callable[[list[str], int], 
     check_prompter(Words())
     with pytest.raises(ContractError, match=message):
         check_prompter(Words(change))
+
+
+def test_prompters_write_what_they_list() -> None:
+    class Other(Words):
+        def write(self, n: int, *, seed: int) -> list[Prompt]:
+            return [Prompt("a road")] * n
+
+    with pytest.raises(ContractError, match=r"write\(1, seed=3\) must have the texts of prompts\(1, seed=3\)"):
+        check_prompter(Other())
 
 
 @pytest.mark.usefixtures("unchecked_types")

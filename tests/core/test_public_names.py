@@ -14,6 +14,7 @@ NAMES = [
     *(
         "Problem",
         "Projection",
+        "Prompt",
         "PromptOptions",
         "PromptRefiner",
         "PromptedSegmenter",

@@ -24,7 +24,15 @@ from torch import Tensor, nn
 
 from clouds.core.contract.adaptation import Adapter, Blocks
 from clouds.core.contract.component import FeatureSpec, Kind
-from clouds.core.contract.records import Features, GeneratedImage, GenerationRequest, HeadOutput, Prepared, Targets
+from clouds.core.contract.records import (
+    Features,
+    GeneratedImage,
+    GenerationRequest,
+    HeadOutput,
+    Prepared,
+    Prompt,
+    Targets,
+)
 from clouds.core.system.errors import ConfigError
 
 LEVELS = ("res2", "res3", "res4", "res5")
@@ -322,6 +330,10 @@ class Prompter(ABC):
         Raises:
             ConfigError: the prompter cannot make n prompts.
         """
+
+    def write(self, n: int, *, seed: int) -> list[Prompt]:
+        """`prompts`, each with its origin. Prompters override it if prompts of one list differ in their origin."""
+        return [Prompt(text) for text in self.prompts(n, seed=seed)]
 
 
 INTERFACES: dict[Kind, type[Any]] = {

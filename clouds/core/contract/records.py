@@ -158,6 +158,19 @@ def _to_size(value: Sequence[int]) -> tuple[int, int]:
 
 
 @frozen
+class Prompt:
+    """A prompt and where it comes from.
+
+    Attributes:
+        text: one line.
+        origin: who wrote it, as plain JSON values for the manifest, such as `{"by": "grammar"}`; None if unknown.
+    """
+
+    text: str
+    origin: dict[str, Any] | None = None
+
+
+@frozen
 class GenerationRequest:
     """Request for one image. The initial noise depends on `seed` only, not on the batch.
 
