@@ -24,7 +24,7 @@ _ROOT = Path(__file__).parents[1]
 DOCUMENTS = (_ROOT / "benchmarks" / "README.md", _ROOT / "SECURITY.md", _ROOT / "docs" / "results.md")
 _BETWEEN = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _MEASURED = ("p20", "p50", "p80", "repeats", "commit", "torch", "triton", "python", "driver", "threads", "seconds")
-_RESULTS = ("rate", "rate_unit", "share", "ceiling", "ceilings", "peak_memory_mb", "error")
+_RESULTS = ("rate", "rate_unit", "share", "ceiling", "ceilings", "peak_memory_mb", "error", "classes")
 Row = dict[str, Any]
 
 
@@ -190,6 +190,41 @@ def _checkpoints_table(rows: Iterable[Row]) -> str:
     return _table(("adapter", "head", *metrics, "share"), cells)
 
 
+def refinement_table(rows: Iterable[Row]) -> str:
+    """Means over seeds of each refiner's metrics, with gains over the teacher's labels; below, of each class."""
+    found: dict[str, dict[str, list[Row]]] = {}  # provider, metric, seeds
+    for one in sorted(latest(rows), key=lambda one: one["seed"]):
+        found.setdefault(one["provider"], {}).setdefault(one["metric"], []).append(one)
+    if not found:
+        return _table((), ())
+    metrics, teacher = list(found["identity"]), found["identity"]
+    scores = [metric for metric in metrics if teacher[metric][0]["unit"] == "%" and metric != "ignored"]
+    cells = [
+        (
+            name,
+            *(_gained(made[one], teacher[one]) for one in scores),
+            *(f"{_mean(made[one]):.2g}" for one in metrics[-2:]),
+        )
+        for name, made in found.items()
+    ]
+    units = [f"{metric}, {teacher[metric][0]['unit']}" for metric in (*scores, *metrics[-2:])]
+    classes = list(teacher["mIoU"][0]["classes"])
+    ious = [
+        (name, *(f"{sum(one['classes'][label] for one in made['mIoU']) / len(made['mIoU']):.1f}" for label in classes))
+        for name, made in found.items()
+    ]
+    return f"{_table(('refiner', *units), cells)}\n\n{_table(('IoU, %', *classes), ious)}"
+
+
+def _gained(after: Sequence[Row], before: Sequence[Row]) -> str:
+    gain = _mean(after) - _mean(before)
+    return f"{_mean(after):.1f}" if after is before else f"{_mean(after):.1f} ({gain:+.1f})"
+
+
+def _mean(rows: Sequence[Row]) -> float:
+    return sum(one["p50"] for one in rows) / len(rows)
+
+
 def _fuzzed(what: str, seed: str, rows: Sequence[Row]) -> tuple[str, ...]:
     sums = (sum(one[key] for one in rows) for key in ("inputs", "p50", "seconds"))
     return (what, seed, *(f"{number:,.0f}" for number in sums))
@@ -240,6 +275,7 @@ TABLES: dict[str, Callable[[Iterable[Row]], str]] = {
     "compiled": compiled_table,
     "torture": torture_table,
     "adapters": adapters_table,
+    "refinement": refinement_table,
     "demo": demo_table,
     "ablation": ablation_table,
 }
