@@ -28,6 +28,7 @@ from clouds.cli import (
     predict_command,
     push,
     refine_commands,
+    serve,
     sheet,
     weights_commands,
 )
@@ -60,6 +61,7 @@ def build_app() -> App:
         "compare": compare.compare,
         "ablate": ablate.ablate,
         "predict": predict_command.predict,
+        "serve": serve.serve,
         "prompts": data_commands.prompts,
         "generate": data_commands.generate,
         "sheet": sheet.sheet,
