@@ -1,4 +1,4 @@
-"""Generates the tables in `benchmarks/README.md`, `SECURITY.md` and `docs/results.md` from `benchmarks/results/`.
+"""Generates the tables of `DOCUMENTS` from the rows in `benchmarks/results/`.
 
     python -m benchmarks.table            # writes the tables
     python -m benchmarks.table --check    # exit code 1 if a table differs from the rows
@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from clouds.core.system.files import write_text
 from clouds.evaluation.spread import Spread
 
 _ROOT = Path(__file__).parents[1]
-DOCUMENTS = (_ROOT / "benchmarks" / "README.md", _ROOT / "SECURITY.md", _ROOT / "docs" / "results.md")
+DOCUMENTS = tuple(_ROOT / name for name in ("README.md", "benchmarks/README.md", "SECURITY.md", "docs/results.md"))
 _BETWEEN = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _MEASURED = ("p20", "p50", "p80", "repeats", "commit", "torch", "triton", "python", "driver", "threads", "seconds")
 _RESULTS = ("rate", "rate_unit", "share", "ceiling", "ceilings", "peak_memory_mb", "error", "classes")
@@ -231,20 +231,28 @@ def _fuzzed(what: str, seed: str, rows: Sequence[Row]) -> tuple[str, ...]:
 
 
 def demo_table(rows: Iterable[Row]) -> str:
-    """mIoU of each column and domain over the seeds: each value, mean and standard deviation."""
-    found = [one for one in latest(rows) if one["metric"] == "mIoU"]
-    groups: dict[tuple[str, str], list[Row]] = {}
-    for one in found:
-        groups.setdefault((one["domain"], one["provider"]), []).append(one)
-    columns = list(dict.fromkeys(one["provider"] for one in found if one["domain"] == "mean"))
-    domains = [name for name in dict.fromkeys(one["domain"] for one in found) if name != "generated"]
-    cells = [(domain, *(_over_seeds(groups.get((domain, column), [])) for column in columns)) for domain in domains]
-    return _table(("mIoU in percent", *columns), cells)
+    """mIoU of each arm and domain over the seeds, and the gains of CLOUDS seed by seed; the mean shows every seed."""
+    found = [one for one in latest(rows) if one["metric"] == "mIoU" and one["domain"] != "generated"]
+    domains = list(dict.fromkeys(one["domain"] for one in found))
+    values: dict[str, dict[str, dict[int, float]]] = {}
+    for one in sorted(found, key=lambda one: one["seed"]):
+        values.setdefault(one["provider"], {}).setdefault(one["domain"], {})[one["seed"]] = one["p50"]
+    for before in [arm for arm in values if arm.endswith(": source only")]:
+        title = before.removesuffix(": source only")
+        after = values[f"{title}: CLOUDS"]
+        values[f"{title}: gain"] = {
+            domain: {seed: after[domain][seed] - value for seed, value in seeds.items()}
+            for domain, seeds in values[before].items()
+        }
+    cells = [
+        (arm, *(_over_seeds(of[domain], each=domain == "mean") for domain in domains)) for arm, of in values.items()
+    ]
+    return _table(("mIoU in percent", *domains), cells)
 
 
-def _over_seeds(rows: Sequence[Row]) -> str:
-    values = [one["p50"] for one in sorted(rows, key=lambda one: one["seed"])]
-    return f"{', '.join(f'{value:.1f}' for value in values)}: {Spread.over(values)}"
+def _over_seeds(values: Mapping[int, float], *, each: bool) -> str:
+    spread = f"{Spread.over(list(values.values()))}"
+    return f"{', '.join(f'{value:.1f}' for value in values.values())}: {spread}" if each else spread
 
 
 def ablation_table(rows: Iterable[Row]) -> str:
