@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from clouds.evaluation.comparison import Comparison
     from clouds.evaluation.evaluate import evaluate
     from clouds.evaluation.evaluate_segments import evaluate_segments
+    from clouds.evaluation.pipeline_comparison import PipelineComparison, compare_pipelines
     from clouds.evaluation.report import Report
     from clouds.evaluation.segment_report import SegmentReport
     from clouds.refiners.prompt_options import PromptOptions
@@ -144,6 +145,7 @@ _HOMES = {
     "clouds.evaluation.comparison": ("Comparison",),
     "clouds.evaluation.evaluate": ("evaluate",),
     "clouds.evaluation.evaluate_segments": ("evaluate_segments",),
+    "clouds.evaluation.pipeline_comparison": ("PipelineComparison", "compare_pipelines"),
     "clouds.evaluation.report": ("Report",),
     "clouds.evaluation.segment_report": ("SegmentReport",),
     "clouds.refiners.prompt_options": ("PromptOptions",),

@@ -26,7 +26,8 @@ from clouds.data.spec import parse_spec
 from clouds.evaluation.evaluate import Settings, open_datasets
 from clouds.synthesis.generated_set import labelled_set, open_generated
 from clouds.training.ablation_arms import ArmRecipes, ArmSpec, Inputs, arm_recipes, parse_arms
-from clouds.training.ablation_result import Ablation, ArmRun
+from clouds.training.ablation_result import Ablation
+from clouds.training.ablation_runs import ArmRun
 from clouds.training.checkpoint import FILE_NAME as CHECKPOINT
 from clouds.training.loop import StepCallback
 from clouds.training.recipe import Overrides, Phase, Recipe, load_recipe, with_values
