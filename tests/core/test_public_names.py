@@ -7,8 +7,8 @@ NAMES = [
     *("Component", "ComponentError", "ConfigError", "DataError"),
     *("DuplicateComponentError", "FeatureSpec", "Features", "FilePattern", "FileWeights", "GeneratedImage"),
     "GenerationRequest",
-    *("Generator", "Head", "HeadOutput", "HubWeights", "Kind", "LabelSpace", "Layout", "LossInputs", "LossTerm"),
-    *("MaskPooler", "NonFiniteError"),
+    *("Generator", "Head", "HeadOutput", "HubWeights", "Kind", "LabelSpace", "LabelledImage", "Layout", "LossInputs"),
+    *("LossTerm", "MaskPooler", "NonFiniteError"),
     "Offer",
     *(
         "PageWeights",
