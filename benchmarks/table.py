@@ -1,4 +1,4 @@
-"""Generates the tables in `benchmarks/README.md`, `SECURITY.md` and `docs/results.md` from `benchmarks/results/`.
+"""Generates the tables of `DOCUMENTS` from the rows in `benchmarks/results/`.
 
     python -m benchmarks.table            # writes the tables
     python -m benchmarks.table --check    # exit code 1 if a table differs from the rows
@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,10 @@ from clouds.core.system.files import write_text
 from clouds.evaluation.spread import Spread
 
 _ROOT = Path(__file__).parents[1]
-DOCUMENTS = (_ROOT / "benchmarks" / "README.md", _ROOT / "SECURITY.md", _ROOT / "docs" / "results.md")
+DOCUMENTS = tuple(_ROOT / name for name in ("README.md", "benchmarks/README.md", "SECURITY.md", "docs/results.md"))
 _BETWEEN = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _MEASURED = ("p20", "p50", "p80", "repeats", "commit", "torch", "triton", "python", "driver", "threads", "seconds")
-_RESULTS = ("rate", "rate_unit", "share", "ceiling", "ceilings", "peak_memory_mb", "error")
+_RESULTS = ("rate", "rate_unit", "share", "ceiling", "ceilings", "peak_memory_mb", "error", "classes")
 Row = dict[str, Any]
 
 
@@ -190,26 +190,89 @@ def _checkpoints_table(rows: Iterable[Row]) -> str:
     return _table(("adapter", "head", *metrics, "share"), cells)
 
 
+def refinement_table(rows: Iterable[Row]) -> str:
+    """Means over seeds of each refiner's metrics, with gains over labels of the same teachers; below, of each class."""
+    found: dict[str, dict[str, list[Row]]] = {}  # provider, metric, seeds
+    for one in sorted(latest(rows), key=lambda one: one["seed"]):
+        found.setdefault(one["provider"], {}).setdefault(one["metric"], []).append(one)
+    if not found:
+        return _table((), ())
+    metrics, teacher = list(found["identity"]), found["identity"]
+    scores = [metric for metric in metrics if teacher[metric][0]["unit"] == "%" and metric != "ignored"]
+    cells = [
+        (
+            name,
+            f"{len(made['mIoU'])}",
+            *(_gained(made[one], teacher[one]) for one in scores),
+            *(f"{_mean(made[one]):.2g}" for one in metrics[-2:]),
+        )
+        for name, made in found.items()
+    ]
+    units = [f"{metric}, {teacher[metric][0]['unit']}" for metric in (*scores, *metrics[-2:])]
+    classes = list(teacher["mIoU"][0]["classes"])
+    ious = [
+        (name, *(f"{sum(one['classes'][label] for one in made['mIoU']) / len(made['mIoU']):.1f}" for label in classes))
+        for name, made in found.items()
+    ]
+    return f"{_table(('refiner', 'seeds', *units), cells)}\n\n{_table(('IoU, %', *classes), ious)}"
+
+
+def _gained(after: Sequence[Row], before: Sequence[Row]) -> str:
+    seeds = {one["seed"] for one in after}
+    gain = _mean(after) - _mean([one for one in before if one["seed"] in seeds])
+    return f"{_mean(after):.1f}" if after is before else f"{_mean(after):.1f} ({gain:+.1f})"
+
+
+def _mean(rows: Sequence[Row]) -> float:
+    return sum(one["p50"] for one in rows) / len(rows)
+
+
 def _fuzzed(what: str, seed: str, rows: Sequence[Row]) -> tuple[str, ...]:
     sums = (sum(one[key] for one in rows) for key in ("inputs", "p50", "seconds"))
     return (what, seed, *(f"{number:,.0f}" for number in sums))
 
 
 def demo_table(rows: Iterable[Row]) -> str:
-    """mIoU of each column and domain over the seeds: each value, mean and standard deviation."""
-    found = [one for one in latest(rows) if one["metric"] == "mIoU"]
-    groups: dict[tuple[str, str], list[Row]] = {}
-    for one in found:
-        groups.setdefault((one["domain"], one["provider"]), []).append(one)
-    columns = list(dict.fromkeys(one["provider"] for one in found if one["domain"] == "mean"))
-    domains = [name for name in dict.fromkeys(one["domain"] for one in found) if name != "generated"]
-    cells = [(domain, *(_over_seeds(groups.get((domain, column), [])) for column in columns)) for domain in domains]
-    return _table(("mIoU in percent", *columns), cells)
+    """mIoU of each arm and domain over the seeds, and the gains of CLOUDS seed by seed; the mean shows every seed."""
+    found = [one for one in latest(rows) if one["metric"] == "mIoU" and one["domain"] != "generated"]
+    domains = list(dict.fromkeys(one["domain"] for one in found))
+    values: dict[str, dict[str, dict[int, float]]] = {}
+    for one in sorted(found, key=lambda one: one["seed"]):
+        values.setdefault(one["provider"], {}).setdefault(one["domain"], {})[one["seed"]] = one["p50"]
+    for before in [arm for arm in values if arm.endswith(": source only")]:
+        title = before.removesuffix(": source only")
+        after = values[f"{title}: CLOUDS"]
+        values[f"{title}: gain"] = {
+            domain: {seed: after[domain][seed] - value for seed, value in seeds.items()}
+            for domain, seeds in values[before].items()
+        }
+    cells = [
+        (arm, *(_over_seeds(of[domain], each=domain == "mean") for domain in domains)) for arm, of in values.items()
+    ]
+    return _table(("mIoU in percent", *domains), cells)
 
 
-def _over_seeds(rows: Sequence[Row]) -> str:
-    values = [one["p50"] for one in sorted(rows, key=lambda one: one["seed"])]
-    return f"{', '.join(f'{value:.1f}' for value in values)}: {Spread.over(values)}"
+def _over_seeds(values: Mapping[int, float], *, each: bool) -> str:
+    spread = f"{Spread.over(list(values.values()))}"
+    return f"{', '.join(f'{value:.1f}' for value in values.values())}: {spread}" if each else spread
+
+
+def ablation_table(rows: Iterable[Row]) -> str:
+    """mIoU of each arm over the seeds, and its gain over the first arm, seed by seed."""
+    arms: dict[str, dict[int, float]] = {}
+    for one in latest(rows):
+        arms.setdefault(one["provider"], {})[one["seed"]] = one["p50"]
+    base = next(iter(arms.values()), {})
+    cells = [
+        (
+            name,
+            ", ".join(f"{value:.1f}" for _, value in sorted(found.items())),
+            str(Spread.over(list(found.values()))),
+            "" if found is base else f"{Spread.over([found[seed] - base[seed] for seed in found if seed in base])}",
+        )
+        for name, found in arms.items()
+    ]
+    return _table(("arm", "mIoU in percent, by seed", "mean", "gain over the first"), cells)
 
 
 TABLES: dict[str, Callable[[Iterable[Row]], str]] = {
@@ -222,7 +285,9 @@ TABLES: dict[str, Callable[[Iterable[Row]], str]] = {
     "compiled": compiled_table,
     "torture": torture_table,
     "adapters": adapters_table,
+    "refinement": refinement_table,
     "demo": demo_table,
+    "ablation": ablation_table,
 }
 
 

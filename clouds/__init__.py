@@ -34,7 +34,9 @@ if TYPE_CHECKING:
         GeneratedImage,
         GenerationRequest,
         HeadOutput,
+        LabelledImage,
         Prepared,
+        Prompt,
         Targets,
     )
     from clouds.core.contract.sampling import Sampler, Wanted
@@ -68,6 +70,7 @@ if TYPE_CHECKING:
     from clouds.evaluation.comparison import Comparison
     from clouds.evaluation.evaluate import evaluate
     from clouds.evaluation.evaluate_segments import evaluate_segments
+    from clouds.evaluation.pipeline_comparison import PipelineComparison, compare_pipelines
     from clouds.evaluation.report import Report
     from clouds.evaluation.segment_report import SegmentReport
     from clouds.refiners.prompt_options import PromptOptions
@@ -121,7 +124,9 @@ _HOMES = {
         "GeneratedImage",
         "GenerationRequest",
         "HeadOutput",
+        "LabelledImage",
         "Prepared",
+        "Prompt",
         "Targets",
     ),
     "clouds.core.contract.labels": ("LabelSpace",),
@@ -142,6 +147,7 @@ _HOMES = {
     "clouds.evaluation.comparison": ("Comparison",),
     "clouds.evaluation.evaluate": ("evaluate",),
     "clouds.evaluation.evaluate_segments": ("evaluate_segments",),
+    "clouds.evaluation.pipeline_comparison": ("PipelineComparison", "compare_pipelines"),
     "clouds.evaluation.report": ("Report",),
     "clouds.evaluation.score": ("LabelFreeScores", "score"),
     "clouds.evaluation.segment_report": ("SegmentReport",),

@@ -28,7 +28,11 @@ from clouds.cli import (
     predict_command,
     push,
     refine_commands,
+<<<<<<< HEAD
     score,
+=======
+    serve,
+>>>>>>> main
     sheet,
     weights_commands,
 )
@@ -62,6 +66,7 @@ def build_app() -> App:
         "compare": compare.compare,
         "ablate": ablate.ablate,
         "predict": predict_command.predict,
+        "serve": serve.serve,
         "prompts": data_commands.prompts,
         "generate": data_commands.generate,
         "sheet": sheet.sheet,

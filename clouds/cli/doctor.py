@@ -33,6 +33,7 @@ _REMEDIES = {
     "torchvision": "install torch and torchvision of one release together",
     "triton": "only for GPU kernels; comes with torch on Linux",
     "xformers": "only for faster attention on CUDA; pip install 'clouds-dgss[gpu]'",
+    "gradio": "only for clouds serve; pip install 'clouds-dgss[serve]'",
 }
 _GIB = 2**30
 

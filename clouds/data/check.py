@@ -11,9 +11,10 @@ from typing import Literal, TypeVar
 import numpy as np
 from attrs import asdict, evolve, field, frozen
 
+from clouds.core.contract.class_index import ClassIndex
 from clouds.core.contract.labels import IGNORE_ID
 from clouds.core.system.errors import DataError
-from clouds.data.class_index import ClassIndex
+from clouds.data.class_index import index_dataset
 from clouds.data.encodings import IGNORE
 from clouds.data.folder import Dataset, check_sizes
 from clouds.data.threads import map_in_threads
@@ -112,7 +113,7 @@ def check_dataset(dataset: Dataset, *, progress: bool = False) -> CheckReport:
         unknown=dict(unknown),
         faults=tuple(faults),
         notes=(*dataset.notes, *_describe_unlabelled(unlabelled)),
-        class_index=None if faults else ClassIndex.of(dataset, rows),
+        class_index=None if faults else index_dataset(dataset, rows),
     )
 
 

@@ -11,8 +11,9 @@ from typing import final
 
 import numpy as np
 from attrs import field, frozen
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
+from clouds.core.contract.class_index import class_probabilities
 from clouds.core.contract.sampling import Sampler, Wanted
 from clouds.core.system.config import within
 from clouds.core.system.errors import ConfigError
@@ -66,17 +67,6 @@ class RareClassSampler(Sampler):
 
     def draw(self, source: int, index: int, rng: np.random.Generator) -> tuple[int, Wanted]:
         return self._sources[source].draw(rng)
-
-
-def class_probabilities(counts: Int[np.ndarray, "n k"], temperature: float) -> Float[np.ndarray, " k"]:
-    """P(c) = softmax((1 - f_c) / T) over the classes that occur; 0 for the others.
-
-    f_c is the class's share of all labelled pixels, as in the published code.
-    """
-    totals = counts.sum(0)
-    logits = np.where(totals > 0, (1 - totals / max(1, totals.sum())) / temperature, -np.inf)
-    weights = np.exp(logits - logits.max())
-    return weights / weights.sum()
 
 
 class RareClasses:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import cached_property
 from http.client import HTTPException
@@ -27,6 +28,14 @@ from clouds.prompters.http import Refusal, fetch_once
 
 _MOST_BYTES = 2 * 2**20  # of a server's answer
 _SHOWN = 300
+_GGUF = ".gguf"
+_REMEDY = (
+    "check the name and the connection, or give a local save_pretrained folder: model=FOLDER, or owner/name in "
+    "CLOUDS_WEIGHTS"
+)
+_GGUF_REMEDY = (
+    "give a GGUF file of a language model that transformers reads; this needs: pip install 'clouds-dgss[gguf]'"
+)
 
 
 class ChatModel(ABC):
@@ -39,8 +48,13 @@ class ChatModel(ABC):
     name: str
 
     @abstractmethod
-    def answer(self, question: str, *, seed: int) -> str:
+    def answer(self, question: str, *, seed: int, examples: Sequence[tuple[str, str]] = ()) -> str:
         """The answer, without an incomplete last line. A local model is deterministic per seed.
+
+        Args:
+            question: the question.
+            seed: seed of the sampling.
+            examples: earlier questions with their answers, which the model sees as its own.
 
         Raises:
             CloudsError: there is no answer.
@@ -74,7 +88,8 @@ class LocalModel(ChatModel):
     """A causal language model of transformers with a chat template, loaded at the first question.
 
     Args:
-        name: a local `save_pretrained` folder, or a hub id; weights as safetensors.
+        name: a local `save_pretrained` folder, or a hub id, with weights as safetensors; or a local GGUF file, whose
+            weights are dequantized.
         revision: commit, branch or tag of the hub.
         device: "auto" spreads the model over all GPUs, or uses the CPU without one; "cpu", "cuda:N".
         sampling: sampling settings.
@@ -83,7 +98,7 @@ class LocalModel(ChatModel):
     def __init__(self, name: str, *, revision: str | None, device: str, sampling: Sampling) -> None:
         self.name, self.revision, self.device, self.sampling = name, revision, device, sampling
 
-    def answer(self, question: str, *, seed: int) -> str:
+    def answer(self, question: str, *, seed: int, examples: Sequence[tuple[str, str]] = ()) -> str:
         """The model's answer; deterministic per seed on one machine.
 
         Raises:
@@ -94,7 +109,7 @@ class LocalModel(ChatModel):
 
         tokenizer, model = self._loaded
         prompt = tokenizer.apply_chat_template(
-            [{"role": "user", "content": question}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+            _messages(question, examples), add_generation_prompt=True, return_tensors="pt", return_dict=True
         ).to(model.device)
         drawing: dict[str, Any] = {"do_sample": False}
         if self.sampling.temperature > 0:
@@ -106,14 +121,14 @@ class LocalModel(ChatModel):
         text = tokenizer.decode(tokens, skip_special_tokens=True)
         return whole_lines(text) if len(tokens) == self.sampling.max_tokens else text
 
-    def _folder(self) -> Path | None:
-        """The model's folder on this machine; None means the hub, which a revision needs."""
+    def _local(self) -> Path | None:
+        """The model's folder or GGUF file on this machine; None means the hub, which a revision needs."""
         local = without_tilde(self.name)
-        if not local.is_dir():
+        if not (local.is_dir() or local.suffix == _GGUF):
             return None if self.revision else hub_folder(self.name)
         if self.revision:
             raise ConfigError(
-                f"language model {self.name} is a local folder, which has no revision {self.revision!r}; remove it"
+                f"language model {self.name} is local, so it has no revision {self.revision!r}; remove it"
             )
         return local
 
@@ -121,20 +136,23 @@ class LocalModel(ChatModel):
     def _loaded(self) -> tuple[Any, Any]:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        folder = self._folder()
-        source, options = str(folder or self.name), {"revision": self.revision, "local_files_only": folder is not None}
+        local = self._local()
+        source, options = local or self.name, {"revision": self.revision, "local_files_only": local is not None}
+        weights: dict[str, Any] = {"use_safetensors": True}
+        if local and local.suffix == _GGUF:
+            source, weights = local.parent, {}
+            options["gguf_file"] = local.name
         try:
-            with hub_access() if folder is None else nullcontext():
-                tokenizer: Any = AutoTokenizer.from_pretrained(source, **options)
+            with hub_access() if local is None else nullcontext():
+                tokenizer: Any = AutoTokenizer.from_pretrained(str(source), **options)
                 model: Any = AutoModelForCausalLM.from_pretrained(
-                    source, **options, use_safetensors=True, dtype="auto", device_map=self.device
+                    str(source), **options, **weights, dtype="auto", device_map=self.device
                 )
         except Exception as error:  # a damaged file may raise anything
-            reason = " ".join(str(error).split())[:_SHOWN]
+            reason = printable(" ".join(str(error).split()))[:_SHOWN]
             raise WeightsError(
-                f"language model {self.name!r} could not be loaded ({type(error).__name__}: {reason}); check the name "
-                "and the connection, or give a local save_pretrained folder: model=FOLDER, or owner/name in "
-                "CLOUDS_WEIGHTS"
+                f"language model {self.name!r} could not be loaded ({type(error).__name__}: {reason}); "
+                f"{_GGUF_REMEDY if options.get('gguf_file') else _REMEDY}"
             ) from error
         if not tokenizer.chat_template:
             raise ConfigError(
@@ -172,7 +190,7 @@ class Endpoint(ChatModel):
         if not self.timeout > 0:
             raise ConfigError(f"prompter llm: timeout={self.timeout}; expected more than 0 seconds")
 
-    def answer(self, question: str, *, seed: int) -> str:
+    def answer(self, question: str, *, seed: int, examples: Sequence[tuple[str, str]] = ()) -> str:
         """The server's answer.
 
         Raises:
@@ -180,7 +198,7 @@ class Endpoint(ChatModel):
         """
         wanted = {
             "model": self.name,
-            "messages": [{"role": "user", "content": question}],
+            "messages": _messages(question, examples),
             "temperature": self.sampling.temperature,
             "top_p": self.sampling.top_p,
             "max_tokens": self.sampling.max_tokens,
@@ -218,6 +236,14 @@ class Endpoint(ChatModel):
         raise ConfigError(
             f"{self.url}: not a chat-completions answer, because choices[0].message.content is not text: {shown!r}"
         )
+
+
+def _messages(question: str, examples: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
+    """A conversation in the form of OpenAI's protocol and of chat templates."""
+    said = [text for pair in examples for text in pair]
+    return [
+        {"role": "assistant" if turn % 2 else "user", "content": text} for turn, text in enumerate([*said, question])
+    ]
 
 
 def _require_address(url: str) -> None:

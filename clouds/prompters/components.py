@@ -28,7 +28,7 @@ def clouds_prompters() -> list[Component]:
             name="llm",
             kind=Kind.PROMPTER,
             factory="clouds.prompters.presets:llm",
-            summary="captions of street scenes by a language model: model= (transformers), or a server with url=",
+            summary="captions of street scenes by a language model: model= (transformers, GGUF), or a server with url=",
             source="Benigmim et al., CLOUDS, CVPR 2024, section 3.1",
             licence="the model's",
             reaches="a language model or its server",

@@ -17,10 +17,30 @@ PLACES = (
     *("city street", "downtown avenue", "suburban road", "residential street", "highway", "village road"),
     *("country road", "crossroads in a town"),
 )
-OBJECTS = (
-    *("cars", "trucks", "buses", "a tram", "motorcycles", "bicycles", "pedestrians", "cyclists", "traffic lights"),
-    *("traffic signs", "trees", "street lamps and poles"),
-)
+THINGS = {  # of classes of Cityscapes; other classes are mentioned by name
+    "car": "cars",
+    "truck": "trucks",
+    "bus": "buses",
+    "train": "a tram",
+    "motorcycle": "motorcycles",
+    "bicycle": "bicycles",
+    "person": "pedestrians",
+    "rider": "cyclists",
+    "traffic light": "traffic lights",
+    "traffic sign": "traffic signs",
+    "vegetation": "trees",
+    "pole": "street lamps and poles",
+}
+OBJECTS = tuple(THINGS.values())
+SURROUNDINGS = {
+    "road": "a wide road",
+    "sidewalk": "a sidewalk",
+    "building": "tall buildings",
+    "wall": "a wall",
+    "fence": "a fence",
+    "terrain": "grassy terrain",
+    "sky": "a wide sky",
+}
 TIMES = ("in daylight", "at dusk", "at dawn", "at night", "at noon")
 WEATHERS = ("sunny", "cloudy", "foggy", "rainy", "snowy")
 _GOLDEN = (math.sqrt(5) - 1) / 2

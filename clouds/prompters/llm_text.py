@@ -7,7 +7,7 @@ from typing import Any
 
 from clouds.core.system.config import parse_json
 
-_LEAST_WORDS, _MOST_WORDS = 3, 60
+_LEAST_WORDS, _MOST_WORDS, _MOST_LETTERS = 3, 60, 500
 _MOST_QUOTES = 8  # around each other
 _MARKER = re.compile(
     r"""
@@ -21,6 +21,7 @@ _MARKER = re.compile(
 _TITLE = re.compile(r"^(?:\*\*|__)?[^*_]{1,60}?(?::(?:\*\*|__)|(?:\*\*|__)\s*[:–—-])\s*")  # **Rainy night:** A photo
 _EMPHASIS = re.compile(r"\*\*|__|`|(?<!\w)[*_](?=\S)|(?<=\S)[*_](?!\w)")
 _QUOTES = "\"'“”„‟‘’«»‹›"
+_SENTENCE_END = re.compile(rf"(?<=[.!?])[{_QUOTES}]*\s")
 _TALK = re.compile(
     r"(?:sure|certainly|of course|okay|ok|(?:here|below|these|following) (?:are|is|captions|prompts|sentences|you)"
     r"|the following|i|i['’]m|let me|note|please|feel free|hope|sorry|unfortunately|as an? (?:ai|language|large))\b",
@@ -33,8 +34,8 @@ def parse_captions(text: str) -> list[str]:
 
     It reads numbered and bulleted lists, JSON lists, quoted lines and plain lines, with or without markdown. If some
     lines have a marker (a number, a bullet, quotes), unmarked lines are dropped, and indented ones continue the line
-    before. Talk, headings, code fences, the model's thoughts, and lines of fewer than 3 or more than 60 words are left
-    out. The work is linear in the length of the text.
+    before. Talk, headings, code fences, the model's thoughts, lines of fewer than 3 or more than 60 words, of more than
+    500 characters, or with control characters are left out. The work is linear in the length of the text.
 
     >>> parse_captions('Sure! Here are two:\\n1. "A photo of a **busy** road."\\n2) A tram at night')
     ['A photo of a busy road.', 'A tram at night']
@@ -42,6 +43,16 @@ def parse_captions(text: str) -> list[str]:
     text = _without_thoughts(text)
     cleaned = [_clean(line) for line in _json_strings(text) or _listed(text.splitlines())]
     return [line for line in cleaned if _is_caption(line)]
+
+
+def first_sentence(text: str) -> str:
+    """The first sentence of the first caption in an answer; "" if there is none.
+
+    >>> first_sentence("A photo of a road at night. It is dark.")
+    'A photo of a road at night.'
+    """
+    captions = parse_captions(text)
+    return _SENTENCE_END.split(captions[0], maxsplit=1)[0].strip(_QUOTES) if captions else ""
 
 
 def caption_key(caption: str) -> str:
@@ -123,6 +134,8 @@ def _is_caption(line: str) -> bool:
     words = re.findall(r"\w+", line)
     return (
         _LEAST_WORDS <= len(words) <= _MOST_WORDS
+        and len(line) <= _MOST_LETTERS
+        and line.isprintable()
         and any(letter.isalpha() for letter in line)
         and not line.endswith(":")
         and not line.startswith(("#", "```", "|", "---"))

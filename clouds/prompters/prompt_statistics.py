@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 
 from attrs import frozen
@@ -92,19 +92,26 @@ def _class_words(label_space: LabelSpace) -> tuple[re.Pattern[str], dict[str, se
         name = _CLASS_OF_OBJECT.get(thing, thing)
         for word in (*one, *many) if name in label_space.names else ():
             owners.setdefault(word, set()).add(name)
-    return _any_of(owners), owners
+    return _any_of(tuple(owners)), owners
 
 
-def _any_of(words: Iterable[str]) -> re.Pattern[str]:
+def words_named(prompt: str, words: Mapping[str, tuple[str, ...]]) -> set[str]:
+    """The names in a table of `prompt_words` that have a word in the prompt.
+
+    >>> words_named("A wet street in the evening", WEATHER_WORDS)
+    {'rain'}
+    """
+    return {name for name, forms in words.items() if _any_of(forms).search(prompt.casefold())}
+
+
+@lru_cache(maxsize=64)
+def _any_of(words: tuple[str, ...]) -> re.Pattern[str]:
     """A pattern for the longest matching whole word, with an optional plural ending."""
     forms = "|".join(sorted(map(re.escape, words), key=len, reverse=True))
     return re.compile(rf"(?<!\w)({forms})(?:e?s)?(?!\w)")
 
 
 def _count(prompts: list[str], words: Mapping[str, tuple[str, ...]]) -> dict[str, int]:
-    patterns = {name: _any_of(forms) for name, forms in words.items()}
-    counts = {
-        name: sum(bool(pattern.search(prompt.casefold())) for prompt in prompts) for name, pattern in patterns.items()
-    }
-    silent = sum(not any(pattern.search(prompt.casefold()) for pattern in patterns.values()) for prompt in prompts)
-    return {**counts, UNSAID: silent}
+    named = [words_named(prompt, words) for prompt in prompts]
+    counts = {name: sum(name in found for found in named) for name in words}
+    return {**counts, UNSAID: sum(not found for found in named)}

@@ -18,6 +18,13 @@ def clouds_refiners() -> list[Component]:
             source="clouds; regions after Achanta et al., SLIC Superpixels, PAMI 2012",
         ),
         Component(
+            name="guided",
+            kind=Kind.REFINER,
+            factory="clouds.refiners.presets:guided",
+            summary="a guided filter of each class's mask votes over the label map, rare classes with more weight",
+            source="He et al., Guided Image Filtering, PAMI 2013; Menon et al., Logit Adjustment, ICLR 2021",
+        ),
+        Component(
             name="identity",
             kind=Kind.REFINER,
             factory="clouds.refiners.presets:identity",

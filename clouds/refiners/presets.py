@@ -26,6 +26,21 @@ def regions(*, cell: int = 8, compactness: float = 0.1, rounds: int = 5, agreeme
     return RegionRefiner(cell=cell, compactness=compactness, rounds=rounds, agreement=agreement)
 
 
+def guided(*, radius: int = 16, epsilon: float = 0.01, balance: float = 0.3, subsample: int = 2) -> Refiner:
+    """A guided filter of each class's mask votes over the label map, rare classes with more weight.
+
+    Args:
+        radius: of the filter's square window, in pixels.
+        epsilon: variance of colour (0..1) in a window above which it has an edge.
+        balance: 0..1: a class's support is divided by its share of the image to this power, because teachers miss rare
+            classes more often than they invent them.
+        subsample: compute the filter's coefficients from every such pixel of each row and column.
+    """
+    from clouds.refiners.guided import GuidedRefiner
+
+    return GuidedRefiner(radius=radius, epsilon=epsilon, balance=balance, subsample=subsample)
+
+
 @prompt_preset
 def sam(*, model: Literal["vit_b", "vit_l", "vit_h"], pretrained: bool | Path = True) -> SamSegmenter:
     """SAM segments point prompts drawn from the components of the label map.

@@ -11,7 +11,8 @@ _SEED = 3
 def check_prompter(prompter: Prompter, *, most: int = 7) -> None:
     """Check a built prompter for 0, 1 and `most` prompts.
 
-    It returns a list of exactly n non-empty lines of text; the same n and seed give the same list.
+    It returns a list of exactly n non-empty lines of text; the same n and seed give the same list, and `write` the same
+    texts.
 
     Raises:
         ContractError: a clause is broken.
@@ -41,4 +42,12 @@ def check_prompter(prompter: Prompter, *, most: int = 7) -> None:
             f"prompts({n}, seed={_SEED}) must be the same on every call",
             got="two different lists",
             remedy="draw from random.Random(seed), never from global state",
+        )
+        written = [prompt.text for prompt in prompter.write(n, seed=_SEED)]
+        require(
+            written == prompts,
+            prompter,
+            f"write({n}, seed={_SEED}) must have the texts of prompts({n}, seed={_SEED})",
+            got="two different lists",
+            remedy="return from prompts the texts of write",
         )

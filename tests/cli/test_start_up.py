@@ -17,7 +17,7 @@ NOTHING: set[str] = set()
 TORCH = {"torch"}
 # Generated pictures are lit and filtered with scipy; `doctor` says whether its libraries can be imported.
 SCIPY, LIBRARIES = {"torch", "scipy"}, {"torch", "torchvision", "torch._dynamo", "torch._inductor", "triton", "sympy"}
-LIBRARIES |= {"xformers"}
+LIBRARIES |= {"xformers", "gradio", "pandas", "huggingface_hub"}
 ALLOWED = {
     "--help": NOTHING,
     "--version": NOTHING,
@@ -34,8 +34,9 @@ ALLOWED = {
     "prompts --prompter grammar --n 1 --out {out}": TORCH,
     "predict {model} {image} --out {out}": TORCH,
     "evaluate {model} --data {data}": TORCH,
-    "evaluate {model} --data {data} --report {out}": TORCH | {"plotly"},
+    "evaluate {model} --data {data} --report {out}": TORCH | {"plotly", "scipy"},
     "evaluate-segments --help": NOTHING,
+    "serve --help": NOTHING,
     "generate --generator procedural --prompts {prompts} --n 1 --out {out}": SCIPY,
     "doctor": LIBRARIES,
 }

@@ -7,6 +7,7 @@ NAMES = [
     *("Component", "ComponentError", "ConfigError", "DataError"),
     *("DuplicateComponentError", "FeatureSpec", "Features", "FilePattern", "FileWeights", "GeneratedImage"),
     "GenerationRequest",
+<<<<<<< HEAD
     *(
         "Generator",
         "Head",
@@ -20,11 +21,27 @@ NAMES = [
         "LossTerm",
     ),
     *("MaskPooler", "NonFiniteError"),
+=======
+    *("Generator", "Head", "HeadOutput", "HubWeights", "Kind", "LabelSpace", "LabelledImage", "Layout", "LossInputs"),
+    *("LossTerm", "MaskPooler", "NonFiniteError"),
+>>>>>>> main
     "Offer",
-    *("PageWeights", "Part", "Pinned", "Pipeline", "Plan", "PlanError", "PluginError", "Prediction", "Prepared"),
+    *(
+        "PageWeights",
+        "Part",
+        "Pinned",
+        "Pipeline",
+        "PipelineComparison",
+        "Plan",
+        "PlanError",
+        "PluginError",
+        "Prediction",
+        "Prepared",
+    ),
     *(
         "Problem",
         "Projection",
+        "Prompt",
         "PromptOptions",
         "PromptRefiner",
         "PromptedSegmenter",
@@ -50,6 +67,7 @@ NAMES = [
         "as_backbone",
         "catalog",
         "compare",
+        "compare_pipelines",
         "compose",
         "evaluate",
         "evaluate_segments",

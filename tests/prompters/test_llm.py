@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -32,7 +32,7 @@ class Scripted(ChatModel):
         self.questions: list[str] = []
         self.seeds: list[int] = []
 
-    def answer(self, question: str, *, seed: int) -> str:
+    def answer(self, question: str, *, seed: int, examples: Sequence[tuple[str, str]] = ()) -> str:
         self.questions.append(question)
         self.seeds.append(seed)
         return self.answers[len(self.questions) - 1] if len(self.questions) <= len(self.answers) else ""
@@ -46,7 +46,7 @@ class Drawing(ChatModel):
     def __init__(self, per_answer: int) -> None:
         self.per_answer = per_answer
 
-    def answer(self, question: str, *, seed: int) -> str:
+    def answer(self, question: str, *, seed: int, examples: Sequence[tuple[str, str]] = ()) -> str:
         captions = grammar(CITYSCAPES).prompts(self.per_answer, seed=seed % 5)
         return "\n".join(f"{number}. {caption}" for number, caption in enumerate(captions, start=1))
 
@@ -217,6 +217,29 @@ def test_the_contract_with_a_real_model(folder: Path) -> None:
     assert prompter.prompts(3, seed=0) != prompter.prompts(3, seed=1)
 
 
+def test_the_contract_of_single_captions(folder: Path) -> None:
+    """Random weights write nothing that names a scene, so the grammar's words are taken."""
+    prompter = llm(CITYSCAPES, model=str(folder), device="cpu", max_tokens=5, rounds=2)
+    check_prompter(prompter, most=3)
+    assert {str(prompt.origin) for prompt in prompter.write(2, seed=0)} == {"{'by': 'grammar', 'questions': 2}"}
+
+
+def test_examples_come_before_the_question(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = LocalModel(str(folder), revision=None, device="cpu", sampling=Sampling(max_tokens=2))
+    tokenizer, _ = model._loaded
+    asked: list[list[dict[str, str]]] = []
+    template = tokenizer.apply_chat_template
+    monkeypatch.setattr(
+        tokenizer, "apply_chat_template", lambda said, **options: asked.append(said) or template(said, **options)
+    )
+    model.answer("a road", seed=0, examples=[("a photo", "a car")])
+    assert [(turn["role"], turn["content"]) for turn in asked[0]] == [
+        ("user", "a photo"),
+        ("assistant", "a car"),
+        ("user", "a road"),
+    ]
+
+
 def test_answers_follow_the_seed_and_leave_torchs_alone(folder: Path) -> None:
     import torch
 
@@ -243,7 +266,7 @@ def test_a_revision_comes_from_the_hub(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("CLOUDS_WEIGHTS", str(tmp_path))
     local = LocalModel(str(folder), revision="main", device="cpu", sampling=Sampling())
-    with pytest.raises(ConfigError, match=r"model is a local folder, which has no revision 'main'; remove it"):
+    with pytest.raises(ConfigError, match=r"model is local, so it has no revision 'main'; remove it"):
         local.answer("a photo", seed=0)
     carried = LocalModel("someone/model", revision="main", device="cpu", sampling=Sampling())
     with pytest.raises(WeightsError, match=r"language model 'someone/model' could not be loaded"):

@@ -89,7 +89,9 @@ def chat() -> Iterator[Chat]:
 def test_prompts_come_from_a_server(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_KEY", f"{KEY}\n")
     chat.body = reply("1. A photo of a road.\n2. A road at night")
-    prompter = llm(LABELS, model="some-model", url=chat.url, key_variable="MY_KEY", temperature=0.5, max_tokens=99)
+    prompter = llm(
+        LABELS, model="some-model", url=chat.url, key_variable="MY_KEY", batch=25, temperature=0.5, max_tokens=99
+    )
     assert prompter.prompts(2, seed=3) == ["A photo of a road.", "A road at night"]
     [(path, body, headers)] = chat.asked
     assert path == "/v1/chat/completions"
@@ -98,6 +100,16 @@ def test_prompts_come_from_a_server(chat: Chat, monkeypatch: pytest.MonkeyPatch)
     assert isinstance(body["seed"], int)
     assert "Write 2 different captions" in body["messages"][0]["content"]
     assert KEY not in repr(Endpoint(url=chat.url, name="m", key=KEY))
+
+
+def test_single_captions_come_from_a_server(chat: Chat) -> None:
+    chat.body = reply("A road in the rain, snow, sun, fog and clouds, by day and night, at dusk.")
+    [prompt] = llm(LABELS, model="m", url=chat.url, rounds=1).write(1, seed=0)
+    assert prompt.origin == {"by": "grammar", "questions": 1}
+    [(_, body, _)] = chat.asked
+    assert [turn["role"] for turn in body["messages"]] == ["user", "assistant", "user", "assistant", "user"]
+    assert body["messages"][-1]["content"] == prompt.text
+    assert body["max_tokens"] == 64
 
 
 def test_without_a_key_none_is_sent(chat: Chat) -> None:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clouds.prompters import llm_text
-from clouds.prompters.llm_text import caption_key, parse_captions
+from clouds.prompters.llm_text import caption_key, first_sentence, parse_captions
 
 ROAD, TRAM, FOG = "A photo of a busy road at night.", "A tram passes a church in the rain", "A snapshot of cars in fog."
 ALL = [ROAD, TRAM, FOG]
@@ -74,6 +74,27 @@ def test_lists_of_every_form_are_read(text: str) -> None:
     ],
 )
 def test_what_is_no_caption_is_left_out(text: str) -> None:
+    assert parse_captions(text) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "first"),
+    [
+        ("A photo of a road. It is wet.", "A photo of a road."),
+        ('1. "A photo of a road." I hope this helps!', "A photo of a road."),
+        ("Sure:\n- A road at 7.5 metres\n- Another wide road", "A road at 7.5 metres"),
+        ("no", ""),
+        ("", ""),
+    ],
+)
+def test_the_first_sentence_is_found(text: str, first: str) -> None:
+    assert first_sentence(text) == first
+
+
+@pytest.mark.parametrize(
+    "text", ["1. A photo of a road" + "!" * 500, "1. A photo of a \x1b[31mred road", "a wide\x00 road"]
+)
+def test_captions_are_short_and_printable(text: str) -> None:
     assert parse_captions(text) == []
 
 

@@ -36,6 +36,7 @@ OPTIONS: dict[str, dict[str, tuple[Any, Any]]] = {
     "sam-vit-l": {"pretrained": (True, bool | Path), **SHARED},
     "sam-vit-h": {"pretrained": (True, bool | Path), **SHARED},
     "regions": {"cell": (8, int), "compactness": (0.1, float), "rounds": (5, int), "agreement": (0.6, float)},
+    "guided": {"radius": (16, int), "epsilon": (0.01, float), "balance": (0.3, float), "subsample": (2, int)},
     "identity": {},
 }
 

@@ -275,6 +275,20 @@ class TestPipeline:
         assert [row.prompt for row in made.rows] == ["day", "night", "fog"]
         assert made.rows[0].generator.ready.endswith(":Stub")
 
+    def test_the_manifest_says_who_wrote_a_prompt(self, parts: dict[str, Any], tmp_path: Path) -> None:
+        class Two(clouds.Prompter):
+            def prompts(self, n: int, *, seed: int) -> list[str]:
+                return [prompt.text for prompt in self.write(n, seed=seed)]
+
+            def write(self, n: int, *, seed: int) -> list[clouds.Prompt]:
+                return [clouds.Prompt("day", origin={"by": "me"}), clouds.Prompt("night")][:n]
+
+        pipeline = clouds.compose(**parts, generator=Stub(), prompter=Two())
+        made = clouds.generate(pipeline, 2, out=tmp_path, size=SIZE)
+        assert [(row.prompt, row.prompt_origin) for row in made.rows] == [("day", {"by": "me"}), ("night", None)]
+        again = clouds.generate(pipeline, 2, out=tmp_path, prompts=["day", "night"], size=SIZE)
+        assert again.rows == made.rows
+
     def test_given_prompts_come_first(self, parts: dict[str, Any], tmp_path: Path) -> None:
         pipeline = clouds.compose(**parts, generator=Stub())
         made = clouds.generate(pipeline, n=2, out=tmp_path, prompts=["rain"], size=SIZE)

@@ -50,14 +50,12 @@ def test_another_score_starts_another_ranking(source: str, generated: Path, tmp_
         if (phase, step) == ("joint", 2):
             raise KeyboardInterrupt
 
-    with pytest.raises((KeyboardInterrupt, clouds.CloudsError)):
-        train(compose(), source=source, generated=generated, recipe=settings, out=tmp_path, on_step=stop)
-    train(
-        clouds.load(tmp_path / "start", device="cpu", trust=["refiner"]),
-        resume=tmp_path,
-        set={"loop.best": "diversity"},
-    )
-    progress, _ = read_checkpoint(tmp_path)
+    out = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        train(compose(), source=source, generated=generated, recipe=settings, out=out, on_step=stop)
+    pipeline = clouds.load(out / "start", device="cpu", trust=["refiner"])
+    train(pipeline, resume=out, set={"loop.best": "diversity"})
+    progress, _ = read_checkpoint(out)
     steps = {(one.phase, one.step) for one in progress.best}
     assert ("joint", 4) in steps
     assert ("warmup", 1) not in steps

@@ -24,7 +24,15 @@ from torch import Tensor, nn
 
 from clouds.core.contract.adaptation import Adapter, Blocks
 from clouds.core.contract.component import FeatureSpec, Kind
-from clouds.core.contract.records import Features, GeneratedImage, GenerationRequest, HeadOutput, Prepared, Targets
+from clouds.core.contract.records import (
+    Features,
+    GeneratedImage,
+    GenerationRequest,
+    HeadOutput,
+    Prepared,
+    Prompt,
+    Targets,
+)
 from clouds.core.system.errors import ConfigError
 
 LEVELS = ("res2", "res3", "res4", "res5")
@@ -237,6 +245,11 @@ class Head(nn.Module, ABC):
         All batches have the same terms."""
         return {}
 
+    def finish_step(self) -> None:
+        """Called by training after each optimizer step, for heads that change with its progress.
+
+        A step may have several forward passes, and their number may change when a run resumes."""
+
     @abstractmethod
     def segment(
         self, output: HeadOutput, valid_size: tuple[int, int], size: tuple[int, int], *, scores: bool = False
@@ -268,9 +281,11 @@ class Generator(ABC):
 
     Attributes:
         reads_prompts: whether images depend on the prompt. If not, a dataset is made without prompts.
+        reads_source: whether images are made from labelled ones. If so, every request has a `source`.
     """
 
     reads_prompts: bool = True
+    reads_source: bool = False
 
     @abstractmethod
     def generate(self, requests: Iterable[GenerationRequest]) -> Iterator[GeneratedImage]:
@@ -320,6 +335,10 @@ class Prompter(ABC):
         Raises:
             ConfigError: the prompter cannot make n prompts.
         """
+
+    def write(self, n: int, *, seed: int) -> list[Prompt]:
+        """`prompts`, each with its origin. Prompters override it if prompts of one list differ in their origin."""
+        return [Prompt(text) for text in self.prompts(n, seed=seed)]
 
 
 INTERFACES: dict[Kind, type[Any]] = {

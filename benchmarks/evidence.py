@@ -1,0 +1,161 @@
+"""What photographs without labels gain on photographs: the arms of an ablation over several seeds, on a CPU.
+
+Source: renders of a driving simulator. Target: CamVid's validation photographs. CamVid's training photographs take the
+place of generated images; their labels serve the arm `ceiling` and the accuracy of the first teacher alone. Backbone:
+EfficientNet-Lite2 with frozen ImageNet weights (`plugins/clouds-efficientnet-lite`).
+
+    python -m benchmarks.evidence --data DIR --out DIR [--seeds 0 1 2]
+
+`--data` has `carla_town07`, `carla_mix` and `camvid`. Repeat an interrupted call to continue it. After each seed, the
+rows that `benchmarks/results/ablation.jsonl` lacks are appended. Tables and pages are in `--out`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import clouds
+from benchmarks.rows import RESULTS, append, row
+from clouds.core.contract.labels import LabelSpace
+from clouds.core.system.config import to_toml
+from clouds.core.system.files import link_file, write_text
+from clouds.data.check import check_dataset
+from clouds.data.folder import open_dataset
+from clouds.training.ablation_result import ROWS
+
+NAME = "ablation"
+IMAGES, SIZE = 734, (192, 320)  # twice as many as there are photographs
+FOLD = {"rider": "bicycle", "truck": "car", "bus": "car", "traffic light": "traffic sign", "terrain": "ignore"}
+RECIPE = {
+    "backbone": "efficientnet-lite2",
+    "head": "linear",
+    "refiner": "regions",
+    "data.scale": [1.5, 3.0],
+    "data.source_factors": [1.0, 34.0],
+    "warmup.steps": 300,
+    "joint.steps": 150,
+    "joint.batch_size": 16,  # half of it source
+}
+RARE = {"name": "rare-classes", "temperature": 0.05, "min_pixels": 50}  # 3,000 pixels are a quarter of a render
+TWO_SCALES, PER_CLASS = "teacher.scales=[0.5,1.0]", "teacher.class_confidence=1.0"
+FULL = f"refined+{TWO_SCALES}+{PER_CLASS}"
+"""Arms of the recipe as it is: what `clouds.ablate` takes, and the name in the table."""
+PLAIN = {
+    "source": "source only",
+    "generated": "photographs",
+    "refined": "photographs, refined",
+    f"clouds={FULL}": "photographs, refined, two scales, per class",
+    "ceiling": "the photographs' own labels",
+}
+"""Arms with rare-class sampling in both phases."""
+SAMPLED = {
+    "source": "source only; rare classes",
+    "refined": "photographs, refined; rare classes",
+    f"scales=refined+{TWO_SCALES}": "photographs, refined, two scales; rare classes",
+    f"classes=refined+{PER_CLASS}": "photographs, refined, per class; rare classes",
+    f"clouds={FULL}": "photographs, refined, two scales, per class; rare classes",
+    f"mixed={FULL}+data.class_mix=true": "the same with ClassMix",
+    f"drawn={FULL}+data.generated=DRAWN": "the same with drawn scenes",
+    f"both={FULL}+data.generated=BOTH": "the same with photographs and drawn scenes",
+}
+
+
+def run(data: Path, out: Path, seeds: Sequence[int]) -> None:
+    """Run both ablations seed by seed, and append the missing rows after each."""
+    pictures = _pictures(data / "camvid", out)
+    sources = [f"folder:{data / name}:train" for name in ("carla_town07", "carla_mix")]
+    recipe = {**RECIPE, "data.source": sources, "data.generated": str(pictures["PHOTOGRAPHS"])}
+    sampler = {**RARE, "index": [str(path) for path in _indexes(sources, out)]}
+    experiments = {"plain": (PLAIN, recipe), "sampled": (SAMPLED, {**recipe, "data.sampler": sampler})}
+    target = _target(data / "camvid", out / "camvid")
+    for count in range(1, len(seeds) + 1):
+        for name, (arms, settings) in experiments.items():
+            done = clouds.ablate(
+                "folder",
+                arms=[_located(arm, pictures) for arm in arms],
+                seeds=seeds[:count],
+                data=[f"{target}:val"],
+                ceiling=[f"{target}:train"],
+                out=out / name,
+                set=settings,
+                say=print,
+            )
+            _append(done.out, {arm.partition("=")[0]: title for arm, title in arms.items()})
+            print(done)
+
+
+def _target(data: Path, folder: Path) -> str:
+    """SPEC, without its split, of the photographs with 11 classes: links to the data beside a `dataset.toml`."""
+    for name in ("images", "labels"):
+        link_file(data / name, folder / name)
+    write_text(folder / "dataset.toml", to_toml({"fold": FOLD}))
+    return f"folder:{folder}"
+
+
+def _pictures(camvid: Path, out: Path) -> dict[str, Path]:
+    """Folders of as many photographs, drawn scenes, and both in equal parts."""
+    parts: dict[str, dict[str, Any]] = {
+        "PHOTOGRAPHS": {"generator": {"name": "photographs", "pictures": str(camvid / "images" / "train")}},
+        "DRAWN": {"generator": "procedural", "prompter": "grammar"},
+    }
+    sets = {
+        name: clouds.generate(
+            clouds.compose(backbone="tiny", head="linear", **part), n=IMAGES, out=out / name.lower(), size=SIZE
+        )
+        for name, part in parts.items()
+    }
+    for name, made in sets.items():
+        for path in made.images[: IMAGES // 2]:
+            link_file(path, out / "both" / "images" / f"{name.lower()}-{path.name}")
+    return {**{name: made.folder for name, made in sets.items()}, "BOTH": out / "both"}
+
+
+def _indexes(sources: Sequence[str], out: Path) -> list[Path]:
+    """Files with the pixel counts of the sources' classes, for rare-class sampling."""
+    paths = [out / "index" / f"{number}.json" for number in range(len(sources))]
+    for spec, path in zip(sources, paths, strict=True):
+        counts = check_dataset(open_dataset(spec, LabelSpace.named("cityscapes"))).class_index
+        if counts is None:
+            raise SystemExit(f"{spec}: labels are missing or wrong; see `clouds datasets check {spec}`")
+        counts.write(path)
+    return paths
+
+
+def _located(arm: str, pictures: dict[str, Path]) -> str:
+    for name, folder in pictures.items():
+        arm = arm.replace(f"={name}", f"={folder}")
+    return arm
+
+
+def _append(folder: Path, titles: dict[str, str]) -> None:
+    """Append the rows of an ablation that the results lack."""
+    known = {(one["provider"], one["seed"]) for one in _rows(RESULTS / f"{NAME}.jsonl")}
+    for one in _rows(folder / ROWS):
+        title = titles[one["arm"]]
+        if (title, one["seed"]) not in known:
+            (domain,) = one["domains"].values()
+            iou = {name: round(value, 2) for name, value in domain["iou"].items() if value is not None}
+            facts = {"seed": one["seed"], "protocol": "native", "arm": f"{folder.name}/{one['arm']}", "iou": iou}
+            append(NAME, [row(NAME, title, "mIoU, 11 classes", "%", [one["miou"] or 0.0], **facts)])
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("data", "out"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    asked = parser.parse_args()
+    run(asked.data.absolute(), asked.out.absolute(), asked.seeds)
+
+
+if __name__ == "__main__":
+    main()
