@@ -43,7 +43,7 @@ class Eomt(MaskHead):
         classes: number of classes k.
         queries: number of queries.
         layers: number of blocks that queries pass.
-        annealing: forward passes in training over which masks fade out; 0 trains without masks.
+        annealing: optimizer steps over which masks fade out, see `finish_step`; 0 trains without masks.
         criterion, postprocess: see `MaskHead`.
 
     Raises:
@@ -75,8 +75,8 @@ class Eomt(MaskHead):
             nn.Linear(width, width), nn.GELU(), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width)
         )
         self.upscale = nn.Sequential(Upscale(width), Upscale(width))  # strides 16 to 4
-        self.passes: Tensor
-        self.register_buffer("passes", torch.zeros((), dtype=torch.long))
+        self.steps: Tensor
+        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
 
     def forward(self, features: Features, classifier: TextClassifier | None = None) -> HeadOutput:
         return self._predict(self._queries(features.res4.shape[0]), features.res4)
@@ -109,14 +109,17 @@ class Eomt(MaskHead):
                 return None
             return _attention_mask(_inside(found, grid) | _unmasked(queries, shares[layer], rngs), blocks[layer].prefix)
 
-        passage = Passage(self._queries(len(images)), mask)
+        passage = Passage(self._queries(images.shape[0]), mask)  # `len` would fix the number of images of a graph
         with passage.through(blocks):
             features_of(images)
         last = self._predict(norm(passage.queries), _as_map(norm(passage.tokens), blocks[-1].prefix, grid))
         return evolve(last, auxiliary=tuple(earlier))
 
-    def mask_share(self, layer: int, passes: int) -> float:
-        """Probability that a query attends within its mask in a block, after a number of training passes.
+    def finish_step(self) -> None:
+        self.steps += 1
+
+    def mask_share(self, layer: int, steps: int) -> float:
+        """Probability that a query attends within its mask in a block, after a number of training steps.
 
         It is 1, then falls by (1 - progress)^0.9 to 0 while the progress of the whole annealing goes from 1/8 + 3/4 x
         layer / layers on, for 1/2 / layers.
@@ -124,16 +127,15 @@ class Eomt(MaskHead):
         if not self.annealing:
             return 0.0
         start, length = 1 / 8 + 3 / 4 * layer / self.layers, 1 / 2 / self.layers
-        progress = (passes / self.annealing - start) / length
+        progress = (steps / self.annealing - start) / length
         return (1 - min(max(progress, 0.0), 1.0)) ** _POWER
 
     def _shares(self, rngs: ImageGenerators | None) -> list[float]:
-        """Probabilities of masks per block; a pass with random generators is one of training, and counted."""
+        """Probabilities of masks per block; a pass with random generators is one of training."""
         if rngs is None or not self.training:
             return [0.0] * self.layers
-        passes = int(self.passes)
-        self.passes += 1
-        return [self.mask_share(layer, passes) for layer in range(self.layers)]
+        steps = int(self.steps)
+        return [self.mask_share(layer, steps) for layer in range(self.layers)]
 
     def _queries(self, images: int) -> Float[Tensor, "b q c"]:
         return self.query_embed.weight.expand(images, -1, -1)

@@ -174,8 +174,8 @@ def eomt(
         labels: the classes.
         queries: number of mask predictions.
         layers: last blocks of the ViT that queries pass: 3 of a ViT-S or ViT-B, 4 of a ViT-L, 5 of a ViT-g.
-        annealing: forward passes in training over which masked attention fades out, such as the steps of the run
-            times `loop.accumulate`; 0 trains without masked attention.
+        annealing: optimizer steps over which masked attention fades out, such as the steps of the run;
+            0 trains without masked attention.
         points: points at which masks are compared in training.
         class_weight, mask_weight, dice_weight: weights of the loss terms, also in the matching cost.
         no_object_weight: weight of the "no object" class in the class loss.

@@ -7,6 +7,8 @@ from clouds.testing import component_tests
 
 test_contract = component_tests("my-distribution")
 ```
+
+Loss terms, samplers and augmentations have checks of their own, which take the built object.
 """
 
 from __future__ import annotations
@@ -18,18 +20,23 @@ from clouds.testing.component import check_component
 from clouds.testing.contract import ContractError
 from clouds.testing.generator import check_generator
 from clouds.testing.head import check_head
+from clouds.testing.loss_term import check_loss_term
 from clouds.testing.prompter import check_prompter
+from clouds.testing.reading import check_augmentation, check_sampler
 from clouds.testing.refiner import check_refiner
 
 __all__ = [
     "ContractError",
     "check_adapter",
+    "check_augmentation",
     "check_backbone",
     "check_by_name",
     "check_component",
     "check_generator",
     "check_head",
+    "check_loss_term",
     "check_prompter",
     "check_refiner",
+    "check_sampler",
     "component_tests",
 ]

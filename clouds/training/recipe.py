@@ -211,7 +211,7 @@ class LoopConfig:
 
     Attributes:
         accumulate: gradient accumulation: parts into which each process splits its share of a batch, to save memory.
-            Trained batch norms see each part alone, and the head eomt counts each as a pass of its `annealing`.
+            Trained batch norms see each part alone.
         channels_last: use the channels-last memory format for convolutions; faster on some processors.
         checkpoint_every: steps between checkpoints, so the most that a kill can cost.
         keep: number of checkpoints to keep. A run resumes from the newest, `checkpoint.pt`. With 2 or more, each is

@@ -91,6 +91,7 @@ def train_step(state: State, samples: Sequence[Sample]) -> dict[str, float]:
     with _buffers_kept(*state.pipeline.segmenter.parts.values()):
         terms, norm = _gradients(state, samples)
     state.optimizer.step()
+    state.pipeline.head.finish_step()
     state.schedule.step()
     if state.teacher is not None and state.teacher.thresholds is not None:
         state.teacher.thresholds.update(state.processes)

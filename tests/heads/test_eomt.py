@@ -21,6 +21,11 @@ from clouds.core.contract.plan import PlanError
 from clouds.core.contract.records import HeadOutput, Targets
 from clouds.core.pipeline.segmenter import Segmenter
 from clouds.core.system.errors import ConfigError
+from clouds.training.optimizer import build_optimizer, build_schedule
+from clouds.training.optimizer_config import OptimizerConfig
+from clouds.training.recipe import TeacherConfig
+from clouds.training.samples import Sample
+from clouds.training.steps import State, train_step
 from clouds.training.train import train
 
 pytestmark = pytest.mark.usefixtures("published")
@@ -150,10 +155,9 @@ def test_features_are_those_without_queries() -> None:
 @torch.no_grad()
 def test_an_image_does_not_depend_on_the_batch() -> None:
     pipeline = compose(annealing=20, trainable=True)
-    pipeline.head.passes += 10  # between masks and none
+    pipeline.head.steps += 10  # between masks and none
     pipeline.segmenter.train()
     both = pipeline.segmenter(images(), rngs=ImageGenerators([3, 4]))
-    pipeline.head.passes -= 1
     alone = pipeline.segmenter(images()[1:], rngs=ImageGenerators([4]))
     # float32 sums over at most some hundred terms of order 1, in another order
     torch.testing.assert_close(both.class_logits[1:], alone.class_logits, rtol=1e-3, atol=1e-4)
@@ -168,15 +172,31 @@ class TestAnnealing:
             found = [head.mask_share(layer, step) for step in (0, start, (start + end) // 2, end, 1600)]
             assert found == pytest.approx([1, 1, 0.5**0.9, 0, 0])
 
-    def test_a_pass_in_training_counts_and_no_other(self) -> None:
+    @pytest.mark.parametrize("accumulate", [1, 2])
+    def test_a_step_counts_once_whatever_its_parts(self, accumulate: int) -> None:
         pipeline = compose(annealing=10, trainable=True)
         pipeline.segmenter.train()
+        label_map = torch.zeros(64, 96, dtype=torch.uint8)
+        samples = [
+            Sample(position=index, name=str(index), image=image.to(torch.uint8), label_map=label_map, clean=None)
+            for index, image in enumerate(images())
+        ]
+        config = OptimizerConfig()
+        optimizer = build_optimizer(pipeline.segmenter.parts, config)
+        state = State(
+            pipeline=pipeline,
+            optimizer=optimizer,
+            schedule=build_schedule(optimizer, config, steps=2),
+            config=config,
+            seed=0,
+            teacher_config=TeacherConfig(),
+            accumulate=accumulate,
+        )
+        for step in range(2):
+            assert int(pipeline.head.steps) == step
+            train_step(state, samples)
         pipeline.segmenter(images(), rngs=ImageGenerators([1, 2]))
-        assert int(pipeline.head.passes) == 1
-        pipeline.segmenter(images())
-        pipeline.segmenter.eval()
-        pipeline.segmenter(images())
-        assert int(pipeline.head.passes) == 1
+        assert int(pipeline.head.steps) == 2  # a pass is no step
 
     def test_the_share_of_masked_queries_is_the_probability(self) -> None:
         from clouds.heads.eomt import _unmasked
@@ -237,13 +257,13 @@ def test_tokens_of_an_adapter_refine_the_image_alone() -> None:
 class TestPipelines:
     def test_a_saved_pipeline_predicts_the_same(self, tmp_path: Path) -> None:
         pipeline = compose(annealing=10)
-        pipeline.head.passes += 3
+        pipeline.head.steps += 3
         pipeline.trained = True
         pipeline.save(tmp_path / "saved")
         loaded = clouds.load(tmp_path / "saved", device="cpu")
         image = torch.randint(0, 256, (3, 50, 70), dtype=torch.uint8)
         assert (pipeline.predict(image).scores() == loaded.predict(image).scores()).all()
-        assert int(loaded.head.passes) == 3
+        assert int(loaded.head.steps) == 3
 
     @pytest.mark.parametrize("name", ["timm:test_vit", "timm:eva_clouds"])
     @torch.no_grad()
@@ -264,7 +284,7 @@ class TestPipelines:
         whole = compose(**options)
         before = whole.backbone.trunk.vit.blocks[0].mlp.fc1.weight.clone()
         train(whole, source=source, generated=generated, recipe=recipe(), out=tmp_path / "run")
-        assert int(whole.head.passes) == 8
+        assert int(whole.head.steps) == 8
         assert not torch.equal(whole.backbone.trunk.vit.blocks[0].mlp.fc1.weight, before)
         cut = {"source": source, "generated": generated, "recipe": recipe(), "out": tmp_path / "cut"}
         with pytest.raises(clouds.CloudsError, match="stopped"):

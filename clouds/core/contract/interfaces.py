@@ -245,6 +245,11 @@ class Head(nn.Module, ABC):
         All batches have the same terms."""
         return {}
 
+    def finish_step(self) -> None:
+        """Called by training after each optimizer step, for heads that change with its progress.
+
+        A step may have several forward passes, and their number may change when a run resumes."""
+
     @abstractmethod
     def segment(
         self, output: HeadOutput, valid_size: tuple[int, int], size: tuple[int, int], *, scores: bool = False

@@ -7,6 +7,7 @@ import clouds
 import numpy as np
 import pytest
 import torch
+from clouds.testing import check_loss_term
 from PIL import Image
 from safetensors.torch import save_model
 from torchvision.models import squeezenet1_0
@@ -23,8 +24,13 @@ def test_weights_come_from_a_file(tmp_path: Path) -> None:
 
 
 def test_maps_lie_where_the_image_is() -> None:
-    """A bright column in the middle is seen in the middle of every level, within half a cell of that level."""
+    """A bright column in the middle is seen in the middle of every level, within half a cell of that level.
+
+    All weights of a layer are equal: random ones see the column here more and there less.
+    """
     backbone = SqueezeNet(None).freeze()
+    for weights in backbone.parameters():
+        torch.nn.init.constant_(weights, 1 / weights[0].numel() if weights.ndim == 4 else 0)  # of an output; no bias
     plain = backbone.mean.expand(1, 3, 256, 256).clone()
     marked = plain.clone()
     marked[..., 126:130] = 255
@@ -64,6 +70,11 @@ def test_the_five_make_a_pipeline() -> None:
     (made,) = pipeline.generator.generate([clouds.GenerationRequest(prompt=prompt, seed=0, size=(50, 70))])
     prediction = pipeline.predict(made.image)
     assert prediction.labels.shape == (50, 70)
+
+
+def test_the_loss_term_keeps_its_contract() -> None:
+    pipeline = clouds.compose(backbone="squeezenet", head="pixel-mlp", device="cpu")
+    check_loss_term(clouds_example.sure_masks(pipeline), pipeline.backbone.features)
 
 
 def test_the_loss_term_is_added_to_a_run(tmp_path: Path) -> None:
