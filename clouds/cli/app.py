@@ -28,11 +28,8 @@ from clouds.cli import (
     predict_command,
     push,
     refine_commands,
-<<<<<<< HEAD
     score,
-=======
     serve,
->>>>>>> main
     sheet,
     weights_commands,
 )

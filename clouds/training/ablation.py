@@ -28,13 +28,9 @@ from clouds.evaluation.label_free import COUNT, choose_pictures
 from clouds.evaluation.label_free import NAMES as LABEL_FREE
 from clouds.synthesis.generated_set import labelled_set, open_generated
 from clouds.training.ablation_arms import ArmRecipes, ArmSpec, Inputs, arm_recipes, parse_arms
-<<<<<<< HEAD
-from clouds.training.ablation_result import Ablation, ArmRun
-from clouds.training.ablation_scores import Unlabelled
-=======
 from clouds.training.ablation_result import Ablation
 from clouds.training.ablation_runs import ArmRun
->>>>>>> main
+from clouds.training.ablation_scores import Unlabelled
 from clouds.training.checkpoint import FILE_NAME as CHECKPOINT
 from clouds.training.loop import StepCallback
 from clouds.training.recipe import Overrides, Phase, Recipe, load_recipe, with_values

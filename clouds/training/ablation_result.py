@@ -16,14 +16,9 @@ from clouds.evaluation import html
 from clouds.evaluation.arms import Arm, domain_miou, mean_miou
 from clouds.evaluation.bootstrap import RESAMPLES, SEED, Interval, resampled_miou
 from clouds.evaluation.comparison import Comparison
-<<<<<<< HEAD
-from clouds.evaluation.confusion import class_accuracy, class_iou, mean_iou
+from clouds.evaluation.confusion import class_accuracy
 from clouds.evaluation.rank_correlation import Candidate, candidate_table, correlation_table
 from clouds.evaluation.score import describe
-from clouds.evaluation.scores import Domains, DomainScores, Evaluation, ScoredRun
-=======
-from clouds.evaluation.confusion import class_accuracy
->>>>>>> main
 from clouds.evaluation.spread import Spread
 from clouds.training.ablation_arms import ArmSpec
 from clouds.training.ablation_images import image_sections
@@ -36,48 +31,6 @@ _NOTE = (
 )
 
 
-<<<<<<< HEAD
-@frozen(kw_only=True)
-class ArmRun:
-    """One arm with one seed.
-
-    Attributes:
-        arm: name of the arm.
-        joint, warmup: recipes and logged scores of its two phases; the warm-up may be shared.
-        checkpoint, start_checkpoint: folders of the pipeline after the joint phase and after the warm-up.
-        counts: confusion of each image by scored domain.
-        start: the same after the warm-up.
-        teacher: confusion of the first teacher's labels for pictures that have labels.
-    """
-
-    arm: str
-    joint: ScoredRun
-    warmup: ScoredRun
-    checkpoint: Path
-    start_checkpoint: Path
-    counts: Counts
-    start: Counts
-    teacher: Counts
-
-    @property
-    def title(self) -> str:
-        """Arm and seed."""
-        return f"{self.arm}, seed {self.joint.seed}"
-
-    def scored(self, datasets: Mapping[str, Dataset]) -> ScoredRun:
-        """Scores at all steps, over both phases."""
-        warm = self.joint.recipe["warmup"]["steps"]
-        last = warm + self.joint.recipe["joint"]["steps"]
-        logged = {one.step: one.domains for one in self.warmup.evaluations}
-        logged[warm] = _domain_scores(self.start, datasets)
-        logged |= {warm + one.step: one.domains for one in self.joint.evaluations}
-        logged[last] = _domain_scores(self.counts, datasets)
-        steps = [Evaluation(step=step, domains=domains) for step, domains in sorted(logged.items())]
-        return evolve(self.joint, evaluations=steps)
-
-
-=======
->>>>>>> main
 def _to_tuple(value: Iterable[ArmRun]) -> tuple[ArmRun, ...]:
     return tuple(value)
 
@@ -174,22 +127,8 @@ class Ablation:
         first = html.Section(
             title="Labels of the first teacher", note="Correct pixels per class, in percent.", content=teacher
         )
-<<<<<<< HEAD
-        pictures = html.Section(
-            title="Predictions",
-            note=f"The first images of each domain, seed {self.runs[0].joint.seed}.",
-            content=[html.legend(next(iter(self.scored.values())).label_space), self._pictures()],
-        )
         teachers, chosen = [first] if teacher else [], [self._choosing()] if self.candidates else []
-        sections = [arms, *self.comparison.sections(), *teachers, *chosen, pictures]
-=======
-        sections = [
-            arms,
-            *self.comparison.sections(),
-            *([first] if teacher else []),
-            *image_sections(self.runs, self.scored),
-        ]
->>>>>>> main
+        sections = [arms, *self.comparison.sections(), *teachers, *chosen, *image_sections(self.runs, self.scored)]
         return html.page("Ablation", sections, subtitle=f"{len(self.runs)} runs, {len(self.intervals)} arms")
 
     def _choosing(self) -> html.Section:
@@ -231,12 +170,8 @@ class Ablation:
                     "step": last.step,
                     "miou": last.miou,
                     "domains": {name: asdict(one) for name, one in last.domains.items()},
-<<<<<<< HEAD
-                    "start": {name: one.miou for name, one in _domain_scores(run.start, self.scored).items()},
-                    **({"label_free": label_free[run.title]} if run.title in label_free else {}),
-=======
                     "start": {name: one.miou for name, one in domain_scores(run.start, self.scored).items()},
->>>>>>> main
+                    **({"label_free": label_free[run.title]} if run.title in label_free else {}),
                 }
             )
         return rows

@@ -20,7 +20,7 @@ class ArmRun:
     Attributes:
         arm: name of the arm.
         joint, warmup: recipes and logged scores of its two phases; the warm-up may be shared.
-        checkpoint: folder of the trained pipeline.
+        checkpoint, start_checkpoint: folders of the pipeline after the joint phase and after the warm-up.
         counts: confusion of each image by scored domain.
         start: the same after the warm-up.
         teacher: confusion of the first teacher's labels for pictures that have labels.
@@ -30,9 +30,15 @@ class ArmRun:
     joint: ScoredRun
     warmup: ScoredRun
     checkpoint: Path
+    start_checkpoint: Path
     counts: Counts
     start: Counts
     teacher: Counts
+
+    @property
+    def title(self) -> str:
+        """Arm and seed."""
+        return f"{self.arm}, seed {self.joint.seed}"
 
     def scored(self, datasets: Mapping[str, Dataset]) -> ScoredRun:
         """Scores at all steps, over both phases."""

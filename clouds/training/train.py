@@ -23,13 +23,8 @@ from clouds.core.system.files import own_folder, write_text
 from clouds.core.system.processes import Processes, join
 from clouds.data.check import check_labelled
 from clouds.data.folder import Dataset, open_dataset
-<<<<<<< HEAD
-from clouds.data.spec import Spec, parse_spec
-from clouds.evaluation.label_free import NAMES as LABEL_FREE
-from clouds.synthesis.generated_set import open_generated
-=======
 from clouds.data.spec import Spec
->>>>>>> main
+from clouds.evaluation.label_free import NAMES as LABEL_FREE
 from clouds.training.checkpoint import (
     FILE_NAME,
     Progress,
@@ -276,14 +271,9 @@ def _prepare_run(
     if recipe.loop.evaluate_every:
         _check_evaluation(recipe.data.evaluation, pipeline.labels)
     sources = _open_sources(pipeline, recipe.data, joint=joint)
-<<<<<<< HEAD
-    pictures = _open_pictures(recipe) if joint else ()
-    _check_best(recipe.loop.best, pictures, pipeline)
-    phases = phases or (("warmup", "joint") if pictures else ("warmup",))
-=======
     generated = open_generated_images(recipe.data, pipeline.labels) if joint else GeneratedImages()
+    _check_best(recipe.loop.best, generated, pipeline)
     phases = phases or (("warmup", "joint") if generated else ("warmup",))
->>>>>>> main
     run = Run(
         pipeline=pipeline,
         recipe=recipe,
@@ -310,10 +300,9 @@ def _prepare_run(
     return run
 
 
-<<<<<<< HEAD
-def _check_best(best: str, pictures: Sequence[Path], pipeline: Pipeline) -> None:
+def _check_best(best: str, generated: GeneratedImages, pipeline: Pipeline) -> None:
     """Refuse a label-free score that cannot be computed."""
-    if best in LABEL_FREE and not pictures:
+    if best in LABEL_FREE and not generated:
         raise ConfigError(
             f"loop.best is {best!r}, which is computed on generated images, but this run has none; set data.generated "
             "and run the joint phase, or choose loop.best=miou"
@@ -324,10 +313,7 @@ def _check_best(best: str, pictures: Sequence[Path], pipeline: Pipeline) -> None
         )
 
 
-def _check_weights(data: DataConfig, phase: Phase, *, generated: bool) -> None:
-=======
 def _check_weights(data: DataConfig, phase: Phase, generated: GeneratedImages) -> None:
->>>>>>> main
     """Refuse a phase in which the images that are drawn have weight 0."""
     count = len(data.source)
     kinds = [*generated.labelled, *(["pseudo"] if generated.pictures else [])]

@@ -7,7 +7,6 @@ NAMES = [
     *("Component", "ComponentError", "ConfigError", "DataError"),
     *("DuplicateComponentError", "FeatureSpec", "Features", "FilePattern", "FileWeights", "GeneratedImage"),
     "GenerationRequest",
-<<<<<<< HEAD
     *(
         "Generator",
         "Head",
@@ -16,15 +15,11 @@ NAMES = [
         "Kind",
         "LabelFreeScores",
         "LabelSpace",
+        "LabelledImage",
         "Layout",
         "LossInputs",
-        "LossTerm",
     ),
-    *("MaskPooler", "NonFiniteError"),
-=======
-    *("Generator", "Head", "HeadOutput", "HubWeights", "Kind", "LabelSpace", "LabelledImage", "Layout", "LossInputs"),
     *("LossTerm", "MaskPooler", "NonFiniteError"),
->>>>>>> main
     "Offer",
     *(
         "PageWeights",
