@@ -19,7 +19,7 @@ from clouds.evaluation.confusion import mean, mean_iou
 from clouds.evaluation.label_free import label_free_scores, names_with
 from clouds.evaluation.rank_correlation import Candidate
 from clouds.evaluation.score import with_consensus
-from clouds.training.ablation_result import ArmRun
+from clouds.training.ablation_runs import ArmRun
 
 _FOLDER, _FILE = "label-free", "scores.json"  # in the folder of a run, with the predicted label maps
 Say = Callable[[str], None]

@@ -289,23 +289,28 @@ def _prepare_run(
         stop=stop,
         start=Progress(phases=phases, phase=phases[0]),
     )
-    parts = processes.world * recipe.loop.accumulate
     for name in phases:
         _check_weights(recipe.data, name, generated if name == "joint" else GeneratedImages())
-        if run.recipe.config(name).batch_size < parts:
-            raise ConfigError(
-                f"{name}.batch_size is {run.recipe.config(name).batch_size}, but {processes.world} processes with "
-                f"loop.accumulate={recipe.loop.accumulate} need at least {parts} images in a batch"
-            )
+        _check_parts(recipe, name, processes)
     return run
+
+
+def _check_parts(recipe: Recipe, phase: Phase, processes: Processes) -> None:
+    """Refuse a batch with fewer images than parts that it is split into."""
+    size, parts = recipe.config(phase).batch_size, processes.world * recipe.loop.accumulate
+    if size < parts:
+        raise ConfigError(
+            f"{phase}.batch_size is {size}, but {processes.world} processes with "
+            f"loop.accumulate={recipe.loop.accumulate} need at least {parts} images in a batch"
+        )
 
 
 def _check_best(best: str, generated: GeneratedImages, pipeline: Pipeline) -> None:
     """Refuse a label-free score that cannot be computed."""
-    if best in LABEL_FREE and not generated:
+    if best in LABEL_FREE and not generated.pictures:
         raise ConfigError(
-            f"loop.best is {best!r}, which is computed on generated images, but this run has none; set data.generated "
-            "and run the joint phase, or choose loop.best=miou"
+            f"loop.best is {best!r}, which is computed on generated images without labels, but this run has "
+            "none; set data.generated and run the joint phase, or choose loop.best=miou"
         )
     if best == "refinement" and pipeline.refiner is None:
         raise ConfigError(
