@@ -66,7 +66,7 @@ def test_another_score_starts_another_ranking(source: str, generated: Path, tmp_
     [
         (
             "information",
-            "loop.best is 'information', which is computed on generated images without labels, but this run has none; set",
+            "loop.best is 'information', which is computed on generated images without labels, but this run has none",
         ),
         ("informaton", "informaton"),
     ],
