@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         GeneratedImage,
         GenerationRequest,
         HeadOutput,
+        LabelledImage,
         Prepared,
         Prompt,
         Targets,
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
     from clouds.evaluation.comparison import Comparison
     from clouds.evaluation.evaluate import evaluate
     from clouds.evaluation.evaluate_segments import evaluate_segments
+    from clouds.evaluation.pipeline_comparison import PipelineComparison, compare_pipelines
     from clouds.evaluation.report import Report
     from clouds.evaluation.segment_report import SegmentReport
     from clouds.refiners.prompt_options import PromptOptions
@@ -122,6 +124,7 @@ _HOMES = {
         "GeneratedImage",
         "GenerationRequest",
         "HeadOutput",
+        "LabelledImage",
         "Prepared",
         "Prompt",
         "Targets",
@@ -144,7 +147,9 @@ _HOMES = {
     "clouds.evaluation.comparison": ("Comparison",),
     "clouds.evaluation.evaluate": ("evaluate",),
     "clouds.evaluation.evaluate_segments": ("evaluate_segments",),
+    "clouds.evaluation.pipeline_comparison": ("PipelineComparison", "compare_pipelines"),
     "clouds.evaluation.report": ("Report",),
+    "clouds.evaluation.score": ("LabelFreeScores", "score"),
     "clouds.evaluation.segment_report": ("SegmentReport",),
     "clouds.refiners.prompt_options": ("PromptOptions",),
     "clouds.refiners.prompt_preset": ("prompt_preset",),
