@@ -1,7 +1,8 @@
 """What photographs without labels gain on photographs: the arms of an ablation over several seeds, on a CPU.
 
 Source: renders of a driving simulator. Target: CamVid's validation photographs. CamVid's training photographs take the
-place of generated images; their labels serve the arm `ceiling` and the accuracy of the first teacher alone. Backbone:
+place of generated images; their labels serve the arm `ceiling` and the accuracy of the first teacher alone. Every
+checkpoint has its label-free scores on these photographs, and the tables their rank correlation with mIoU. Backbone:
 EfficientNet-Lite2 with frozen ImageNet weights (`plugins/clouds-efficientnet-lite`).
 
     python -m benchmarks.evidence --data DIR --out DIR [--seeds 0 1 2]
@@ -58,6 +59,7 @@ SAMPLED = {
     f"scales=refined+{TWO_SCALES}": "photographs, refined, two scales; rare classes",
     f"classes=refined+{PER_CLASS}": "photographs, refined, per class; rare classes",
     f"clouds={FULL}": "photographs, refined, two scales, per class; rare classes",
+    f"guided={FULL}+refiner=guided": "the same, refined by guided filters",
     f"mixed={FULL}+data.class_mix=true": "the same with ClassMix",
     f"drawn={FULL}+data.generated=DRAWN": "the same with drawn scenes",
     f"both={FULL}+data.generated=BOTH": "the same with photographs and drawn scenes",
@@ -81,6 +83,7 @@ def run(data: Path, out: Path, seeds: Sequence[int]) -> None:
                 data=[f"{target}:val"],
                 ceiling=[f"{target}:train"],
                 out=out / name,
+                pictures=f"{target}:train",
                 set=settings,
                 say=print,
             )
