@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     from clouds.evaluation.evaluate_segments import evaluate_segments
     from clouds.evaluation.pipeline_comparison import PipelineComparison, compare_pipelines
     from clouds.evaluation.report import Report
+    from clouds.evaluation.score import LabelFreeScores, score
     from clouds.evaluation.segment_report import SegmentReport
     from clouds.refiners.prompt_options import PromptOptions
     from clouds.refiners.prompt_preset import prompt_preset
