@@ -70,7 +70,7 @@ def test_loss_and_gradient_are_those_of_the_librarys_loop() -> None:
 
     class Recorded(names["Segmentation"]):
         def log_dict(self, values: dict[str, torch.Tensor], **options: object) -> None:
-            losses.append({name: float(value) for name, value in values.items()})
+            losses.append({name: value.item() for name, value in values.items()})
 
         def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
             norms.append(
