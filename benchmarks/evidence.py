@@ -1,7 +1,8 @@
 """What photographs without labels gain on photographs: the arms of an ablation over several seeds, on a CPU.
 
 Source: renders of a driving simulator. Target: CamVid's validation photographs. CamVid's training photographs take the
-place of generated images; their labels serve the arm `ceiling` and the accuracy of the first teacher alone. Backbone:
+place of generated images; their labels serve the arm `ceiling` and the accuracy of the first teacher alone. Every
+checkpoint has its label-free scores on these photographs, and the tables their rank correlation with mIoU. Backbone:
 EfficientNet-Lite2 with frozen ImageNet weights (`plugins/clouds-efficientnet-lite`).
 
     python -m benchmarks.evidence --data DIR --out DIR [--seeds 0 1 2]
@@ -13,33 +14,23 @@ rows that `benchmarks/results/ablation.jsonl` lacks are appended. Tables and pag
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import clouds
+from benchmarks import generalization
 from benchmarks.rows import RESULTS, append, row
+from benchmarks.table import read_rows
 from clouds.core.contract.labels import LabelSpace
-from clouds.core.system.config import to_toml
-from clouds.core.system.files import link_file, write_text
+from clouds.core.system.files import link_file
 from clouds.data.check import check_dataset
 from clouds.data.folder import open_dataset
 from clouds.training.ablation_result import ROWS
 
 NAME = "ablation"
 IMAGES, SIZE = 734, (192, 320)  # twice as many as there are photographs
-FOLD = {"rider": "bicycle", "truck": "car", "bus": "car", "traffic light": "traffic sign", "terrain": "ignore"}
-RECIPE = {
-    "backbone": "efficientnet-lite2",
-    "head": "linear",
-    "refiner": "regions",
-    "data.scale": [1.5, 3.0],
-    "data.source_factors": [1.0, 34.0],
-    "warmup.steps": 300,
-    "joint.steps": 150,
-    "joint.batch_size": 16,  # half of it source
-}
+RECIPE = {**generalization.RECIPE, "backbone": "efficientnet-lite2"}
 RARE = {"name": "rare-classes", "temperature": 0.05, "min_pixels": 50}  # 3,000 pixels are a quarter of a render
 TWO_SCALES, PER_CLASS = "teacher.scales=[0.5,1.0]", "teacher.class_confidence=1.0"
 FULL = f"refined+{TWO_SCALES}+{PER_CLASS}"
@@ -58,6 +49,7 @@ SAMPLED = {
     f"scales=refined+{TWO_SCALES}": "photographs, refined, two scales; rare classes",
     f"classes=refined+{PER_CLASS}": "photographs, refined, per class; rare classes",
     f"clouds={FULL}": "photographs, refined, two scales, per class; rare classes",
+    f"guided={FULL}+refiner=guided": "the same, refined by guided filters",
     f"mixed={FULL}+data.class_mix=true": "the same with ClassMix",
     f"drawn={FULL}+data.generated=DRAWN": "the same with drawn scenes",
     f"both={FULL}+data.generated=BOTH": "the same with photographs and drawn scenes",
@@ -71,7 +63,7 @@ def run(data: Path, out: Path, seeds: Sequence[int]) -> None:
     recipe = {**RECIPE, "data.source": sources, "data.generated": str(pictures["PHOTOGRAPHS"])}
     sampler = {**RARE, "index": [str(path) for path in _indexes(sources, out)]}
     experiments = {"plain": (PLAIN, recipe), "sampled": (SAMPLED, {**recipe, "data.sampler": sampler})}
-    target = _target(data / "camvid", out / "camvid")
+    target = generalization.photographs(data / "camvid", out / "camvid")
     for count in range(1, len(seeds) + 1):
         for name, (arms, settings) in experiments.items():
             done = clouds.ablate(
@@ -81,19 +73,12 @@ def run(data: Path, out: Path, seeds: Sequence[int]) -> None:
                 data=[f"{target}:val"],
                 ceiling=[f"{target}:train"],
                 out=out / name,
+                pictures=f"{target}:train",
                 set=settings,
                 say=print,
             )
             _append(done.out, {arm.partition("=")[0]: title for arm, title in arms.items()})
             print(done)
-
-
-def _target(data: Path, folder: Path) -> str:
-    """SPEC, without its split, of the photographs with 11 classes: links to the data beside a `dataset.toml`."""
-    for name in ("images", "labels"):
-        link_file(data / name, folder / name)
-    write_text(folder / "dataset.toml", to_toml({"fold": FOLD}))
-    return f"folder:{folder}"
 
 
 def _pictures(camvid: Path, out: Path) -> dict[str, Path]:
@@ -133,18 +118,14 @@ def _located(arm: str, pictures: dict[str, Path]) -> str:
 
 def _append(folder: Path, titles: dict[str, str]) -> None:
     """Append the rows of an ablation that the results lack."""
-    known = {(one["provider"], one["seed"]) for one in _rows(RESULTS / f"{NAME}.jsonl")}
-    for one in _rows(folder / ROWS):
+    known = {(one["provider"], one["seed"]) for one in read_rows(NAME, RESULTS)}
+    for one in read_rows(Path(ROWS).stem, folder):
         title = titles[one["arm"]]
         if (title, one["seed"]) not in known:
             (domain,) = one["domains"].values()
             iou = {name: round(value, 2) for name, value in domain["iou"].items() if value is not None}
             facts = {"seed": one["seed"], "protocol": "native", "arm": f"{folder.name}/{one['arm']}", "iou": iou}
             append(NAME, [row(NAME, title, "mIoU, 11 classes", "%", [one["miou"] or 0.0], **facts)])
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
 
 
 def main() -> None:

@@ -16,10 +16,10 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
 
 import clouds
-from benchmarks.rows import RESULTS, append, row
+from benchmarks.rows import append, row
+from benchmarks.table import read_rows
 from clouds.core.system.config import to_toml
 from clouds.core.system.files import link_file, write_text
 from clouds.training.ablation_result import ROWS
@@ -54,7 +54,7 @@ def run(data: Path, weights: Path, out: Path, seeds: list[int]) -> None:
         "data.source": [f"folder:{data / 'carla_town07'}:train", f"folder:{data / 'carla_mix'}:train"],
         "data.generated": str(generated.folder),
     }
-    target = [_target(data / "camvid", out / "camvid")]
+    target = [f"{photographs(data / 'camvid', out / 'camvid')}:val"]
     scratch = {**recipe, "backbone": {"name": "tiny", "trainable": True}}
     done = clouds.ablate("folder", arms=ARMS, seeds=seeds, data=target, out=out / "arms", set=recipe)
     _append(done.out, {name: name for name in ARMS})
@@ -62,26 +62,22 @@ def run(data: Path, weights: Path, out: Path, seeds: list[int]) -> None:
     _append(done.out, {"source": SCRATCH})
 
 
-def _target(data: Path, folder: Path) -> str:
-    """SPEC of the photographs with 11 classes: links to the data beside a `dataset.toml`."""
+def photographs(data: Path, folder: Path) -> str:
+    """SPEC, without its split, of the photographs with 11 classes: links to the data beside a `dataset.toml`."""
     for name in ("images", "labels"):
         link_file(data / name, folder / name)
     write_text(folder / "dataset.toml", to_toml({"fold": FOLD}))
-    return f"folder:{folder}:val"
+    return f"folder:{folder}"
 
 
 def _append(folder: Path, providers: dict[str, str]) -> None:
     """Append the rows of an ablation that the results lack."""
-    known = {(one["provider"], one["seed"]) for one in _rows(RESULTS / f"{NAME}.jsonl")}
-    for one in _rows(folder / ROWS):
+    known = {(one["provider"], one["seed"]) for one in read_rows(NAME)}
+    for one in read_rows(Path(ROWS).stem, folder):
         provider = providers[one["arm"]]
         if (provider, one["seed"]) not in known:
             facts = {"seed": one["seed"], "protocol": "native", "recipe": json.dumps(RECIPE)}
             append(NAME, [row(NAME, provider, "mIoU, 11 classes", "%", [one["miou"] or 0.0], **facts)])
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
 
 
 def main() -> None:

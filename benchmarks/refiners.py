@@ -52,7 +52,7 @@ def run() -> list[dict[str, Any]]:
     images = [image_tensor(image) for image, _ in made]
     rngs = [np.random.default_rng(0) for _ in images]
     rows: list[dict[str, Any]] = []
-    for name in ("identity", "regions"):
+    for name in ("identity", "regions", "guided"):
         refiner = build_part("refiner", name)
         maps: list[torch.Tensor] = []
         for block in (4, 8):

@@ -191,7 +191,7 @@ def _checkpoints_table(rows: Iterable[Row]) -> str:
 
 
 def refinement_table(rows: Iterable[Row]) -> str:
-    """Means over seeds of each refiner's metrics, with gains over the teacher's labels; below, of each class."""
+    """Means over seeds of each refiner's metrics, with gains over labels of the same teachers; below, of each class."""
     found: dict[str, dict[str, list[Row]]] = {}  # provider, metric, seeds
     for one in sorted(latest(rows), key=lambda one: one["seed"]):
         found.setdefault(one["provider"], {}).setdefault(one["metric"], []).append(one)
@@ -202,6 +202,7 @@ def refinement_table(rows: Iterable[Row]) -> str:
     cells = [
         (
             name,
+            f"{len(made['mIoU'])}",
             *(_gained(made[one], teacher[one]) for one in scores),
             *(f"{_mean(made[one]):.2g}" for one in metrics[-2:]),
         )
@@ -213,11 +214,12 @@ def refinement_table(rows: Iterable[Row]) -> str:
         (name, *(f"{sum(one['classes'][label] for one in made['mIoU']) / len(made['mIoU']):.1f}" for label in classes))
         for name, made in found.items()
     ]
-    return f"{_table(('refiner', *units), cells)}\n\n{_table(('IoU, %', *classes), ious)}"
+    return f"{_table(('refiner', 'seeds', *units), cells)}\n\n{_table(('IoU, %', *classes), ious)}"
 
 
 def _gained(after: Sequence[Row], before: Sequence[Row]) -> str:
-    gain = _mean(after) - _mean(before)
+    seeds = {one["seed"] for one in after}
+    gain = _mean(after) - _mean([one for one in before if one["seed"] in seeds])
     return f"{_mean(after):.1f}" if after is before else f"{_mean(after):.1f} ({gain:+.1f})"
 
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         GeneratedImage,
         GenerationRequest,
         HeadOutput,
+        LabelledImage,
         Prepared,
         Prompt,
         Targets,
@@ -69,7 +70,9 @@ if TYPE_CHECKING:
     from clouds.evaluation.comparison import Comparison
     from clouds.evaluation.evaluate import evaluate
     from clouds.evaluation.evaluate_segments import evaluate_segments
+    from clouds.evaluation.pipeline_comparison import PipelineComparison, compare_pipelines
     from clouds.evaluation.report import Report
+    from clouds.evaluation.score import LabelFreeScores, score
     from clouds.evaluation.segment_report import SegmentReport
     from clouds.refiners.prompt_options import PromptOptions
     from clouds.refiners.prompt_preset import prompt_preset
@@ -122,6 +125,7 @@ _HOMES = {
         "GeneratedImage",
         "GenerationRequest",
         "HeadOutput",
+        "LabelledImage",
         "Prepared",
         "Prompt",
         "Targets",
@@ -144,7 +148,9 @@ _HOMES = {
     "clouds.evaluation.comparison": ("Comparison",),
     "clouds.evaluation.evaluate": ("evaluate",),
     "clouds.evaluation.evaluate_segments": ("evaluate_segments",),
+    "clouds.evaluation.pipeline_comparison": ("PipelineComparison", "compare_pipelines"),
     "clouds.evaluation.report": ("Report",),
+    "clouds.evaluation.score": ("LabelFreeScores", "score"),
     "clouds.evaluation.segment_report": ("SegmentReport",),
     "clouds.refiners.prompt_options": ("PromptOptions",),
     "clouds.refiners.prompt_preset": ("prompt_preset",),

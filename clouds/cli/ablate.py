@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from clouds.cli.options import AsJson, Assignments, UsageError
 from clouds.cli.output import write
@@ -24,6 +25,8 @@ def ablate(
     seeds: Annotated[tuple[int, ...], Parameter(consume_multiple=True)] = (0, 1, 2),
     data: Annotated[tuple[str, ...], _Many] = (),
     ceiling: Annotated[tuple[str, ...], _Many] = (),
+    pictures: str | None = None,
+    count: Annotated[int, Parameter(validator=Number(gte=1))] = 40,
     assignments: Assignments = (),
     as_json: AsJson = False,
 ) -> None:
@@ -39,6 +42,9 @@ def ablate(
         seeds: seeds of weights and training.
         data: labelled domains to score on, KIND:PATH[:SPLIT], one or more.
         ceiling: labels of the target that the arm ceiling trains on; the first teacher is measured on them, too.
+        pictures: pictures for label-free scores (as of `clouds score`) of all checkpoints, and how well each score
+            ranks them: folder, glob pattern, or dataset KIND:PATH[:SPLIT], whose labels are not read.
+        count: at most this many of the pictures are used, evenly spaced.
     """
     from clouds.cli.model_commands import step_display
     from clouds.training.ablation import ablate as run_ablation
@@ -54,6 +60,8 @@ def ablate(
             out=out,
             seeds=seeds,
             ceiling=ceiling,
+            pictures=pictures,
+            count=count,
             set=assignments,
             on_step=step_display(shown),
             say=shown.console.print,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -21,9 +22,13 @@ from clouds.core.system.config import override, parse_assignment
 from clouds.core.system.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
+    from clouds.core.contract.interfaces import Generator
+    from clouds.core.contract.plan import Part
     from clouds.core.contract.records import Prompt
     from clouds.synthesis.filters import Filter
     from clouds.synthesis.generated_set import GeneratedSet
+    from clouds.synthesis.labelled_source import LabelledSource
+    from clouds.synthesis.workers import Workers
 
 _ONE_SOURCE = Group("Prompts", validator=MutuallyExclusive())
 _SHOWN_FAULTS = 20
@@ -74,12 +79,16 @@ def generate(
     prompts: Annotated[Path | None, Parameter(group=_ONE_SOURCE)] = None,
     prompter: Annotated[str | None, Parameter(group=_ONE_SOURCE)] = None,
     pictures: str | None = None,
+    source: str | None = None,
+    labels: Labels = "",
     size: tuple[int, int] = (768, 768),
     seed: int = 0,
     batch_size: int = 4,
     keep_labels: bool = False,
     filters: Annotated[tuple[str, ...], Parameter(name="--filter", show_default=False)] = (),
     clip: str = "ViT-B-32-quickgelu/openai",
+    segmenter: Path | None = None,
+    agreement: float = 0.5,
     attempts: int = 3,
     verify: bool = False,
     shards: bool = False,
@@ -98,30 +107,32 @@ def generate(
         prompts: text file, one prompt per line.
         prompter: a name from `clouds list prompters`; it writes min(n, 100) prompts. Without --prompts, it is grammar.
         pictures: folder, glob pattern or dataset SPEC of the generator photographs; it reads no prompts.
+        source: SPEC of the labelled images that controlnet-seg and img2img start from; images inherit their labels.
+        labels: label space of these labels; default: Cityscapes, or the classes of the dataset's mapping.
         size: height and width in pixels.
         seed: image j has the seed `seed + j`.
         batch_size: images per batch of the generator.
         keep_labels: also write exact labels, if the generator knows them.
-        filters: blank, duplicate or clip; repeatable. A rejected image is generated again with another seed. The
-            optional value is the minimum score, as in duplicate=5 (different bits of 64) or clip=0.25.
+        filters: blank, duplicate, clip or consistency; repeatable. A rejected image is generated again with another
+            seed. The optional value is the minimum score, as in duplicate=5 (different bits of 64), clip=0.25, or
+            consistency=0.5 (share of the inherited labels that is kept).
         clip: open_clip's MODEL/WEIGHTS, or MODEL/FILE, for the filter clip.
+        segmenter: saved pipeline for the filter consistency. It predicts each image; regions of inherited labels that
+            it does not see become 255 (ignore).
+        agreement: minimum share of a region's pixels in which the segmenter must see its class, 0 to 1.
         attempts: maximum attempts per image; after that it is left out.
         verify: compare hashes of existing files with the manifest, not only their size.
         shards: also write WebDataset tars to OUT/shards.
         assignments: options of the generator, also written generator.OPTION, and prompter.OPTION of the prompter.
     """
-    from clouds.synthesis.engines import build_component, open_workers, plan_component, to_document
     from clouds.synthesis.generate import generate_set, reads_prompts
 
-    catalog = Catalog.from_environment()
-    places = {"pictures": _find_place(pictures)} if pictures else {}
-    wanted = _by_part(assignments)
-    part = plan_component(Kind.GENERATOR, override({"name": generator, **places}, wanted[Kind.GENERATOR]), catalog)
+    catalog, wanted = Catalog.from_environment(), _by_part(assignments)
+    part = _plan_generator(generator, pictures, wanted[Kind.GENERATOR], catalog)
+    judges = _build_filters(filters, clip, segmenter, agreement, device)
     options: dict[str, Any] = {"seed": seed, "size": size, "batch_size": batch_size, "keep_labels": keep_labels}
-    options |= {"filters": _build_filters(filters, clip, device), "attempts": attempts, "verify": verify}
-    here = catalog if engine == "local" else None  # a worker elsewhere has its own plugins
-    build = partial(build_component, Kind.GENERATOR.value, to_document(part), device, here)
-    with open_workers(engine, build, count=workers, device=device) as drawing:
+    options |= {"filters": judges, "attempts": attempts, "verify": verify, "source": _open_source(source, labels)}
+    with _open_generators(part, catalog, engine, workers, device) as drawing:
         given = prompts or prompter or ("grammar" if drawing.ask(reads_prompts) else None)
         texts = _find_prompts(given, wanted[Kind.PROMPTER], n, seed, catalog)
         made = generate_set(drawing, part, texts, n=n, out=out, **options, progress=True)
@@ -138,6 +149,24 @@ def _count_origins(prompts: Sequence[Prompt]) -> dict[str, dict[str, int]]:
 
 def _list_counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{name} {count}" for name, count in counts.items())
+
+
+def _plan_generator(name: str, pictures: str | None, options: Sequence[str], catalog: Catalog) -> Part:
+    from clouds.synthesis.engines import plan_component
+
+    places = {"pictures": _find_place(pictures)} if pictures else {}
+    return plan_component(Kind.GENERATOR, override({"name": name, **places}, options), catalog)
+
+
+def _open_generators(
+    part: Part, catalog: Catalog, engine: str, count: int | None, device: str
+) -> AbstractContextManager[Workers[Generator]]:
+    """Workers that build the generator."""
+    from clouds.synthesis.engines import build_component, open_workers, to_document
+
+    here = catalog if engine == "local" else None  # a worker elsewhere has its own plugins
+    build: Callable[[], Generator] = partial(build_component, Kind.GENERATOR.value, to_document(part), device, here)
+    return open_workers(engine, build, count=count, device=device)
 
 
 def _by_part(assignments: Sequence[str]) -> dict[Kind, list[str]]:
@@ -164,6 +193,12 @@ def _find_prompts(
     return NO_PROMPTS if given is None else _read_prompts(given, n, catalog)
 
 
+def _open_source(spec: str | None, labels: str) -> LabelledSource | None:
+    from clouds.synthesis.labelled_source import LabelledSource
+
+    return LabelledSource.open(spec, _label_space(labels, spec, None)) if spec else None
+
+
 def _find_place(pictures: str) -> str:
     """The glob pattern of a SPEC; other texts stay."""
     from clouds.data.folder import image_pattern
@@ -186,12 +221,17 @@ def _finish(
         write_shards(made, progress=True)
     left_out = n - sum(row.index < n for row in made.rows)
     labelled = made.labels is not None
+    regions = Counter[str]()
+    for row in made.rows:
+        regions.update(row.regions or {})
     if as_json:
         counts = {"images": len(made.images), "left_out": left_out, "prompts": len(prompts)}
         origins = _count_origins([prompt for prompt in prompts if not isinstance(prompt, str)])
-        write_json({"folder": made.folder, **counts, **origins, "labels": labelled})
+        dropped = {"regions": regions} if regions else {}
+        write_json({"folder": made.folder, **counts, **origins, "labels": labelled, **dropped})
     else:
         less = f"; {left_out} left out, rejected {attempts} times each" if left_out else ""
+        less += f"; {regions['dropped']} of {regions['labelled']} labelled regions dropped" if regions else ""
         write(f"{len(made.images)} images{' with labels' if labelled else ''} in {made.folder}{less}")
 
 
@@ -283,7 +323,9 @@ def _label_space(asked: str, spec: str, dataset_config: Path | None) -> LabelSpa
     return LabelSpace.from_names(names)
 
 
-def _build_filters(asked: tuple[str, ...], clip: str, device: str) -> list[Filter]:
+def _build_filters(
+    asked: tuple[str, ...], clip: str, segmenter: Path | None, agreement: float, device: str
+) -> list[Filter]:
     """Build the filters of `--filter NAME[=LEAST]`."""
     from clouds.core.pipeline.build import pick_device
     from clouds.synthesis.clip_filter import ClipFilter
@@ -292,10 +334,18 @@ def _build_filters(asked: tuple[str, ...], clip: str, device: str) -> list[Filte
     def build_clip(**options: float) -> Filter:
         return ClipFilter.load(clip, device=str(pick_device(device)), **options)
 
+    def build_consistency(**options: float) -> Filter:
+        from clouds.synthesis.consistency import load_consistency_filter
+
+        if segmenter is None:
+            raise UsageError("--filter consistency needs a trained pipeline; also give --segmenter CHECKPOINT")
+        return load_consistency_filter(segmenter, agreement=agreement, device=device, **options)
+
     known: dict[str, Callable[..., Filter]] = {
         "blank": BlankFilter,
         "duplicate": DuplicateFilter,
         "clip": build_clip,
+        "consistency": build_consistency,
     }
     built: list[Filter] = []
     for text in asked:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from clouds.core.contract.component import Kind
     from clouds.data.folder import Dataset
     from clouds.evaluation.evaluate import Settings
+    from clouds.evaluation.pipeline_comparison import PipelineComparison
     from clouds.evaluation.protocol_reports import ProtocolReports
     from clouds.evaluation.report import Report
     from clouds.evaluation.segment_report import SegmentReport
@@ -62,6 +64,8 @@ def evaluate(
     dataset_config: DatasetConfig = None,
     as_json: Annotated[Path | None, Parameter(name="--json")] = None,
     report: Path | None = None,
+    calibration: bool = False,
+    against: Annotated[tuple[Path, ...], Parameter(consume_multiple=True, show_default=False)] = (),
     device: Device = "auto",
     trust: Trust = (),
 ) -> None:
@@ -78,22 +82,27 @@ def evaluate(
         window: images of more than window x window pixels are segmented in overlapping windows of that side, 2048 by
             default; refused for protocols that have their own windows.
         as_json: file for all metrics.
-        report: folder for report.html and report.json.
+        report: folder for report.html and report.json. The page has pictures, confusions, and accuracy by size of
+            region and distance from boundaries.
+        calibration: also compare confidence with accuracy; this computes scores, which takes longer.
+        against: other checkpoints to compare with, per class and image; differences are to CHECKPOINT.
     """
     from clouds.core.system.processes import join
     from clouds.evaluation.evaluate import Settings, chosen_specs
-    from clouds.evaluation.protocol_reports import ProtocolReports
 
     if not (data or benchmark):
         raise UsageError("evaluate needs datasets: --data KIND:PATH[:SPLIT] ..., or --benchmark NAME")
-    views = {"classes": classes, "scales": scales, "flip": flip, "window": window, "batch_size": batch_size}
     names = tuple(PROTOCOLS) if protocol == (_ALL,) else tuple(dict.fromkeys(protocol)) or (None,)
+    if against and (len(names) > 1 or calibration):
+        raise UsageError("--against compares under one --protocol, and without --calibration; omit the others")
+    views = {"classes": classes, "scales": scales, "flip": flip, "window": window, "batch_size": batch_size}
+    views |= {"analysis": report is not None and not against and len(names) == 1, "calibration": calibration}
     settings = [Settings.make(name, benchmark=benchmark, **views) for name in names]
-    specs = chosen_specs(data, benchmark, data_root)
     processes = join(device)
-    reports = _evaluate(checkpoint, settings, specs, dataset_config, device, trust)
+    measure = partial(_compare, against) if against else _evaluate
+    result = measure(checkpoint, settings, chosen_specs(data, benchmark, data_root), dataset_config, device, trust)
     if processes.main:
-        _write_report(reports[0] if len(reports) == 1 else ProtocolReports(reports), as_json, report)
+        _write_report(result, as_json, report)
 
 
 def evaluate_segments(
@@ -151,12 +160,13 @@ def _evaluate(
     dataset_config: Path | None,
     device: str,
     trust: tuple[Kind, ...],
-) -> list[Report]:
-    """A report for each of the settings. All checks come before the pipeline is built."""
+) -> Report | ProtocolReports:
+    """A report under each of the settings. All checks come before the pipeline is built."""
     from clouds.core.pipeline.checkpoint import read_checkpoint
     from clouds.core.pipeline.composer import load
     from clouds.core.pipeline.hub import find_checkpoint
     from clouds.evaluation.evaluate import open_datasets
+    from clouds.evaluation.protocol_reports import ProtocolReports
 
     checkpoint = find_checkpoint(checkpoint)
     label_space = read_checkpoint(checkpoint).plan.labels
@@ -164,10 +174,43 @@ def _evaluate(
     for one in settings:
         one.check(datasets, label_space)
     pipeline = load(checkpoint, device=device, trust=trust)
-    return [one.evaluate(pipeline, datasets, progress=True) for one in settings]
+    reports = [one.evaluate(pipeline, datasets, progress=True) for one in settings]
+    return reports[0] if len(reports) == 1 else ProtocolReports(reports)
 
 
-def _write_report(result: Report | ProtocolReports, as_json: Path | None, folder: Path | None) -> None:
+def _compare(
+    others: Sequence[Path],
+    checkpoint: Path,
+    settings: Sequence[Settings],
+    specs: Sequence[str | Dataset],
+    dataset_config: Path | None,
+    device: str,
+    trust: tuple[Kind, ...],
+) -> PipelineComparison:
+    """Compare other checkpoints with one, under the first of the settings. All checks come before one is built."""
+    from clouds.core.pipeline.checkpoint import read_checkpoint
+    from clouds.core.pipeline.composer import load
+    from clouds.core.pipeline.hub import find_checkpoint
+    from clouds.evaluation.evaluate import open_datasets
+    from clouds.evaluation.pipeline_comparison import check_pipelines, compare_on
+
+    checkpoints = [checkpoint, *others]
+    names = [str(one) for one in checkpoints]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"{name}: is listed twice; compare different checkpoints")
+    folders = dict(zip(names, map(find_checkpoint, checkpoints), strict=True))
+    label_spaces = {name: read_checkpoint(folder).plan.labels for name, folder in folders.items()}
+    check_pipelines({name: labels.names for name, labels in label_spaces.items()})
+    datasets = open_datasets(specs, label_spaces[names[0]], dataset_config)
+    settings[0].check(datasets, label_spaces[names[0]])
+    pipelines = {name: load(folder, device=device, trust=trust) for name, folder in folders.items()}
+    return compare_on(settings[0], pipelines, datasets, progress=True)
+
+
+def _write_report(
+    result: Report | ProtocolReports | PipelineComparison, as_json: Path | None, folder: Path | None
+) -> None:
     """Write the results. Raises `DataError` when a dataset has no labelled pixel."""
     _write_files(result, as_json, folder)
     if result.unmeasured:
@@ -177,7 +220,9 @@ def _write_report(result: Report | ProtocolReports, as_json: Path | None, folder
         )
 
 
-def _write_files(result: Report | ProtocolReports | SegmentReport, as_json: Path | None, folder: Path | None) -> None:
+def _write_files(
+    result: Report | ProtocolReports | PipelineComparison | SegmentReport, as_json: Path | None, folder: Path | None
+) -> None:
     from clouds.core.system.files import write_text
 
     write(result.to_text())

@@ -78,7 +78,10 @@ def _facts(dataset: GeneratedSet) -> Any:
     columns: dict[str, Sequence[Any]] = {
         "generator": [row.generator.name or row.generator.ready for row in dataset.rows],
         **{key: [row.model.get(key) for row in dataset.rows] for key in dataset.rows[0].model},
-        **{key: [getattr(row, key) for row in dataset.rows] for key in ("prompt", "size", "steps", "guidance")},
+        **{
+            key: [getattr(row, key) for row in dataset.rows]
+            for key in ("prompt", "size", "steps", "guidance", "label_kind")
+        },
         "filters": [", ".join(f"{name} >= {least:g}" for name, least in row.filters.items()) for row in dataset.rows],
     }
     values = {key: sorted({str(value) for value in column if value is not None}) for key, column in columns.items()}

@@ -63,7 +63,7 @@ def _scores(result: DemoResult) -> html.Section:
             *([html.text(result.missing)] if result.missing else []),
             cards,
             html.table(*result.by_arm(), bars=True),
-            html.figure(_chart(result), name="miou"),
+            html.figure(_chart(result), name="miou", alt="Bars of the same scores"),
         ],
     )
 

@@ -35,11 +35,19 @@ def boundary_distance(height: int, width: int) -> int:
     return max(1, round(_SHARE_OF_DIAGONAL * math.hypot(height, width)))
 
 
-def boundary_map(label_map: UInt8[np.ndarray, "h w"], distance: int) -> UInt8[np.ndarray, "h w"]:
-    """The labels within `distance` pixels (at least 1, in chessboard steps) of the contour of their class; else 255."""
-    corners = np.ones((label_map.shape[0] + 1, label_map.shape[1] + 1), np.bool_)
-    first = label_map[:-1, :-1]
-    corners[1:-1, 1:-1] = (first != label_map[1:, :-1]) | (first != label_map[:-1, 1:]) | (first != label_map[1:, 1:])
+def boundary_map(label_map: UInt8[np.ndarray, "h w"], distance: int, *, edge: bool = True) -> UInt8[np.ndarray, "h w"]:
+    """The labels within `distance` pixels (at least 1, in chessboard steps) of the contour of their class; else 255.
+
+    Args:
+        label_map: train ids.
+        distance: 1 is a pixel that touches another label.
+        edge: whether the edge of the image belongs to the contour.
+    """
+    padded = np.pad(label_map, 1, mode="edge" if label_map.size else "constant")
+    first = padded[:-1, :-1]
+    corners = (first != padded[1:, :-1]) | (first != padded[:-1, 1:]) | (first != padded[1:, 1:])
+    if edge:
+        corners[[0, -1]] = corners[:, [0, -1]] = True
     corners = np.pad(corners, distance - 1)
     near = _any_of(_any_of(corners.T, 2 * distance).T, 2 * distance)
     return np.where(near, label_map, np.uint8(IGNORE_ID))

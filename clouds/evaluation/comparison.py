@@ -10,7 +10,7 @@ from attrs import asdict, field, frozen
 
 from clouds.core.system.config import to_json
 from clouds.core.system.errors import ConfigError
-from clouds.evaluation import html
+from clouds.evaluation import html, parts
 from clouds.evaluation.arms import Arm, domain_class_iou, domain_miou, group_runs, mean_miou, recipe_differences
 from clouds.evaluation.comparison_charts import domain_chart, score_curves
 from clouds.evaluation.scores import Evaluation, ScoredRun
@@ -97,7 +97,7 @@ class Comparison:
         """The parts of the page."""
         header, rows = self._rows()
         classes = [
-            html.folded(name, html.table(self._header("class"), self._class_rows(name), bars=True))
+            html.folded(name, html.table(*parts.class_differences(self._per_class(name)), bars=True))
             for name in self.domains
         ]
         differences = self._difference_rows()
@@ -108,20 +108,28 @@ class Comparison:
                 note=" ".join(f"{line}." for line in (f"In percent; {self._note()}", *self._warnings())),
                 content=[
                     html.table(header, rows),
-                    html.figure(domain_chart(self.arms, self.domains), name="domains"),
+                    html.figure(domain_chart(self.arms, self.domains), name="domains", alt="Bars of the same scores"),
                 ],
             ),
             html.Section(
                 title="mIoU during training",
                 note="By optimizer steps, over all phases. Bands show one standard deviation over the seeds.",
-                content=[html.figure(score_curves(self.arms, self.domains), name="curves")],
+                content=[
+                    html.figure(
+                        score_curves(self.arms, self.domains),
+                        name="curves",
+                        alt="Curves of the mIoU by step; `clouds compare --json` prints their points",
+                    )
+                ],
             ),
             html.Section(
                 title="What differs in the recipes",
                 note="" if differences else same,
                 content=[html.table(self._header("setting"), differences)] if differences else [],
             ),
-            html.Section(title="IoU per class", note="In percent, at the same steps.", content=classes),
+            html.Section(
+                title="IoU per class", note="In percent, at the same steps; differences in points.", content=classes
+            ),
         ]
 
     def _document(self, arm: Arm) -> dict[str, Any]:
@@ -190,9 +198,10 @@ class Comparison:
     def _header(self, first: str) -> list[str]:
         return [first, *(arm.name for arm in self.arms)]
 
-    def _class_rows(self, domain: str) -> list[list[html.Cell]]:
+    def _per_class(self, domain: str) -> dict[str, dict[str, Spread | None]]:
+        """IoU by class, by arm."""
         labels = self.arms[0].runs[0].evaluations[-1].domains[domain].iou
-        return [[label, *(arm.spread(domain_class_iou(domain, label)) for arm in self.arms)] for label in labels]
+        return {arm.name: {label: arm.spread(domain_class_iou(domain, label)) for label in labels} for arm in self.arms}
 
     def _difference_rows(self) -> list[list[html.Cell]]:
         return [

@@ -76,6 +76,15 @@ def mean_iou(counts: Int[np.ndarray, "k k+1"]) -> float | None:
     return mean(class_iou(counts))
 
 
+def agreement(counts: Int[np.ndarray, "k k+1"]) -> float | None:
+    """Mean IoU of two label maps, over the classes of either; None without pixels.
+
+    Unlike `mean_iou`, it takes neither for the truth: a class that one of them lacks counts as 0.
+    """
+    hits = np.diagonal(counts)
+    return mean(_percent(hits, counts.sum(axis=1) + counts[:, :-1].sum(axis=0) - hits))
+
+
 def frequency_weighted_iou(counts: Int[np.ndarray, "k k+1"], rows: Sequence[int] | None = None) -> float | None:
     """Mean IoU weighted by the number of ground truth pixels per class; None if nothing is labelled.
 

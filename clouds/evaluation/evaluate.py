@@ -3,35 +3,34 @@
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-from attrs import frozen
-from jaxtyping import Int, UInt8
-from PIL import Image
+from attrs import evolve, frozen
+from jaxtyping import Int
 
 from clouds.core.contract.labels import LabelSpace
 from clouds.core.system.errors import ConfigError, DataError, did_you_mean
-from clouds.core.system.images import short_side_size, upright_size
+from clouds.core.system.images import upright_size
 from clouds.core.system.progress import progress_bar
 from clouds.data.folder import Dataset, Item, check_equal_sizes, open_dataset
-from clouds.evaluation.boundary import count_boundaries
-from clouds.evaluation.confusion import count_confusion
-from clouds.evaluation.protocols import check_classes, find_benchmark, find_protocol
+from clouds.evaluation.confusion import class_iou, mean
+from clouds.evaluation.counts import Counter, Counts, Predict, count_images, folded, read_pair
+from clouds.evaluation.examples import Example, Examples, PerImage, ranked
+from clouds.evaluation.protocols import check_classes, classes_of, find_benchmark, find_protocol
 from clouds.evaluation.report import DomainResult, Report
 from clouds.evaluation.views import Predictor, Views
 
 if TYPE_CHECKING:
+    from clouds.core.system.processes import Processes
     from clouds.evaluation.pairs import Pairs
 
 _WINDOW = 2048
 
 Configs = Mapping[str, str | os.PathLike[str]] | str | os.PathLike[str] | None
-Pair = tuple[np.ndarray, np.ndarray]
 _Spec = TypeVar("_Spec")
 
 
@@ -47,6 +46,8 @@ def evaluate(
     flip: bool = False,
     window: int | None = None,
     batch_size: int = 1,
+    analysis: bool = False,
+    calibration: bool = False,
     configs: Configs = None,
     progress: bool = False,
 ) -> Report:
@@ -69,6 +70,10 @@ def evaluate(
         window: images of more than window x window pixels are segmented in overlapping windows of that side; default:
             2048. Only protocols without windows of their own take it: "native" and "clouds-1024".
         batch_size: images, or sliding windows, per forward pass; see `Pipeline.predict_many`.
+        analysis: also measure accuracy by size of region and by distance from boundaries, and keep the worst, median
+            and best images of each domain for the page; see `clouds.evaluation.analysis`.
+        calibration: also compare confidence with accuracy; it computes the scores of each image, see
+            `clouds.evaluation.calibration`.
         configs: a `dataset.toml` for all datasets, or one per SPEC; it replaces the datasets' own.
         progress: show a progress bar on standard error if it is a terminal.
 
@@ -78,7 +83,15 @@ def evaluate(
         DataError: a file cannot be used, or is too large after resizing; the message names it.
     """
     settings = Settings.make(
-        protocol, benchmark=benchmark, classes=classes, scales=scales, flip=flip, window=window, batch_size=batch_size
+        protocol,
+        benchmark=benchmark,
+        classes=classes,
+        scales=scales,
+        flip=flip,
+        window=window,
+        batch_size=batch_size,
+        analysis=analysis,
+        calibration=calibration,
     )
     datasets = open_datasets(chosen_specs(specs, benchmark, data_root), pipeline.labels, configs)
     return settings.evaluate(pipeline, datasets, progress=progress)
@@ -86,12 +99,14 @@ def evaluate(
 
 @frozen(kw_only=True)
 class Settings:
-    """How to evaluate: protocol, views, class set, batch size; all checked."""
+    """How to evaluate: protocol, views, class set, batch size, and what to measure besides; all checked."""
 
     protocol: str
     views: Views
     classes: str = ""
     batch_size: int = 1
+    analysis: bool = False
+    calibration: bool = False
 
     @classmethod
     def make(
@@ -104,6 +119,8 @@ class Settings:
         flip: bool = False,
         window: int | None = None,
         batch_size: int = 1,
+        analysis: bool = False,
+        calibration: bool = False,
     ) -> Settings:
         """Settings from the arguments of `evaluate`. Raises `ConfigError` for invalid or contradictory ones."""
         setting = find_benchmark(benchmark) if benchmark else None
@@ -119,7 +136,14 @@ class Settings:
         default = None if own else _WINDOW
         views = Views(scales=scales, flip=flip, window=default if window is None else window)
         classes = classes if classes is not None else (setting.classes if setting else "")
-        return cls(protocol=name, views=views, classes=classes, batch_size=batch_size)
+        return cls(
+            protocol=name,
+            views=views,
+            classes=classes,
+            batch_size=batch_size,
+            analysis=analysis,
+            calibration=calibration,
+        )
 
     def check(self, datasets: Mapping[str, Dataset], label_space: LabelSpace) -> None:
         """Check that the class set and the protocol fit, from the headers of image and label files.
@@ -135,8 +159,6 @@ class Settings:
 
     def evaluate(self, pipeline: Predictor, datasets: Mapping[str, Dataset], *, progress: bool = False) -> Report:
         """See `evaluate`; `datasets` are those of `open_datasets`."""
-        import torch
-
         from clouds.core.system.processes import Processes
 
         self.check(datasets, pipeline.labels)
@@ -146,27 +168,98 @@ class Settings:
             task = bar.add_task("evaluate", total=sum(len(dataset) for dataset in datasets.values()))
             for name, dataset in datasets.items():
                 advance = partial(bar.update, task, advance=processes.world, description=name)
-                indices = processes.share(range(len(dataset)))
-                counts = _count(self._predict(pipeline, dataset), dataset, indices, self.protocol, advance)
-                confusion, boundaries = (processes.sum(torch.from_numpy(one)).numpy() for one in counts)
-                names, images = pipeline.labels.names, len(dataset)
-                domains[name] = DomainResult.from_counts(
-                    confusion, boundaries, names=names, images=images, classes=self.classes
-                )
-        return Report(protocol=self.protocol, views=self.views, classes=self.classes, domains=domains)
+                domains[name] = self._evaluate_domain(pipeline, dataset, processes, advance)
+        report = Report(protocol=self.protocol, views=self.views, classes=self.classes, domains=domains)
+        if not (self.analysis and processes.main):
+            return report
+        chosen = {name: ranked(result.per_image) for name, result in domains.items()}
+        scores = {"prediction": report.per_image}
+        return evolve(report, examples=self.examples([("prediction", pipeline)], scores, datasets, chosen))
 
     def confusions(self, pipeline: Predictor, dataset: Dataset) -> Int[np.ndarray, "n k k+1"]:
         """Confusion counts of each image, in the order of `dataset.items`; this process segments them all."""
-        counts = _count_images(self._predict(pipeline, dataset), dataset, range(len(dataset)), self.protocol)
-        return np.stack([confusion for confusion, _ in counts])
+        everything, predict = range(len(dataset)), self._predict(pipeline, dataset)
+        counts = count_images(predict, dataset, everything, self.protocol, Counter(classes=len(dataset.label_space)))
+        return np.stack([one["confusion"] for one in counts])
 
-    def _predict(self, pipeline: Predictor, dataset: Dataset) -> Callable[[Iterable[np.ndarray]], Iterator[np.ndarray]]:
-        found = find_protocol(self.protocol)
+    def examples(
+        self,
+        pipelines: Iterable[tuple[str, Predictor]],
+        scores: Mapping[str, Mapping[str, PerImage]],
+        datasets: Mapping[str, Dataset],
+        chosen: Mapping[str, Sequence[tuple[int, str]]],
+    ) -> Examples:
+        """Segment chosen images once more.
+
+        Args:
+            pipelines: each by its name, one after the other.
+            scores: mIoU of each image by domain, by name of the pipeline.
+            datasets: by domain.
+            chosen: by domain, the index of each image in its dataset, and why it was chosen.
+        """
+        pairs = {
+            name: [read_pair(dataset, self.protocol, index) for index, _ in chosen[name]]
+            for name, dataset in datasets.items()
+        }
+        plain, labels = evolve(self, calibration=False), dict[str, dict[str, list[np.ndarray]]]()
+        for model, pipeline in pipelines:
+            labels[model] = {
+                name: [
+                    folded(one, dataset).labels for one in plain._predict(pipeline, dataset)(i for i, _ in pairs[name])
+                ]
+                for name, dataset in datasets.items()
+            }
+        return {
+            name: tuple(
+                Example.of(
+                    *pairs[name][place],
+                    {model: maps[name][place] for model, maps in labels.items()},
+                    name=(item := dataset.items[index].name),
+                    why=why,
+                    scores={model: scores[model][name][item] for model in labels},
+                    label_space=dataset.label_space,
+                )
+                for place, (index, why) in enumerate(chosen[name])
+            )
+            for name, dataset in datasets.items()
+        }
+
+    def _evaluate_domain(
+        self, pipeline: Predictor, dataset: Dataset, processes: Processes, advance: Callable[[], None]
+    ) -> DomainResult:
+        import torch
+
+        counter = Counter(classes=len(dataset.label_space), analysis=self.analysis, calibration=self.calibration)
+        rows = [dataset.label_space.names.index(name) for name in classes_of(self.classes, dataset.label_space.names)]
+        indices, own = processes.share(range(len(dataset))), list[float | None]()
+
+        def images() -> Iterator[Counts]:
+            predict = self._predict(pipeline, dataset)
+            for counts in count_images(predict, dataset, indices, self.protocol, counter):
+                ious = class_iou(counts["confusion"])
+                own.append(mean([ious[row] for row in rows]))
+                yield counts
+                advance()
+
+        sums = {name: processes.sum(torch.from_numpy(one)).numpy() for name, one in counter.total(images()).items()}
+        scores: dict[int, float | None] = {}
+        for part in processes.gather(dict(zip(indices, own, strict=True))):
+            scores |= part
+        return DomainResult.from_counts(
+            **sums,
+            names=dataset.label_space.names,
+            images=len(dataset),
+            per_image={item.name: scores[index] for index, item in enumerate(dataset.items)},
+            classes=self.classes,
+        )
+
+    def _predict(self, pipeline: Predictor, dataset: Dataset) -> Predict:
+        found, options = find_protocol(self.protocol), {"batch_size": self.batch_size, "confidences": self.calibration}
         if found.side is None:
-            return partial(self.views.predict_many, pipeline, batch_size=self.batch_size)
+            return partial(self.views.predict_many, pipeline, **options)
         from clouds.evaluation.slide import predict_sliding  # imports torch
 
-        return partial(predict_sliding, found, self.views, dataset.spec.kind, pipeline, batch_size=self.batch_size)
+        return partial(predict_sliding, found, self.views, dataset.spec.kind, pipeline, **options)
 
 
 def chosen_specs(
@@ -237,62 +330,3 @@ def _check_item(item: Item, max_pixels: int, protocol: str) -> None:
         check_equal_sizes(item, image, label)
     except DataError as error:
         raise DataError(f"protocol {protocol!r} does not fit: {error}") from error
-
-
-def _count(
-    predict: Callable[[Iterable[np.ndarray]], Iterator[np.ndarray]],
-    dataset: Dataset,
-    indices: Sequence[int],
-    protocol: str,
-    advance: Callable[[], None],
-) -> tuple[np.ndarray, np.ndarray]:
-    """Confusion and boundary counts over some images of a dataset."""
-    classes = len(dataset.label_space)
-    confusion, boundaries = np.zeros((classes, classes + 1), np.int64), np.zeros((classes, 3), np.int64)
-    for counts in _count_images(predict, dataset, indices, protocol):
-        confusion += counts[0]
-        boundaries += counts[1]
-        advance()
-    return confusion, boundaries
-
-
-def _count_images(
-    predict: Callable[[Iterable[np.ndarray]], Iterator[np.ndarray]],
-    dataset: Dataset,
-    indices: Sequence[int],
-    protocol: str,
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Confusion and boundary counts of each image."""
-    classes = len(dataset.label_space)
-    truths: deque[np.ndarray] = deque()  # of the images in progress
-
-    def images() -> Iterator[np.ndarray]:
-        for index in indices:
-            image, truth = _read(dataset, protocol, index)
-            truths.append(truth)
-            yield image
-
-    for index, labels in zip(indices, predict(images()), strict=True):
-        truth = truths.popleft()
-        folded = labels if dataset.fold is None else dataset.fold[labels]
-        try:
-            confusion = count_confusion(truth, folded, classes=classes)
-        except DataError as error:
-            raise DataError(f"{dataset.items[index].image}: {error}") from error
-        yield confusion, count_boundaries(truth, folded, classes=classes)
-
-
-def _read(dataset: Dataset, protocol: str, index: int) -> Pair:
-    image, truth = dataset.read(index)
-    side = find_protocol(protocol).short_side
-    if side is None:
-        return image, truth
-    name, most = str(dataset.items[index].image), dataset.max_pixels
-    size = short_side_size(truth.shape[0], truth.shape[1], side, name=name, max_pixels=most)
-    return _resize(image, size, Image.Resampling.BILINEAR), _resize(truth, size, Image.Resampling.NEAREST)
-
-
-def _resize(
-    pixels: UInt8[np.ndarray, "h w *c"], size: tuple[int, int], resample: Image.Resampling
-) -> UInt8[np.ndarray, "hr wr *c"]:
-    return np.array(Image.fromarray(pixels).resize((size[1], size[0]), resample))

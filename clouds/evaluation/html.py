@@ -1,4 +1,8 @@
-"""Self-contained HTML pages with tables, figures and image grids. A page never loads anything from a network."""
+"""Self-contained HTML pages with tables, figures and image grids. A page never loads anything from a network.
+
+Pages work with a keyboard and a screen reader: `page.js` lets users sort tables and enlarge pictures with buttons.
+Colour is never the only sign: numbers stand in their cells, figures have a description, and pictures a text.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +22,18 @@ from PIL import Image
 from clouds.core.contract.labels import IGNORE_ID, LabelSpace
 from clouds.evaluation.spread import Spread
 
-Cell = str | int | float | Spread | None
+
+@frozen
+class Gain:
+    """A difference in a cell, drawn with its sign."""
+
+    value: float | Spread | None
+
+
+Cell = str | int | float | Spread | Gain | None
 _UNLABELLED = (24, 24, 27)
+_NAMED = 5  # classes in the text of a label map
+_FULL_GAIN = 5  # percent of the strongest colour per point: 20 points have it
 # In this order distinguishable with common forms of colour blindness, and readable on light and dark pages.
 SERIES = ("#4c78a8", "#f58518", "#54a24b", "#e45756", "#72b7b2", "#b279a2", "#d4a72c", "#9d755d")
 _POLICY = "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
@@ -54,11 +68,13 @@ class Picture:
         pixels: uint8 "h w 3", RGB.
         caption: text below the image; may be empty.
         lossless: PNG with sharp pixels, for label maps; otherwise JPEG.
+        alt: what the picture shows, for those who do not see it; the caption if empty.
     """
 
     pixels: UInt8[np.ndarray, "h w 3"]
     caption: str = ""
     lossless: bool = False
+    alt: str = ""
 
 
 def page(title: str, sections: Iterable[Section], *, subtitle: str = "") -> str:
@@ -69,7 +85,9 @@ def page(title: str, sections: Iterable[Section], *, subtitle: str = "") -> str:
         from plotly.offline import get_plotlyjs
 
         script = f"<script>{get_plotlyjs()}</script>"
-    style = files("clouds.evaluation").joinpath("page.css").read_text(encoding="utf-8")
+    style, behaviour = (
+        files("clouds.evaluation").joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js")
+    )
     body = "".join(_section(section) for section in parts)
     lead = f'<p class="lead">{escape(subtitle)}</p>' if subtitle else ""
     return (
@@ -77,13 +95,19 @@ def page(title: str, sections: Iterable[Section], *, subtitle: str = "") -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<style>{style}</style>{script}</head>"
-        f"<body><main><header><h1>{escape(title)}</h1>{lead}</header>{body}</main></body></html>\n"
+        f"<body><main><header><h1>{escape(title)}</h1>{lead}</header>{body}</main>"
+        f"<script>{behaviour}</script></body></html>\n"
     )
 
 
 def text(words: str) -> Fragment:
     """A paragraph."""
     return Fragment(f"<p>{escape(words)}</p>")
+
+
+def heading(words: str) -> Fragment:
+    """A heading within a section."""
+    return Fragment(f"<h3>{escape(words)}</h3>")
 
 
 def cards(figures: Sequence[tuple[str, Cell]]) -> Fragment:
@@ -96,24 +120,36 @@ def cards(figures: Sequence[tuple[str, Cell]]) -> Fragment:
     return Fragment(f'<div class="cards">{inner}</div>')
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[Cell]], *, bars: bool = False, footer: int = 0) -> Fragment:
-    """A table; the first column has the row headings.
+def table(
+    header: Sequence[str],
+    rows: Sequence[Sequence[Cell]],
+    *,
+    bars: bool = False,
+    heat: bool = False,
+    footer: int = 0,
+    caption: str = "",
+) -> Fragment:
+    """A table that users can sort by any column; the first column has the row headings.
 
     Args:
         header: one title per column.
-        rows: floats get one decimal, None becomes a dash.
+        rows: floats get one decimal, None becomes a dash, and a `Gain` its sign.
         bars: show numbers as percentages with bars behind them.
-        footer: number of summary rows at the end.
+        heat: show numbers as percentages on a colour that grows with them.
+        footer: number of summary rows at the end; they stay there.
+        caption: a title above the table.
     """
     kinds = ["word" if any(isinstance(row[i], str) for row in rows) else "number" for i in range(len(header))]
     head = "".join(
         f'<th scope="col" class="{kind}">{escape(one)}</th>' for one, kind in zip(header, kinds, strict=True)
     )
-    lines = [_row(row, kinds, bars=bars) for row in rows]
+    lines = [_row(row, kinds) for row in rows]
     cut = len(lines) - footer
     foot = f"<tfoot>{''.join(lines[cut:])}</tfoot>" if footer else ""
+    look = " ".join(name for name, chosen in (("bars", bars), ("heat", heat)) if chosen)
+    title = f"<caption>{escape(caption)}</caption>" if caption else ""
     return Fragment(
-        f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
+        f'<div class="scroll"><table class="{look}">{title}<thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(lines[:cut])}</tbody>{foot}</table></div>"
     )
 
@@ -140,8 +176,14 @@ def folded(title: str, content: Fragment) -> Fragment:
     return Fragment(f"<details><summary>{escape(title)}</summary>{content.html}</details>", content.plotly)
 
 
-def figure(plot: Any, *, name: str) -> Fragment:
-    """A plotly figure; `name` must be unique on the page."""
+def figure(plot: Any, *, name: str, alt: str) -> Fragment:
+    """A plotly figure.
+
+    Args:
+        plot: the figure.
+        name: unique on the page.
+        alt: what it shows, for those who do not see it; its numbers should also stand in a table.
+    """
     plot.update_layout(
         template="none",
         paper_bgcolor="rgba(0,0,0,0)",
@@ -155,7 +197,7 @@ def figure(plot: Any, *, name: str) -> Fragment:
         div_id=f"figure-{name}",
         config={"displayModeBar": False, "responsive": True},
     )
-    return Fragment(f'<div class="figure">{inner}</div>', plotly=True)
+    return Fragment(f'<div class="figure" role="img" aria-label="{escape(alt)}">{inner}</div>', plotly=True)
 
 
 def picture_grid(columns: Sequence[str], rows: Sequence[Sequence[Picture | None]]) -> Fragment:
@@ -178,12 +220,20 @@ def legend(label_space: LabelSpace, present: Iterable[int] | None = None) -> Fra
 
 
 def colorize(label_map: UInt8[np.ndarray, "h w"], label_space: LabelSpace, *, caption: str = "") -> Picture:
-    """A label map in the palette's colours; 255 is nearly black."""
-    return Picture(label_space.color_table(other=_UNLABELLED)[label_map], caption, lossless=True)
+    """A label map in the palette's colours; 255 is nearly black. Its text names the largest classes."""
+    pixels = np.bincount(label_map.ravel(), minlength=256)
+    largest = [index for index in np.argsort(-pixels, kind="stable")[:_NAMED] if pixels[index]]
+    names = [*label_space.names, *["not labelled"] * (256 - len(label_space))]
+    shares = ", ".join(f"{names[index]} {100 * pixels[index] / label_map.size:.0f} %" for index in largest)
+    colors = label_space.color_table(other=_UNLABELLED)
+    return Picture(colors[label_map], caption, lossless=True, alt=f"{caption} {shares}".strip())
 
 
 def number(value: Cell) -> str:
     """Text of a cell: one decimal for floats and spreads, a dash for None and non-finite numbers."""
+    if isinstance(value, Gain):
+        written = number(value.value)
+        return f"+{written}" if _share(value) > 0 else written.replace("-", "\N{MINUS SIGN}")
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return "–"
     return f"{value:.1f}" if isinstance(value, float) else str(value)
@@ -194,15 +244,25 @@ def _section(section: Section) -> str:
     return f"<section><h2>{escape(section.title)}</h2>{note}{''.join(one.html for one in section.content)}</section>"
 
 
-def _row(row: Sequence[Cell], kinds: Sequence[str], *, bars: bool) -> str:
-    cells = [_cell(value, kind, bars=bars) for value, kind in zip(row[1:], kinds[1:], strict=True)]
+def _row(row: Sequence[Cell], kinds: Sequence[str]) -> str:
+    cells = [_cell(value, kind) for value, kind in zip(row[1:], kinds[1:], strict=True)]
     return f'<tr><th scope="row">{escape(number(row[0]))}</th>{"".join(cells)}</tr>'
 
 
-def _cell(value: Cell, kind: str, *, bars: bool) -> str:
-    share = value.mean if isinstance(value, Spread) else value
-    bar = f' style="--share:{share:.1f}%"' if bars and isinstance(share, float) and math.isfinite(share) else ""
-    return f'<td class="{kind}"{bar}>{escape(number(value))}</td>'
+def _cell(value: Cell, kind: str) -> str:
+    share = _share(value)
+    if isinstance(value, Gain) and math.isfinite(share):
+        kind += " gain" if share > 0 else " loss" if share < 0 else ""
+        share = min(100.0, _FULL_GAIN * abs(share))
+    style = f' style="--share:{share:.1f}%"' if math.isfinite(share) else ""
+    return f'<td class="{kind}"{style}>{escape(number(value))}</td>'
+
+
+def _share(value: Cell) -> float:
+    """The number in a cell as its look shows it; NaN if there is none."""
+    while isinstance(value, (Gain, Spread)):
+        value = value.value if isinstance(value, Gain) else value.mean
+    return value if isinstance(value, float) else math.nan
 
 
 def _picture(picture: Picture | None, column: str) -> str:
@@ -210,7 +270,7 @@ def _picture(picture: Picture | None, column: str) -> str:
         return "<figure></figure>"
     caption = f"<figcaption>{escape(picture.caption)}</figcaption>" if picture.caption else ""
     kind = ' class="sharp"' if picture.lossless else ""
-    alternative = escape(f"{column} {picture.caption}".strip())
+    alternative = escape(f"{column} {picture.alt or picture.caption}".strip())
     return f'<figure><img{kind} src="{_data_uri(picture)}" alt="{alternative}" loading="lazy">{caption}</figure>'
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from attrs import asdict, field, frozen
-from jaxtyping import Int
+from jaxtyping import Float64, Int
 
 from clouds.core.system.config import structure
 from clouds.core.system.errors import ConfigError
-from clouds.evaluation import html
+from clouds.evaluation import html, parts
+from clouds.evaluation.analysis import Analysis
 from clouds.evaluation.boundary import boundary_iou
+from clouds.evaluation.calibration import Calibration
 from clouds.evaluation.confusion import (
     class_accuracy,
     class_iou,
@@ -21,6 +23,7 @@ from clouds.evaluation.confusion import (
     mean,
     pixel_accuracy,
 )
+from clouds.evaluation.examples import Examples
 from clouds.evaluation.protocols import classes_of, find_protocol
 from clouds.evaluation.views import Views
 
@@ -33,6 +36,9 @@ _SUMMARIES = {
     "mean Boundary IoU": "boundary_miou",
     "images": "images",
 }
+
+
+_OPTIONAL = ("analysis", "calibration")
 
 
 @frozen(kw_only=True)
@@ -50,6 +56,9 @@ class DomainResult:
         accuracy: share of a class's pixels that are correct, by class name.
         boundary_iou: Boundary IoU by class name, see `clouds.evaluation.boundary`.
         confusion: pixel counts, [ground truth][prediction]; the last column is "ignore".
+        per_image: mIoU of each image by its name; None without a labelled pixel.
+        analysis: accuracy by size of region and by distance from boundaries; None if it was not asked for.
+        calibration: confidence and accuracy; None if it was not asked for.
     """
 
     miou: float | None
@@ -62,6 +71,9 @@ class DomainResult:
     accuracy: dict[str, float | None]
     boundary_iou: dict[str, float | None]
     confusion: list[list[int]]
+    per_image: dict[str, float | None] = field(factory=dict, repr=False)
+    analysis: Analysis | None = None
+    calibration: Calibration | None = None
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -76,9 +88,13 @@ class DomainResult:
         *,
         names: Sequence[str],
         images: int,
+        per_image: Mapping[str, float | None] | None = None,
         classes: str = "",
+        sizes: Int[np.ndarray, "k s 3"] | None = None,
+        bands: Int[np.ndarray, "d 2"] | None = None,
+        confidences: Float64[np.ndarray, "m 3"] | None = None,
     ) -> DomainResult:
-        """Compute all metrics from the counts of `count_confusion` and `count_boundaries`, summed over images.
+        """Compute all metrics from the counts of `clouds.evaluation.counts`, summed over images.
 
         Means are over the class set `classes`; figures of a class count confusions with every other class.
         """
@@ -95,6 +111,9 @@ class DomainResult:
             accuracy=dict(zip(names, accuracies, strict=True)),
             boundary_iou=dict(zip(names, contours, strict=True)),
             confusion=confusion.tolist(),
+            per_image=dict(per_image or {}),
+            analysis=None if sizes is None or bands is None else Analysis.from_counts(sizes, bands, names=names),
+            calibration=None if confidences is None else Calibration.from_counts(confidences),
         )
 
 
@@ -107,12 +126,14 @@ class Report:
         views: test-time augmentation; metrics with different views are not comparable either.
         classes: class set of all means, such as "synthia-16"; empty for all classes.
         domains: results by domain name, in the order of evaluation.
+        examples: the worst, median and best images by domain, for the page; they are not in JSON.
     """
 
     protocol: str
     views: Views = field(factory=Views)
     classes: str = ""
     domains: dict[str, DomainResult]
+    examples: Examples = field(factory=dict, eq=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
         find_protocol(self.protocol)
@@ -122,6 +143,11 @@ class Report:
     def per_domain(self) -> dict[str, float | None]:
         """mIoU by domain, in percent."""
         return {name: result.miou for name, result in self.domains.items()}
+
+    @property
+    def per_image(self) -> dict[str, dict[str, float | None]]:
+        """mIoU of each image by its name, by domain, in percent."""
+        return {name: result.per_image for name, result in self.domains.items()}
 
     @property
     def unmeasured(self) -> tuple[str, ...]:
@@ -144,7 +170,7 @@ class Report:
             "miou": self.miou,
             "per_domain": self.per_domain,
             "missing": {name: list(result.missing) for name, result in self.domains.items()},
-            "domains": {name: asdict(result) for name, result in self.domains.items()},
+            "domains": {name: _document(result) for name, result in self.domains.items()},
         }
         return json.dumps(document, indent=2, allow_nan=False)
 
@@ -174,13 +200,25 @@ class Report:
         return "\n".join([headline, table, *self._gaps()])
 
     def to_html(self) -> str:
-        """A self-contained page: headline figures, a chart, and tables of all classes and domains."""
+        """A self-contained page: headline figures, a chart, tables of all classes and domains, and confusions.
+
+        Analysis, calibration and pictures are added if they were asked for.
+        """
         header, rows = self._rows()
         figures: list[tuple[str, html.Cell]] = [("mIoU, mean of the domains", self.miou)]
         figures += [(f"mIoU on {name}", value) for name, value in self.per_domain.items()]
         sections = [
             html.Section(title="mIoU in percent", content=[html.cards(figures)]),
-            html.Section(title="IoU per class", content=[html.figure(self._chart(), name="iou")]),
+            html.Section(
+                title="IoU per class",
+                content=[
+                    html.figure(
+                        self._chart(),
+                        name="iou",
+                        alt="Bars of the IoU of each class and domain; the numbers are in the table",
+                    )
+                ],
+            ),
             html.Section(
                 title="All figures",
                 note=" ".join(
@@ -188,13 +226,27 @@ class Report:
                     + [f"{line}." for line in self._gaps()]
                 ),
                 content=[
-                    html.table(header, rows, bars=True, footer=len(_SUMMARIES)),
+                    html.table(header, rows, heat=True, footer=len(_SUMMARIES)),
                     self._details("Accuracy per class: the share of its pixels that are correct", "accuracy"),
                     self._details("Boundary IoU per class: within 2 % of the diagonal of contours", "boundary_iou"),
                 ],
             ),
+            *self._parts(),
         ]
         return html.page("Evaluation", sections, subtitle=self.settings)
+
+    def _parts(self) -> list[html.Section]:
+        """The parts of the page that other pages have, too."""
+        results = self.domains.items()
+        analyses = {name: one.analysis for name, one in results if one.analysis is not None}
+        calibrations = {name: one.calibration for name, one in results if one.calibration is not None}
+        matrices = {name: np.array(one.confusion, np.int64) for name, one in results if name not in self.unmeasured}
+        return [
+            *([parts.worst_to_best(self.examples)] if self.examples else []),
+            *([parts.confusions(matrices, self._classes())] if matrices else []),
+            *([parts.sizes_and_boundaries(analyses)] if analyses else []),
+            *([parts.calibration(calibrations)] if calibrations else []),
+        ]
 
     @property
     def settings(self) -> str:
@@ -261,3 +313,8 @@ class Report:
         chart.update_xaxes(automargin=True)
         chart.update_yaxes(range=[0, 100], ticksuffix=" %")
         return chart
+
+
+def _document(result: DomainResult) -> dict[str, Any]:
+    """The fields of a result, without those that were not asked for."""
+    return {key: value for key, value in asdict(result).items() if value is not None or key not in _OPTIONAL}

@@ -16,8 +16,9 @@ from torch.nn import functional
 from clouds.core.pipeline.resampling import resized_rows, strips
 from clouds.core.system.batches import read_ahead
 from clouds.core.system.images import window_starts
+from clouds.evaluation.calibration import confidence
 from clouds.evaluation.protocols import Protocol
-from clouds.evaluation.views import Predictor, Views, same
+from clouds.evaluation.views import Predictor, Segmentation, Views, same
 
 
 def predict_sliding(
@@ -28,7 +29,8 @@ def predict_sliding(
     images: Iterable[UInt8[np.ndarray, "h w 3"]],
     *,
     batch_size: int = 1,
-) -> Iterator[UInt8[np.ndarray, "h w"]]:
+    confidences: bool = False,
+) -> Iterator[Segmentation]:
     """Segment images in the sliding windows of a protocol, in order, at the images' own size.
 
     Scores are averaged where windows overlap, resized to the image's size, and averaged over the views. A head's score
@@ -41,6 +43,7 @@ def predict_sliding(
         pipeline: predicts the windows.
         images: RGB.
         batch_size: windows per forward pass.
+        confidences: also give the confidence of each pixel.
     """
     for image in read_ahead(same, images, count=1):
         scores: list[torch.Tensor] = []
@@ -49,7 +52,7 @@ def predict_sliding(
             seen = resize_bilinear(image, size)[:, ::step]
             found = slide(pipeline, seen, side=protocol.side or 0, stride=protocol.stride or 0, batch_size=batch_size)
             scores.append(torch.from_numpy(found[..., ::step].copy()))
-        yield _best_class(scores, (image.shape[0], image.shape[1]))
+        yield _best_class(scores, (image.shape[0], image.shape[1]), confidences=confidences)
 
 
 def slide(
@@ -82,10 +85,12 @@ def resize_bilinear(image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) ->
     return (resized[0] + 0.5).byte().permute(1, 2, 0).numpy()
 
 
-def _best_class(scores: list[torch.Tensor], size: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
+def _best_class(scores: list[torch.Tensor], size: tuple[int, int], *, confidences: bool) -> Segmentation:
     """Class with the highest sum of scores "k y x", each resized to `size`; some rows at a time."""
-    labels = np.empty(size, np.uint8)
+    labels, sure = np.empty(size, np.uint8), np.empty(size, np.float32) if confidences else None
     for start, stop in strips(size[0], elements_per_row=len(scores[0]) * size[1]):
         rows = torch.stack([resized_rows(one, size, start, stop) for one in scores]).sum(0)
         labels[start:stop] = rows.argmax(0).numpy()
-    return labels
+        if sure is not None:
+            sure[start:stop] = confidence(rows.numpy())
+    return Segmentation(labels, sure)

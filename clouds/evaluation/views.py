@@ -13,6 +13,7 @@ from jaxtyping import Float32, UInt8
 from clouds.core.contract.labels import LabelSpace
 from clouds.core.system.batches import read_ahead
 from clouds.core.system.errors import ConfigError
+from clouds.evaluation.calibration import confidence
 
 _UNLIMITED = 2**31  # side of a window that no image exceeds
 
@@ -37,6 +38,14 @@ class Predictor(Protocol):
     def predict_many(
         self, images: Iterable[np.ndarray], *, batch_size: int = 8, short_side: int | None = None, window: int = 2048
     ) -> Iterator[LabelsAndScores]: ...
+
+
+@frozen(eq=False)
+class Segmentation:
+    """The labels of an image, and the confidence in them if it was asked for: see `confidence`."""
+
+    labels: UInt8[np.ndarray, "h w"]
+    confidences: Float32[np.ndarray, "h w"] | None = None
 
 
 def _to_floats(values: Iterable[float]) -> tuple[float, ...]:
@@ -78,21 +87,29 @@ class Views:
         return "; ".join(words)
 
     def predict_many(
-        self, pipeline: Predictor, images: Iterable[UInt8[np.ndarray, "h w 3"]], *, batch_size: int = 1
-    ) -> Iterator[UInt8[np.ndarray, "h w"]]:
+        self,
+        pipeline: Predictor,
+        images: Iterable[UInt8[np.ndarray, "h w 3"]],
+        *,
+        batch_size: int = 1,
+        confidences: bool = False,
+    ) -> Iterator[Segmentation]:
         """Segment images, in order: the class with the highest averaged score, at the image's own size.
 
         Views of equal size (an image and its mirror image) share a batch. Memory holds the scores of one batch and
-        their sum.
+        their sum. Confidences of a single view need scores that labels alone do without.
         """
         if self.single:
             for prediction in pipeline.predict_many(
                 images, batch_size=batch_size, short_side=None, window=self.window_side
             ):
-                yield prediction.labels
+                sure = confidence(prediction.scores()) if confidences else None
+                yield Segmentation(prediction.labels, sure)
         else:
             for image in read_ahead(same, images, count=1):
-                yield self.total_scores(pipeline, image, batch_size=batch_size).argmax(axis=0).astype(np.uint8)
+                total = self.total_scores(pipeline, image, batch_size=batch_size)
+                sure = confidence(total) if confidences else None
+                yield Segmentation(total.argmax(axis=0).astype(np.uint8), sure)
 
     def total_scores(
         self,

@@ -1,4 +1,4 @@
-"""Text-to-image generation by latent diffusion, through diffusers."""
+"""Image generation by latent diffusion, through diffusers: from text, and from labelled images."""
 
 # pyright: reportPrivateImportUsage=false
 # (diffusers is only partly typed, and exports lazily)
@@ -16,8 +16,9 @@ import torch
 from torch import nn
 
 from clouds.core.contract.interfaces import Generator
-from clouds.core.contract.records import GeneratedImage, GenerationRequest
+from clouds.core.contract.records import GeneratedImage, GenerationRequest, LabelledImage
 from clouds.core.system.errors import ConfigError
+from clouds.generators.conditions import Condition
 from clouds.generators.diffusion_source import FolderSource, TinySource
 
 SCHEDULERS = {
@@ -39,7 +40,8 @@ _MEMORY: dict[str, Callable[[Any, torch.device], object]] = {
 
 @final
 class DiffusionGenerator(nn.Module, Generator):
-    """Generates images from prompts. Weights are read at the first request, onto the module's current device.
+    """Generates images from prompts, and from labelled images if it has a condition. Weights are read at the first
+    request, onto the module's current device.
 
     Consecutive requests of one call with equal size, steps and guidance form a batch, so a call should not have more
     requests than fit into memory. Each image has its own noise generator on the CPU, seeded with the request's seed:
@@ -49,6 +51,7 @@ class DiffusionGenerator(nn.Module, Generator):
 
     Args:
         source: source of the pipeline.
+        condition: how the pipeline starts from labelled images; None generates from prompts alone.
         steps, guidance: defaults for requests without them.
         scheduler: a name of `SCHEDULERS`, or "own" for the pipeline's.
         dtype: None means float16 on CUDA and float32 elsewhere.
@@ -56,8 +59,8 @@ class DiffusionGenerator(nn.Module, Generator):
         compile: compile the denoiser with `torch.compile`.
 
     Raises:
-        ConfigError: steps < 1 or guidance < 0; at generation, a size that the model does not support, or offloading
-            without a GPU.
+        ConfigError: steps < 1 or guidance < 0; at generation, a size that the model does not support, a request without
+            the labelled image that the condition needs, or offloading without a GPU.
         WeightsError: at the first request: damaged files.
     """
 
@@ -65,6 +68,7 @@ class DiffusionGenerator(nn.Module, Generator):
         self,
         source: FolderSource | TinySource,
         *,
+        condition: Condition | None = None,
         steps: int = 50,
         guidance: float = 7.5,
         scheduler: str = "euler",
@@ -76,6 +80,7 @@ class DiffusionGenerator(nn.Module, Generator):
         if steps < 1 or guidance < 0:
             raise ConfigError(f"diffusion needs steps >= 1 and guidance >= 0, got steps={steps}, guidance={guidance}")
         self._source, self._steps, self._guidance = source, steps, guidance
+        self._condition, self.reads_source = condition, condition is not None
         self._scheduler, self._dtype, self._memory, self._compile = scheduler, dtype, tuple(memory), compile
         self._loaded: tuple[torch.device, Any] | None = None
         self.place: torch.Tensor
@@ -89,6 +94,7 @@ class DiffusionGenerator(nn.Module, Generator):
     def describe(self) -> Mapping[str, Any]:
         return {
             **self._source.facts,
+            **(self._condition.facts if self._condition else {}),
             "scheduler": SCHEDULERS.get(self._scheduler, self._scheduler),
             "dtype": str(self.dtype).removeprefix("torch."),
             "steps": self._steps,
@@ -100,7 +106,10 @@ class DiffusionGenerator(nn.Module, Generator):
             batch = list(group)
             arrays = self._draw(batch, size=size, steps=steps, guidance=guidance)
             for request, pixels in zip(batch, arrays, strict=True):
-                yield GeneratedImage(request=request, image=pixels)
+                labels = self._condition.labels(request.source) if self._condition and request.source else None
+                yield GeneratedImage(
+                    request=request, image=pixels, labels=labels, label_kind="inherited" if self._condition else "exact"
+                )
 
     def _settings(self, request: GenerationRequest) -> tuple[tuple[int, int], int, float]:
         steps = self._steps if request.steps is None else request.steps
@@ -117,10 +126,10 @@ class DiffusionGenerator(nn.Module, Generator):
             raise ConfigError(f"size {size} (height, width) is not supported; both must be multiples of {multiple}")
         for request in requests:
             _warn_of_cut_words(request.prompt, pipeline)
+        asked = {"height": size[0], "width": size[1]}
         answer = pipeline(
             prompt=[request.prompt for request in requests],
-            height=size[0],
-            width=size[1],
+            **(self._condition.inputs(_sources(requests), steps) if self._condition else asked),
             num_inference_steps=steps,
             guidance_scale=guidance,
             generator=[torch.Generator().manual_seed(request.seed) for request in requests],
@@ -143,6 +152,8 @@ class DiffusionGenerator(nn.Module, Generator):
                 f"memory option {offloads[0]!r} moves weights off a GPU, but the device is cpu; remove it"
             )
         pipeline = self._source.load(self.dtype)
+        if self._condition:
+            pipeline = self._condition.attach(pipeline, self.dtype)
         pipeline.set_progress_bar_config(disable=True)
         if self._scheduler != "own":
             kind = getattr(diffusers, SCHEDULERS[self._scheduler])
@@ -155,6 +166,13 @@ class DiffusionGenerator(nn.Module, Generator):
             parts = pipeline.components
             parts["unet" if "unet" in parts else "transformer"].compile()
         return pipeline
+
+
+def _sources(requests: Sequence[GenerationRequest]) -> list[LabelledImage]:
+    sources = [request.source for request in requests if request.source is not None]
+    if len(sources) < len(requests):
+        raise ConfigError("this generator starts from labelled images, and a request has no source; give one")
+    return sources
 
 
 def cut_words(prompt: str, tokenizer: Any) -> str:

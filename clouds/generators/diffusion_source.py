@@ -1,4 +1,4 @@
-"""Sources of diffusion pipelines: the hub, a local folder, or random weights."""
+"""Sources of diffusion pipelines and ControlNets: the hub, a local folder, or random weights."""
 
 # pyright: reportPrivateImportUsage=false
 # (diffusers is only partly typed, and exports lazily)
@@ -7,22 +7,28 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any, final
 
 import torch
-from diffusers import AutoPipelineForText2Image, DiffusionPipeline
+from diffusers import AutoPipelineForText2Image, ControlNetModel, DiffusionPipeline
+from huggingface_hub import snapshot_download
 
 from clouds.core.system.errors import ConfigError, WeightsError
 from clouds.core.system.files import without_tilde
 from clouds.core.system.reach import hub_access
 from clouds.core.weights.catalog import hub_note
 from clouds.core.weights.store import hub_folder
-from clouds.generators.tiny_diffusion import tiny_pipeline
+from clouds.generators.tiny_diffusion import tiny_control, tiny_pipeline
 
 _INDEX = "model_index.json"
-_REMEDY = "or give a local save_pretrained folder: model=FOLDER, or owner/name in CLOUDS_WEIGHTS"
+_CONFIG = "config.json"
+_CONTROL_FILES = (_CONFIG, "diffusion_pytorch_model.safetensors")
+_FITTING = ("cross_attention_dim", "block_out_channels", "addition_embed_type")  # differ between families
+_REMEDY = "or give a local save_pretrained folder: {option}=FOLDER, or owner/name in CLOUDS_WEIGHTS"
+_MODEL_REMEDY, _CONTROL_REMEDY = (_REMEDY.format(option=option) for option in ("model", "control"))
 
 
 @final
@@ -42,14 +48,10 @@ class FolderSource:
 
     def __init__(self, folder: Path, *, name: str, revision: str | None, safety_checker: bool) -> None:
         if not (folder / _INDEX).is_file():
-            raise WeightsError(f"{folder}: not a diffusion pipeline, because it has no {_INDEX}; {_REMEDY}")
-        if not any(folder.rglob("*.safetensors")):
-            raise WeightsError(
-                f"{folder}: has no .safetensors, and other formats may run code; if you trust it, load the pipeline "
-                "with diffusers and save_pretrained(FOLDER, safe_serialization=True)"
-            )
+            raise WeightsError(f"{folder}: not a diffusion pipeline, because it has no {_INDEX}; {_MODEL_REMEDY}")
+        _require_safetensors(folder)
         self.folder, self.name, self.revision = folder, name, revision
-        self._index = _read_index(folder / _INDEX)
+        self._index = _read_config(folder / _INDEX, _MODEL_REMEDY)
         checker = self._index.get("safety_checker", [None])[0]
         if safety_checker and not checker:
             raise ConfigError(f"{name}: safety_checker=true, but the pipeline has none; remove the option")
@@ -67,7 +69,7 @@ class FolderSource:
             reason = " ".join(str(error).split())[:300]
             raise WeightsError(
                 f"{self.folder}: cannot be loaded as a text-to-image pipeline ({type(error).__name__}: {reason}); "
-                f"{_REMEDY}"
+                f"{_MODEL_REMEDY}"
             ) from error
 
     @cached_property
@@ -80,15 +82,82 @@ class FolderSource:
             "pipeline": self._index["_class_name"],
         }
 
+    @property
+    def unet(self) -> dict[str, Any] | None:
+        """Configuration of the denoiser; None if it is no U-Net."""
+        path = self.folder / "unet" / _CONFIG
+        return _read_config(path, _MODEL_REMEDY) if path.is_file() else None
 
-def _read_index(path: Path) -> dict[str, Any]:
+
+@final
+class FolderControl:
+    """A ControlNet in a folder of `save_pretrained` or of the hub, with weights as safetensors.
+
+    Args:
+        folder: folder with `config.json`.
+        name, revision: as for `FolderSource`.
+        base: the pipeline that it shall control.
+
+    Raises:
+        WeightsError: the folder has no ControlNet or no safetensors, its configuration is damaged, or it was made for
+            another base.
+    """
+
+    def __init__(self, folder: Path, *, name: str, revision: str | None, base: FolderSource) -> None:
+        if not (folder / _CONFIG).is_file():
+            raise WeightsError(f"{folder}: not a ControlNet, because it has no {_CONFIG}; {_CONTROL_REMEDY}")
+        _require_safetensors(folder)
+        self.folder, self.name, self.revision = folder, name, revision
+        self._check_fit(_read_config(folder / _CONFIG, _CONTROL_REMEDY), base)
+
+    def load(self, base: Any, dtype: torch.dtype) -> Any:
+        """Load the ControlNet on the CPU. Raises `WeightsError` if files are damaged."""
+        try:
+            return ControlNetModel.from_pretrained(
+                str(self.folder), dtype=dtype, use_safetensors=True, local_files_only=True
+            )
+        except Exception as error:  # a damaged file may raise anything
+            reason = " ".join(str(error).split())[:300]
+            raise WeightsError(
+                f"{self.folder}: cannot be loaded as a ControlNet ({type(error).__name__}: {reason}); {_CONTROL_REMEDY}"
+            ) from error
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """Provenance for manifests, as for `FolderSource`."""
+        weights = None if self.revision else _hash_weights(self.folder)
+        return {"model": self.name, "revision": self.revision, "weights": weights}
+
+    def _check_fit(self, config: dict[str, Any], base: FolderSource) -> None:
+        if config["_class_name"] != ControlNetModel.__name__:
+            raise WeightsError(f"{self.name}: is a {config['_class_name']}, no ControlNetModel; {_CONTROL_REMEDY}")
+        if base.unet is None:
+            raise WeightsError(f"{base.name}: has no U-Net, which ControlNets control; choose another model")
+        for key in _FITTING:
+            if config.get(key) != base.unet.get(key):
+                raise WeightsError(
+                    f"ControlNet {self.name} does not fit {base.name}: it was made for a base with {key} "
+                    f"{config.get(key)}, not {base.unet.get(key)}; choose one of the base's family (SD 1.5, SD 2.1, "
+                    "SDXL)"
+                )
+
+
+def _require_safetensors(folder: Path) -> None:
+    if not any(folder.rglob("*.safetensors")):
+        raise WeightsError(
+            f"{folder}: has no .safetensors, and other formats may run code; if you trust it, load the pipeline "
+            "with diffusers and save_pretrained(FOLDER, safe_serialization=True)"
+        )
+
+
+def _read_config(path: Path, remedy: str) -> dict[str, Any]:
     try:
-        index = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise WeightsError(f"{path}: is damaged ({error}); {_REMEDY}") from error
-    if not isinstance(index, dict) or "_class_name" not in index:
-        raise WeightsError(f"{path}: not the index of a pipeline, because it has no _class_name; {_REMEDY}")
-    return index
+        raise WeightsError(f"{path}: is damaged ({error}); {remedy}") from error
+    if not isinstance(config, dict) or "_class_name" not in config:
+        raise WeightsError(f"{path}: not a configuration of diffusers, because it has no _class_name; {remedy}")
+    return config
 
 
 @final
@@ -106,6 +175,18 @@ class TinySource:
         return {"model": f"tiny {self.family}, random weights", "revision": None, "weights": None, "pipeline": None}
 
 
+@final
+class TinyControl:
+    """A small ControlNet with random weights for a tiny pipeline; see `tiny_control`."""
+
+    def load(self, base: Any, dtype: torch.dtype) -> Any:
+        return tiny_control(base.unet).to(dtype=dtype)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {"model": "tiny ControlNet, random weights", "revision": None, "weights": None}
+
+
 def find_source(model: str, *, revision: str | None, safety_checker: bool) -> FolderSource:
     """Find a local folder, or the files of a hub id in `CLOUDS_WEIGHTS` or on the hub.
 
@@ -113,25 +194,51 @@ def find_source(model: str, *, revision: str | None, safety_checker: bool) -> Fo
         WeightsError: the model is unavailable, or a file in `CLOUDS_WEIGHTS` differs from the published hash.
         ConfigError: a revision is given for a local folder, or `safety_checker` is set, but the pipeline has none.
     """
-    local = without_tilde(model)
+
+    def fetch(**asked: Any) -> str:
+        return str(DiffusionPipeline.download(model, use_safetensors=True, **asked))
+
+    folder, commit = _find_folder(model, revision, fetch, what="diffusion model", remedy=_MODEL_REMEDY)
+    return FolderSource(folder, name=model, revision=commit, safety_checker=safety_checker)
+
+
+def find_control(control: str, *, revision: str | None, base: FolderSource) -> FolderControl:
+    """Find the ControlNet of a base, as `find_source` finds pipelines.
+
+    Raises:
+        WeightsError: it is unavailable, or does not fit the base.
+        ConfigError: a revision is given for a local folder.
+    """
+
+    def fetch(**asked: Any) -> str:
+        return str(snapshot_download(control, allow_patterns=[*_CONTROL_FILES], **asked))
+
+    folder, commit = _find_folder(control, revision, fetch, what="ControlNet", remedy=_CONTROL_REMEDY)
+    return FolderControl(folder, name=control, revision=commit, base=base)
+
+
+def _find_folder(
+    name: str, revision: str | None, fetch: Callable[..., str], *, what: str, remedy: str
+) -> tuple[Path, str | None]:
+    """A local folder, or the folder and commit of a hub id."""
+    local = without_tilde(name)
     if local.is_dir():
         if revision:
-            raise ConfigError(f"model {model} is a local folder, which has no revision {revision!r}; remove it")
-        return FolderSource(local, name=model, revision=None, safety_checker=safety_checker)
-    if revision is None and (stored := hub_folder(model)):
-        return FolderSource(stored, name=model, revision=None, safety_checker=safety_checker)
+            raise ConfigError(f"model {name} is a local folder, which has no revision {revision!r}; remove it")
+        return local, None
+    if revision is None and (stored := hub_folder(name)):
+        return stored, None
     try:
         with hub_access() as cached:
-            asked = {"revision": revision, "use_safetensors": True, "local_files_only": cached}
-            folder = Path(DiffusionPipeline.download(model, **asked))
+            folder = Path(fetch(revision=revision, local_files_only=cached))
     except (OSError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
-        hint = hub_note(model) or "check the name and the connection"
+        hint = hub_note(name) or "check the name and the connection"
         raise WeightsError(
-            f"diffusion model {model!r} is not a local folder and cannot be downloaded from the hub "
-            f"({type(error).__name__}: {reason}); {hint}; {_REMEDY}"
+            f"{what} {name!r} is not a local folder and cannot be downloaded from the hub "
+            f"({type(error).__name__}: {reason}); {hint}; {remedy}"
         ) from error
-    return FolderSource(folder, name=model, revision=folder.name, safety_checker=safety_checker)
+    return folder, folder.name
 
 
 def _hash_weights(folder: Path) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from diffusers import (
     AutoencoderKL,
+    ControlNetModel,
     EulerDiscreteScheduler,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
@@ -31,6 +32,20 @@ def tiny_pipeline(family: str) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return _tiny_xl() if family == "sdxl" else _tiny_sd()
+
+
+def tiny_control(unet: UNet2DConditionModel) -> Any:
+    """A ControlNet with random weights for a tiny denoiser; weights are the same at every call.
+
+    Its outputs are not zero, as those of a fresh ControlNet are, so that the control image has an effect.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        control = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(8, 8, 16, 16))
+        for part in (control.controlnet_cond_embedding.conv_out, control.controlnet_down_blocks):
+            for weights in part.parameters():
+                torch.nn.init.normal_(weights, std=0.2)
+    return control.eval()
 
 
 def _tiny_sd() -> StableDiffusionPipeline:

@@ -7,13 +7,14 @@ from io import BytesIO
 
 import numpy as np
 from attrs import frozen
-from jaxtyping import Bool, Float, Integer
+from jaxtyping import Bool, Integer
 from PIL import Image
 
 from clouds.core.contract.labels import CITYSCAPES, LabelSpace
 from clouds.core.pipeline.prediction import Prediction
 from clouds.core.system.config import to_json
 from clouds.core.system.errors import ConfigError, did_you_mean
+from clouds.evaluation.calibration import confidence
 
 _LABEL_MAP = {"labels": ".png"}
 _SEGMENT_ID = 256  # COCO panoptic: id = red + 256 green + 256^2 blue
@@ -95,12 +96,6 @@ def own_ids(label_space: LabelSpace) -> Integer[np.ndarray, " 256"]:
     table = np.zeros(256, np.uint8 if max(label_space.ids) < 256 else np.uint16)
     table[: len(label_space)] = label_space.ids
     return table
-
-
-def confidence(scores: Float[np.ndarray, "k h w"]) -> Float[np.ndarray, "h w"]:
-    """Share of the best class in the sum of a pixel's scores, in 0..1; 0 where all scores are 0."""
-    total = scores.sum(0)
-    return np.divide(scores.max(0), total, out=np.zeros_like(total), where=total > 0)
 
 
 def run_lengths(mask: Bool[np.ndarray, "h w"]) -> list[int]:

@@ -24,6 +24,7 @@ from clouds.inference.formats import confidence
 
 MAX_WORDS = 64  # classes in words; scores take 4 bytes per class and pixel
 _INSTANCES = 20
+_LEAST_SCORE = 0.1  # of instances; others are noise
 _OPACITY = np.float32(0.6)  # of the masks of instances
 _FADED = 4  # how much darker equal pixels are in a picture of differences
 _DIFFERENT = (255, 196, 0)
@@ -157,6 +158,7 @@ def best_instances(found: Prediction) -> list[tuple[Float32[np.ndarray, "h w"], 
     return [
         (mask * _OPACITY, f"{number} {found.label_space.names[label]} {score:.2f}")
         for number, (mask, label, score) in enumerate(rows, start=1)
+        if score >= _LEAST_SCORE
     ]
 
 

@@ -1,4 +1,4 @@
-"""Filters for generated images. Each filter computes one score and has a minimum."""
+"""Filters for generated images. Each filter computes one score and has a minimum; it may also drop labels."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import final
 
 import numpy as np
+from attrs import evolve, frozen
 from jaxtyping import UInt8
 from PIL import Image
 from scipy.fft import dctn
@@ -16,6 +17,38 @@ from clouds.core.system.errors import ConfigError
 
 BITS = 64
 _SIDE = 32
+
+
+@frozen(eq=False)
+class Verdict:
+    """What a filter says of an image.
+
+    Attributes:
+        score: higher is better, NaN is rejected.
+        labels: the labels that are kept, uint8 "h w"; None keeps all.
+        regions: "labelled" and "dropped" number of regions, if the filter compared labels with the image.
+    """
+
+    score: float
+    labels: UInt8[np.ndarray, "h w"] | None = None
+    regions: dict[str, int] | None = None
+
+
+@frozen(eq=False)
+class Judgement:
+    """What all filters say of an image.
+
+    Attributes:
+        image: the image, with the labels that are kept.
+        scores: score by filter name, up to the first filter that rejects the image.
+        rejected_by: the name of that filter, or None.
+        regions: see `Verdict`.
+    """
+
+    image: GeneratedImage
+    scores: dict[str, float]
+    rejected_by: str | None
+    regions: dict[str, int] | None = None
 
 
 class Filter(ABC):
@@ -33,6 +66,10 @@ class Filter(ABC):
     @abstractmethod
     def score(self, image: GeneratedImage) -> float:
         """The score of an image; higher is better, NaN is rejected."""
+
+    def check(self, image: GeneratedImage) -> Verdict:
+        """The score of an image, and the labels that are kept, for filters that drop some."""
+        return Verdict(self.score(image))
 
     def begin(self) -> None:
         """Called at the start of a run, to forget images of an earlier run."""
@@ -103,15 +140,20 @@ def fingerprint(pixels: UInt8[np.ndarray, "h w 3"]) -> str:
     return np.packbits(bits).tobytes().hex()
 
 
-def judge(image: GeneratedImage, filters: Iterable[Filter]) -> tuple[dict[str, float], str | None]:
-    """Scores of an image by filter, up to the first filter that rejects it, and the name of that filter."""
-    scores: dict[str, float] = {}
+def judge(image: GeneratedImage, filters: Iterable[Filter], *, rejects: bool = True) -> Judgement:
+    """Ask filters in their order, each about the labels that the ones before it kept, up to the first that rejects.
+
+    Without `rejects`, all are asked and none rejects.
+    """
+    scores, regions = dict[str, float](), None
     for one in filters:
-        value = one.score(image)
-        scores[one.name] = round(value, 4) if np.isfinite(value) else -1.0  # JSON has no NaN
-        if not value >= one.least:
-            return scores, one.name
-    return scores, None
+        verdict = one.check(image)
+        scores[one.name] = round(verdict.score, 4) if np.isfinite(verdict.score) else -1.0  # JSON has no NaN
+        regions = regions if verdict.regions is None else verdict.regions
+        image = image if verdict.labels is None else evolve(image, labels=verdict.labels)
+        if rejects and not verdict.score >= one.least:
+            return Judgement(image, scores, one.name, regions)
+    return Judgement(image, scores, None, regions)
 
 
 def _at_least_zero(name: str, least: float) -> float:

@@ -17,19 +17,20 @@ from clouds.core.contract.interfaces import Generator
 from clouds.core.contract.plan import Part
 from clouds.core.contract.records import GeneratedImage, GenerationRequest, Prompt
 from clouds.core.pipeline.pipeline import Pipeline
-from clouds.core.system.errors import ComponentError, ConfigError, DataError
+from clouds.core.system.errors import ComponentError, ConfigError
 from clouds.core.system.files import inside, own_folder, target_in
 from clouds.core.system.images import write_png
 from clouds.core.system.progress import progress_bar
-from clouds.synthesis.filters import Filter, fingerprint, judge
+from clouds.synthesis.filters import Filter, Judgement, fingerprint, judge
 from clouds.synthesis.generated_set import GeneratedSet, collect, open_generated
-from clouds.synthesis.manifest import FILE_NAME, FileLengths, MadeBy, Row, StoredFile, appending, read_rows
+from clouds.synthesis.labelled_source import LabelledSource
+from clouds.synthesis.manifest import FILE_NAME, FileLengths, Row, StoredFile, appending, read_rows
+from clouds.synthesis.order import Order
 from clouds.synthesis.rejections import Rejection, add_rejection, read_rejections
 from clouds.synthesis.workers import Here, Workers
 
 NO_PROMPTS = ("",)  # of a generator that reads none
 PROMPTS = 100  # Benigmim et al., CVPR 2024: 100 prompts for 5000 images
-ATTEMPT = 2**32  # distance between the seeds of an image's attempts, so that images never share seeds
 _LIBRARIES = ("clouds-dgss", "diffusers", "numpy", "pillow", "torch", "transformers")
 
 
@@ -40,6 +41,7 @@ def generate(
     out: str | os.PathLike[str],
     seed: int = 0,
     prompts: Sequence[str | Prompt] | None = None,
+    source: str | None = None,
     size: tuple[int, int] = (768, 768),
     batch_size: int = 4,
     keep_labels: bool = False,
@@ -54,6 +56,7 @@ def generate(
         pipeline: a composed pipeline with a generator, and with a prompter unless `prompts` are given.
         n: number of images.
         prompts: prompts of the images; None asks the prompter for min(n, 100), if the generator reads prompts.
+        source: SPEC of the labelled images that the generator starts from, with labels in the pipeline's label space.
         out, seed, size, batch_size, keep_labels, filters, attempts, verify, progress: see `generate_set`.
 
     Raises:
@@ -70,6 +73,7 @@ def generate(
         pipeline.generator,
         pipeline.plan.parts[Kind.GENERATOR],
         NO_PROMPTS if prompts is None else prompts,
+        source=LabelledSource.open(source, pipeline.labels) if source else None,
         n=n,
         out=out,
         seed=seed,
@@ -91,6 +95,7 @@ def generate_set(
     n: int,
     out: str | os.PathLike[str],
     seed: int = 0,
+    source: LabelledSource | None = None,
     size: tuple[int, int] = (768, 768),
     batch_size: int = 4,
     keep_labels: bool = False,
@@ -113,10 +118,12 @@ def generate_set(
         n: number of images.
         out: folder of the dataset; new, or from an earlier run.
         seed: 0 or more.
+        source: the labelled images that the generator starts from, drawn by the image's seed; their labels are always
+            written.
         size: (height, width) in pixels.
         batch_size: images per batch of the generator.
         keep_labels: also write exact train ids to `labels/`, if the generator knows them.
-        filters: filters that an image must pass. Images of an earlier run are not filtered again, even when a lost file
+        filters: filters that an image must pass. Images of an earlier run are not rejected later, even when a lost file
             is regenerated with its original seed.
         attempts: maximum attempts per image.
         verify: compare the SHA-256 of existing files, not only their size; files that differ are generated again.
@@ -126,23 +133,17 @@ def generate_set(
         The whole dataset in `out`, including earlier images beyond n.
 
     Raises:
-        ConfigError: there are no prompts, or a number is out of range.
+        ConfigError: there are no prompts, a number is out of range, or the generator needs a source and gets none, or
+            the other way round.
         DataError: `out` holds something else, or images of other requests, or another process is writing to it.
         ComponentError: the generator breaks its contract.
         WorkerError: see `Workers.map`.
     """
-    if isinstance(prompts, str) or not prompts:
-        raise ConfigError(f"prompts must be a list of at least one text, got {prompts!r}")
-    if min(n, batch_size, attempts) < 1:
-        raise ConfigError(
-            f"generation needs n, batch_size and attempts of at least 1, got n={n}, batch_size={batch_size} and "
-            f"attempts={attempts}"
-        )
     workers = Here(generator) if isinstance(generator, Generator) else generator
-    wanted = [Prompt(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
-    if any(prompt.text for prompt in wanted) and not workers.ask(reads_prompts):
-        raise ConfigError(f"generator {part.name} reads no prompts; leave them out")
-    order = Order.of(workers.ask(_describe), part, wanted, seed=seed, size=size, keep_labels=keep_labels)
+    _check_numbers(n, batch_size, attempts)
+    wanted = _check_inputs(part.name, workers, prompts, source)
+    model = workers.ask(_describe)
+    order = Order.of(model, part, wanted, seed=seed, size=size, source=source, keep_labels=keep_labels)
     with own_folder(out, marker=FILE_NAME) as folder, appending(folder) as append:
         for written in ("images", "labels"):
             inside(folder, written)  # new files stay in the folder; file links are replaced, not followed
@@ -153,80 +154,6 @@ def generate_set(
             for _ in bar.track(run.make(missing, batch_size), total=len(missing), description="generate"):
                 pass
         return open_generated(folder, verify=verify) if missing else collect(rows, files, folder, verify=verify)
-
-
-@frozen(kw_only=True)
-class Order:
-    """The request behind a dataset, independent of the number of images; see `generate_set`.
-
-    Attributes:
-        shared: values that all rows of this run share.
-    """
-
-    prompts: tuple[Prompt, ...]
-    seed: int
-    size: tuple[int, int]
-    keep_labels: bool
-    shared: dict[str, Any]
-
-    @classmethod
-    def of(
-        cls,
-        model: dict[str, Any],
-        part: Part,
-        prompts: Sequence[Prompt],
-        *,
-        seed: int,
-        size: tuple[int, int],
-        keep_labels: bool,
-    ) -> Order:
-        """`model` is the result of the generator's `describe`."""
-        model = dict(model)
-        shared = {
-            "generator": MadeBy.of(part),
-            "steps": model.pop("steps", None),
-            "guidance": model.pop("guidance", None),
-            "model": model,
-            "size": size,
-        }
-        return cls(prompts=tuple(prompts), seed=seed, size=size, keep_labels=keep_labels, shared=shared)
-
-    def prompt(self, index: int) -> Prompt:
-        return self.prompts[index % len(self.prompts)]
-
-    def request(self, index: int, attempt: int = 0) -> GenerationRequest:
-        """The request of an image to the generator."""
-        seed = self.seed + index + attempt * ATTEMPT
-        return GenerationRequest(prompt=self.prompt(index).text, seed=seed, size=self.size)
-
-    def name(self, index: int) -> str:
-        """File name of an image and its label map."""
-        return f"im_{index}_p{index % len(self.prompts)}.png"
-
-    def attempt(self, seed: int, index: int) -> int:
-        """The attempt at an image that has this seed."""
-        return max(0, (seed - self.seed - index) // ATTEMPT)
-
-    def check(self, row: Row, path: Path) -> None:
-        """Raise `DataError` if the row belongs to another request."""
-        which = row.index % len(self.prompts)
-        asked: dict[str, Any] = {
-            "file": f"images/{self.name(row.index)}",
-            "prompt": self.prompt(row.index).text,
-            "prompt_index": which,
-            "seed": self.seed + row.index + self.attempt(row.seed, row.index) * ATTEMPT,
-            **self.shared,
-        }
-        changes = [
-            f"{name} {getattr(row, name)!r}, now {value!r}"
-            for name, value in asked.items()
-            if getattr(row, name) != value
-        ]
-        if changes:
-            raise DataError(
-                f"{path}: image {row.index} was made with {'; '.join(changes)}; "
-                "give the same request to continue, or another folder"
-            )
 
 
 @frozen
@@ -249,6 +176,36 @@ class _Batch:
 def reads_prompts(generator: Generator) -> bool:
     """Whether its images depend on prompts; a function for `Workers.ask`."""
     return generator.reads_prompts
+
+
+def reads_source(generator: Generator) -> bool:
+    """Whether it starts from labelled images; a function for `Workers.ask`."""
+    return generator.reads_source
+
+
+def _check_numbers(n: int, batch_size: int, attempts: int) -> None:
+    if min(n, batch_size, attempts) < 1:
+        raise ConfigError(
+            f"generation needs n, batch_size and attempts of at least 1, got n={n}, batch_size={batch_size} and "
+            f"attempts={attempts}"
+        )
+
+
+def _check_inputs(
+    name: str, workers: Workers[Generator], prompts: Sequence[str | Prompt], source: LabelledSource | None
+) -> list[Prompt]:
+    """The prompts, if the generator gets what it reads, and nothing else."""
+    if isinstance(prompts, str) or not prompts:
+        raise ConfigError(f"prompts must be a list of at least one text, got {prompts!r}")
+    found = [Prompt(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
+    if any(prompt.text for prompt in found) and not workers.ask(reads_prompts):
+        raise ConfigError(f"generator {name} reads no prompts; leave them out")
+    wanted = workers.ask(reads_source)
+    if wanted and source is None:
+        raise ConfigError(f"generator {name} starts from labelled images; give their SPEC as source")
+    if source is not None and not wanted:
+        raise ConfigError(f"generator {name} does not start from labelled images; leave out the source")
+    return found
 
 
 def _describe(generator: Generator) -> dict[str, Any]:
@@ -295,7 +252,7 @@ class _Run:
             one.begin()
         known: dict[int, _Missing | None] = {}  # None for complete images
         for (index, prompt), seeds in read_rejections(self.folder, self.thresholds).items():
-            if prompt == self.order.request(index).prompt:
+            if prompt == self.order.prompt(index).text:
                 known[index] = _Missing(index, 1 + max(self.order.attempt(seed, index) for seed in seeds))
         path = self.folder / FILE_NAME
         for row in rows:
@@ -316,9 +273,9 @@ class _Run:
         batches = map(self._batch, iter(lambda: list(islice(waiting, batch_size)), []))
         for batch, images in self.workers.map(_draw, batches):
             for one, image in zip(batch.which, images, strict=True):
-                if one.row:  # filtered when it was first generated
-                    row = self._store(one.index, image, one.row.scores, len(images))
-                    self.append(evolve(row, filters=one.row.filters))
+                if one.row:  # not rejected when it was first generated
+                    row = self._store(one.index, self._judge_again(one.row, image), len(images))
+                    self.append(evolve(row, scores=one.row.scores, filters=one.row.filters))
                 else:
                     self._store_or_retry(one.index, one.attempt, image, together=len(images))
                 yield
@@ -326,12 +283,29 @@ class _Run:
     def _batch(self, which: list[_Missing]) -> _Batch:
         return _Batch(which, [self.order.request(one.index, one.attempt) for one in which])
 
+    def _judge_again(self, row: Row, image: GeneratedImage) -> Judgement:
+        """Drop the labels that the filters of the first time dropped.
+
+        Raises:
+            ConfigError: this run has other filters.
+        """
+        self._check_sizes(row.index, image)
+        if row.regions is None:
+            return Judgement(image, row.scores, None)
+        if row.filters != self.thresholds:
+            raise ConfigError(
+                f"image {row.index} is generated again, and the filters {row.filters} dropped labels of it; give the "
+                f"same filters, not {self.thresholds}"
+            )
+        return judge(image, self.filters, rejects=False)
+
     def _store_or_retry(self, index: int, attempt: int, image: GeneratedImage, *, together: int) -> None:
         """Store the image, or the first further attempt that passes the filters."""
         while True:
-            scores, rejected_by = judge(image, self.filters)
-            if rejected_by is None:
-                row = self._store(index, image, scores, together)
+            self._check_sizes(index, image)
+            judged = judge(image, self.filters)
+            if judged.rejected_by is None:
+                row = self._store(index, judged, together)
                 self.append(row)
                 for one in self.filters:
                     one.keep(row.fingerprint)
@@ -340,8 +314,8 @@ class _Run:
                 index=index,
                 prompt=image.request.prompt,
                 seed=image.request.seed,
-                rejected_by=rejected_by,
-                scores=scores,
+                rejected_by=judged.rejected_by,
+                scores=judged.scores,
                 filters=self.thresholds,
             )
             add_rejection(self.folder, rejection)
@@ -350,19 +324,21 @@ class _Run:
                 return
             ((_, (image,)),) = self.workers.map(_draw, [self._batch([_Missing(index, attempt)])])
 
-    def _store(self, index: int, image: GeneratedImage, scores: dict[str, float], together: int) -> Row:
-        """Write the files of one image, and return its row."""
-        name = self.order.name(index)
+    def _check_sizes(self, index: int, image: GeneratedImage) -> None:
         kept = image.labels if self.order.keep_labels else None
         for what, array in (("an image", image.image), ("a label map", kept)):
             if array is not None and array.shape[:2] != self.order.size:
                 raise ComponentError(
                     f"the generator returned {what} of shape {array.shape} for a request of size {self.order.size} "
-                    f"(height, width), image {name}; it must keep the size"
+                    f"(height, width), image {self.order.name(index)}; it must keep the size"
                 )
-        labels = None
-        if kept is not None:
-            write_png(target_in(self.folder, f"labels/{name}"), kept)
+
+    def _store(self, index: int, judged: Judgement, together: int) -> Row:
+        """Write the files of one image, and return its row."""
+        name, image = self.order.name(index), judged.image
+        source, labels = image.request.source, None
+        if image.labels is not None and self.order.keep_labels:
+            write_png(target_in(self.folder, f"labels/{name}"), image.labels)
             labels = StoredFile.of(self.folder, f"labels/{name}")
         write_png(target_in(self.folder, f"images/{name}"), image.image)
         picture = StoredFile.of(self.folder, f"images/{name}")
@@ -375,9 +351,11 @@ class _Run:
             prompt_index=index % len(self.order.prompts),
             seed=image.request.seed,
             fingerprint=fingerprint(image.image),
-            scores=scores,
+            scores=judged.scores,
             labels=labels,
-            origin=image.origin,
+            label_kind=image.label_kind if labels else "pseudo",
+            regions=judged.regions,
+            origin=image.origin or (source and source.origin),
             prompt_origin=self.order.prompt(index).origin,
             **self.order.shared,
             batch_size=together,

@@ -25,7 +25,7 @@ class GeneratedSet:
         folder: folder of the dataset.
         rows: one manifest row per image, by index; empty without a manifest.
         images: image files, in the same order.
-        labels: exact label maps in the same order; None unless every image has one.
+        labels: label maps in the same order; None unless every image has one.
     """
 
     folder: Path
@@ -56,8 +56,8 @@ def open_generated(folder: str | os.PathLike[str], *, verify: bool = False) -> G
 
 
 def labelled_set(generated: GeneratedSet, folder: Path) -> str:
-    """SPEC of a labelled dataset of links to the generated images and their exact labels; empty without labels."""
-    if generated.labels is None:
+    """SPEC of a labelled dataset of links to the generated images and their exact labels; empty without them."""
+    if generated.labels is None or any(row.label_kind != "exact" for row in generated.rows):
         return ""
     for image, label in zip(generated.images, generated.labels, strict=True):
         link_file(image, folder / "images" / "train" / image.name)

@@ -15,8 +15,9 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any, BinaryIO
 
-from attrs import asdict, field, fields, frozen
+from attrs import Factory, asdict, field, fields, frozen
 
+from clouds.core.contract.labels import LabelKind
 from clouds.core.contract.plan import Part
 from clouds.core.system.config import structure, to_json
 from clouds.core.system.errors import ConfigError, DataError
@@ -104,16 +105,21 @@ class Row:
         fingerprint: perceptual hash of the image, 16 hexadecimal digits; see `clouds.synthesis.filters`.
         scores: score by filter name.
         labels: the label map (train ids); None if not requested or unknown.
+        label_kind: "exact" if the generator made the labels with the image, "inherited" if they are those of the
+            labelled image that it was made from, "pseudo" if there are none, so that a teacher has to make them.
+        regions: "labelled" and "dropped" number of connected regions of an inherited label map, if a filter compared
+            them with the image; dropped ones are 255 (ignore).
         origin: what the image was made from besides the prompt, such as file, hash and crop of a photograph; or None.
         prompt_origin: who wrote the prompt; see `clouds.Prompt`.
         generator: the generator.
         model: the generator's `describe`: hub id or folder, revision, weights, scheduler, dtype, ...
+        source: the labelled dataset that the images were made from, with the classes of its labels; or None.
         size: (height, width).
         steps, guidance: values of the request, or the generator's defaults; None if it has no such setting.
         batch_size: number of images generated together.
         filters: minimum score by filter name.
         libraries: version by distribution.
-        keep_labels: whether exact labels were requested.
+        keep_labels: whether labels were requested.
     """
 
     index: int
@@ -126,11 +132,14 @@ class Row:
     fingerprint: str
     scores: dict[str, float]
     labels: StoredFile | None
+    label_kind: LabelKind = Factory(lambda row: "exact" if row.labels else "pseudo", takes_self=True)
+    regions: dict[str, int] | None = None
     origin: dict[str, Any] | None = None
     prompt_origin: dict[str, Any] | None = None
     # The rows of one run share the following values, which are parsed once.
     generator: MadeBy
     model: dict[str, Any]
+    source: dict[str, Any] | None = None
     size: tuple[int, int]
     steps: int | None
     guidance: float | None

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from attrs import evolve
 
 from clouds.core.contract.interfaces import Generator
-from clouds.core.contract.records import GeneratedImage, GenerationRequest
+from clouds.core.contract.labels import CITYSCAPES, IGNORE_ID
+from clouds.core.contract.records import GeneratedImage, GenerationRequest, LabelledImage
 from clouds.testing.contract import require, require_instance, violation
 
 _REQUESTS = (
@@ -24,18 +26,22 @@ def check_generator(generator: Generator, *, requests: Sequence[GenerationReques
     """Check a built generator on a few small requests.
 
     - It yields one uint8 RGB image of the requested size per request, in order; labels, if any, have the same size.
+    - A generator that reads a source gets labelled images with the requests, and needs them: another source gives
+      another image. Inherited labels are those of the source, or ignored.
     - The same request gives the same image, alone or in a batch (within one grey level).
     - Another seed gives another image.
     - No request yields nothing.
 
     Args:
         generator: the generator.
-        requests: at least two; the first two have equal prompts and sizes but different seeds.
+        requests: at least two; the first two have equal prompts and sizes but different seeds, and equal sources.
 
     Raises:
         ContractError: a clause is broken.
     """
     require_instance(generator, Generator, "generator")
+    if generator.reads_source:
+        requests = [evolve(one, source=one.source or _source(one.size)) for one in requests]
     nothing = list(generator.generate(iter(())))
     require(
         not nothing, generator, "no request must give no picture", got=f"{len(nothing)}", remedy="loop over requests"
@@ -60,6 +66,27 @@ def check_generator(generator: Generator, *, requests: Sequence[GenerationReques
         got="equal pictures",
         remedy="draw the noise from `request.seed`",
     )
+    if generator.reads_source:
+        _check_source(generator, requests[0], made[0])
+
+
+def _source(size: tuple[int, int], seed: int = 0) -> LabelledImage:
+    """Stripes of four classes, each in a colour of its own; another seed gives others."""
+    height, width = size
+    classes = np.random.default_rng(seed).permutation(len(CITYSCAPES))[:4].astype(np.uint8)
+    labels = np.tile(classes[np.arange(width) * 4 // width], (height, 1))
+    return LabelledImage(image=CITYSCAPES.color_table()[labels], labels=labels, label_space=CITYSCAPES)
+
+
+def _check_source(generator: Generator, request: GenerationRequest, made: GeneratedImage) -> None:
+    (other,) = generator.generate([evolve(request, source=_source(request.size, seed=1))])
+    require(
+        not np.array_equal(made.image, other.image),
+        generator,
+        "requests that differ only in their source must give different pictures, as `reads_source` says",
+        got="equal pictures",
+        remedy="make the picture from `request.source`, or leave out `reads_source`",
+    )
 
 
 def _check_image(generator: Generator, image: GeneratedImage) -> None:
@@ -79,6 +106,15 @@ def _check_image(generator: Generator, image: GeneratedImage) -> None:
             got=f"{array.dtype} of shape {array.shape}",
             remedy="sizes are (height, width); return exactly the requested size",
         )
+    if image.labels is not None and image.label_kind == "inherited":
+        source = image.request.source
+        require(
+            source is not None and _inherited(image.labels, source.labels),
+            generator,
+            "inherited labels must be those of the request's source, or 255",
+            got="others" if source is not None else "no source",
+            remedy="return labels of your own with label_kind='exact', or set `reads_source`",
+        )
 
 
 def _check_same(
@@ -96,3 +132,7 @@ def _check_same(
             got=f"a difference of {difference} levels, labels {'equal' if same_labels else 'different'}",
             remedy="draw from a random source made from `request.seed`, never from global state or one per batch",
         )
+
+
+def _inherited(labels: np.ndarray, source: np.ndarray) -> bool:
+    return bool(((labels == source) | (labels == IGNORE_ID)).all())

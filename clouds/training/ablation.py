@@ -24,9 +24,13 @@ from clouds.data.check import check_labelled
 from clouds.data.folder import Dataset, open_dataset
 from clouds.data.spec import parse_spec
 from clouds.evaluation.evaluate import Settings, open_datasets
+from clouds.evaluation.label_free import COUNT, choose_pictures
+from clouds.evaluation.label_free import NAMES as LABEL_FREE
 from clouds.synthesis.generated_set import labelled_set, open_generated
 from clouds.training.ablation_arms import ArmRecipes, ArmSpec, Inputs, arm_recipes, parse_arms
-from clouds.training.ablation_result import Ablation, ArmRun
+from clouds.training.ablation_result import Ablation
+from clouds.training.ablation_runs import ArmRun
+from clouds.training.ablation_scores import Unlabelled
 from clouds.training.checkpoint import FILE_NAME as CHECKPOINT
 from clouds.training.loop import StepCallback
 from clouds.training.recipe import Overrides, Phase, Recipe, load_recipe, with_values
@@ -45,7 +49,7 @@ class _Experiment:
     out: Path
     source: str  # name of the recipe, for messages
     scored: Mapping[str, Dataset]
-    pictures: Mapping[str, Dataset]  # pictures with labels that the teacher is measured on
+    shown: Mapping[str, Dataset]  # pictures with labels that the teacher is measured on
     on_step: StepCallback | None
     say: Say
 
@@ -58,6 +62,8 @@ def ablate(
     out: str | os.PathLike[str],
     seeds: Sequence[int] = (0, 1, 2),
     ceiling: Sequence[str] = (),
+    pictures: str | os.PathLike[str] | None = None,
+    count: int = COUNT,
     set: Overrides = (),
     on_step: StepCallback | None = None,
     say: Say = lambda text: None,
@@ -80,6 +86,9 @@ def ablate(
         seeds: seeds of weights and training.
         ceiling: SPECs of labels of the target for the arm `ceiling`. The first teacher is measured on them, too, or
             else on the generated images if these have exact labels.
+        pictures: folder, glob pattern or SPEC of pictures for label-free scores of all checkpoints, and their rank
+            correlation with mIoU; see `clouds.score`. Arms that learn from the target's labels are left out.
+        count: at most this many of the pictures are used.
         set: overrides of the recipe, as of `clouds.train`.
         on_step: called after every optimizer step.
         say: called with one line of text before each run.
@@ -97,6 +106,7 @@ def ablate(
     labels = recipe_plan(settings, source, "joint").labels
     scored = _open_labelled(settings.data.evaluation, labels)
     targets = tuple(_absolute(spec) for spec in ceiling)
+    unlabelled = None if pictures is None else _unlabelled(settings, pictures, count, len(labels))
     described = {"recipe": evolve(settings, seed=0).to_dict(), "ceiling": list(targets)}
     with ExitStack() as closing:
         folder = closing.enter_context(own_folder(out, marker=MARKER))
@@ -106,10 +116,11 @@ def ablate(
         for arm in specs:
             recipe_plan(recipes[arm, seeds[0]].joint, f"of arm {arm.name}", "joint")  # checks all before any trains
         shown = targets or ((inputs.exact,) if inputs.exact else ())
-        pictures = _open_labelled(shown, labels) if shown else {}
-        experiment = _Experiment(out=folder, source=source, scored=scored, pictures=pictures, on_step=on_step, say=say)
+        taught = _open_labelled(shown, labels) if shown else {}
+        experiment = _Experiment(out=folder, source=source, scored=scored, shown=taught, on_step=on_step, say=say)
         runs = [_run(experiment, arm, seed, found) for (arm, seed), found in recipes.items()]
-        result = Ablation.of(folder, specs, runs, scored, pictures)
+        candidates = unlabelled.candidates(_without_ceiling(runs, specs), say) if unlabelled else ()
+        result = Ablation.of(folder, specs, runs, scored, taught, candidates)
         result.write()
     return result
 
@@ -119,12 +130,32 @@ def _settings(recipe: str | Path | Recipe, data: Sequence[str], values: Override
     settings = with_values(recipe, values) if isinstance(recipe, Recipe) else load_recipe(recipe, values)
     if not settings.data.source:
         raise ConfigError("no source to train on; set data.source=folder:PATH")
+    if settings.loop.best in LABEL_FREE:
+        raise ConfigError(
+            f"loop.best is {settings.loop.best!r}, but an ablation compares the last checkpoints; leave it out, and "
+            "give pictures=PLACE to score them"
+        )
     if settings.joint.batch_size % 2:
         raise ConfigError(
             f"joint.batch_size is {settings.joint.batch_size}; an ablation needs an even number, half of it source"
         )
     located = evolve(settings.data, root=settings.data.root or os.getcwd()).located()
     return evolve(settings, data=evolve(located, root="", evaluation=tuple(_absolute(spec) for spec in data)))
+
+
+def _unlabelled(recipe: Recipe, pictures: str | os.PathLike[str], count: int, classes: int) -> Unlabelled:
+    return Unlabelled(
+        pictures=choose_pictures(pictures, count),
+        refiner=recipe.model.get("refiner"),
+        device=str(recipe.model.get("device", "auto")),
+        classes=classes,
+    )
+
+
+def _without_ceiling(runs: Sequence[ArmRun], arms: Sequence[ArmSpec]) -> list[ArmRun]:
+    """The runs whose arm does not learn from the target's labels."""
+    learning = {arm.name for arm in arms if arm.base == "ceiling"}
+    return [run for run in runs if run.arm not in learning]
 
 
 def _absolute(spec: str) -> str:
@@ -177,9 +208,10 @@ def _run(experiment: _Experiment, arm: ArmSpec, seed: int, recipes: ArmRecipes) 
         joint=read_run(own, name=f"{arm.name}, seed {seed}"),
         warmup=read_run(shared, name=f"warm-up of {arm.name}, seed {seed}"),
         checkpoint=trained,
+        start_checkpoint=warm,
         counts=_counts(own / COUNTS, trained, experiment.scored, device),
         start=_counts(shared / COUNTS, warm, experiment.scored, device),
-        teacher=_counts(shared / TEACHER, warm, experiment.pictures, device),
+        teacher=_counts(shared / TEACHER, warm, experiment.shown, device),
     )
 
 

@@ -154,7 +154,8 @@ def _with_exact(recipe: Recipe, inputs: Inputs) -> Recipe:
     """The generated images as a further source, as often as without their labels."""
     data = recipe.data
     factors = (*(data.source_factors or [1.0] * len(data.source)), inputs.images / inputs.generated)
-    weights = (*(data.source_weights or [1.0] * len(data.source)), data.generated_weight)
+    weight = data.label_weights.get("exact", data.label_weights["pseudo"])
+    weights = (*(data.source_weights or [1.0] * len(data.source)), weight)
     source = (*data.source, inputs.exact)
     more = evolve(data, source=source, source_factors=factors, source_weights=weights, generated="")
     return evolve(_without_refiner(recipe), data=more)

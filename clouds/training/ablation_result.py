@@ -7,61 +7,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from attrs import asdict, evolve, field, frozen
+from attrs import asdict, field, frozen
 
-from clouds.core.contract.component import Kind
-from clouds.core.pipeline.composer import load
 from clouds.core.system.config import parse_json, to_json
 from clouds.core.system.files import write_text
 from clouds.data.folder import Dataset
 from clouds.evaluation import html
 from clouds.evaluation.arms import Arm, domain_miou, mean_miou
-from clouds.evaluation.bootstrap import RESAMPLES, SEED, Counts, Interval, resampled_miou
+from clouds.evaluation.bootstrap import RESAMPLES, SEED, Interval, resampled_miou
 from clouds.evaluation.comparison import Comparison
-from clouds.evaluation.confusion import class_accuracy, class_iou, mean_iou
-from clouds.evaluation.scores import Domains, DomainScores, Evaluation, ScoredRun
+from clouds.evaluation.confusion import class_accuracy
+from clouds.evaluation.rank_correlation import Candidate, candidate_table, correlation_table
+from clouds.evaluation.score import describe
 from clouds.evaluation.spread import Spread
 from clouds.training.ablation_arms import ArmSpec
+from clouds.training.ablation_images import image_sections
+from clouds.training.ablation_runs import ArmRun, domain_scores
 
 ROWS, TABLE, REPORT = "rows.jsonl", "table.txt", "report.html"
-_PER_DOMAIN = 2  # pictures on the page
 _NOTE = (
     "mIoU in percent, mean ± standard deviation over seeds; gains over {base} are differences seed by seed. Intervals: "
     "95 % over images ({resamples} bootstrap resamples, seed {seed})"
 )
-
-
-@frozen(kw_only=True)
-class ArmRun:
-    """One arm with one seed.
-
-    Attributes:
-        arm: name of the arm.
-        joint, warmup: recipes and logged scores of its two phases; the warm-up may be shared.
-        checkpoint: folder of the trained pipeline.
-        counts: confusion of each image by scored domain.
-        start: the same after the warm-up.
-        teacher: confusion of the first teacher's labels for pictures that have labels.
-    """
-
-    arm: str
-    joint: ScoredRun
-    warmup: ScoredRun
-    checkpoint: Path
-    counts: Counts
-    start: Counts
-    teacher: Counts
-
-    def scored(self, datasets: Mapping[str, Dataset]) -> ScoredRun:
-        """Scores at all steps, over both phases."""
-        warm = self.joint.recipe["warmup"]["steps"]
-        last = warm + self.joint.recipe["joint"]["steps"]
-        logged = {one.step: one.domains for one in self.warmup.evaluations}
-        logged[warm] = _domain_scores(self.start, datasets)
-        logged |= {warm + one.step: one.domains for one in self.joint.evaluations}
-        logged[last] = _domain_scores(self.counts, datasets)
-        steps = [Evaluation(step=step, domains=domains) for step, domains in sorted(logged.items())]
-        return evolve(self.joint, evaluations=steps)
 
 
 def _to_tuple(value: Iterable[ArmRun]) -> tuple[ArmRun, ...]:
@@ -80,6 +47,7 @@ class Ablation:
             warm-ups; empty without labels.
         runs: all runs.
         scored: the scored datasets by domain name.
+        candidates: checkpoints with label-free scores; empty without `pictures`.
     """
 
     out: Path
@@ -88,6 +56,7 @@ class Ablation:
     teacher: dict[str, dict[str, Spread | None]]
     runs: tuple[ArmRun, ...] = field(repr=False, converter=_to_tuple)
     scored: Mapping[str, Dataset] = field(repr=False)
+    candidates: tuple[Candidate, ...] = field(repr=False)
 
     @classmethod
     def of(
@@ -97,6 +66,7 @@ class Ablation:
         runs: Sequence[ArmRun],
         scored: Mapping[str, Dataset],
         pictures: Mapping[str, Dataset],
+        candidates: tuple[Candidate, ...] = (),
     ) -> Ablation:
         """Compare the runs of the arms."""
         members = {arm.name: [run for run in runs if run.arm == arm.name] for arm in arms}
@@ -113,14 +83,18 @@ class Ablation:
             teacher=_teacher(members[base], pictures),
             runs=runs,
             scored=scored,
+            candidates=candidates,
         )
 
     def __str__(self) -> str:
-        """Tables for a terminal: the arms, and the first teacher's accuracy per class."""
+        """Tables for a terminal: the arms, the first teacher's accuracy per class, and the label-free scores."""
         lines = [self._note(), html.text_table(*self._rows())]
         for name in self.teacher:
             lines += [f"correct pixels of the first teacher's labels on {name}, in percent"]
             lines += [html.text_table(["class", "correct"], self._teacher_rows(name))]
+        if self.candidates:
+            note, header, rows = correlation_table(self.candidates)
+            lines += [note, html.text_table(header, rows), html.text_table(*candidate_table(self.candidates))]
         return "\n".join(lines)
 
     def to_json(self) -> str:
@@ -135,6 +109,7 @@ class Ablation:
                 name: {label: value and asdict(value) for label, value in classes.items()}
                 for name, classes in self.teacher.items()
             },
+            **(describe(self.candidates) if self.candidates else {}),
         }
         return to_json(document, indent=2, allow_nan=False, default=str)
 
@@ -145,20 +120,23 @@ class Ablation:
         write_text(self.out / REPORT, self.to_html())
 
     def to_html(self) -> str:
-        """A self-contained page: the arms, curves, classes, the first teacher, and predictions of the first seed."""
+        """A self-contained page: the arms, curves, classes, the first teacher, confusions, and images that changed."""
         header, rows = self._rows()
         arms = html.Section(title="Arms", note=f"{self._note()}.", content=[html.table(header, rows)])
         teacher = [html.table(["class", name], self._teacher_rows(name), bars=True) for name in self.teacher]
         first = html.Section(
             title="Labels of the first teacher", note="Correct pixels per class, in percent.", content=teacher
         )
-        pictures = html.Section(
-            title="Predictions",
-            note=f"The first images of each domain, seed {self.runs[0].joint.seed}.",
-            content=[html.legend(next(iter(self.scored.values())).label_space), self._pictures()],
-        )
-        sections = [arms, *self.comparison.sections(), *([first] if teacher else []), pictures]
+        teachers, chosen = [first] if teacher else [], [self._choosing()] if self.candidates else []
+        sections = [arms, *self.comparison.sections(), *teachers, *chosen, *image_sections(self.runs, self.scored)]
         return html.page("Ablation", sections, subtitle=f"{len(self.runs)} runs, {len(self.intervals)} arms")
+
+    def _choosing(self) -> html.Section:
+        note, header, rows = correlation_table(self.candidates)
+        scores = html.folded("all checkpoints", html.table(*candidate_table(self.candidates)))
+        return html.Section(
+            title="Choosing without labels", note=f"{note}.", content=[html.table(header, rows), scores]
+        )
 
     def _note(self) -> str:
         return _NOTE.format(base=self.comparison.arms[0].name, resamples=RESAMPLES, seed=SEED)
@@ -181,7 +159,7 @@ class Ablation:
 
     def _documents(self) -> list[dict[str, Any]]:
         """A row per arm and seed."""
-        rows = list[dict[str, Any]]()
+        rows, label_free = list[dict[str, Any]](), {one.name: one.scores for one in self.candidates}
         for run in self.runs:
             evaluations = run.scored(self.scored).evaluations
             last = evaluations[-1]
@@ -192,36 +170,11 @@ class Ablation:
                     "step": last.step,
                     "miou": last.miou,
                     "domains": {name: asdict(one) for name, one in last.domains.items()},
-                    "start": {name: one.miou for name, one in _domain_scores(run.start, self.scored).items()},
+                    "start": {name: one.miou for name, one in domain_scores(run.start, self.scored).items()},
+                    **({"label_free": label_free[run.title]} if run.title in label_free else {}),
                 }
             )
         return rows
-
-    def _pictures(self) -> html.Fragment:
-        """Images, labels and each arm's predictions with the first seed."""
-        seed = self.runs[0].joint.seed
-        chosen = [run for run in self.runs if run.joint.seed == seed]
-        read = [(one, *one.read(index)) for one in self.scored.values() for index in range(min(_PER_DOMAIN, len(one)))]
-        columns: list[list[html.Picture]] = []
-        for run in chosen:
-            device = str(run.joint.recipe["model"].get("device", "auto"))
-            pipeline = load(run.checkpoint, device=device, trust=tuple(Kind))
-            maps = (pipeline.predict(image).labels for _, image, _ in read)
-            columns.append([html.colorize(one, pipeline.labels) for one in maps])
-        rows = [
-            [html.Picture(image, dataset.name), html.colorize(truth, dataset.label_space), *predicted]
-            for (dataset, image, truth), *predicted in zip(read, *columns, strict=True)
-        ]
-        return html.picture_grid(["input", "label", *(run.arm for run in chosen)], rows)
-
-
-def _domain_scores(counts: Counts, datasets: Mapping[str, Dataset]) -> Domains:
-    scores: Domains = {}
-    for name, each in counts.items():
-        total = each.sum(axis=0)
-        iou = dict(zip(datasets[name].label_space.names, class_iou(total), strict=True))
-        scores[name] = DomainScores(images=len(each), miou=mean_iou(total), iou=iou)
-    return scores
 
 
 def _teacher(runs: Sequence[ArmRun], pictures: Mapping[str, Dataset]) -> dict[str, dict[str, Spread | None]]:

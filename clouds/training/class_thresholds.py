@@ -50,6 +50,7 @@ class ClassThresholds(nn.Module):
             shares: of the best class in the scores, 0..1.
             label_map: the best class.
         """
+        # On the CPU, where sums have a fixed order, so that a run resumes bitwise
         classes, values = label_map.flatten().long().cpu(), shares.flatten().double().cpu()
         self._seen[0].index_add_(0, classes, values)
         self._seen[1].index_add_(0, classes, torch.ones_like(values))

@@ -6,8 +6,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import cast, final
 
@@ -15,10 +14,11 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor, nn
 
-from clouds.core.contract.interfaces import Backbone, Head, ImageGenerators
+from clouds.core.contract.interfaces import Head, ImageGenerators
 from clouds.core.contract.losses import LossInputs, LossTerm
-from clouds.core.contract.records import Features, HeadOutput, Targets
+from clouds.core.contract.records import HeadOutput, Targets
 from clouds.core.pipeline.pipeline import Pipeline
+from clouds.core.pipeline.segmenter import first_call
 from clouds.core.system.errors import ConfigError, NonFiniteError
 from clouds.core.system.processes import Processes
 
@@ -56,7 +56,7 @@ class Learner(nn.Module):
         head = self.segmenter.head
         if not self.terms:
             return _weighted_loss(head, self._forward(images, rngs), targets, rngs)
-        with _first_call(self.segmenter.backbone) as calls:
+        with first_call(self.segmenter.backbone) as calls:
             output = self._forward(images, rngs)
         found = _weighted_loss(head, output, targets, rngs)
         inputs = LossInputs(images=calls[0][0], features=calls[0][1], output=output, targets=targets)
@@ -84,22 +84,6 @@ def _mean(name: str, term: LossTerm, inputs: LossInputs) -> Tensor:
     items = sum(map(term.items, inputs.targets))
     weights = sums.new_tensor([target.weight for target in inputs.targets])
     return (weights * sums).sum() / (items or 1.0)
-
-
-@contextmanager
-def _first_call(backbone: Backbone) -> Iterator[list[tuple[Tensor, Features]]]:
-    """Images and features of the first call of the backbone inside the block."""
-    calls: list[tuple[Tensor, Features]] = []
-
-    def record(module: nn.Module, inputs: tuple[Tensor, ...], output: Features) -> None:
-        if not calls:
-            calls.append((inputs[0], output))
-
-    hook = backbone.register_forward_hook(record)
-    try:
-        yield calls
-    finally:
-        hook.remove()
 
 
 def _weighted_loss(

@@ -22,6 +22,8 @@ from clouds.core.system.processes import Processes
 from clouds.data.folder import Dataset
 from clouds.data.transforms import Augmentation
 from clouds.evaluation.evaluate import evaluate
+from clouds.evaluation.label_free import NAMES as LABEL_FREE
+from clouds.evaluation.label_free import label_free_scores, spaced
 from clouds.evaluation.scores import Domains, as_numbers, domain_scores, mean_miou
 from clouds.training.best import Scored, rank, save_best
 from clouds.training.checkpoint import Progress, restore_state, save_checkpoint
@@ -52,7 +54,8 @@ class Run:
         sources: labelled datasets.
         sampler: chooses the images of the sources, or None.
         views: settings of the training views.
-        pictures: generated images, for the joint phase.
+        pictures: generated images that the teacher labels, for the joint phase.
+        labelled: generated images with labels of their own, for the joint phase, by kind of label.
         terms: further loss terms, by name.
         processes: rank and number of the training processes.
         stop: records a signal to stop.
@@ -74,6 +77,7 @@ class Run:
     sampler: Sampler | None = None
     views: Augmentation
     pictures: tuple[Path, ...]
+    labelled: dict[str, Dataset] = field(factory=dict)
     terms: dict[str, LossTerm] = field(factory=dict)
     processes: Processes
     stop: StopSignal
@@ -107,7 +111,7 @@ def run_phase(run: Run, phase: Phase) -> None:
         restore_state(state, run.start, run.saved, folder=run.folder)
     else:
         if continuing and run.recipe.loop.evaluate_start:
-            _log(run, phase, 0, {}, _evaluate(run, phase, 0))
+            _log(run, phase, 0, *_evaluate(run, phase, 0))
         _save(run, state, phase)
     try:
         while state.step < run.recipe.config(phase).steps:
@@ -216,10 +220,11 @@ def _teacher(pipeline: Pipeline, config: TeacherConfig) -> Teacher:
 
 def _open_stream(run: Run, phase: Phase, state: State, start: int) -> Iterator[list[Sample]]:
     data, config = run.recipe.data, run.recipe.config(phase)
-    pictures = run.pictures if phase == "joint" else ()
+    pictures, labelled = (run.pictures, run.labelled) if phase == "joint" else ((), {})
     factors = list(data.source_factors or [1.0] * len(run.sources))
     weights = np.multiply(factors, [len(source) for source in run.sources])
     shares = tuple(weights / weights.sum()) if data.class_mix and pictures else ()
+    own = [data.label_weights[kind] for kind in labelled]
     reader = SampleReader(
         run.sources,
         pictures,
@@ -228,12 +233,13 @@ def _open_stream(run: Run, phase: Phase, state: State, start: int) -> Iterator[l
         sampler=run.sampler,
         instances=data.instances,
         paste_shares=shares,
-        weights=(*(data.source_weights or [1.0] * len(run.sources)), data.generated_weight),
+        labelled=tuple(labelled.values()),
+        weights=(*(data.source_weights or [1.0] * len(run.sources)), *own, data.label_weights["pseudo"]),
         on_error=data.on_error,
     )
     return batches(
         reader,
-        factors=[*factors, data.generated_factor] if pictures else factors,
+        factors=[*factors, *[data.generated_factor] * (len(labelled) + bool(pictures))],
         batch_size=config.batch_size,
         steps=config.steps,
         workers=data.workers,
@@ -275,7 +281,8 @@ def _after_step(run: Run, state: State, phase: Phase, numbers: dict[str, float])
     try:
         if loop.evaluate_every and state.step % loop.evaluate_every == 0:
             with _result_weights(run, state):
-                domains = _evaluate(run, phase, state.step)
+                scores, domains = _evaluate(run, phase, state.step)
+            numbers |= scores
     finally:  # log the step even if its evaluation fails
         numbers = _log(run, phase, state.step, numbers, domains)
         if run.processes.main and run.on_step is not None:
@@ -284,20 +291,28 @@ def _after_step(run: Run, state: State, phase: Phase, numbers: dict[str, float])
         _save(run, state, phase)
 
 
-def _evaluate(run: Run, phase: Phase, step: int) -> Domains:
-    """Score the pipeline on `data.evaluation`, and save it if it is among the best so far."""
-    loop, pipeline = run.recipe.loop, run.pipeline
-    if not run.recipe.data.evaluation:
-        return {}
+def _evaluate(run: Run, phase: Phase, step: int) -> tuple[dict[str, float], Domains]:
+    """Score the pipeline, and save it if it is among the best so far.
+
+    Returns:
+        the label-free score that `loop.best` names, and the scores on `data.evaluation`.
+    """
+    loop, data, pipeline = run.recipe.loop, run.recipe.data, run.pipeline
+    found, domains, miou = dict[str, float](), Domains(), None
     trained, pipeline.trained = pipeline.trained or step > 0, True  # an untrained head is scored on purpose
-    report = evaluate(pipeline, run.recipe.data.evaluation)
+    if data.evaluation:
+        report = evaluate(pipeline, data.evaluation)
+        domains, miou = domain_scores(report), report.miou
+    if loop.best in LABEL_FREE:
+        found = label_free_scores(pipeline, spaced(run.pictures), names=[loop.best])
     pipeline.trained = trained
-    if loop.best and report.miou is not None:  # None: no pixel was labelled
-        scored = Scored(score=report.miou, phase=phase, step=step)
+    score = miou if loop.best == "miou" else found.get(loop.best)
+    if score is not None:  # None: no pixel was labelled, or the score is undefined
+        scored = Scored(score=score, phase=phase, step=step)
         run.best = rank(run.best, scored, keep=loop.keep_best)
         if run.processes.main:
             save_best(pipeline, run.folder, run.best, scored, keep=loop.keep_best)
-    return domain_scores(report)
+    return found, domains
 
 
 def _result_weights(run: Run, state: State) -> AbstractContextManager[None]:

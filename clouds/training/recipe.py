@@ -7,12 +7,13 @@ import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 from attrs import asdict, evolve, field, fields, frozen
 
 from clouds.core.contract.catalog import Catalog
 from clouds.core.contract.label_table import label_document
+from clouds.core.contract.labels import LabelKind
 from clouds.core.contract.named_options import NamedOptions, build_offer
 from clouds.core.contract.offers import OfferKind, find_offer
 from clouds.core.contract.planner import make_plan
@@ -44,7 +45,10 @@ class DataConfig:
         generated_factor: how often an epoch repeats each generated image.
         source_weights: weight of an image's loss, per source; empty means 1 for all. `clouds.training.learner.Learner`
             says what is weighted.
-        generated_weight: weight of a generated image's loss.
+        generated_weight: weight of a generated image's loss. With a number, the teacher labels all of them. A table
+            such as {exact = 1.0, inherited = 0.5, pseudo = 0.5} has a weight per kind of label in the manifest: images
+            of the kinds "exact" and "inherited" that it names keep their labels, and are read like those of a source.
+            The teacher labels all others; they have the weight of "pseudo", 1 by default.
         sampler: chooses the images of the sources, a name or a table of `name` and options: "rare-classes"
             (`clouds.data.rare_classes.RareClassSampler`), or a plugin's; empty takes them in a shuffled order.
         instances: learn one mask per instance of a thing, and one per stuff class, instead of one per class; crowds are
@@ -68,7 +72,7 @@ class DataConfig:
     generated: str = ""
     generated_factor: float = field(default=1.0, validator=within(0, 1000))
     source_weights: tuple[float, ...] = field(default=(), validator=within(0, 1000))
-    generated_weight: float = field(default=1.0, validator=within(0, 1000))
+    generated_weight: float | dict[str, float] = field(default=1.0, validator=within(0, 1000))
     sampler: NamedOptions = ""
     instances: bool = False
     class_mix: bool = False
@@ -94,11 +98,21 @@ class DataConfig:
         index = _index_of(self.sampler)
         if index and len(index) != len(self.source):
             raise ConfigError(f"data.sampler.index has {len(index)} files for {len(self.source)} sources")
+        unknown = self.label_weights.keys() - {*get_args(LabelKind)}
+        if unknown:
+            kinds = ", ".join(get_args(LabelKind))
+            raise ConfigError(f"data.generated_weight has {', '.join(sorted(unknown))}; expected some of {kinds}")
         if self.class_mix and self.source_factors and not any(self.source_factors):
             raise ConfigError("data.class_mix pastes source views, but all data.source_factors are 0; raise one")
         low, high = self.scale
         if low > high:
             raise ConfigError(f"data.scale is {list(self.scale)}; expected low <= high")
+
+    @property
+    def label_weights(self) -> dict[str, float]:
+        """Weights of generated images by kind of label: "pseudo", and the kinds whose own labels are used."""
+        given = self.generated_weight
+        return {"pseudo": 1.0, **given} if isinstance(given, dict) else {"pseudo": given}
 
     def augmentation(self) -> Augmentation:
         """The settings of the training views.
@@ -206,7 +220,8 @@ class LoopConfig:
             also `checkpoint-PHASE-STEP.pt`; to resume from an earlier one, copy it to `checkpoint.pt`.
         evaluate_every: steps between evaluations on `data.evaluation`; 0 disables them.
         evaluate_start: also evaluate before the first step of the run.
-        best: "miou" saves the pipeline with the best mIoU so far in `best/`; empty saves none.
+        best: the score by which evaluations choose the pipeline in `best/`; empty saves none. "miou" is that on
+            `data.evaluation`. The others need no labels: `clouds.evaluation.label_free` on 40 generated images.
         keep_best: number of best pipelines to keep. With 2 or more, each is also in `best-PHASE-STEP/`.
         trackers: receivers of each step's metrics besides `log.jsonl`, e.g. "tensorboard", "wandb".
     """
@@ -218,7 +233,7 @@ class LoopConfig:
     keep: int = field(default=1, validator=within(1, 1000))
     evaluate_every: int = field(default=0, validator=within(0, MANY))
     evaluate_start: bool = False
-    best: Literal["", "miou"] = ""
+    best: Literal["", "miou", "confidence", "diversity", "information", "stability", "refinement", "separation"] = ""
     keep_best: int = field(default=1, validator=within(1, 1000))
     trackers: tuple[str, ...] = ()
 

@@ -56,11 +56,14 @@ class Sample:
 
 
 class SampleReader(TorchDataset["Sample | DataError"]):
-    """Reads and augments samples, addressed by (dataset, index, position); the generated set follows the sources.
+    """Reads and augments samples, addressed by (dataset, index, position).
+
+    The order of the datasets is: sources, labelled generated sets, generated images without labels.
 
     Args:
         sources: labelled datasets.
-        generated: generated images.
+        generated: generated images without labels.
+        labelled: generated sets with labels of their own, read like sources; sampler and ClassMix leave them alone.
         settings: augmentation of the views.
         seed: seed of all views.
         sampler: chooses the images of the sources; None takes them as they are addressed.
@@ -78,6 +81,7 @@ class SampleReader(TorchDataset["Sample | DataError"]):
         settings: Augmentation,
         *,
         seed: int,
+        labelled: Sequence[Dataset] = (),
         sampler: ImageSampler | None = None,
         instances: bool = False,
         paste_shares: Sequence[float] = (),
@@ -85,6 +89,7 @@ class SampleReader(TorchDataset["Sample | DataError"]):
         on_error: Literal["stop", "skip"] = "stop",
     ) -> None:
         self.sources = tuple(sources)
+        self.datasets = (*sources, *labelled)
         self.generated = tuple(generated)
         self.settings = settings
         self.seed = seed
@@ -96,7 +101,7 @@ class SampleReader(TorchDataset["Sample | DataError"]):
 
     def __getitem__(self, key: tuple[int, int, int]) -> Sample | DataError:
         which, _, _ = key
-        size = len(self.sources[which]) if which < len(self.sources) else len(self.generated)
+        size = self.lengths[which]
         skipped: list[str] = []
         for offset in range(size if self.on_error == "skip" else 1):
             try:
@@ -110,6 +115,11 @@ class SampleReader(TorchDataset["Sample | DataError"]):
             return DataError(f"no image of the dataset can be read: {skipped[0]}")
         return DataError(f"{skipped[0]}; to skip unreadable images, set data.on_error=skip")
 
+    @property
+    def lengths(self) -> list[int]:
+        """Number of images of each dataset."""
+        return [*map(len, self.datasets), *([len(self.generated)] if self.generated else [])]
+
     def read(self, which: int, index: int, position: int, *, offset: int = 0) -> Sample:
         """Read one sample, `offset` images after the drawn ones.
 
@@ -117,7 +127,7 @@ class SampleReader(TorchDataset["Sample | DataError"]):
             DataError: a file cannot be read; the message names it.
         """
         rng = np.random.default_rng([self.seed, position])
-        if which < len(self.sources):
+        if which < len(self.datasets):
             image, labels, name = self._labelled_view(which, index, offset, rng)
             return Sample(
                 image=image_tensor(image), label_map=torch.from_numpy(labels), clean=None, position=position, name=name
@@ -143,8 +153,8 @@ class SampleReader(TorchDataset["Sample | DataError"]):
         self, which: int, index: int, offset: int, rng: np.random.Generator
     ) -> tuple[UInt8[np.ndarray, "h w 3"], Integer[np.ndarray, "h w"], str]:
         """A view of a source image, its labels, and its file; a sampler may take another image."""
-        source, wanted = self.sources[which], None
-        if self.sampler is not None:
+        source, wanted = self.datasets[which], None
+        if self.sampler is not None and which < len(self.sources):
             index, wanted = self.sampler.draw(which, index, rng)
             if not 0 <= index < len(source):
                 last = len(source) - 1
@@ -186,9 +196,7 @@ def batches(
         DataError: a dataset is empty, no image has a factor above 0, or an image cannot be read.
         TrainingError: a data loader process died.
     """
-    lengths = [len(source) for source in reader.sources]
-    if reader.generated:
-        lengths.append(len(reader.generated))
+    lengths = reader.lengths
     if sum(length * factor for length, factor in zip(lengths, factors, strict=True)) <= 0:
         raise DataError(f"nothing to train on: datasets of {lengths} images with factors {list(factors)}")
     stream = endless(lengths, factors, seed=reader.seed)

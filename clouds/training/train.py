@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,13 +18,13 @@ from clouds.core.contract.named_options import NamedOptions, asked_name, build_o
 from clouds.core.contract.offers import OfferKind
 from clouds.core.contract.sampling import Sampler
 from clouds.core.pipeline.pipeline import Pipeline
-from clouds.core.system.errors import CloudsError, ConfigError, DataError, SeenDomainWarning, WeightsError
+from clouds.core.system.errors import CloudsError, ConfigError, DataError, WeightsError
 from clouds.core.system.files import own_folder, write_text
 from clouds.core.system.processes import Processes, join
 from clouds.data.check import check_labelled
 from clouds.data.folder import Dataset, open_dataset
-from clouds.data.spec import Spec, parse_spec
-from clouds.synthesis.generated_set import open_generated
+from clouds.data.spec import Spec
+from clouds.evaluation.label_free import NAMES as LABEL_FREE
 from clouds.training.checkpoint import (
     FILE_NAME,
     Progress,
@@ -34,6 +33,7 @@ from clouds.training.checkpoint import (
     read_checkpoint,
     set_global_random_state,
 )
+from clouds.training.generated_images import GeneratedImages, open_generated_images
 from clouds.training.instances import check_instances
 from clouds.training.interrupt import StopSignal
 from clouds.training.loop import Run, StepCallback, run_phase
@@ -187,7 +187,8 @@ def _resumed_run(
     _lock_folder(folder, processes, closing)
     start, saved = read_checkpoint(folder)
     run = _prepare_run(pipeline, recipe, folder, start.phases, processes, stop)
-    run.start, run.saved, run.skipped, run.best = start, saved, start.skipped, start.best
+    run.start, run.saved, run.skipped = start, saved, start.skipped
+    run.best = start.best if recipe.loop.best == before.loop.best else ()  # other scores do not compare
     steps = run.recipe.config(start.phase).steps
     if start.step > steps:
         raise WeightsError(
@@ -273,8 +274,9 @@ def _prepare_run(
     if recipe.loop.evaluate_every:
         _check_evaluation(recipe.data.evaluation, pipeline.labels)
     sources = _open_sources(pipeline, recipe.data, joint=joint)
-    pictures = _open_pictures(recipe) if joint else ()
-    phases = phases or (("warmup", "joint") if pictures else ("warmup",))
+    generated = open_generated_images(recipe.data, pipeline.labels) if joint else GeneratedImages()
+    _check_best(recipe.loop.best, generated, pipeline)
+    phases = phases or (("warmup", "joint") if generated else ("warmup",))
     run = Run(
         pipeline=pipeline,
         recipe=recipe,
@@ -283,28 +285,48 @@ def _prepare_run(
         sources=tuple(sources),
         sampler=_sampler(recipe.data.sampler, sources),
         views=recipe.data.augmentation(),
-        pictures=tuple(pictures),
+        pictures=generated.pictures,
+        labelled=generated.labelled,
         terms=_loss_terms(recipe.loss.terms, pipeline),
         processes=processes,
         stop=stop,
         start=Progress(phases=phases, phase=phases[0]),
     )
-    parts = processes.world * recipe.loop.accumulate
     for name in phases:
-        _check_weights(recipe.data, name, generated=bool(pictures) and name == "joint")
-        if run.recipe.config(name).batch_size < parts:
-            raise ConfigError(
-                f"{name}.batch_size is {run.recipe.config(name).batch_size}, but {processes.world} processes with "
-                f"loop.accumulate={recipe.loop.accumulate} need at least {parts} images in a batch"
-            )
+        _check_weights(recipe.data, name, generated if name == "joint" else GeneratedImages())
+        _check_parts(recipe, name, processes)
     return run
 
 
-def _check_weights(data: DataConfig, phase: Phase, *, generated: bool) -> None:
+def _check_parts(recipe: Recipe, phase: Phase, processes: Processes) -> None:
+    """Refuse a batch with fewer images than parts that it is split into."""
+    size, parts = recipe.config(phase).batch_size, processes.world * recipe.loop.accumulate
+    if size < parts:
+        raise ConfigError(
+            f"{phase}.batch_size is {size}, but {processes.world} processes with "
+            f"loop.accumulate={recipe.loop.accumulate} need at least {parts} images in a batch"
+        )
+
+
+def _check_best(best: str, generated: GeneratedImages, pipeline: Pipeline) -> None:
+    """Refuse a label-free score that cannot be computed."""
+    if best in LABEL_FREE and not generated.pictures:
+        raise ConfigError(
+            f"loop.best is {best!r}, which is computed on generated images without labels, but this run has "
+            "none; set data.generated and run the joint phase, or choose loop.best=miou"
+        )
+    if best == "refinement" and pipeline.refiner is None:
+        raise ConfigError(
+            "loop.best is 'refinement', but the pipeline has no refiner; set refiner=NAME, or another score"
+        )
+
+
+def _check_weights(data: DataConfig, phase: Phase, generated: GeneratedImages) -> None:
     """Refuse a phase in which the images that are drawn have weight 0."""
     count = len(data.source)
-    factors = (*(data.source_factors or [1.0] * count), data.generated_factor * generated)
-    weights = (*(data.source_weights or [1.0] * count), data.generated_weight)
+    kinds = [*generated.labelled, *(["pseudo"] if generated.pictures else [])]
+    factors = (*(data.source_factors or [1.0] * count), *[data.generated_factor] * len(kinds))
+    weights = (*(data.source_weights or [1.0] * count), *[data.label_weights[kind] for kind in kinds])
     drawn = [weight for factor, weight in zip(factors, weights, strict=True) if factor]
     if drawn and not any(drawn):
         raise ConfigError(
@@ -338,25 +360,6 @@ def _open_sources(pipeline: Pipeline, data: DataConfig, *, joint: bool) -> list[
         if data.instances:
             dataset.read_segments(0)  # a JSON that does not fit its PNGs stops the run here
     return sources
-
-
-def _open_pictures(recipe: Recipe) -> tuple[Path, ...]:
-    """The generated images. Warns of photographs that belong to a set that is scored."""
-    generated = open_generated(recipe.data.generated)
-    if not generated.images:
-        raise DataError(f"{recipe.data.generated}: has no image for the joint phase; generate some, or omit it")
-    origins = [Path(row.origin["file"]) for row in generated.rows if row.origin and "file" in row.origin]
-    for spec in recipe.data.evaluation:
-        root = parse_spec(spec).path.absolute()
-        seen = sum(root in path.parents for path in origins)
-        if seen:
-            warnings.warn(
-                f"{recipe.data.generated}: {seen} of {len(generated.images)} images are photographs of {root}, so "
-                f"the scores on {spec} are not those of an unseen domain",
-                SeenDomainWarning,
-                stacklevel=2,
-            )
-    return generated.images
 
 
 def _check_evaluation(specs: Sequence[str], label_space: LabelSpace) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import evidence
+from benchmarks import evidence, generalization
 from benchmarks.table import ablation_table, read_rows
 from clouds.core.system.config import to_toml
 from clouds.training.ablation_arms import Inputs, arm_recipes, parse_arms
@@ -63,7 +63,7 @@ def _append(path: Path, rows: list[dict[str, object]]) -> None:
 def test_the_folding_of_the_photographs_is_written_as_toml(tmp_path: Path) -> None:
     (tmp_path / "data" / "images").mkdir(parents=True)
     (tmp_path / "data" / "labels").mkdir()
-    spec = evidence._target(tmp_path / "data", tmp_path / "links")
+    spec = generalization.photographs(tmp_path / "data", tmp_path / "links")
     assert spec == f"folder:{tmp_path / 'links'}"
-    assert (tmp_path / "links" / "dataset.toml").read_text(encoding="utf-8") == to_toml({"fold": evidence.FOLD})
+    assert (tmp_path / "links" / "dataset.toml").read_text(encoding="utf-8") == to_toml({"fold": generalization.FOLD})
     assert (tmp_path / "links" / "images").resolve() == tmp_path / "data" / "images"

@@ -99,8 +99,10 @@ def test_the_table_has_means_over_seeds_and_gains() -> None:
         ]
 
     measured = rows("identity", 0, 30, 80) + rows("guided", 0, 32, 81) + rows("identity", 1, 34, 84)
-    lines = refinement_table([*measured, *rows("guided", 1, 34, 86)]).splitlines()
-    assert lines[0] == "| refiner | mIoU, % | ignored, % | time per picture, CPU s |"
-    assert lines[2:4] == ["| identity | 32.0 | 0.5 | 0.1 |", "| guided | 33.0 (+1.0) | 0.5 | 0.1 |"]
-    assert lines[-2:] == ["| identity | 82.0 |", "| guided | 83.5 |"]
+    measured += rows("guided", 1, 34, 86) + rows("regions", 1, 37, 85)
+    lines = refinement_table(measured).splitlines()
+    assert lines[0] == "| refiner | seeds | mIoU, % | ignored, % | time per picture, CPU s |"
+    assert lines[2:4] == ["| identity | 2 | 32.0 | 0.5 | 0.1 |", "| guided | 2 | 33.0 (+1.0) | 0.5 | 0.1 |"]
+    assert lines[4] == "| regions | 1 | 37.0 (+3.0) | 0.5 | 0.1 |"  # compared with the same seed alone
+    assert lines[-3:] == ["| identity | 82.0 |", "| guided | 83.5 |", "| regions | 85.0 |"]
     assert refinement_table([]) == "not measured"

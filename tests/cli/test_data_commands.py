@@ -10,6 +10,7 @@ from PIL import Image
 import clouds
 from clouds.core.contract.catalog import Catalog
 from clouds.core.system.images import write_png
+from clouds.generators.tiny_diffusion import tiny_pipeline
 from clouds.synthesis.generated_set import open_generated
 
 
@@ -118,6 +119,21 @@ class TestGenerate:
         assert_one_line(nothing, "holds no picture")
         elsewhere = run("generate", *self.SMALL, "--pictures", folder, "--n", 1, "--out", tmp_path / "other")
         assert "generator: procedural: unknown option 'pictures'" in elsewhere.err
+
+    def test_labelled_images_lend_their_labels(self, run: Run, checkpoint: Path, photos: Path, tmp_path: Path) -> None:
+        tiny_pipeline("stable-diffusion-2").save_pretrained(tmp_path / "model")
+        call = ("generate", "--generator", "img2img", "--set", f"model={tmp_path / 'model'}", "--set", "steps=2")
+        call += ("--n", 2, "--size", 32, 48, "--out", tmp_path / "set")
+        assert_one_line(run(*call), "generator img2img starts from labelled images; give their SPEC as source")
+        call += ("--source", f"folder:{photos}:val", "--filter", "consistency=0", "--agreement", 0.75)
+        assert_one_line(run(*call), "consistency needs a trained pipeline; also give --segmenter CHECKPOINT", code=2)
+        outcome = run(*call, "--segmenter", checkpoint)
+        assert outcome.code == 0, outcome.err
+        rows = open_generated(tmp_path / "set").rows
+        assert [row.label_kind for row in rows] == ["inherited", "inherited"]
+        counts = [sum(row.regions[what] for row in rows) for what in ("dropped", "labelled")]
+        assert f"2 images with labels in {tmp_path / 'set'}; {counts[0]} of {counts[1]} labelled regions" in outcome.out
+        assert json.loads(run(*call, "--segmenter", checkpoint, "--json").out)["regions"]["dropped"] == counts[0]
 
     def test_another_request_is_refused_in_one_line(self, run: Run, tmp_path: Path) -> None:
         call = ("generate", *self.SMALL, "--n", 1, "--out", tmp_path / "set")

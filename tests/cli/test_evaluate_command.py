@@ -27,6 +27,60 @@ def test_all_protocols_give_one_table(run: Run, checkpoint: Path, photos: Path, 
     assert "windows of 512 x 512 at stride 341" in (page / "report.html").read_text(encoding="utf-8")
 
 
+def test_a_report_shows_pictures_and_where_pixels_are_wrong(
+    run: Run, checkpoint: Path, photos: Path, tmp_path: Path
+) -> None:
+    page = tmp_path / "report"
+    outcome = run("evaluate", checkpoint, "--data", f"folder:{photos}", "--report", page, "--calibration")
+    assert (outcome.code, outcome.err) == (0, "")
+    words = (page / "report.html").read_text(encoding="utf-8")
+    for title in ("Worst, median and best images", "Confusions", "Size and boundaries", "Calibration"):
+        assert f"<h2>{title}</h2>" in words
+    result = json.loads((page / "report.json").read_text(encoding="utf-8"))["domains"]["photos:val"]
+    assert result["per_image"].keys() == {"a", "b"}
+    assert 0 <= result["calibration"]["ece"] <= 100
+    assert sum(one["labelled"] for one in result["analysis"]["bands"].values()) == 2 * 39 * 50
+    # The terminal shows the same with and without a report.
+    assert run("evaluate", checkpoint, "--data", f"folder:{photos}").out == outcome.out
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Path:
+    """Another pipeline with the same classes, which counts as trained."""
+    tiny = {"name": "tiny", "dims": [8, 16, 24, 32], "depths": [1, 1, 1, 1]}
+    pipeline = clouds.compose(backbone=tiny, head={"name": "linear", "width": 8}, device="cpu")
+    pipeline.trained = True
+    pipeline.save(tmp_path / "other")
+    return tmp_path / "other"
+
+
+def test_checkpoints_against_each_other(run: Run, checkpoint: Path, other: Path, photos: Path, tmp_path: Path) -> None:
+    page, data = tmp_path / "report", ("--data", f"folder:{photos}")
+    outcome = run("evaluate", checkpoint, "--against", other, *data, "--report", page, "--json", tmp_path / "all.json")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "IoU per class on photos:val" in outcome.out
+    assert f"{other} − {checkpoint}" in outcome.out
+    document = json.loads((tmp_path / "all.json").read_text(encoding="utf-8"))
+    assert list(document["pipelines"]) == [str(checkpoint), str(other)]
+    assert list(document["gains"]) == [str(other)]
+    words = (page / "report.html").read_text(encoding="utf-8")
+    for title in ("IoU per class", "Image by image", "Images that changed most"):
+        assert f"<h2>{title}</h2>" in words
+
+
+def test_checkpoints_that_cannot_be_compared(run: Run, checkpoint: Path, photos: Path, tmp_path: Path) -> None:
+    data = ("--data", f"folder:{photos}")
+    again = run("evaluate", checkpoint, "--against", checkpoint, *data)
+    assert_one_line(again, f"{checkpoint}: is listed twice; compare different checkpoints")
+    for words in (("--protocol", "native", "whole-native"), ("--calibration",)):
+        outcome = run("evaluate", checkpoint, "--against", tmp_path, *data, *words)
+        assert outcome.code == 2
+        assert "--against compares under one --protocol, and without --calibration" in outcome.err
+    clouds.compose(backbone="tiny", head="linear", device="cpu", labels=["road", "sky"]).save(tmp_path / "two")
+    outcome = run("evaluate", checkpoint, "--against", tmp_path / "two", *data)
+    assert_one_line(outcome, "two: has 2 classes (road, sky), but", "compare pipelines with the same label space")
+
+
 def test_a_benchmark_whose_sets_are_missing(run: Run, checkpoint: Path, tmp_path: Path) -> None:
     outcome = run("evaluate", checkpoint, "--benchmark", "city-to-acdc", "--data-root", tmp_path)
     assert_one_line(outcome, f"benchmark 'city-to-acdc': no folder {tmp_path}/acdc; put or link", "--data-root")

@@ -133,6 +133,11 @@ def test_queries_inside_the_backbone_become_onnx_and_a_program(tmp_path: Path) -
     pipeline, checkpoint = save(tmp_path, "timm:test_vit", "eomt")
     exported(checkpoint, "--out", tmp_path / "a.onnx")
     require_agreement(pipeline, tmp_path / "a.onnx")
+    exported(checkpoint, "--out", tmp_path / "half.onnx", "--scores", "--dtype", "float16")
+    image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
+    (scores,) = session(tmp_path / "half.onnx").run(None, {"images": image.transpose(2, 0, 1)[None]})
+    truth = pipeline.predict(image).scores()
+    assert np.abs(scores[0] - truth).max() <= 20 * 2**-11 * truth.max()  # roundings of 2^-11 in some twenty layers
     exported(checkpoint, "--out", tmp_path / "a.pt2", "--format", "torch-export", "--panoptic-logits")
     image = torch.randint(0, 256, (1, 3, 64, 96), dtype=torch.uint8)
     found = torch.export.load(tmp_path / "a.pt2").module()(image)

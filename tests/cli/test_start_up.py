@@ -34,7 +34,7 @@ ALLOWED = {
     "prompts --prompter grammar --n 1 --out {out}": TORCH,
     "predict {model} {image} --out {out}": TORCH,
     "evaluate {model} --data {data}": TORCH,
-    "evaluate {model} --data {data} --report {out}": TORCH | {"plotly"},
+    "evaluate {model} --data {data} --report {out}": TORCH | {"plotly", "scipy"},
     "evaluate-segments --help": NOTHING,
     "serve --help": NOTHING,
     "generate --generator procedural --prompts {prompts} --n 1 --out {out}": SCIPY,

@@ -87,9 +87,38 @@ class Seedless(Noise):
         return evolve(super().make(evolve(request, seed=0)), request=request)
 
 
+class Shade(Noise):
+    """Keeps its contract: the source, darker, with its labels."""
+
+    reads_source = True
+
+    def make(self, request: GenerationRequest) -> GeneratedImage:
+        image = super().make(request).image // 2 + request.source.image // 2
+        return GeneratedImage(request=request, image=image, labels=request.source.labels, label_kind="inherited")
+
+
+class SourceUnread(Shade):
+    def make(self, request: GenerationRequest) -> GeneratedImage:
+        return evolve(super().make(request), image=Noise().make(request).image)
+
+
+class OtherLabels(Shade):
+    def make(self, request: GenerationRequest) -> GeneratedImage:
+        made = super().make(request)
+        return evolve(made, labels=made.labels + 1)
+
+
+class NothingToInherit(Noise):
+    def make(self, request: GenerationRequest) -> GeneratedImage:
+        return evolve(super().make(request), label_kind="inherited")
+
+
 @pytest.mark.parametrize(
     ("generator", "message"),
     [
+        (SourceUnread, r"requests that differ only in their source must give different pictures, as `reads_source`"),
+        (OtherLabels, r"inherited labels must be those of the request's source, or 255; got others"),
+        (NothingToInherit, r"inherited labels must be those of the request's source, or 255; got no source"),
         (Surplus, r"Surplus: no request must give no picture; got 1 -> loop over requests"),
         (Reversed, r"generate must yield one GeneratedImage per request, in order, with its request"),
         (SwappedSize, r"image of a request of size \(64, 96\) must be uint8 .*; got uint8 of shape \(96, 64, 3\)"),
@@ -103,6 +132,7 @@ class Seedless(Noise):
 )
 def test_each_clause_of_generators_is_checked(generator: type[Generator], message: str) -> None:
     check_generator(Noise())
+    check_generator(Shade())
     with pytest.raises(ContractError, match=message):
         check_generator(generator())
 

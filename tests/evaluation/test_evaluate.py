@@ -9,8 +9,11 @@ from PIL import Image
 
 import clouds
 from clouds import ConfigError, DataError, LabelSpace
+from clouds.core.system.images import short_side_size
 from clouds.data.folder import Dataset, open_dataset
-from clouds.evaluation.evaluate import evaluate, short_side_size
+from clouds.evaluation.analysis import Pixels, Regions
+from clouds.evaluation.calibration import Calibration, confidence, count_confidences
+from clouds.evaluation.evaluate import evaluate
 
 LABELS = LabelSpace.from_names(["road", "car", "sky"], name="toy")
 
@@ -291,3 +294,51 @@ def test_faulty_label_names_the_file(tmp_path: Path) -> None:
     spec = _dataset(tmp_path / "day", [(_map(0, 0), _map(0, 9))])
     with pytest.raises(DataError, match=r"labels/val/0\.png: label values 9"):
         evaluate(RedChannel(), [spec])
+
+
+def test_what_is_measured_besides(tmp_path: Path) -> None:
+    pairs = [(_map(0, 1), _map(0, 1)), (_map(2, 2), _map(1, 255)), (_map(0, 0), _map(0, 1))]
+    spec = _dataset(tmp_path / "day", pairs)
+    plain, report = evaluate(RedChannel(), [spec]), evaluate(RedChannel(), [spec], analysis=True)
+    result = report.domains["day:val"]
+    assert result.per_image == {"0": 100.0, "1": 0.0, "2": 25.0}
+    assert plain.domains["day:val"] == evolve(result, analysis=None)
+    assert result.calibration is None
+    assert result.analysis is not None
+    assert result.analysis.all_sizes()["10 % and more"] == Regions(labelled=5, correct=3, regions=5)
+    assert result.analysis.bands["1"] == Pixels(labelled=5, correct=3)
+    assert [(one.name, one.why) for one in report.examples["day:val"]] == [
+        ("1", "worst"),
+        ("2", "worst"),
+        ("0", "best"),
+    ]
+    first = report.examples["day:val"][0]
+    assert (first.truth.tolist(), first.predictions["prediction"].tolist()) == ([[1, 255]], [[2, 2]])
+    assert clouds.Report.from_json(report.to_json()) == report
+    assert "analysis" not in plain.to_json()
+
+
+def test_examples_are_folded(tmp_path: Path) -> None:
+    config = '[fold]\ncar = "road"\n'
+    spec = _dataset(tmp_path / "day", [(_map(1, 1), _map(0, 0))], config=config)
+    (example,) = evaluate(RedChannel(), [spec], analysis=True).examples["day:val"]
+    assert example.scores == {"prediction": 100.0}
+    assert example.predictions["prediction"].tolist() == [[0, 0]]
+
+
+@pytest.mark.parametrize("settings", [{}, {"flip": True}, {"protocol": "slide-512-341"}])
+def test_calibration_is_that_of_the_scores(tmp_path: Path, pipeline: clouds.Pipeline, settings: dict[str, Any]) -> None:
+    dataset = open_dataset(_photographs(tmp_path, 3), LABELS)
+    plain = evaluate(pipeline, [dataset], **settings).domains[dataset.name]
+    result = evaluate(pipeline, [dataset], calibration=True, **settings).domains[dataset.name]
+    assert evolve(result, calibration=None) == plain
+    assert result.calibration is not None
+    assert sum(one.pixels for one in result.calibration.bins) == np.sum(plain.confusion)
+    if settings:
+        return
+    counts = np.zeros((15, 3))
+    for index in range(3):
+        image, truth = dataset.read(index)
+        prediction = pipeline.predict(image)
+        counts += count_confidences(confidence(prediction.scores()), prediction.labels == truth, truth != 255)
+    assert result.calibration == Calibration.from_counts(counts)

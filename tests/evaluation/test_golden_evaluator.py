@@ -12,9 +12,9 @@ import pytest
 from scipy import ndimage
 
 from clouds.core.contract.labels import CITYSCAPES
+from clouds.core.system.images import short_side_size
 from clouds.evaluation.boundary import boundary_distance, count_boundaries
 from clouds.evaluation.confusion import count_confusion
-from clouds.evaluation.evaluate import short_side_size
 from clouds.evaluation.report import DomainResult
 
 # Both sides divide the same integers, and add at most 19 quotients: a few units of 2**-53.

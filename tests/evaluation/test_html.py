@@ -46,7 +46,7 @@ def _page(*content: html.Fragment) -> str:
 def _figure() -> html.Fragment:
     from plotly.graph_objects import Bar, Figure
 
-    return html.figure(Figure([Bar(x=["a"], y=[1])]), name="bars")
+    return html.figure(Figure([Bar(x=["a"], y=[1])]), name="bars", alt="Bars & more")
 
 
 def test_plotly_comes_along_once_and_only_when_needed() -> None:
@@ -56,7 +56,8 @@ def test_plotly_comes_along_once_and_only_when_needed() -> None:
     assert _page(_figure(), _figure()).count(script) == 1
     assert _page(html.folded("more", _figure())).count(script) == 1
     without = _page(html.folded("more", html.table(["a"], [["b"]])))
-    assert "<script" not in without
+    assert without.count("<script") == 1, "sorting and enlarging"
+    assert script not in without
 
 
 def test_page_loads_nothing() -> None:
@@ -98,8 +99,11 @@ def test_table() -> None:
     words = [word for word in page.words if word.strip()]
     assert words == ["domain", "mIoU", "note", "fog", "12.3", "x", "rain", "–", "mean", "12.3"]
     assert fragment.html.index("<tfoot>") > fragment.html.index("rain")
-    assert "--share" not in fragment.html
-    assert "--share:12.3%" in html.table(["a", "b"], [["c", 12.34]], bars=True).html
+    assert 'class=""' in fragment.html
+    for look in ("bars", "heat"):
+        looked = html.table(["a", "b"], [["c", 12.34]], **{look: True}).html
+        assert f'<table class="{look}">' in looked
+        assert "--share:12.3%" in looked
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,8 @@ def test_a_pipeline_with_sliding_windows(pipeline: clouds.Pipeline, views: Views
             )
             scores = scores.flip(2) if mirror else scores
             expected += functional.interpolate(scores[None], size=(50, 90), mode="bilinear")[0]
-    (labels,) = predict_sliding(SMALL, views, "folder", pipeline, [image])
+    (found,) = predict_sliding(SMALL, views, "folder", pipeline, [image])
+    labels = found.labels
     best = expected.sort(0).values
     clear = (
         best[-1] - best[-2] > 1e-5

@@ -47,8 +47,8 @@ class _Model:
 
 
 def _predict(views: Views, model: Any, image: np.ndarray) -> np.ndarray:
-    (labels,) = views.predict_many(model, [image])
-    return labels
+    (found,) = views.predict_many(model, [image])
+    return found.labels
 
 
 def _colours(image: np.ndarray, side: int) -> np.ndarray:

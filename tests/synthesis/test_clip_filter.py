@@ -48,8 +48,8 @@ def test_the_score_is_the_cosine_of_picture_and_prompt(model: torch.nn.Module) -
         seen, said, _ = model(torch.full((1, 3, 32, 32), 90 / 255), tokenize(["a road"]))
     # Both are unit vectors of 16 numbers in float32, rounded to 2**-24 each, summed in two orders.
     assert score == pytest.approx(float((seen * said).sum()), abs=1e-5)
-    assert judge(picture(90), [ClipFilter(model, preprocess, tokenize, score - 0.01)])[1] is None
-    assert judge(picture(90), [ClipFilter(model, preprocess, tokenize, min(1.0, score + 0.01))])[1] == "clip"
+    assert judge(picture(90), [ClipFilter(model, preprocess, tokenize, score - 0.01)]).rejected_by is None
+    assert judge(picture(90), [ClipFilter(model, preprocess, tokenize, min(1.0, score + 0.01))]).rejected_by == "clip"
 
 
 def test_what_one_clip_rejected_is_tried_again_with_another(

@@ -11,9 +11,10 @@ import clouds
 from clouds.core.contract.plan import Part
 from clouds.core.system.errors import ConfigError, DataError
 from clouds.synthesis.filters import BITS, BlankFilter, DuplicateFilter, Filter, fingerprint, judge
-from clouds.synthesis.generate import ATTEMPT, generate_set
+from clouds.synthesis.generate import generate_set
 from clouds.synthesis.generated_set import GeneratedSet, open_generated
 from clouds.synthesis.manifest import read_rows
+from clouds.synthesis.order import ATTEMPT
 from clouds.synthesis.rejections import FILE_NAME
 
 PART = Part(kind="generator", name="stub", distribution="d", version="1")
@@ -84,8 +85,9 @@ def test_the_nearest_of_many_counts() -> None:
 @pytest.mark.parametrize("level", [0, 128, 255])
 def test_blank_pictures_are_found(level: int) -> None:
     pixels = np.full((*SIZE, 3), level, np.uint8)
-    assert judge(generated(pixels), [BlankFilter()]) == ({"blank": 0.0}, "blank")
-    assert judge(generated(textured(1)), [BlankFilter()])[1] is None
+    judged = judge(generated(pixels), [BlankFilter()])
+    assert (judged.scores, judged.rejected_by) == ({"blank": 0.0}, "blank")
+    assert judge(generated(textured(1)), [BlankFilter()]).rejected_by is None
 
 
 def test_a_score_that_is_no_number_is_rejected() -> None:
@@ -95,7 +97,8 @@ def test_a_score_that_is_no_number_is_rejected() -> None:
         def score(self, image: clouds.GeneratedImage) -> float:
             return float("nan")
 
-    assert judge(generated(textured(1)), [Broken(), BlankFilter()]) == ({"broken": -1.0}, "broken")
+    judged = judge(generated(textured(1)), [Broken(), BlankFilter()])
+    assert (judged.scores, judged.rejected_by) == ({"broken": -1.0}, "broken")
 
 
 @pytest.mark.parametrize("least", [-1.0, float("nan")])

@@ -107,7 +107,14 @@ def test_more_arms_and_seeds_are_added(settings: Recipe, target: str, tmp_path: 
     assert result.intervals["source"][1] is None
     table, page = ((tmp_path / "out" / name).read_text(encoding="utf-8") for name in ("table.txt", "report.html"))
     assert "gain, over images" in table
-    for words in ("Arms", "mIoU during training", "Labels of the first teacher", "Predictions", "data:image/png"):
+    for words in (
+        "Arms",
+        "mIoU during training",
+        "Labels of the first teacher",
+        "Confusions",
+        "Image by image",
+        "data:image/png",
+    ):
         assert words in page
 
 

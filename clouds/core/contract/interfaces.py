@@ -281,9 +281,11 @@ class Generator(ABC):
 
     Attributes:
         reads_prompts: whether images depend on the prompt. If not, a dataset is made without prompts.
+        reads_source: whether images are made from labelled ones. If so, every request has a `source`.
     """
 
     reads_prompts: bool = True
+    reads_source: bool = False
 
     @abstractmethod
     def generate(self, requests: Iterable[GenerationRequest]) -> Iterator[GeneratedImage]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import colorsys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from attrs import Factory, field, frozen
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Color = tuple[int, int, int]
+# Where labels of a generated image come from: its generator, the labelled image that it was made from, or a teacher
+LabelKind = Literal["exact", "inherited", "pseudo"]
 IGNORE_ID = 255  # "not labelled" in all label maps in memory; files may use another value
 _FOLDER = Path(__file__).parent / "label_spaces"
 _MAX_CLASSES = 255  # label maps are uint8, and one value is reserved for "ignore"

@@ -13,7 +13,7 @@ cannot trace the constructor of a frozen attrs class.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from attrs import define, evolve, field, frozen
 from jaxtyping import Bool, Float, Int, Integer, UInt8
 from torch import Tensor
 
+from clouds.core.contract.labels import LabelSpace
 from clouds.core.system.errors import ConfigError
 
 
@@ -134,6 +135,23 @@ class Targets:
         return evolve(self, labels=labels, masks=masks, valid=valid)
 
 
+@frozen(eq=False)
+class LabelledImage:
+    """An image and its labels, from which a generator makes another image.
+
+    Attributes:
+        image: uint8 "h w 3", RGB.
+        labels: train ids of `label_space`, uint8 "h w", 255 = ignore.
+        label_space: the classes of the labels.
+        origin: file, hash and crop, as plain JSON values for the manifest.
+    """
+
+    image: UInt8[np.ndarray, "h w 3"]
+    labels: UInt8[np.ndarray, "h w"]
+    label_space: LabelSpace
+    origin: dict[str, Any] = field(factory=dict[str, Any])
+
+
 def _to_size(value: Sequence[int]) -> tuple[int, int]:
     height, width = value
     return int(height), int(width)
@@ -162,6 +180,7 @@ class GenerationRequest:
         size: (height, width) in pixels.
         steps: sampling steps; None uses the generator's default.
         guidance: weight of the prompt; None uses the generator's default.
+        source: the labelled image to start from, of this size, for generators with `reads_source`.
     """
 
     prompt: str
@@ -169,10 +188,16 @@ class GenerationRequest:
     size: tuple[int, int] = field(default=(768, 768), converter=_to_size)
     steps: int | None = None
     guidance: float | None = None
+    source: LabelledImage | None = field(default=None, repr=False)
 
     def __attrs_post_init__(self) -> None:
         if self.seed < 0 or min(self.size) < 1:
             raise ConfigError(f"generation request: seed={self.seed} must be >= 0 and size={self.size} at least 1x1")
+        if self.source is not None and not self.source.image.shape[:2] == self.source.labels.shape == self.size:
+            raise ConfigError(
+                f"generation request: the source's image {self.source.image.shape[:2]} and labels "
+                f"{self.source.labels.shape} must have its size {self.size} (height, width)"
+            )
 
 
 @frozen(eq=False)
@@ -182,13 +207,17 @@ class GeneratedImage:
     Attributes:
         request: the request it fulfils.
         image: uint8 "h w 3", RGB.
-        labels: exact train ids, uint8 "h w", if the generator knows them; else None.
-        origin: what the image was made from besides the prompt, as plain JSON values for the manifest; else None.
+        labels: train ids, uint8 "h w", if the generator knows them; else None.
+        label_kind: "exact" if the labels were made with the image (Cityscapes train ids); "inherited" if they are those
+            of the request's source, without classes that the generator could not keep.
+        origin: what the image was made from besides the prompt and the request's source, as plain JSON values for the
+            manifest; else None.
     """
 
     request: GenerationRequest
     image: UInt8[np.ndarray, "h w 3"]
     labels: UInt8[np.ndarray, "h w"] | None = None
+    label_kind: Literal["exact", "inherited"] = "exact"
     origin: dict[str, Any] | None = None
 
 

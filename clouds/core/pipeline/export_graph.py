@@ -62,7 +62,7 @@ class Graph(nn.Module):
         padded = functional.pad(images.float() - backbone.mean, (0, right, 0, below)) + backbone.mean
         # Class logits "b q k+1" and mask logits "b q h/4 w/4", float32
         reduced = self.dtype != torch.float32
-        with torch.autocast("cpu", dtype=self.dtype, enabled=reduced), _FloatNorms() if reduced else nullcontext():
+        with torch.autocast("cpu", dtype=self.dtype, enabled=reduced), _Casts(self.dtype) if reduced else nullcontext():
             class_logits, mask_logits = (one.float() for one in self.network(padded))
         if self.output == "panoptic-logits":
             return class_logits, mask_logits
@@ -73,19 +73,32 @@ class Graph(nn.Module):
 
 
 @final
-class _FloatNorms(TorchFunctionMode):
-    """Norms take float32: autocast on a CPU leaves them as they come, and ONNX has none for two dtypes."""
+class _Casts(TorchFunctionMode):
+    """Casts that autocast leaves out on a CPU or in a graph, whose operators take one dtype.
+
+    Norms take float32. The factors of `einsum` take the reduced dtype: autocast casts them below the operator that a
+    graph records.
+
+    Args:
+        dtype: of products.
+    """
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        if getattr(func, "__name__", "") in _NORMS:
-            args, kwargs = tree_map_only(Tensor, _to_float, (args, dict(kwargs or {})))
+        name = getattr(func, "__name__", "")
+        if name in _NORMS or name == "einsum":
+            dtype = self.dtype if name == "einsum" else torch.float32
+            args, kwargs = tree_map_only(Tensor, lambda one: _cast(one, dtype), (args, dict(kwargs or {})))
         return func(*args, **(kwargs or {}))
 
 
-def _to_float(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.is_floating_point() else tensor
+def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
 def _merged(segmenter: Segmenter) -> Segmenter:

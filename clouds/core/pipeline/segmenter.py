@@ -155,3 +155,19 @@ def eval_mode(*modules: nn.Module) -> Generator[None]:
     finally:
         for part in were:
             part.training = True
+
+
+@contextmanager
+def first_call(backbone: Backbone) -> Generator[list[tuple[Tensor, Features]]]:
+    """Images and features of the first call of the backbone inside the block."""
+    calls: list[tuple[Tensor, Features]] = []
+
+    def record(module: nn.Module, inputs: tuple[Tensor, ...], output: Features) -> None:
+        if not calls:
+            calls.append((inputs[0], output))
+
+    hook = backbone.register_forward_hook(record)
+    try:
+        yield calls
+    finally:
+        hook.remove()

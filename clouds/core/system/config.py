@@ -16,7 +16,7 @@ import cattrs
 from attrs import Attribute
 
 from clouds.core.system.errors import CloudsError, ConfigError
-from clouds.core.system.values import accepts
+from clouds.core.system.values import accepts, from_json_value
 
 T = TypeVar("T")
 _BARE_KEY = re.compile("[A-Za-z0-9_-]+")
@@ -63,7 +63,7 @@ def to_json(document: Any, **options: Any) -> str:
 
 
 def within(low: float, high: float = math.inf, *, above: bool = False) -> Callable[[Any, Attribute[Any], Any], None]:
-    """Make a validator for a record field: a finite number in low..high, or a tuple of such numbers.
+    """Make a validator for a record field: a finite number in low..high, or a tuple or table of such numbers.
 
     Args:
         low, high: the range, including both ends.
@@ -76,11 +76,17 @@ def within(low: float, high: float = math.inf, *, above: bool = False) -> Callab
     wanted = first if high == math.inf else f"{first} and at most {high:g}"
 
     def check(record: Any, attribute: Attribute[Any], value: Any) -> None:
-        for number in value if isinstance(value, tuple) else (value,):  # pyright: ignore[reportUnknownVariableType]
+        for number in _numbers(value):
             if not low <= number <= high or number == math.inf or (above and number == low):
                 raise ConfigError(f"{attribute.name} is {value}; expected {wanted}")
 
     return check
+
+
+def _numbers(value: Any) -> Iterable[float]:
+    if isinstance(value, Mapping):
+        return cast("Mapping[str, float]", value).values()
+    return cast("tuple[float, ...]", value) if isinstance(value, tuple) else (value,)
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -243,10 +249,17 @@ def _converter() -> cattrs.Converter:
     for kind in (int, float, str, bool):
         converter.register_structure_hook(kind, strict)
     converter.register_structure_hook_func(lambda kind: kind == str | dict[str, Any], named)
+    converter.register_structure_hook_func(lambda kind: kind == float | dict[str, float], _number_or_table)
     converter.register_structure_hook_factory(
         lambda kind: get_origin(kind) in (tuple, list) and kind not in inner, listed
     )
     return converter
+
+
+def _number_or_table(value: Any, kind: Any) -> Any:
+    if not accepts(kind, value):
+        raise TypeError(f"{value!r} is neither a number nor a table of numbers")
+    return from_json_value(kind, value)
 
 
 def _type_fault(value: Any, kind: Any) -> str:

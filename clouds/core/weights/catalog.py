@@ -53,7 +53,7 @@ SAM = {
     "vit_h": _sam("h", "4b8939", "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e", 2_564_550_879),
 }
 
-_RAIL = "CreativeML Open RAIL++-M"
+_RAIL, _RAIL_M = "CreativeML Open RAIL++-M", "CreativeML OpenRAIL-M"
 DIFFUSION = {
     "stable-diffusion-2": _hub(
         "stable-diffusion-2",
@@ -63,7 +63,19 @@ DIFFUSION = {
         _WITHDRAWN,
     ),
     "sdxl": _hub("sdxl", "stabilityai/stable-diffusion-xl-base-1.0", _RAIL, (*_DIFFUSION_FILES, *_SECOND_TEXT_ENCODER)),
+    "stable-diffusion-1.5": _hub(
+        "stable-diffusion-1.5",
+        "stable-diffusion-v1-5/stable-diffusion-v1-5",
+        _RAIL_M,
+        (*_DIFFUSION_FILES, "feature_extractor/*.json"),
+    ),
 }
+CONTROLNET_SEG = _hub(
+    "controlnet-seg",
+    "lllyasviel/control_v11p_sd15_seg",
+    _RAIL_M,
+    ("config.json", "diffusion_pytorch_model.safetensors"),
+)
 
 # Several projects agree on the commits, sizes and hashes of these hub files.
 _PINNED = {
@@ -108,6 +120,7 @@ _ALL: tuple[Weights, ...] = (
     _hub("dinov3-large", "timm/vit_large_patch16_dinov3.lvd1689m", "DINOv3 License", _TIMM),
     *SAM.values(),
     *DIFFUSION.values(),
+    CONTROLNET_SEG,
     PageWeights(
         name="clouds-released",
         licence="Apache-2.0 (the published implementation's)",

@@ -67,8 +67,8 @@ def half_graph_of(pipeline: clouds.Pipeline, *, labels: bool = False, factor: fl
     """What a graph in float16 does: autocast, and all else in float32."""
 
     def run(images: Tensor) -> list[Tensor]:
-        with torch.autocast("cpu", dtype=torch.float16):
-            found = pipeline.forward(list(images))
+        with torch.autocast("cpu", dtype=torch.float16):  # around the network: `forward` switches it off
+            found = pipeline.segmenter(pipeline.pad(list(images)), pipeline.classifier)
         found = HeadOutput(class_logits=found.class_logits.float(), mask_logits=found.mask_logits.float() * factor)
         size = (images.shape[2], images.shape[3])
         return [pipeline.head.segment_all(found, size, size)] if labels else [found.class_logits, found.mask_logits]
