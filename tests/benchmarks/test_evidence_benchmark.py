@@ -27,6 +27,20 @@ def test_every_arm_is_valid_and_starts_from_the_same_warm_up(arms: dict[str, str
         assert one.joint.joint.batch_size == (8 if name in alone else 16)
 
 
+def test_the_arm_with_everything_is_the_recipe_photographs() -> None:
+    data = {"data.source": ["folder:a", "folder:b"], "data.generated": "c"}
+    inputs = Inputs(
+        recipe=load_recipe("folder", {**evidence.RECIPE, **data}), images=1.0, generated=1, exact="", ceiling=()
+    )
+    (full,) = (arm for arm in parse_arms(list(evidence.PLAIN)) if arm.name == "clouds")
+    mine, released = arm_recipes(full, inputs, seed=0).joint, load_recipe("photographs", data)
+    for part in ("optimizer", "warmup", "joint", "teacher", "loss"):
+        assert getattr(mine, part) == getattr(released, part)
+    assert {key: mine.model[key] for key in released.model if key not in ("generator", "prompter")} == {
+        key: value for key, value in released.model.items() if key not in ("generator", "prompter")
+    }
+
+
 TITLES = {
     "plain": {"source": "source only", "clouds": "photographs", "ceiling": "own labels"},
     "sampled": {"source": "source only; rare classes", "clouds": "photographs; rare classes"},
