@@ -55,11 +55,11 @@ SAMPLED = {
     f"scales=refined+{TWO_SCALES}": "photographs, refined, two scales; rare classes",
     f"classes=refined+{PER_CLASS}": "photographs, refined, per class; rare classes",
     f"clouds={FULL}": "photographs, refined, two scales, per class; rare classes",
-    f"drawn={FULL}+data.generated=DRAWN": "the same with drawn scenes",
-    f"both={FULL}+data.generated=BOTH": "the same with photographs and drawn scenes",
 }
 # Further ones, with the first seed alone
 FURTHER = {
+    f"drawn={FULL}+data.generated=DRAWN": "the same with drawn scenes alone",
+    f"both={FULL}+data.generated=BOTH": "the same with drawn scenes beside photographs",
     f"mixed={FULL}+data.class_mix=true": "the same with ClassMix",
     f"guided={FULL}+refiner=guided": "the same, refined by guided filters",
 }
