@@ -46,7 +46,6 @@ PLAIN = {
     "generated": "photographs",
     "refined": "photographs, refined",
     f"clouds={FULL}": "photographs, refined, two scales, per class",
-    "ceiling": "the photographs' own labels",
 }
 # Arms with rare-class sampling in both phases
 SAMPLED = {
@@ -56,12 +55,15 @@ SAMPLED = {
     f"classes=refined+{PER_CLASS}": "photographs, refined, per class; rare classes",
     f"clouds={FULL}": "photographs, refined, two scales, per class; rare classes",
 }
-# Further ones, with the first seed alone
+# Further arms of both, with the first seed alone
 FURTHER = {
-    f"drawn={FULL}+data.generated=DRAWN": "the same with drawn scenes alone",
-    f"both={FULL}+data.generated=BOTH": "the same with drawn scenes beside photographs",
-    f"mixed={FULL}+data.class_mix=true": "the same with ClassMix",
-    f"guided={FULL}+refiner=guided": "the same, refined by guided filters",
+    "plain": {"ceiling": "the photographs' own labels"},
+    "sampled": {
+        f"drawn={FULL}+data.generated=DRAWN": "the same with drawn scenes alone",
+        f"both={FULL}+data.generated=BOTH": "the same with drawn scenes beside photographs",
+        f"mixed={FULL}+data.class_mix=true": "the same with ClassMix",
+        f"guided={FULL}+refiner=guided": "the same, refined by guided filters",
+    },
 }
 
 
@@ -74,8 +76,8 @@ def run(data: Path, out: Path, seeds: Sequence[int]) -> None:
     sampled = {**recipe, "data.sampler": sampler}
     target = generalization.photographs(data / "camvid", out / "camvid")
     for count in range(1, len(seeds) + 1):
-        more = FURTHER if count == 1 else {}
-        for name, arms, settings in (("plain", PLAIN, recipe), ("sampled", {**SAMPLED, **more}, sampled)):
+        for name, arms, settings in (("plain", PLAIN, recipe), ("sampled", SAMPLED, sampled)):
+            arms = {**arms, **FURTHER[name]} if count == 1 else arms
             done = clouds.ablate(
                 "folder",
                 arms=[_located(arm, pictures) for arm in arms],
