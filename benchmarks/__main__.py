@@ -10,6 +10,7 @@ from benchmarks.rows import append
 # Imported on demand, because a benchmark does not need the libraries of others.
 BENCHMARKS = (
     "adapters",
+    "cluster",
     "compiled",
     "decoder",
     "end_to_end",

@@ -1,8 +1,9 @@
 """Overhead of `clouds.evaluate` beyond the model, on images and labels of the procedural generator.
 
 The model alone (backbone, head, and merging of masks into labels) segments the same decoded images. Both alternate in
-each round, so that other load affects both; the overhead is their ratio. Further rows time the parts: reading a pair of
-files, which the evaluation does in a parallel thread, and counting.
+each round, so that other load affects both; the overhead is their ratio. So is the cost of calibration, from an
+evaluation with it in the same round. Further rows time the parts: reading a pair of files, which the evaluation does in
+a parallel thread, and counting.
 """
 
 from __future__ import annotations
@@ -67,6 +68,7 @@ def _measure(backbone: str, folder: Path, load: Load) -> list[dict[str, Any]]:
     runs: dict[str, Callable[[], object]] = {
         "evaluation": lambda: clouds.evaluate(pipeline, [dataset]),
         "model alone": lambda: segment_all(pipeline, pictures),
+        "evaluation with calibration": lambda: clouds.evaluate(pipeline, [dataset], calibration=True),
     }
     times: dict[str, list[float]] = {metric: [] for metric in runs}
     for repeat in runs.values():
@@ -74,12 +76,15 @@ def _measure(backbone: str, folder: Path, load: Load) -> list[dict[str, Any]]:
     for _ in range(load.rounds):
         for metric, repeat in runs.items():
             times[metric].append(_seconds(repeat) / load.images)
-    beyond = [100 * (all_of_it / model - 1) for all_of_it, model in zip(*times.values(), strict=True)]
+    rounds = list(zip(*times.values(), strict=True))
+    beyond = [100 * (all_of_it / model - 1) for all_of_it, model, _ in rounds]
+    calibration = [calibrated / all_of_it for all_of_it, _, calibrated in rounds]
     facts = {"shape": list(load.size), "images": load.images}
     provider = f"{backbone}+mask2former"
     return [
         *(row("evaluation", provider, metric, "s/image", values, **facts) for metric, values in times.items()),
         row("evaluation", provider, "evaluation beyond the model", "%", beyond, **facts),
+        row("evaluation", provider, "calibration, times the evaluation", "x", calibration, **facts),
         *(
             row("evaluation", provider, part, "ms/image", values, **facts)
             for part, values in _parts(pipeline, dataset).items()

@@ -1,7 +1,7 @@
 """Time of `Pipeline.predict` with the small backbone, per head and image size, and of batches.
 
-Single images and batches of 1, 2, 4 and 8 alternate. A row has seconds per image of a stream of JPEG files, and peak
-bytes of tensors. On a GPU, `batches` also measures CUDA graphs.
+Single images and batches of 1, 2, 4 and 8 alternate, the largest also with two threads that read files. A row has
+seconds per image of a stream of JPEG files, and peak bytes of tensors. On a GPU, `batches` also measures CUDA graphs.
 
     python -m benchmarks predict
 """
@@ -25,6 +25,7 @@ SIZES = ((256, 512), (512, 1024))
 HEADS = ("linear", "mask2former")
 BACKBONES = ("tiny", "clip-rn50")
 BATCHES = (1, 2, 4, 8)
+READERS = 2
 ALONE = "one by one"
 
 
@@ -105,8 +106,8 @@ def _runs(
         for path in paths[:count]:
             assert pipeline.predict(path).labels.size
 
-    def many(batch_size: int, count: int) -> None:
-        for prediction in pipeline.predict_many(paths[:count], batch_size=batch_size):
+    def many(batch_size: int, count: int, readers: int = 1) -> None:
+        for prediction in pipeline.predict_many(paths[:count], batch_size=batch_size, workers=readers):
             assert prediction.labels.size
 
     def replay(graphs: Any, work: Callable[[int], None], count: int) -> None:
@@ -116,6 +117,10 @@ def _runs(
 
     runs: dict[str, tuple[Callable[[int], None], int]] = {ALONE: (alone, 1)}
     runs |= {f"batches of {size}": (partial(many, size), size) for size in sizes}
+    runs[f"batches of {max(sizes)}, {READERS} reading threads"] = (
+        partial(many, max(sizes), readers=READERS),
+        max(sizes),
+    )
     if pipeline.device.type == "cuda":
         pipeline.use_cuda_graphs()
         runs |= {f"{way}, CUDA graphs": (partial(replay, pipeline._graphs, work), n) for way, (work, n) in runs.items()}

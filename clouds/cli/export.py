@@ -12,7 +12,7 @@ from clouds.cli.options import AsJson, Trust, UsageError
 from clouds.cli.output import write, write_json
 
 if TYPE_CHECKING:
-    from clouds.core.pipeline.export import ExportOutput
+    from clouds.core.pipeline.export_graph import ExportOutput
 
 
 def export(
@@ -26,6 +26,7 @@ def export(
     panoptic_logits: bool = False,
     size: str = "",
     dynamic: bool = False,
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32",
     trust: Trust = (),
     as_json: AsJson = False,
 ) -> None:
@@ -42,6 +43,7 @@ def export(
         panoptic_logits: return classes and masks of all queries, for instances and panoptic segments.
         size: HEIGHTxWIDTH of all images.
         dynamic: take images of any size from 33x33 pixels; the default.
+        dtype: of weights and products; no bfloat16 in ONNX, which onnxruntime cannot check on a CPU.
     """
     from clouds.core.pipeline.composer import load
     from clouds.core.pipeline.export import export as write_graph
@@ -51,9 +53,11 @@ def export(
     if fixed and dynamic:
         raise UsageError("--size and --dynamic exclude each other; omit one")
     pipeline = load(checkpoint, device="cpu", trust=trust)
-    write_graph(pipeline, out, format=form, output=output, size=fixed)
+    write_graph(pipeline, out, format=form, output=output, size=fixed, dtype=dtype)
     if as_json:
-        write_json({"file": out, "format": form, "output": output, "size": fixed, "bytes": out.stat().st_size})
+        write_json(
+            {"file": out, "format": form, "output": output, "size": fixed, "dtype": dtype, "bytes": out.stat().st_size}
+        )
         return
     write(f"{output} of {size or 'images of any size'} in {out}, {out.stat().st_size / 1e6:.1f} MB")
 

@@ -13,9 +13,10 @@ SMALL = evaluation.Load(backbones=("tiny",), size=(64, 96), images=2, rounds=2)
 def test_the_rows_of_a_backbone() -> None:
     rows = {one["metric"]: one for one in evaluation.run(SMALL)}
     parts = {"reading", "counting confusion", "counting boundaries"}
-    assert set(rows) == {"evaluation", "model alone", "evaluation beyond the model"} | parts
+    runs = {"evaluation", "model alone", "evaluation with calibration"}
+    assert set(rows) == {*runs, "evaluation beyond the model", "calibration, times the evaluation", *parts}
     assert all(one["provider"] == "tiny+mask2former" and one["repeats"] == 2 for one in rows.values())
-    assert all(rows[metric]["p20"] > 0 for metric in ("evaluation", "model alone", *parts))
+    assert all(rows[metric]["p20"] > 0 for metric in (*runs, *parts))
 
 
 def test_the_model_alone_makes_the_labels_that_are_evaluated(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ HEADS: dict[str, Any] = {
     "linear": {"name": "linear", "width": 16},
     "fpn": {"name": "fpn", "width": 32},
     "mask2former": {"name": "mask2former", **SMALL},
+    "eomt": {"name": "eomt", "queries": 20, "layers": 2},
 }
 SAVE = """
 import sys
@@ -60,8 +61,12 @@ def operators(file: Path) -> set[str]:
     return {node.op_type for node in onnx.load(file).graph.node}
 
 
-def save(folder: Path, backbone: Any, head: str) -> tuple[clouds.Pipeline, Path]:
-    pipeline = clouds.compose(backbone=backbone, head=HEADS[head], labels=5, pretrained=False, device="cpu")
+def save(folder: Path, backbone: Any, head: str, adapter: str | None = None) -> tuple[clouds.Pipeline, Path]:
+    parts = {"backbone": backbone, "head": HEADS[head], "adapter": adapter}
+    pipeline = clouds.compose(**parts, labels=5, pretrained=False, device="cpu")
+    if pipeline.adapter is not None:  # a fresh one changes nothing, and its export would not be noticed
+        for parameter in pipeline.adapter.parameters():
+            torch.nn.init.normal_(parameter, std=0.1)
     pipeline.trained = True
     pipeline.save(folder / head)
     return pipeline, folder / head
@@ -124,6 +129,64 @@ def test_backbones_and_heads_become_onnx_of_any_size(backbone: Any, head: str, t
 
 
 @pytest.mark.slow
+def test_queries_inside_the_backbone_become_onnx_and_a_program(tmp_path: Path) -> None:
+    pipeline, checkpoint = save(tmp_path, "timm:test_vit", "eomt")
+    exported(checkpoint, "--out", tmp_path / "a.onnx")
+    require_agreement(pipeline, tmp_path / "a.onnx")
+    exported(checkpoint, "--out", tmp_path / "half.onnx", "--scores", "--dtype", "float16")
+    image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
+    (scores,) = session(tmp_path / "half.onnx").run(None, {"images": image.transpose(2, 0, 1)[None]})
+    truth = pipeline.predict(image).scores()
+    assert np.abs(scores[0] - truth).max() <= 20 * 2**-11 * truth.max()  # roundings of 2^-11 in some twenty layers
+    exported(checkpoint, "--out", tmp_path / "a.pt2", "--format", "torch-export", "--panoptic-logits")
+    image = torch.randint(0, 256, (1, 3, 64, 96), dtype=torch.uint8)
+    found = torch.export.load(tmp_path / "a.pt2").module()(image)
+    with torch.inference_mode():
+        expected = pipeline.forward(image)
+    torch.testing.assert_close(found, (expected.class_logits, expected.mask_logits), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("adapter", "merged"), [("lora", True), ("soma", True), ("rein", False)])
+def test_adapters_are_merged_where_they_can_be(adapter: str, merged: bool, tmp_path: Path) -> None:
+    pipeline, checkpoint = save(tmp_path, "timm:test_vit", "linear", adapter)
+    exported(checkpoint, "--out", tmp_path / "a.onnx")
+    require_agreement(pipeline, tmp_path / "a.onnx")
+    exported(checkpoint, "--out", tmp_path / "a.pt2", "--format", "torch-export", "--scores")
+    program = torch.export.load(tmp_path / "a.pt2")
+    assert any("adapter" in name for name in program.state_dict) != merged
+    image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
+    (scores,) = program.module()(torch.from_numpy(image).permute(2, 0, 1)[None])
+    np.testing.assert_allclose(scores[0].detach(), pipeline.predict(image).scores(), atol=1e-5)  # probabilities
+
+
+@pytest.mark.slow
+def test_float16_halves_the_file(tmp_path: Path) -> None:
+    pipeline, checkpoint = save(tmp_path, "timm:test_vit", "linear", "lora")
+    exported(checkpoint, "--out", tmp_path / "whole.onnx", "--scores")
+    words = exported(checkpoint, "--out", tmp_path / "half.onnx", "--scores", "--dtype", "float16", "--json")
+    assert json.loads(words)["dtype"] == "float16"
+    weights = sum(one.numel() for one in pipeline.backbone.parameters())
+    assert (tmp_path / "whole.onnx").stat().st_size - (tmp_path / "half.onnx").stat().st_size > 1.5 * weights
+    image = np.random.default_rng(0).integers(0, 256, (70, 90, 3), np.uint8)
+    (scores,) = session(tmp_path / "half.onnx").run(None, {"images": image.transpose(2, 0, 1)[None]})
+    assert scores.dtype == np.float32
+    # Roundings of 2^-11 in some ten layers in a row, of probabilities
+    np.testing.assert_allclose(scores[0], pipeline.predict(image).scores(), atol=10 * 2**-11)
+
+
+def test_bfloat16_becomes_a_program(tmp_path: Path) -> None:
+    pipeline, checkpoint = save(tmp_path, TINY, "linear")
+    exported(checkpoint, "--out", tmp_path / "a.pt2", "--format", "torch-export", "--scores", "--dtype", "bfloat16")
+    program = torch.export.load(tmp_path / "a.pt2")
+    assert torch.bfloat16 in {one.dtype for one in program.state_dict.values()}
+    image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
+    (scores,) = program.module()(torch.from_numpy(image).permute(2, 0, 1)[None])
+    # Roundings of 2^-8 in some ten layers in a row, of probabilities
+    np.testing.assert_allclose(scores[0].detach(), pipeline.predict(image).scores(), atol=10 * 2**-8)
+
+
+@pytest.mark.slow
 def test_clips_resnet_exports_its_masks(tmp_path: Path) -> None:
     helpers, head = ROOT / "tests" / "backbones", json.dumps(HEADS["mask2former"])
     done = shell("-c", SAVE, helpers, head, tmp_path / "a.onnx")
@@ -146,6 +209,11 @@ def test_a_fixed_size_takes_any_number_of_images(tmp_path: Path) -> None:
         (("--size", "50"), 2, "--size is '50'; expected HEIGHTxWIDTH in pixels"),
         (("--size", "50x70", "--dynamic"), 2, "--size and --dynamic exclude each other"),
         (("--labels", "--scores"), 2, "--labels, --scores and --panoptic-logits exclude each other"),
+        (
+            ("--dtype", "bfloat16"),
+            1,
+            "convolutions of ONNX opset 20 take no bfloat16, so that onnxruntime's CPU cannot",
+        ),
         (("--size", "0x64"), 1, "size is 0x64; expected sides of 1 to 16384 pixels"),
     ],
 )
@@ -165,15 +233,20 @@ def test_missing_libraries_are_named(monkeypatch: pytest.MonkeyPatch, checkpoint
         clouds.export(clouds.load(checkpoint, device="cpu"), tmp_path / "a.onnx")
 
 
-def test_a_pipeline_with_a_dtype_or_too_many_weights_is_refused(
+def test_a_pipeline_with_too_many_weights_is_refused(
     monkeypatch: pytest.MonkeyPatch, checkpoint: Path, tmp_path: Path
 ) -> None:
     pipeline = clouds.load(checkpoint, device="cpu")
     monkeypatch.setattr("clouds.core.pipeline.export._FILE_LIMIT", 1000)
     with pytest.raises(clouds.ConfigError, match=r"the weights take 0\.0 GB, and one ONNX file holds 2"):
         clouds.export(pipeline, tmp_path / "a")
-    pipeline.plan = clouds.compose(backbone=TINY, head="linear", device="cpu", dtype="bfloat16").plan
-    with pytest.raises(clouds.ConfigError, match="on cpu with dtype bfloat16; expected the CPU and float32"):
+
+
+def test_a_pipeline_on_another_device_is_refused(tmp_path: Path) -> None:
+    pipeline = clouds.compose(backbone=TINY, head="linear", device="cpu").to("meta")
+    with pytest.raises(
+        clouds.ConfigError, match="the pipeline is on meta; expected the CPU: load it with device='cpu'"
+    ):
         clouds.export(pipeline, tmp_path / "a")
 
 

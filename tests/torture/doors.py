@@ -35,6 +35,8 @@ from clouds.data.encodings import label_encoding
 from clouds.data.folder import open_dataset
 from clouds.data.label_files import read_label_pixels
 from clouds.data.segment_files import open_segment_files
+from clouds.inference.folder import ROWS
+from clouds.inference.folder import read_rows as predicted_rows
 from clouds.prompters.llm_text import parse_captions
 from clouds.synthesis.generated_set import open_generated
 from clouds.training.checkpoint import FILE_NAME as CHECKPOINT
@@ -152,6 +154,16 @@ def _settings(folder: Path) -> Iterator[Door]:
     (folder / "scored" / RECIPE).write_text(json.dumps(recipe.to_dict()), encoding="utf-8")
     scores = '"scores": {"day": {"images": 2, "miou": 50.0, "iou": {"road": 50.0, "sky": null}}}'
     log = "".join(f'{{"phase": "warmup", "step": {step}, "miou": 50.0, {scores}}}\n' for step in (1, 2))
+    files = (
+        {"file": "a.png", "bytes": 9, "sha256": "0" * 64},
+        {"file": "a_overlay.png", "bytes": 8, "sha256": "1" * 64},
+    )
+    rows = [
+        {"name": name, "image": f"/x/{name}.png", "image_bytes": 7, "image_modified": 5, "files": files}
+        for name in "ab"
+    ]
+    seed = "".join(f"{json.dumps(row)}\n" for row in rows).encode()
+    yield Door(ROWS, [seed], mutate_lines, _file(folder / "predicted" / ROWS, lambda path: predicted_rows(path.parent)))
     yield Door("log.jsonl", [log.encode()], mutate_lines, _file(folder / "scored" / LOG, _compare), share=3)
     text = clouds.plan(backbone=TINY, head="linear", generator="procedural", refiner="regions").to_json()
     yield Door("plan.json", [text.encode()], mutate_json, _decoded(Plan.from_json))

@@ -13,8 +13,8 @@ from typing import Any
 
 HERE = Path(__file__).parent
 NAMES = (
-    *("generate", "shards", "refine", "datasets-convert-link", "datasets-convert-copy", "train", "save", "convert"),
-    "weights-fetch",
+    *("generate", "shards", "refine", "datasets-convert-link", "datasets-convert-copy", "predict", "train", "save"),
+    *("convert", "weights-fetch"),
 )
 
 

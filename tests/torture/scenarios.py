@@ -27,6 +27,8 @@ from clouds.core.system.images import write_png
 from clouds.core.weights.store import fetch
 from clouds.data.convert import convert_dataset
 from clouds.data.folder import open_dataset
+from clouds.inference.folder import ROWS as PREDICTED
+from clouds.inference.folder import read_rows
 from clouds.synthesis.filters import BlankFilter, DuplicateFilter
 from clouds.synthesis.generate import generate_set
 from clouds.synthesis.generated_set import open_generated
@@ -176,6 +178,30 @@ def _bits(value: Any) -> Any:
 
 
 @contextmanager
+def predict(given: Path) -> Iterator[Scenario]:
+    """`clouds predict FOLDER`, with two files an image."""
+    from clouds.cli.app import main
+
+    model, pictures = given / "model", given / "images" / "train"
+    labelled(given, 3)
+    trained = pipeline()
+    trained.trained = True
+    trained.save(model)
+
+    def call(folder: Path) -> None:
+        if main(["predict", str(model), str(pictures), "--out", str(folder), "--batch-size", "2", "--device", "cpu"]):
+            raise RuntimeError("clouds predict failed")
+
+    def check(folder: Path) -> None:
+        for row in read_rows(folder).values():
+            for one in row.files:
+                if sha256((folder / one.file).read_bytes()).hexdigest() != one.sha256:
+                    raise ValueError(f"{one.file} is not what its row says")
+
+    yield Scenario(call=call, growing=(PREDICTED,), check=check)
+
+
+@contextmanager
 def save(given: Path) -> Iterator[Scenario]:
     """Over another pipeline, so that there is one at every moment."""
     old, new = pipeline(1), pipeline(0)
@@ -259,6 +285,7 @@ SCENARIOS: dict[str, Callable[[Path], AbstractContextManager[Scenario]]] = {
     "refine": refine,
     "datasets-convert-link": convert("link"),
     "datasets-convert-copy": convert("copy"),
+    "predict": predict,
     "train": training,
     "save": save,
     "convert": convert_reference,

@@ -16,23 +16,19 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, final, get_args
+from typing import Any, Literal, get_args
 
 import torch
-from jaxtyping import UInt8
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
 from clouds.core.contract.component import Kind
-from clouds.core.contract.records import HeadOutput
 from clouds.core.pipeline.export_check import check_graph
+from clouds.core.pipeline.export_graph import ExportDtype, ExportOutput, Graph
 from clouds.core.pipeline.pipeline import Pipeline
-from clouds.core.pipeline.segmenter import Network
 from clouds.core.system.errors import CloudsError, ConfigError
 from clouds.core.system.files import atomic_file
 
 ExportFormat = Literal["onnx", "torch-export"]
-ExportOutput = Literal["labels", "scores", "panoptic-logits"]
 
 _NAMES: dict[ExportOutput, tuple[str, ...]] = {
     "labels": ("labels",),
@@ -53,72 +49,50 @@ def export(
     format: ExportFormat = "onnx",
     output: ExportOutput = "labels",
     size: tuple[int, int] | None = None,
+    dtype: ExportDtype = "float32",
 ) -> Path:
     """Write a pipeline as one file that runs without `clouds`, after comparing the file with the pipeline.
 
     Input `images`: uint8 "b 3 h w", RGB. Outputs: `labels` uint8 "b h w", train ids; `scores` float32 "b k h w"; or,
     for instances and panoptic segments, `class_logits` "b q k+1" and `mask_logits` at a quarter of the size padded to
     multiples of 32. The names of the classes are in the file as JSON: ONNX metadata, or the extra file, `labels`.
+    An adapter that can be merged is merged in the file, others are part of the graph; the pipeline keeps its own.
 
     Args:
-        pipeline: on the CPU, in float32.
+        pipeline: on the CPU.
         file: replaced only by a graph that agrees with the pipeline, see `clouds.core.pipeline.export_check`.
         format: "onnx", which onnxruntime checks, or "torch-export", for `torch.export.load`.
         output: what the graph returns.
         size: (height, width) of all images; None: any from 33 pixels. The number of images is free in both cases.
+        dtype: of the weights and products of linear layers and convolutions; all else is float32, see `Graph`.
 
     Raises:
-        ConfigError: a library is missing; the pipeline or its dtype cannot be exported; the backbone does not take the
-            size; or the graph disagrees with the pipeline.
+        ConfigError: a library is missing; the pipeline cannot be exported, or not in this dtype; the backbone does not
+            take the size; or the graph disagrees with the pipeline.
     """
-    _check_request(pipeline, format, output, size)
-    graph = Graph(pipeline, output).eval()
+    _check_request(pipeline, format, output, size, dtype)
+    graph = Graph(pipeline, output, dtype).eval()
     examples = _images(size)
-    _require_size(pipeline, graph, examples[0])
+    _require_size(pipeline, examples[0])
     names = json.dumps(list(pipeline.labels.names))
     with torch.inference_mode(False), torch.no_grad(), atomic_file(file) as temporary:
         with _one_line(pipeline, format, size):
             program = _trace(graph, examples[0], size)
             run = (_write_onnx if format == "onnx" else _write_program)(program, _NAMES[output], names, temporary)
-        check_graph(pipeline, run, output, examples)
+        check_graph(pipeline, run, output, examples, dtype)
     return Path(file)
 
 
-@final
-class Graph(nn.Module):
-    """A pipeline's forward pass from images of any size to its output.
-
-    Args:
-        pipeline: its modules are shared.
-        output: what to return.
-    """
-
-    def __init__(self, pipeline: Pipeline, output: ExportOutput) -> None:
-        super().__init__()
-        self.network: Network = pipeline.as_module()
-        self.output = output
-
-    def forward(self, images: UInt8[Tensor, "b 3 h w"]) -> tuple[Tensor, ...]:
-        # Pad at bottom and right with the mean, which is 0 after subtraction: float "b 3 h w", multiples of the divisor
-        backbone = self.network.segmenter.backbone
-        size = images.shape[2], images.shape[3]
-        height, width = ((side + backbone.size_divisor - 1) // backbone.size_divisor for side in size)
-        below, right = height * backbone.size_divisor - size[0], width * backbone.size_divisor - size[1]
-        padded = functional.pad(images.float() - backbone.mean, (0, right, 0, below)) + backbone.mean
-        # Class logits "b q k+1" and mask logits "b q h/4 w/4"
-        class_logits, mask_logits = self.network(padded)
-        if self.output == "panoptic-logits":
-            return class_logits, mask_logits
-        # Labels "b h w" or scores "b k h w"
-        found = HeadOutput(class_logits=class_logits, mask_logits=mask_logits)
-        head = self.network.segmenter.head
-        return (head.segment_all(found, size, size, scores=self.output == "scores"),)
-
-
-def _check_request(pipeline: Pipeline, format: str, output: str, size: tuple[int, int] | None) -> None:
-    for name, value, known in (("format", format, get_args(ExportFormat)), ("output", output, get_args(ExportOutput))):
-        if value not in known:
-            raise ConfigError(f"export: {name} is {value!r}; expected one of {', '.join(known)}")
+def _check_request(pipeline: Pipeline, format: str, output: str, size: tuple[int, int] | None, dtype: str) -> None:
+    words = (("format", format, ExportFormat), ("output", output, ExportOutput), ("dtype", dtype, ExportDtype))
+    for name, value, known in words:
+        if value not in get_args(known):
+            raise ConfigError(f"export: {name} is {value!r}; expected one of {', '.join(get_args(known))}")
+    if format == "onnx" and dtype == "bfloat16":
+        raise ConfigError(
+            f"export: convolutions of ONNX opset {_OPSET} take no bfloat16, so that onnxruntime's CPU cannot check the "
+            "file; choose the dtype float16 or float32, or the format torch-export"
+        )
     if size is not None and not all(1 <= side <= _MOST for side in size):
         raise ConfigError(f"export: size is {size[0]}x{size[1]}; expected sides of 1 to {_MOST} pixels")
     missing = [name for name in _NEEDED if format == "onnx" and find_spec(name) is None]
@@ -127,11 +101,8 @@ def _check_request(pipeline: Pipeline, format: str, output: str, size: tuple[int
             f"export: format onnx needs {', '.join(missing)}; pip install 'clouds-dgss[onnx]', or use the format "
             "torch-export"
         )
-    if pipeline.device.type != "cpu" or pipeline.plan.dtype:
-        raise ConfigError(
-            f"export: the pipeline is on {pipeline.device} with dtype {pipeline.plan.dtype}; expected the CPU and "
-            "float32: load it with device='cpu', compose it without dtype"
-        )
+    if pipeline.device.type != "cpu":
+        raise ConfigError(f"export: the pipeline is on {pipeline.device}; expected the CPU: load it with device='cpu'")
     weights = sum(one.numel() * one.element_size() for one in pipeline.segmenter.parameters())
     if format == "onnx" and weights > _FILE_LIMIT:
         raise ConfigError(
@@ -152,9 +123,9 @@ def _images(size: tuple[int, int] | None) -> list[Tensor]:
     ]
 
 
-def _require_size(pipeline: Pipeline, graph: Graph, images: Tensor) -> None:
+def _require_size(pipeline: Pipeline, images: Tensor) -> None:
     """Run the backbone once, so that a size that it refuses is told apart from a graph that cannot be traced."""
-    backbone = graph.network.segmenter.backbone
+    backbone = pipeline.backbone
     height, width = pipeline.segmenter.network_size([(images.shape[2], images.shape[3])])
     try:
         with torch.inference_mode():

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 import clouds
+from clouds.core.contract.records import HeadOutput
 from clouds.core.pipeline.export_check import check_graph
 
 EXAMPLES = [torch.zeros(2, 3, 40, 50, dtype=torch.uint8)]
@@ -60,6 +61,40 @@ def test_an_unstable_pipeline_is_refused(pipeline: clouds.Pipeline, monkeypatch:
     monkeypatch.setattr("clouds.core.pipeline.export_check._CONTRASTS", (-1.0, 2.0))
     with pytest.raises(clouds.ConfigError, match=r"masks for 50 draws of \(2, 3, 40, 50\) random images change"):
         check_graph(pipeline, graph_of(pipeline, scores=True), "scores", EXAMPLES)
+
+
+def half_graph_of(pipeline: clouds.Pipeline, *, labels: bool = False, factor: float = 1.0):
+    """What a graph in float16 does: autocast, and all else in float32."""
+
+    def run(images: Tensor) -> list[Tensor]:
+        with torch.autocast("cpu", dtype=torch.float16):  # around the network: `forward` switches it off
+            found = pipeline.segmenter(pipeline.pad(list(images)), pipeline.classifier)
+        found = HeadOutput(class_logits=found.class_logits.float(), mask_logits=found.mask_logits.float() * factor)
+        size = (images.shape[2], images.shape[3])
+        return [pipeline.head.segment_all(found, size, size)] if labels else [found.class_logits, found.mask_logits]
+
+    return run
+
+
+def test_a_reduced_graph_may_differ_as_autocast_does(pipeline: clouds.Pipeline) -> None:
+    check_graph(pipeline, half_graph_of(pipeline, labels=True), "labels", EXAMPLES, "float16")
+    check_graph(pipeline, half_graph_of(pipeline), "panoptic-logits", EXAMPLES, "float16")
+    with pytest.raises(clouds.ConfigError, match="graph and pipeline differ by"):
+        check_graph(pipeline, half_graph_of(pipeline), "panoptic-logits", EXAMPLES)  # as a graph in float32
+
+
+def test_a_reduced_graph_that_differs_by_more_is_found(pipeline: clouds.Pipeline) -> None:
+    message = r"the graph in float16 differs from the pipeline in float32 by .*, 5 times what autocast changes"
+    with pytest.raises(clouds.ConfigError, match=message):
+        check_graph(pipeline, half_graph_of(pipeline, factor=1.01), "panoptic-logits", EXAMPLES, "float16")
+    with pytest.raises(clouds.ConfigError, match=message):
+        check_graph(pipeline, half_graph_of(pipeline, labels=True, factor=-1), "labels", EXAMPLES, "float16")
+
+
+def test_a_dtype_that_changes_too_much_is_refused(pipeline: clouds.Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clouds.core.pipeline.export_check.LOSS", 1e-6)
+    with pytest.raises(clouds.ConfigError, match=r"bfloat16 changes the pipeline's output by at least .* for 50 draws"):
+        check_graph(pipeline, half_graph_of(pipeline), "panoptic-logits", EXAMPLES, "bfloat16")
 
 
 @pytest.mark.parametrize("head", ["linear", {"name": "mask2former", "queries": 8, "width": 64}])
