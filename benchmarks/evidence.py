@@ -132,7 +132,7 @@ def _located(arm: str, pictures: dict[str, Path]) -> str:
 
 def _append(folder: Path, titles: dict[str, str]) -> None:
     """Append the rows of an ablation that the results lack."""
-    known = {(one["provider"], one["seed"]) for one in read_rows(NAME, RESULTS)}
+    known = {(one["provider"], one.get("seed")) for one in read_rows(NAME, RESULTS)}
     for one in read_rows(Path(ROWS).stem, folder):
         title = titles[one["arm"]]
         if (title, one["seed"]) not in known:
