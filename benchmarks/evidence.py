@@ -143,7 +143,9 @@ def _append(folder: Path, titles: dict[str, str]) -> None:
 
 
 def _append_teacher(teacher: Mapping[str, Mapping[str, Spread | None]], seeds: Sequence[int]) -> None:
-    """Append the accuracy per class of the labels of the first teachers of all seeds, which are those of `PLAIN`."""
+    """Append the accuracy per class of the labels of `PLAIN`'s first teachers, unless the results have it."""
+    if any(one.get("seeds") == list(seeds) for one in read_rows(NAME, RESULTS)):
+        return
     (classes,) = teacher.values()
     means = {name: None if value is None else value.mean for name, value in classes.items()}
     facts = {"seeds": list(seeds), "classes": _rounded(means)}

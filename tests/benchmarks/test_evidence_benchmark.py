@@ -64,7 +64,7 @@ def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, obje
                 "".join(f"{json.dumps(one)}\n" for one in made), encoding="utf-8"
             )
             evidence._append(tmp_path / ablation, TITLES[ablation])
-            if seeds == (0, 1) and ablation == "plain":
+            for _ in range(2 if seeds == (0, 1) and ablation == "plain" else 0):  # the second call finds the row
                 evidence._append_teacher({"train": {"road": Spread(mean=80.0, deviation=1.0), "train": None}}, [0, 1])
     return read_rows("ablation", tmp_path)
 
