@@ -20,7 +20,10 @@ from benchmarks.rows import RESULTS, Row, latest, read_rows
 from clouds.core.system.files import write_text
 
 _ROOT = Path(__file__).parents[1]
-DOCUMENTS = tuple(_ROOT / name for name in ("README.md", "benchmarks/README.md", "SECURITY.md", "docs/results.md"))
+DOCUMENTS = tuple(
+    _ROOT / name
+    for name in ("README.md", "benchmarks/README.md", "SECURITY.md", "docs/results.md", "docs/tutorials/choose.md")
+)
 _BETWEEN = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
