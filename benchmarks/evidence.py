@@ -46,6 +46,7 @@ PLAIN = {
     "generated": "photographs",
     "refined": "photographs, refined",
     f"clouds={FULL}": "photographs, refined, two scales, per class",
+    "ceiling": "the photographs' own labels",
 }
 # Arms with rare-class sampling in both phases
 SAMPLED = {
@@ -54,16 +55,10 @@ SAMPLED = {
     f"scales=refined+{TWO_SCALES}": "photographs, refined, two scales; rare classes",
     f"classes=refined+{PER_CLASS}": "photographs, refined, per class; rare classes",
     f"clouds={FULL}": "photographs, refined, two scales, per class; rare classes",
-}
-# Further arms of both, with the first seed alone
-FURTHER = {
-    "plain": {"ceiling": "the photographs' own labels"},
-    "sampled": {
-        f"drawn={FULL}+data.generated=DRAWN": "the same with drawn scenes alone",
-        f"both={FULL}+data.generated=BOTH": "the same with drawn scenes beside photographs",
-        f"mixed={FULL}+data.class_mix=true": "the same with ClassMix",
-        f"guided={FULL}+refiner=guided": "the same, refined by guided filters",
-    },
+    f"drawn={FULL}+data.generated=DRAWN": "the same with drawn scenes alone",
+    f"both={FULL}+data.generated=BOTH": "the same with drawn scenes beside photographs",
+    f"mixed={FULL}+data.class_mix=true": "the same with ClassMix",
+    f"guided={FULL}+refiner=guided": "the same, refined by guided filters",
 }
 
 
@@ -77,7 +72,6 @@ def run(data: Path, out: Path, seeds: Sequence[int]) -> None:
     target = generalization.photographs(data / "camvid", out / "camvid")
     for count in range(1, len(seeds) + 1):
         for name, arms, settings in (("plain", PLAIN, recipe), ("sampled", SAMPLED, sampled)):
-            arms = {**arms, **FURTHER[name]} if count == 1 else arms
             done = clouds.ablate(
                 "folder",
                 arms=[_located(arm, pictures) for arm in arms],
