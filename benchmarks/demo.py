@@ -15,8 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.rows import RESULTS, append, row
-from benchmarks.table import read_rows
+from benchmarks.rows import RESULTS, append, read_rows, row
 from clouds.core.system.files import write_text
 from clouds.core.system.memory import peak_memory
 from clouds.demo.run import DemoResult, run_demo

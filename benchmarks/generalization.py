@@ -18,8 +18,7 @@ import json
 from pathlib import Path
 
 import clouds
-from benchmarks.rows import append, row
-from benchmarks.table import read_rows
+from benchmarks.rows import append, read_rows, row
 from clouds.core.system.config import to_toml
 from clouds.core.system.files import link_file, write_text
 from clouds.training.ablation_result import ROWS

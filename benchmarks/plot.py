@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.rows import RESULTS
-from benchmarks.table import Row, latest, read_rows
+from benchmarks.rows import RESULTS, Row, latest, read_rows
 from clouds.core.system.files import write_text
 
 _HIDDEN = ("device", "dtype", "batch", "queries")

@@ -8,7 +8,7 @@ import platform
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,9 +18,12 @@ import numpy as np
 import torch
 
 RESULTS = Path(__file__).parent / "results"
+_MEASURED = ("p20", "p50", "p80", "repeats", "commit", "torch", "triton", "python", "driver", "threads", "seconds")
+_RESULTS = ("rate", "rate_unit", "share", "ceiling", "ceilings", "peak_memory_mb", "error", "classes", "label_free")
+Row = dict[str, Any]
 
 
-def row(benchmark: str, provider: str, metric: str, unit: str, values: Sequence[float], **facts: Any) -> dict[str, Any]:
+def row(benchmark: str, provider: str, metric: str, unit: str, values: Sequence[float], **facts: Any) -> Row:
     """One row: the 20th, 50th and 80th percentile of repeated measurements, with settings and environment.
 
     A computation that could not run has no values, `error` among its facts, and percentiles None.
@@ -68,13 +71,29 @@ def _finish() -> None:
         torch.cuda.synchronize()
 
 
-def append(name: str, rows: Sequence[dict[str, Any]], folder: Path = RESULTS) -> Path:
+def append(name: str, rows: Sequence[Row], folder: Path = RESULTS) -> Path:
     """Append rows to `<name>.jsonl` in a folder; earlier rows are never changed."""
     path = folder / f"{name}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a", encoding="utf-8") as lines:
         lines.writelines(json.dumps(one) + "\n" for one in rows)
     return path
+
+
+def read_rows(name: str, folder: Path = RESULTS) -> list[Row]:
+    """All rows of one file, oldest first; none if there is no file."""
+    path = folder / f"{name}.jsonl"
+    return list(map(json.loads, path.read_text(encoding="utf-8").splitlines())) if path.exists() else []
+
+
+def latest(rows: Iterable[Row]) -> list[Row]:
+    """Only the last row of each measurement."""
+    found: dict[str, Row] = {}
+    for one in rows:
+        key = json.dumps({fact: value for fact, value in one.items() if fact not in (*_MEASURED, *_RESULTS)})
+        found.pop(key, None)  # so that the last run comes last
+        found[key] = one
+    return list(found.values())
 
 
 def _version(distribution: str) -> str | None:

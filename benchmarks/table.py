@@ -9,39 +9,22 @@ last one counts; the table of compiled kernels also shows the first one.
 
 from __future__ import annotations
 
-import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
-from benchmarks.rows import RESULTS
+from benchmarks.arm_tables import ablation_classes_table, ablation_table, demo_table, label_free_table
+from benchmarks.markdown import markdown_table
+from benchmarks.rows import RESULTS, Row, latest, read_rows
 from clouds.core.system.files import write_text
-from clouds.evaluation.spread import Spread
 
 _ROOT = Path(__file__).parents[1]
-DOCUMENTS = tuple(_ROOT / name for name in ("README.md", "benchmarks/README.md", "SECURITY.md", "docs/results.md"))
+DOCUMENTS = tuple(
+    _ROOT / name
+    for name in ("README.md", "benchmarks/README.md", "SECURITY.md", "docs/results.md", "docs/tutorials/choose.md")
+)
 _BETWEEN = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-_MEASURED = ("p20", "p50", "p80", "repeats", "commit", "torch", "triton", "python", "driver", "threads", "seconds")
-_RESULTS = ("rate", "rate_unit", "share", "ceiling", "ceilings", "peak_memory_mb", "error", "classes")
-Row = dict[str, Any]
-
-
-def read_rows(name: str, folder: Path = RESULTS) -> list[Row]:
-    """All rows of one file, oldest first; none if there is no file."""
-    path = folder / f"{name}.jsonl"
-    return list(map(json.loads, path.read_text(encoding="utf-8").splitlines())) if path.exists() else []
-
-
-def latest(rows: Iterable[Row]) -> list[Row]:
-    """Only the last row of each measurement."""
-    found: dict[str, Row] = {}
-    for one in rows:
-        key = json.dumps({fact: value for fact, value in one.items() if fact not in (*_MEASURED, *_RESULTS)})
-        found.pop(key, None)  # so that the last run comes last
-        found[key] = one
-    return list(found.values())
 
 
 def head_table(rows: Iterable[Row]) -> str:
@@ -51,7 +34,7 @@ def head_table(rows: Iterable[Row]) -> str:
         (one["device"], _size(one), one["dtype"], one["metric"], one.get("peer") or one["provider"], *_spread(one))
         for one in latest(rows)
     ]
-    return _table(header, cells)
+    return markdown_table(header, cells)
 
 
 def kernels_table(rows: Iterable[Row]) -> str:
@@ -67,7 +50,7 @@ def kernels_table(rows: Iterable[Row]) -> str:
         for one in latest(rows)
         if one["provider"] != "device"
     ]
-    return _table(header, cells)
+    return markdown_table(header, cells)
 
 
 def end_to_end_table(rows: Iterable[Row]) -> str:
@@ -80,7 +63,7 @@ def end_to_end_table(rows: Iterable[Row]) -> str:
         )
         for one in latest(rows)
     ]
-    return _table(header, cells)
+    return markdown_table(header, cells)
 
 
 def predict_table(rows: Iterable[Row]) -> str:
@@ -91,7 +74,7 @@ def predict_table(rows: Iterable[Row]) -> str:
         for one in rows
         if "images" in one  # of a stream of images
     ]
-    return _table(header, cells)
+    return markdown_table(header, cells)
 
 
 def start_table(rows: Iterable[Row]) -> str:
@@ -99,7 +82,7 @@ def start_table(rows: Iterable[Row]) -> str:
     header = ("what", "metric", "provider", "median", "20 % .. 80 %")
     ordered = sorted(latest(rows), key=lambda one: (one["metric"], one["case"]))
     cells = [(f"`{one['case']}`", one["metric"], one["provider"], *_spread(one)) for one in ordered]
-    return _table(header, cells)
+    return markdown_table(header, cells)
 
 
 def graphs_table(rows: Iterable[Row]) -> str:
@@ -112,7 +95,7 @@ def graphs_table(rows: Iterable[Row]) -> str:
         )
         for one in latest(rows)
     ]
-    return _table(header, cells)
+    return markdown_table(header, cells)
 
 
 def compiled_table(rows: Iterable[Row]) -> str:
@@ -134,7 +117,7 @@ def compiled_table(rows: Iterable[Row]) -> str:
         )
         for key, made in sorted(figures.items())
     ]
-    return _table(header, cells)
+    return markdown_table(header, cells)
 
 
 def _before_and_after(made: dict[str, list[Row]], metric: str, capabilities: Sequence[int]) -> str:
@@ -150,7 +133,7 @@ def torture_table(rows: Iterable[Row]) -> str:
     """Fuzzed inputs of each door, and their total."""
     found = latest(rows)
     cells = [_fuzzed(f"`{one['door']}`", str(one["seed"]), [one]) for one in found]
-    return _table(
+    return markdown_table(
         ("door", "seed", "inputs", "failures", "seconds"), [*cells, _fuzzed("all", "", found)] if found else []
     )
 
@@ -177,7 +160,7 @@ def _steps_table(rows: Iterable[Row]) -> str:
         )
         for key, found in arms.items()
     ]
-    return _table(header, cells)
+    return markdown_table(header, cells)
 
 
 def _checkpoints_table(rows: Iterable[Row]) -> str:
@@ -187,7 +170,7 @@ def _checkpoints_table(rows: Iterable[Row]) -> str:
     for one in rows:
         made.setdefault((one["provider"], one["head"]), {})[one["metric"]] = one
     cells = [(*key, *(_spread(found[metric])[0] for metric in (*metrics, share))) for key, found in made.items()]
-    return _table(("adapter", "head", *metrics, "share"), cells)
+    return markdown_table(("adapter", "head", *metrics, "share"), cells)
 
 
 def refinement_table(rows: Iterable[Row]) -> str:
@@ -196,7 +179,7 @@ def refinement_table(rows: Iterable[Row]) -> str:
     for one in sorted(latest(rows), key=lambda one: one["seed"]):
         found.setdefault(one["provider"], {}).setdefault(one["metric"], []).append(one)
     if not found:
-        return _table((), ())
+        return markdown_table((), ())
     metrics, teacher = list(found["identity"]), found["identity"]
     scores = [metric for metric in metrics if teacher[metric][0]["unit"] == "%" and metric != "ignored"]
     cells = [
@@ -214,7 +197,7 @@ def refinement_table(rows: Iterable[Row]) -> str:
         (name, *(f"{sum(one['classes'][label] for one in made['mIoU']) / len(made['mIoU']):.1f}" for label in classes))
         for name, made in found.items()
     ]
-    return f"{_table(('refiner', 'seeds', *units), cells)}\n\n{_table(('IoU, %', *classes), ious)}"
+    return f"{markdown_table(('refiner', 'seeds', *units), cells)}\n\n{markdown_table(('IoU, %', *classes), ious)}"
 
 
 def _gained(after: Sequence[Row], before: Sequence[Row]) -> str:
@@ -232,49 +215,6 @@ def _fuzzed(what: str, seed: str, rows: Sequence[Row]) -> tuple[str, ...]:
     return (what, seed, *(f"{number:,.0f}" for number in sums))
 
 
-def demo_table(rows: Iterable[Row]) -> str:
-    """mIoU of each arm and domain over the seeds, and the gains of CLOUDS seed by seed; the mean shows every seed."""
-    found = [one for one in latest(rows) if one["metric"] == "mIoU" and one["domain"] != "generated"]
-    domains = list(dict.fromkeys(one["domain"] for one in found))
-    values: dict[str, dict[str, dict[int, float]]] = {}
-    for one in sorted(found, key=lambda one: one["seed"]):
-        values.setdefault(one["provider"], {}).setdefault(one["domain"], {})[one["seed"]] = one["p50"]
-    for before in [arm for arm in values if arm.endswith(": source only")]:
-        title = before.removesuffix(": source only")
-        after = values[f"{title}: CLOUDS"]
-        values[f"{title}: gain"] = {
-            domain: {seed: after[domain][seed] - value for seed, value in seeds.items()}
-            for domain, seeds in values[before].items()
-        }
-    cells = [
-        (arm, *(_over_seeds(of[domain], each=domain == "mean") for domain in domains)) for arm, of in values.items()
-    ]
-    return _table(("mIoU in percent", *domains), cells)
-
-
-def _over_seeds(values: Mapping[int, float], *, each: bool) -> str:
-    spread = f"{Spread.over(list(values.values()))}"
-    return f"{', '.join(f'{value:.1f}' for value in values.values())}: {spread}" if each else spread
-
-
-def ablation_table(rows: Iterable[Row]) -> str:
-    """mIoU of each arm over the seeds, and its gain over the first arm, seed by seed."""
-    arms: dict[str, dict[int, float]] = {}
-    for one in latest(rows):
-        arms.setdefault(one["provider"], {})[one["seed"]] = one["p50"]
-    base = next(iter(arms.values()), {})
-    cells = [
-        (
-            name,
-            ", ".join(f"{value:.1f}" for _, value in sorted(found.items())),
-            str(Spread.over(list(found.values()))),
-            "" if found is base else f"{Spread.over([found[seed] - base[seed] for seed in found if seed in base])}",
-        )
-        for name, found in arms.items()
-    ]
-    return _table(("arm", "mIoU in percent, by seed", "mean", "gain over the first"), cells)
-
-
 TABLES: dict[str, Callable[[Iterable[Row]], str]] = {
     "head": head_table,
     "kernels": kernels_table,
@@ -288,7 +228,10 @@ TABLES: dict[str, Callable[[Iterable[Row]], str]] = {
     "refinement": refinement_table,
     "demo": demo_table,
     "ablation": ablation_table,
+    "ablation_classes": ablation_classes_table,
+    "label_free": label_free_table,
 }
+_FILES = {"ablation_classes": "ablation", "label_free": "ablation"}  # tables of the rows of another
 
 
 def filled(text: str, folder: Path = RESULTS) -> str:
@@ -301,7 +244,8 @@ def filled(text: str, folder: Path = RESULTS) -> str:
     def make(found: re.Match[str]) -> str:
         if found[2] not in TABLES:
             raise ValueError(f"no table {found[2]!r}; expected one of {', '.join(TABLES)}")
-        return f"{found[1]}{TABLES[found[2]](read_rows(found[2], folder))}\n{found[3]}"
+        rows = read_rows(_FILES.get(found[2], found[2]), folder)
+        return f"{found[1]}{TABLES[found[2]](rows)}\n{found[3]}"
 
     return _BETWEEN.sub(make, text)
 
@@ -315,13 +259,6 @@ def main(arguments: Sequence[str]) -> int:
     for path, after in changed.items():
         write_text(path, after)
     return 0
-
-
-def _table(header: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
-    if not cells:
-        return "not measured"
-    lines = (header, ["---"] * len(header), *cells)
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _size(one: Row) -> str:

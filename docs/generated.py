@@ -7,6 +7,7 @@ recipe keys from the typed records; components from the catalog. Some files of t
 from __future__ import annotations
 
 import inspect
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,11 +50,20 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         "reference/commands.md": commands_page(),
         "reference/components.md": components_page(),
         "reference/recipe-keys.md": recipe_page(),
-        **{page: (ROOT / source).read_text(encoding="utf-8") for page, source in COPIED.items()},
+        **{page: copied_page(page, ROOT / source) for page, source in COPIED.items()},
     }
     for path, text in pages.items():
         files.append(File.generated(config, path, content=text))
     return files
+
+
+def copied_page(page: str, source: Path) -> str:
+    """A file of the repository as `page` of the site: its links to other pages start from its new place."""
+
+    def moved(link: re.Match[str]) -> str:
+        return f"]({os.path.relpath(source.parent / link[1], (ROOT / 'docs' / page).parent)}"
+
+    return re.sub(r"\]\((?!https?:)([^)#]+)", moved, source.read_text(encoding="utf-8"))
 
 
 def python_page() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import sys
 import warnings
 from collections.abc import Generator, Sequence
@@ -100,7 +101,7 @@ def completion(shell: Literal["bash", "zsh", "fish"], /) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command line and return its exit code: 0 done, 1 failed, 2 wrong use, 130 interrupted.
+    """Run one command line and return its exit code: 0 done, 1 failed, 2 wrong use, 130 interrupted, 141 output closed.
 
     Args:
         arguments: arguments after the program name; None means those of the process.
@@ -111,18 +112,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tokens = list(sys.argv[1:] if arguments is None else arguments)
         command, bound, _ = build_app().parse_args(tokens, exit_on_error=False, print_error=False)
         with _readable_warnings():
-            return command(*bound.args, **bound.kwargs) or 0
+            code = command(*bound.args, **bound.kwargs) or 0
+        sys.stdout.flush()
+        return code
     except (CycloptsError, UsageError) as error:
         return _fail(error, code=2)
     except TrustError as error:
         fault = f"{error.fault}; if you trust whoever made it, add --trust {error.kind}"
         return _fail(error, code=1, message=fault)
     except (CloudsError, OSError) as error:
+        if isinstance(error, BrokenPipeError) and _output_closed():
+            return 141  # as a program that SIGPIPE ends
         full = isinstance(error, OSError) and error.errno in _FULL
         return _fail(error, code=1, hint="; free disk space, and repeat the command" if full else "")
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return 130
+
+
+def _output_closed() -> bool:
+    """Whether nobody reads standard output any more, as after `| head`; what is left to write is then discarded."""
+    output = select.poll()
+    output.register(sys.stdout, 0)  # errors are always reported
+    closed = bool(output.poll(0))
+    if closed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return closed
 
 
 @contextmanager

@@ -196,6 +196,8 @@ def _find_prompts(
 def _open_source(spec: str | None, labels: str) -> LabelledSource | None:
     from clouds.synthesis.labelled_source import LabelledSource
 
+    if labels and not spec:
+        raise UsageError("--labels is the label space of --source, which is missing; give it, or omit --labels")
     return LabelledSource.open(spec, _label_space(labels, spec, None)) if spec else None
 
 
@@ -348,6 +350,8 @@ def _build_filters(
         "consistency": build_consistency,
     }
     built: list[Filter] = []
+    if segmenter is not None and not any(text.partition("=")[0] == "consistency" for text in asked):
+        raise UsageError("--segmenter is read by the filter consistency alone; also give --filter consistency")
     for text in asked:
         name, equals, least = text.partition("=")
         if name not in known:

@@ -44,4 +44,5 @@ def write_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     table = Table(*header, box=None, pad_edge=False, header_style="bold")
     for row in rows:
         table.add_row(*map(printable, row))
-    Console(width=None if sys.stdout.isatty() else _UNLIMITED, highlight=False, markup=False).print(table)
+    width = None if sys.stdout.isatty() else _UNLIMITED
+    Console(width=width, highlight=False, markup=False, emoji=False).print(table)

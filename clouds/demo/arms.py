@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from attrs import evolve, field, frozen
 
+from clouds.core.contract.labels import CITYSCAPES
 from clouds.core.pipeline.composer import compose, load
 from clouds.core.pipeline.pipeline import Pipeline
 from clouds.data.folder import Dataset
@@ -112,7 +113,7 @@ def train_upper_bound(bench: Bench, recipe_name: str, *, title: str, prefix: str
 
     This bounds from above what better pseudo-labels of the same images can bring.
     """
-    exact = labelled_set(bench.generated, bench.folder / f"exact-{bench.seed}")
+    exact = labelled_set(bench.generated, bench.folder / f"exact-{bench.seed}", CITYSCAPES)
     recipe = bench.recipe(recipe_name)
     both = evolve(recipe, data=evolve(recipe.data, source=(*recipe.data.source, exact)))
     return _continue(bench, both, bench.folder / f"{prefix}warmup", "upper-bound", title=f"{title}, upper bound")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from importlib.resources import files
@@ -31,6 +32,7 @@ class Gain:
 
 
 Cell = str | int | float | Spread | Gain | None
+_WRITTEN = re.compile(r"[+-]?\d+(\.\d+)?( to [+-]?\d+(\.\d+)?)?")  # 0.82, or -1.2 to 3.4: sorted by its first number
 _UNLABELLED = (24, 24, 27)
 _NAMED = 5  # classes in the text of a label map
 _FULL_GAIN = 5  # percent of the strongest colour per point: 20 points have it
@@ -139,7 +141,7 @@ def table(
         footer: number of summary rows at the end; they stay there.
         caption: a title above the table.
     """
-    kinds = ["word" if any(isinstance(row[i], str) for row in rows) else "number" for i in range(len(header))]
+    kinds = ["word" if any(_is_word(row[i]) for row in rows) else "number" for i in range(len(header))]
     head = "".join(
         f'<th scope="col" class="{kind}">{escape(one)}</th>' for one, kind in zip(header, kinds, strict=True)
     )
@@ -165,7 +167,7 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[Cell]], *, footer:
         grid.add_column(title, justify="right" if index else "left", no_wrap=True)
     for index, row in enumerate(rows):
         grid.add_row(*map(number, row), end_section=index == len(rows) - footer - 1)
-    console = Console(width=10_000, color_system=None)  # wide enough that nothing is cut off
+    console = Console(width=10_000, color_system=None, emoji=False)  # wide enough that nothing is cut off
     with console.capture() as capture:
         console.print(grid, markup=False)
     return "\n".join(line.rstrip() for line in capture.get().splitlines())
@@ -242,6 +244,11 @@ def number(value: Cell) -> str:
 def _section(section: Section) -> str:
     note = f'<p class="note">{escape(section.note)}</p>' if section.note else ""
     return f"<section><h2>{escape(section.title)}</h2>{note}{''.join(one.html for one in section.content)}</section>"
+
+
+def _is_word(value: Cell) -> bool:
+    """Whether a cell sorts as a text; numbers and ranges may be written as text, too."""
+    return isinstance(value, str) and not _WRITTEN.fullmatch(value)
 
 
 def _row(row: Sequence[Cell], kinds: Sequence[str]) -> str:

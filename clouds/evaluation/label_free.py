@@ -299,11 +299,14 @@ def _see(pipeline: Pipeline, path: Path, index: int) -> _Seen:
     image = read_image(path)
     shrink = math.sqrt(_MOST_PIXELS / (image.shape[0] * image.shape[1]))
     if shrink < 1:
-        size = max(1, int(image.shape[1] * shrink)), max(1, int(image.shape[0] * shrink))
-        image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
+        smaller = max(1, int(image.shape[1] * shrink)), max(1, int(image.shape[0] * shrink))
+        image = np.asarray(Image.fromarray(image).resize(smaller, Image.Resampling.BILINEAR))
     with first_call(pipeline.backbone) as calls:
         prediction = pipeline.predict(image)
-    level = (calls[0][1] if calls else _features(pipeline, image)).res4[0]  # replayed CUDA graphs call nothing
+    size = pipeline.segmenter.network_size([image.shape[:2]])
+    # Replayed CUDA graphs call nothing, and heads of several resolutions first show a smaller image
+    whole = [features for seen, features in calls if tuple(seen.shape[2:]) == size]
+    level = (whole[0] if whole else _features(pipeline, image)).res4[0]
     scores = prediction.scores()
     total = scores.sum(0)
     return _Seen(
@@ -313,7 +316,7 @@ def _see(pipeline: Pipeline, path: Path, index: int) -> _Seen:
         labels=prediction.labels,
         scores=np.divide(scores, total, out=np.full_like(scores, 1 / len(scores)), where=total > 0),
         features=level,
-        stride=pipeline.segmenter.network_size([image.shape[:2]])[0] // level.shape[1],
+        stride=size[0] // level.shape[1],
     )
 
 

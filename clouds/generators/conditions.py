@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from inspect import signature
 from typing import Any, final
 
 import numpy as np
@@ -20,6 +21,8 @@ from clouds.core.contract.records import LabelledImage
 from clouds.core.system.errors import ConfigError
 from clouds.generators.class_colors import class_table
 from clouds.generators.diffusion_source import FolderControl, TinyControl
+
+_MODELS = "choose a model with an image-to-image pipeline, such as Stable Diffusion 1.5 to 3.5, XL, or FLUX.1"
 
 
 class Condition(ABC):
@@ -51,25 +54,38 @@ class ImageToImage(Condition):
         strength: share of the steps that are made, above 0 to 1. At 1 hardly anything of the image is left.
 
     Raises:
-        ConfigError: the strength is out of range; at generation, it leaves no step.
+        ConfigError: the strength is out of range; at generation, it leaves no step, or diffusers has no such pipeline
+            for the model.
     """
 
     def __init__(self, strength: float) -> None:
         if not 0 < strength <= 1:
             raise ConfigError(f"strength is {strength}; expected more than 0 and at most 1")
         self.strength = strength
+        self._sized = False  # whether the pipeline resizes images to a size of its own unless it gets one
 
     @property
     def facts(self) -> dict[str, Any]:
         return {"strength": self.strength}
 
     def attach(self, pipeline: Any, dtype: torch.dtype) -> Any:
-        return AutoPipelineForImage2Image.from_pipe(pipeline)
+        try:
+            made = AutoPipelineForImage2Image.from_pipe(pipeline)
+        except ValueError as error:
+            kind = type(pipeline).__name__
+            raise ConfigError(f"diffusers has no image-to-image form of {kind}; {_MODELS}") from error
+        options = signature(made.__call__).parameters
+        if "strength" not in options:
+            raise ConfigError(f"{type(made).__name__} takes no strength; {_MODELS}")
+        self._sized = "height" in options
+        return made
 
     def inputs(self, sources: Sequence[LabelledImage], steps: int) -> dict[str, Any]:
         if int(steps * self.strength) < 1:
             raise ConfigError(f"strength {self.strength} of {steps} steps leaves no step; raise one of them")
-        return {"image": [Image.fromarray(source.image) for source in sources], "strength": self.strength}
+        height, width = sources[0].labels.shape
+        size = {"height": height, "width": width} if self._sized else {}
+        return {"image": [Image.fromarray(source.image) for source in sources], "strength": self.strength, **size}
 
 
 @final

@@ -22,7 +22,7 @@ class Photographs(Generator):
     """Pictures of the world without labels, as content for self-training.
 
     Seed s shows picture s mod N of the N pictures in sorted order, so N images with consecutive seeds show each once.
-    The first N seeds show the largest crop of the requested aspect ratio; later ones a crop whose sides are 50 to 100
+    Seeds 0 to N - 1 show the largest crop of the requested aspect ratio; later ones a crop whose sides are 50 to 100
     per cent of it. Positions are random by seed. It reads no prompts, and ignores `steps` and `guidance`.
 
     Args:

@@ -84,7 +84,7 @@ def img2img(
     """Labelled images changed as prompts say, by an image-to-image pipeline of diffusers; they keep their labels.
 
     Args:
-        family, model, revision, pretrained: see `diffusion`; any model for text-to-image.
+        family, model, revision, pretrained: see `diffusion`; a model that diffusers has an image-to-image pipeline for.
         strength: how much of an image is changed, above 0 to 1: the share of the steps that are made.
         steps, guidance, scheduler, dtype, memory, compile, safety_checker: see `diffusion`.
     """

@@ -30,7 +30,7 @@ class GuidedRefiner(Refiner):
     "Ignore" (255) is filtered as any class.
 
     Attributes:
-        radius: of the filter's square window, in pixels.
+        radius: of the filter's square window, in pixels; the nearest multiple of `subsample` is taken.
         epsilon: variance of colour (0..1) in a window above which it has an edge.
         balance: exponent of the weight: support / (share of the image) ** balance; 0 weights all classes alike.
         subsample: the filter's coefficients are computed from every such pixel of each row and column.
@@ -70,10 +70,12 @@ class GuidedRefiner(Refiner):
         return values[support.argmax(0)]
 
     def _filter(self, image: UInt8[Tensor, "3 h w"], masks: Float[Tensor, "v h w"]) -> Float[Tensor, "v h w"]:
+        # An even window of the subsampled image would have no centre, and shift the masks by `subsample` pixels
+        radius = self.subsample * max(1, round(self.radius / self.subsample))
         return kornia.filters.guided_blur(
             image[None].float() / 255,
             masks[None],
-            2 * self.radius + 1,
+            2 * radius + 1,
             self.epsilon,
             border_type="replicate",
             subsample=self.subsample,

@@ -30,7 +30,7 @@ def guided(*, radius: int = 16, epsilon: float = 0.01, balance: float = 0.3, sub
     """A guided filter of each class's mask votes over the label map, rare classes with more weight.
 
     Args:
-        radius: of the filter's square window, in pixels.
+        radius: of the filter's square window, in pixels; the nearest multiple of `subsample` is taken.
         epsilon: variance of colour (0..1) in a window above which it has an edge.
         balance: 0..1: a class's support is divided by its share of the image to this power, because teachers miss rare
             classes more often than they invent them.

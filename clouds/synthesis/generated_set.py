@@ -9,9 +9,12 @@ from pathlib import Path
 
 from attrs import frozen
 
+from clouds.core.contract.labels import CITYSCAPES, LabelSpace
+from clouds.core.system.config import to_toml
 from clouds.core.system.errors import DataError, LeftOutWarning
-from clouds.core.system.files import link_file
+from clouds.core.system.files import link_file, write_text
 from clouds.core.system.images import EXTENSIONS, left_out
+from clouds.data.config import FILE_NAME as SETTINGS
 from clouds.synthesis.manifest import FILE_NAME, FileLengths, Row, read_rows
 
 _PUBLISHED_LABEL = "_labelTrainIds.png"
@@ -55,10 +58,19 @@ def open_generated(folder: str | os.PathLike[str], *, verify: bool = False) -> G
     return collect(read_rows(folder), FileLengths(folder), folder, verify=verify)
 
 
-def labelled_set(generated: GeneratedSet, folder: Path) -> str:
-    """SPEC of a labelled dataset of links to the generated images and their exact labels; empty without them."""
+def labelled_set(generated: GeneratedSet, folder: Path, label_space: LabelSpace) -> str:
+    """SPEC of a labelled dataset of links to the generated images and their exact labels; empty without them.
+
+    Exact labels are train ids of Cityscapes. They become those of `label_space` by class name; other classes are
+    ignored. Without a common class, the result is empty, too.
+    """
     if generated.labels is None or any(row.label_kind != "exact" for row in generated.rows):
         return ""
+    train_ids = {name: train_id for train_id, name in enumerate(label_space.names)}
+    if not train_ids.keys() & {*CITYSCAPES.names}:
+        return ""
+    mapping = {str(code): train_ids.get(name, "ignore") for code, name in enumerate(CITYSCAPES.names)}
+    write_text(folder / SETTINGS, to_toml({"labels": {"mapping": mapping}}))
     for image, label in zip(generated.images, generated.labels, strict=True):
         link_file(image, folder / "images" / "train" / image.name)
         link_file(label, folder / "labels" / "train" / f"{image.stem}.png")

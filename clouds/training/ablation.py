@@ -191,7 +191,7 @@ def _inputs(recipe: Recipe, ceiling: tuple[str, ...], folder: Path, labels: Labe
         recipe=recipe,
         images=sum(length * factor for length, factor in zip(lengths, factors, strict=True)),
         generated=len(generated.images) if generated else 0,
-        exact=labelled_set(generated, folder / "exact") if generated else "",
+        exact=labelled_set(generated, folder / "exact", labels) if generated else "",
         ceiling=ceiling,
     )
 

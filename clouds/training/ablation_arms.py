@@ -122,6 +122,8 @@ def arm_recipes(arm: ArmSpec, inputs: Inputs, seed: int) -> ArmRecipes:
     _check_needs(arm, inputs)
     source = base if arm.base != "ceiling" else evolve(base, data=_only(base.data, inputs.ceiling))
     joint = with_values(_JOINT[arm.base](source, inputs), arm.overrides)
+    if joint.seed != seed:
+        raise ConfigError(f"arm {arm.name!r} sets the seed; all arms have those of `seeds`: leave it out")
     model = {key: value for key, value in joint.model.items() if key not in _LATER}
     warmup = evolve(source, model=model, warmup=joint.warmup, data=evolve(source.data, generated=""))
     return ArmRecipes(warmup=warmup, joint=joint)
@@ -131,6 +133,8 @@ def _check_needs(arm: ArmSpec, inputs: Inputs) -> None:
     recipe, needs = inputs.recipe, f"arm {arm.name!r} needs"
     if arm.base in ("generated", "refined", "exact") and not recipe.data.generated:
         raise ConfigError(f"{needs} generated images; set data.generated=FOLDER, or leave the arm out")
+    if arm.base in ("generated", "refined", "exact") and not inputs.generated:
+        raise ConfigError(f"{needs} generated images, but {recipe.data.generated} has none; generate some")
     if arm.base == "refined" and not recipe.model.get("refiner"):
         raise ConfigError(f"{needs} a refiner; set refiner=NAME, or leave the arm out")
     if arm.base == "exact" and not inputs.exact:

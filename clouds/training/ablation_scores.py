@@ -68,6 +68,7 @@ class Unlabelled:
         ready = {} if self.refiner is None else {"refiner": build_part("refiner", self.refiner)}
         pipeline = load(checkpoint, device=self.device, trust=tuple(Kind), ready=ready)
         pipeline.trained = True  # zero steps are scored on purpose
+        file.unlink(missing_ok=True)  # the label maps beside it are about to change
         scores = label_free_scores(pipeline, self.pictures, names=names_with(self.refiner), keep=folder)
         write_text(file, to_json({"of": of, "scores": scores}, indent=2, allow_nan=False) + "\n")
         return scores

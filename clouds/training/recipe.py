@@ -328,18 +328,20 @@ def recipe_names() -> list[str]:
     )
 
 
-def load_recipe(name: RecipeLike, overrides: Overrides = ()) -> Recipe:
+def load_recipe(name: RecipeLike, overrides: Overrides = (), *, source: Sequence[str] = ()) -> Recipe:
     """Load a recipe by name, from a TOML file or from a table, and apply overrides.
 
     A table has the keys of a file: `{"extends": "folder", "warmup": {"steps": 20}}`. Overrides are `a.b=value` texts,
-    or a mapping of `a.b`.
+    or a mapping of `a.b`. `source` takes the place of the recipe's sources before factors per source are checked.
 
     Keys of `model` need no prefix: `refiner=sam-vit-h` is `model.refiner=sam-vit-h`.
 
     Raises:
         ConfigError: the recipe is unknown (names the nearest), or a key or value is invalid (names its path).
     """
-    document = set_values(_resolve(name), _pathed(overrides))
+    document = set_values(
+        _resolve(name), [*_pathed(overrides), *([(["data", "source"], list(source))] if source else [])]
+    )
     data = document.get("data")
     if isinstance(data, dict) and isinstance(data.get("source"), str):
         data["source"] = [data["source"]]  # a single SPEC needs no brackets

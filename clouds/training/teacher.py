@@ -24,6 +24,7 @@ from clouds.training.class_thresholds import ClassThresholds
 from clouds.training.sharded_tensors import local
 
 _Module = TypeVar("_Module", bound=nn.Module)
+_LEAST_TOTAL = 1e-30  # where all scores underflow to 0, the best one has a share of 0, and not NaN
 
 
 class Teacher:
@@ -161,7 +162,7 @@ class Teacher:
 
     def _label_map(self, scores: Float[Tensor, "k h w"]) -> tuple[UInt8[Tensor, "h w"], float]:
         best, label_map = scores.max(0)
-        total = scores.sum(0)
+        total = scores.sum(0).clamp(min=_LEAST_TOTAL)
         weight = (best >= self.weight_threshold * total).double().mean().item() if self.weight_threshold else 1.0
         sure = best >= self.confidence * total
         if self.thresholds is not None:

@@ -149,8 +149,9 @@ def _attach_trackers(run: Run, on_step: StepCallback | None, closing: ExitStack)
 
 def _settings(recipe: RecipeLike | Recipe, source: str | Sequence[str], generated: object, values: Overrides) -> Recipe:
     """The recipe with the caller's overrides and data."""
-    recipe = with_values(recipe, values) if isinstance(recipe, Recipe) else load_recipe(recipe, values)
-    specs = ((source,) if isinstance(source, str) else tuple(source)) or recipe.data.source
+    given = (source,) if isinstance(source, str) else tuple(source)
+    recipe = with_values(recipe, values) if isinstance(recipe, Recipe) else load_recipe(recipe, values, source=given)
+    specs = given or recipe.data.source
     if not specs:
         raise ConfigError("no source to train on; give source=SPEC, or --set data.source=folder:PATH")
     return evolve(recipe, data=evolve(recipe.data, source=specs, generated=str(generated or recipe.data.generated)))

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from benchmarks import demo
-from benchmarks.table import demo_table, read_rows
+from benchmarks.arm_tables import demo_table
+from benchmarks.rows import read_rows
 
 VALUES = {0: (10.0, 13.0), 1: (12.0, 13.0)}
 ARMS = ("frozen features: source only", "frozen features: CLOUDS")

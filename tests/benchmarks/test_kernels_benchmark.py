@@ -104,7 +104,7 @@ def test_a_peer_that_cannot_run_has_a_row_that_says_why(monkeypatch: pytest.Monk
     for one in found:  # what runs later takes the place of what could not
         one.pop("error", None)
         one["p20"] = one["p50"] = one["p80"] = 1.0
-    assert len(table.latest(lost + found)) == len(found)
+    assert len(rows.latest(lost + found)) == len(found)
 
 
 def test_many_classes_have_rows_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Exit codes, error messages and imports, which are the same for every command."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -93,6 +94,18 @@ def test_interruptions_and_the_system_have_their_codes(
     monkeypatch.setattr(catalog_commands, "write_table", fail)
     outcome = run("list")
     assert (outcome.code, outcome.err) == (code, message)
+
+
+@pytest.mark.parametrize("arguments", [["plan", "folder"], ["list", "recipes", "--json"]])
+def test_a_reader_that_has_left_ends_the_command_without_a_message(arguments: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    code = "import sys; from clouds.cli.app import main; sys.exit(main())"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], stdout=writer, stderr=subprocess.PIPE, text=True, check=False
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_mistakes_of_ours_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:

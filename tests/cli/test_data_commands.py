@@ -135,6 +135,23 @@ class TestGenerate:
         assert f"2 images with labels in {tmp_path / 'set'}; {counts[0]} of {counts[1]} labelled regions" in outcome.out
         assert json.loads(run(*call, "--segmenter", checkpoint, "--json").out)["regions"]["dropped"] == counts[0]
 
+    @pytest.mark.parametrize(
+        ("option", "message"),
+        [
+            (
+                ("--segmenter", "run"),
+                "--segmenter is read by the filter consistency alone; also give --filter",
+            ),
+            (("--labels", "camvid-11"), "--labels is the label space of --source, which is missing"),
+        ],
+    )
+    def test_options_that_nothing_reads_are_refused(
+        self, run: Run, tmp_path: Path, option: tuple[str, str], message: str
+    ) -> None:
+        refused = run("generate", *self.SMALL, *option, "--filter", "blank", "--n", 1, "--out", tmp_path / "set")
+        assert_one_line(refused, message, code=2)
+        assert not (tmp_path / "set").exists()
+
     def test_another_request_is_refused_in_one_line(self, run: Run, tmp_path: Path) -> None:
         call = ("generate", *self.SMALL, "--n", 1, "--out", tmp_path / "set")
         assert run(*call).code == 0

@@ -45,6 +45,13 @@ def test_every_public_name_is_in_the_reference(generated: ModuleType) -> None:
     assert sorted(shown) == sorted(clouds.__all__)
 
 
+def test_links_of_a_copied_page_start_from_its_new_place(generated: ModuleType) -> None:
+    source = generated.ROOT / "clouds" / "recipes" / "README.md"
+    page = generated.copied_page("reference/released-recipes.md", source)
+    assert "](../../docs/results.md#real-photographs)" in source.read_text(encoding="utf-8")
+    assert "](../results.md#real-photographs)" in page
+
+
 def test_every_hook_is_in_the_reference(generated: ModuleType) -> None:
     declared = {name for name in vars(sys.modules[clouds._HOME_OF["hookimpl"]]) if name.startswith("clouds_")}
     page = generated.hooks_page()

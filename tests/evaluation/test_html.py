@@ -106,6 +106,16 @@ def test_table() -> None:
         assert "--share:12.3%" in looked
 
 
+def test_numbers_and_ranges_written_as_text_sort_as_numbers() -> None:
+    rows: list[list[html.Cell]] = [
+        ["a", "-0.90", "-1.2 to 3.4", "0, 1", "1 to 2 m", "0.5"],
+        ["b", None, None, "0", "3", "x"],
+    ]
+    fragment = html.table(["", "rank correlation", "interval", "seeds", "length", "mixed"], rows)
+    kinds = [one["class"] for tag, one in Tags(fragment.html).seen if tag == "th" and one["scope"] == "col"]
+    assert kinds == ["word", "number", "number", "word", "word", "word"]
+
+
 @pytest.mark.parametrize(
     ("value", "shown"), [(None, "–"), (float("nan"), "–"), (float("inf"), "–"), (3.14159, "3.1"), (7, "7"), ("x", "x")]
 )
@@ -140,3 +150,7 @@ def _decode(fragment: str) -> np.ndarray:
     match = re.search(r"base64,([^\"]+)", fragment)
     assert match
     return np.array(Image.open(io.BytesIO(base64.b64decode(match[1]))).convert("RGB"))
+
+
+def test_a_text_table_shows_words_literally() -> None:
+    assert "folder:car:val [b]" in html.text_table(["domain"], [["folder:car:val [b]"]])

@@ -18,16 +18,16 @@ CLASSES = ["a", "b", "c"]
 ROUNDING = 1e-4  # of float32 sums over some thousand pixels, in percent
 
 
-def compose() -> clouds.Pipeline:
+def compose(**options: int) -> clouds.Pipeline:
     tiny = {"name": "tiny", "dims": [8, 16, 24, 32], "depths": [1, 1, 1, 1]}
+    head = {"name": "linear", "width": 8, **options}
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        pipeline = clouds.compose(
-            backbone=tiny, head={"name": "linear", "width": 8}, labels=CLASSES, device="cpu", refiner="regions"
-        )
+        pipeline = clouds.compose(backbone=tiny, head=head, labels=CLASSES, device="cpu", refiner="regions")
     pipeline.trained = True
     with torch.no_grad():  # so that several classes are predicted, and not all scores are nearly equal
-        pipeline.head.get_parameter("classify.weight").mul_(20)
+        for name, weight in pipeline.head.named_parameters():
+            weight.mul_(20 if name.endswith("classify.weight") else 1)
     return pipeline
 
 
@@ -92,7 +92,9 @@ def test_refinement_compares_with_the_refined_labels(pipeline: clouds.Pipeline, 
     assert mean_iou(one, two) < 99
 
 
-def test_separation_is_the_explained_variance(pipeline: clouds.Pipeline, pictures: list[Path]) -> None:
+@pytest.mark.parametrize("options", [{}, {"detail": 32}], ids=["one resolution", "several resolutions"])
+def test_separation_is_the_explained_variance(options: dict[str, int], pictures: list[Path]) -> None:
+    pipeline = compose(**options)
     cells: list[tuple[int, np.ndarray]] = []  # class and feature of each cell of 16 x 16 pixels with its centre inside
     for path in pictures:
         image, labels = image_tensor(read_image(path)), pipeline.predict(path).labels

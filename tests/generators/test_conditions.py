@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from attrs import evolve
-from diffusers import AutoPipelineForImage2Image, AutoPipelineForText2Image
+from diffusers import AutoPipelineForImage2Image, AutoPipelineForText2Image, FluxImg2ImgPipeline
 from PIL import Image
 
 import clouds
@@ -194,3 +195,26 @@ def test_a_request_without_labelled_image_is_refused(name: str) -> None:
 def test_a_labelled_image_of_another_size_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"image \(8, 8\) and labels \(8, 8\) must have its size \(32, 48\)"):
         request(1, source=source(size=(8, 8)))
+
+
+class Resizing:
+    """An image-to-image pipeline that resizes images to a size of its own, unless it gets one, as that of FLUX."""
+
+    def __call__(self, image: object, strength: float, height: int | None = None, width: int | None = None) -> None: ...
+
+
+def test_a_pipeline_with_a_size_of_its_own_gets_that_of_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    parameters = signature(FluxImg2ImgPipeline.__call__).parameters
+    assert {*signature(Resizing.__call__).parameters} <= {*parameters}
+    monkeypatch.setattr(AutoPipelineForImage2Image, "from_pipe", lambda pipeline: pipeline)
+    condition = ImageToImage(0.5)
+    assert condition.attach(Resizing(), torch.float32) is not None
+    found = condition.inputs([source()], steps=4)
+    assert (found["height"], found["width"], found["strength"]) == (32, 48, 0.5)
+    with pytest.raises(ConfigError, match="StableDiffusionXLPipeline takes no strength; choose a model with"):
+        ImageToImage(0.5).attach(tiny_pipeline("sdxl"), torch.float32)  # text to image
+
+
+def test_a_model_without_an_image_to_image_pipeline_is_named() -> None:
+    with pytest.raises(ConfigError, match="diffusers has no image-to-image form of StableDiffusionLDM3DPipeline"):
+        ImageToImage(0.5).attach(type("StableDiffusionLDM3DPipeline", (), {"config": {}})(), torch.float32)

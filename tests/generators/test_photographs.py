@@ -144,3 +144,15 @@ class TestSpecs:
         write_png(tmp_path / "labels" / "train" / "a.png", np.zeros((8, 8), np.uint8))
         with pytest.warns(SeenDomainWarning, match="has 1 label files: its pictures are used without them, but scores"):
             image_pattern(f"folder:{tmp_path}:train")
+
+
+def test_rounding_does_not_lead_out_of_a_picture(tmp_path: Path) -> None:
+    """56 * (900 / 56) is above 900, and Pillow refuses a crop that begins before the picture."""
+    assert 56 * (900 / 56) > 900
+    write_png(tmp_path / "picture.png", np.zeros((900, 1600, 3), np.uint8))
+    write_png(tmp_path / "turned.png", np.zeros((1600, 900, 3), np.uint8))
+    sizes = [(56, 96), (96, 56)]
+    crops = [made(tmp_path / f"{name}.png", 0, size) for name, size in zip(("picture", "turned"), sizes, strict=True)]
+    assert [one.image.shape[:2] for one in crops] == sizes
+    assert [one.origin["crop"][axis] for one, axis in zip(crops, (1, 0), strict=True)] == [0, 0]
+    assert [one.origin["crop"][2 + axis] for one, axis in zip(crops, (1, 0), strict=True)] == [900, 900]

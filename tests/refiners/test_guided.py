@@ -67,3 +67,14 @@ def test_ignored_areas_stay_ignored() -> None:
 def test_an_option_out_of_range_is_named(options: dict[str, float], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build_part("refiner", {"name": "guided", **options})
+
+
+@pytest.mark.parametrize("subsample", [1, 2, 3, 4])
+@pytest.mark.parametrize("radius", [1, 2, 5, 7, 16])
+def test_no_radius_moves_a_label_map_on_one_colour(radius: int, subsample: int) -> None:
+    """An edge in the middle stays where it is: an even window of the subsampled image would move it."""
+    image = torch.full((3, 96, 96), 90, dtype=torch.uint8)
+    label_map = torch.zeros(96, 96, dtype=torch.uint8)
+    label_map[:, 48:] = 1
+    assert (refined(image, label_map, radius=radius, subsample=subsample, balance=0) == label_map).all()
+    assert (refined(image, label_map.T, radius=radius, subsample=subsample, balance=0) == label_map.T).all()

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clouds.core.contract.labels import CITYSCAPES, LabelSpace
 from clouds.core.system.errors import DataError, LeftOutWarning
 from clouds.core.system.images import read_image, write_png
-from clouds.synthesis.generated_set import open_generated
+from clouds.data.folder import open_dataset
+from clouds.synthesis.generated_set import labelled_set, open_generated
 
 PIXELS = np.zeros((2, 3, 3), np.uint8)
 
@@ -59,3 +61,15 @@ def test_a_folder_without_pictures_is_named(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     with pytest.raises(DataError, match=r"has no manifest\.jsonl, and images/ has no image \(\.jpg"):
         open_generated(tmp_path)
+
+
+def test_exact_labels_are_matched_by_class_name(tmp_path: Path) -> None:
+    labels = np.array([[0, 10, 255], [CITYSCAPES.index("car"), 0, 10]], np.uint8)
+    write_png(tmp_path / "made" / "images" / "im_0_p0.png", PIXELS)
+    write_png(tmp_path / "made" / "labels" / "im_0_p0_labelTrainIds.png", labels)
+    made, other = open_generated(tmp_path / "made"), LabelSpace.from_names(["car", "deer", "road"], ignore=3)
+    found = open_dataset(labelled_set(made, tmp_path / "other", other), other)
+    assert found.read_label(0).tolist() == [[2, 255, 255], [0, 2, 255]]
+    same = open_dataset(labelled_set(made, tmp_path / "same", CITYSCAPES), CITYSCAPES)
+    assert np.array_equal(same.read_label(0), labels)
+    assert labelled_set(made, tmp_path / "none", LabelSpace.from_names(["deer", "lawn"])) == ""

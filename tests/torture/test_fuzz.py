@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from fuzz import door_row
 
-from benchmarks.table import read_rows, torture_table
+from benchmarks.rows import read_rows
+from benchmarks.table import torture_table
 
 N = 12_000
 

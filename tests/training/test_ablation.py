@@ -150,6 +150,7 @@ def test_an_arm_with_another_model_has_its_own_warm_up(settings: Recipe, target:
         (["source", 'own=loss.terms=["feature-distanse"]'], "unknown loss 'feature-distanse'; did you mean"),
         (["source", "own=data.sampler=rare"], "unknown sampler 'rare'"),
         (["source", "own=head=liner"], "unknown head 'liner'; did you mean 'linear'"),
+        (["source", "own=seed=7"], "arm 'own' sets the seed; all arms have those of `seeds`: leave it out"),
     ],
 )
 def test_bad_arms_are_named_before_anything_is_trained(
@@ -205,3 +206,12 @@ def test_a_folder_of_something_else_is_refused(settings: Recipe, target: str, tm
     (tmp_path / "other" / "note.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(DataError, match=r"is not empty and has no ablation\.json"):
         ablate(settings, arms=["source"], seeds=[0], data=[target], out=tmp_path / "other")
+
+
+@pytest.mark.parametrize("arm", ["generated", "refined", "exact"])
+def test_a_generated_set_without_images_is_named(settings: Recipe, target: str, tmp_path: Path, arm: str) -> None:
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "manifest.jsonl").touch()  # as a run leaves it that was killed before its first image
+    none = {"data.generated": str(tmp_path / "none")}
+    with pytest.raises(ConfigError, match=f"arm '{arm}' needs generated images, but {tmp_path / 'none'} has none"):
+        ablate(settings, arms=[arm], data=[target], out=tmp_path / "out", set=none)

@@ -80,3 +80,24 @@ def test_pictures_are_looked_for_before_anything_is_trained(settings: Recipe, ta
     with pytest.raises(DataError, match="nowhere"):
         ablate(settings, arms=["source"], data=[target], out=tmp_path / "out", pictures=tmp_path / "nowhere")
     assert not (tmp_path / "out").exists()
+
+
+def test_label_maps_of_an_interrupted_call_do_not_count(
+    settings: Recipe, target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call with other pictures that is killed while it writes label maps leaves no scores that would hide them."""
+    out, pictures, said = tmp_path / "out", tmp_path / "target" / "images" / "train", list[str]()
+    call = {"arms": ["source"], "seeds": [0, 1], "data": [target], "out": out}
+    first = ablate(settings, **call, pictures=pictures, count=2)
+
+    def kill(pipeline: clouds.Pipeline, files: list[Path], *, keep: Path, **_: object) -> dict[str, float]:
+        label_free_scores(pipeline, files[:1], keep=keep)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("clouds.training.ablation_scores.label_free_scores", kill)
+    with pytest.raises(KeyboardInterrupt):
+        ablate(settings, **call, pictures=write_generated(tmp_path / "more") / "images")
+    monkeypatch.undo()
+    again = ablate(settings, **call, pictures=pictures, count=2, say=said.append)
+    assert said == ["warm-up of source, seed 0: label-free scores of 2 pictures"]
+    assert again.to_json() == first.to_json()

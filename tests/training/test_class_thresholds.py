@@ -71,3 +71,20 @@ def test_the_teacher_ignores_pixels_below_their_class_s_mean(head: str) -> None:
     assert 0.1 < kept.double().mean() < 0.9
     assert torch.equal(found[kept], other[kept])
     assert set(other.unique().tolist()) == set(found[kept].unique().tolist())  # no class loses all pixels
+
+
+def test_pixels_without_any_score_are_unsure_and_do_not_spoil_the_thresholds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where all masks underflow, shares are 0 and no NaN, which would stay in the running mean."""
+    pipeline = compose(head={"name": "linear", "width": 8})
+    scores, image = torch.zeros(19, 4, 6), torch.zeros(3, 4, 6, dtype=torch.uint8)
+    scores[0, :2] = 1.0
+    teachers = [Teacher(pipeline, decay=0.9, class_confidence=1.0), Teacher(pipeline, decay=0.9, confidence=0.5)]
+    for teacher in teachers:
+        monkeypatch.setattr(teacher, "_scores", lambda images, scale: [scores])
+        if teacher.thresholds is not None:
+            teacher.label_maps([image])
+            teacher.thresholds.update(Processes())
+            assert (teacher.thresholds.sums[0], teacher.thresholds.counts[0]) == (12.0, 24.0)
+        (label_map,) = teacher.label_maps([image])
+        assert (label_map[:2] == 0).all()
+        assert (label_map[2:] == 255).all()

@@ -77,6 +77,14 @@ def test_without_a_source_there_is_nothing_to_train_on(tmp_path: Path) -> None:
         train(compose(), recipe=RECIPE, out=tmp_path / "run")
 
 
+def test_a_table_with_a_factor_per_source_takes_the_sources_of_the_call(source: str, tmp_path: Path) -> None:
+    recipe = {"extends": "folder", "data": {"crop": [32, 64], "source_factors": [1.0, 2.0]}, "warmup": {"steps": 1}}
+    run = train(compose(), source=[source, source], recipe=recipe, out=tmp_path / "run", phase="warmup")
+    assert json.loads((run.out / "recipe.json").read_text(encoding="utf-8"))["data"]["source"] == [source, source]
+    with pytest.raises(ConfigError, match=r"data\.source_factors has 2 values for 1 sources"):
+        train(compose(), source=source, recipe=recipe, out=tmp_path / "other", phase="warmup")
+
+
 def test_a_frozen_backbone_stays_as_it_was(source: str, tmp_path: Path) -> None:
     pipeline = clouds.compose(backbone={**TINY, "trainable": False}, head="linear", device="cpu")
     before = {key: value.clone() for key, value in pipeline.backbone.state_dict().items()}

@@ -24,7 +24,8 @@ def drawn_crop(seed: int, count: int, *, picture: tuple[int, int], size: tuple[i
     scale = min(picture[0] / size[0], picture[1] / size[1])
     if seed >= count:
         scale *= rng.uniform(_LEAST_SHARE, 1.0)
-    rows, columns = size[0] * scale, size[1] * scale
+    # Rounding may exceed the picture, which Pillow refuses
+    rows, columns = (min(one * scale, float(most)) for one, most in zip(size, picture, strict=True))
     top, left = rng.uniform(0, 1) * (picture[0] - rows), rng.uniform(0, 1) * (picture[1] - columns)
     return left, top, left + columns, top + rows
 
