@@ -13,6 +13,7 @@ other's. All functions must be called by all processes.
 
 from __future__ import annotations
 
+import atexit
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -73,6 +74,8 @@ def shard_teacher(teacher: Teacher) -> None:
 def _shard(root: nn.Module, blocks: Sequence[nn.Module], whole: set[nn.Parameter], *, release: bool = False) -> None:
     device = next(root.parameters()).device.type
     mesh = init_device_mesh(device, (distributed.get_world_size(),))
+    # PyTorch's caches keep the mesh, and the mesh the process group, whose threads would outlive Python.
+    atexit.register(getattr(mesh, "_pg_registry", {}).clear)  # PyTorch 2.10 keeps the group's name alone
     for module in (*blocks, root):
         fully_shard(
             module,

@@ -11,8 +11,13 @@ import torch
 from test_distributed_training import LOSS, WEIGHTS, change, data, launch, read_log, run  # noqa: F401 - `data`
 
 import clouds
+from clouds.core.system.processes import join
 from clouds.training.checkpoint import read_checkpoint
+from clouds.training.learner import Learner
 from clouds.training.recipe import load_recipe
+from clouds.training.sharded_tensors import local
+from clouds.training.sharding import own_copy, shard_learner, shard_teacher
+from clouds.training.teacher import Teacher
 from clouds.training.train import train
 
 SHARD = "loop.shard=true"
@@ -27,6 +32,27 @@ sys.path.insert(0, sys.argv[1])
 import test_sharded_training as here
 here.resume(sys.argv[2])
 """
+
+
+HELD = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import test_sharded_training as here
+here.write_held(sys.argv[2])
+"""
+
+
+def write_held(out: str) -> None:
+    """Write how many of the learner's and teacher's elements a process holds, and how many there are."""
+    processes = join("cpu")
+    backbone = {"name": "tiny", "trainable": True}
+    pipeline = own_copy(clouds.compose(backbone=backbone, head="mask2former", device="cpu"))
+    learner, teacher = Learner(pipeline), Teacher(pipeline, decay=0.99)
+    total = sum(one.numel() for one in (*learner.parameters(), *teacher.segmenter.parameters()))
+    shard_learner(learner)
+    shard_teacher(teacher)
+    held = sum(local(one).numel() for one in (*learner.parameters(), *teacher.segmenter.parameters()))
+    Path(f"{out}-{processes.rank}").write_text(f"{held / total}", encoding="utf-8")
 
 
 def resume(out: str) -> None:
@@ -48,6 +74,15 @@ def form(value: Any) -> Any:
     if isinstance(value, dict):
         return type(value), {key: form(one) for key, one in value.items()}
     return [form(one) for one in value] if isinstance(value, list | tuple) else type(value)
+
+
+@pytest.mark.slow  # starts two processes
+def test_each_process_holds_half_of_the_weights(tmp_path: Path) -> None:
+    outcome = launch(tmp_path / "held", (), HELD)
+    assert outcome.returncode == 0, outcome.stderr
+    shares = [float((tmp_path / f"held-{rank}").read_text(encoding="utf-8")) for rank in range(2)]
+    assert sum(shares) == pytest.approx(1, abs=1e-3)  # scalars are held by both
+    assert max(shares) < 0.51  # a tensor of odd length is not split in equal parts
 
 
 @pytest.mark.slow  # starts two processes, twice
@@ -85,7 +120,7 @@ def test_a_run_goes_on_sharded_or_whole(tmp_path: Path, sharded: Path) -> None:
 def test_a_frozen_backbone_has_nothing_to_split(tmp_path: Path, data: tuple[str, str]) -> None:  # noqa: F811
     pipeline = clouds.compose(backbone="tiny", head="linear", device="cpu")
     recipe = load_recipe("folder", [SHARD])
-    with pytest.raises(clouds.ConfigError, match=r"loop\.shard splits a trained backbone, but Tiny is frozen"):
+    with pytest.raises(clouds.ConfigError, match=r"loop\.shard splits a trained backbone, but TinyBackbone is frozen"):
         train(pipeline, source=data[0], recipe=recipe, out=tmp_path / "run")
     with pytest.raises(clouds.ConfigError, match=r"loop\.shard and loop\.channels_last exclude each other"):
         load_recipe("folder", [SHARD, "loop.channels_last=true"])
