@@ -121,7 +121,7 @@ class DiffusionGenerator(nn.Module, Generator):
     ) -> np.ndarray:
         """Images of one batch, uint8 "b h w 3"."""
         pipeline = self._pipeline()
-        multiple = pipeline.vae_scale_factor
+        multiple = pipeline.image_processor.config.vae_scale_factor  # FLUX: twice that of its VAE
         if size[0] % multiple or size[1] % multiple:
             raise ConfigError(f"size {size} (height, width) is not supported; both must be multiples of {multiple}")
         for request in requests:

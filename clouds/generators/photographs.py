@@ -49,6 +49,10 @@ class Photographs(Generator):
             yield GeneratedImage(request=request, image=np.asarray(crop), origin=origin)
 
     def describe(self) -> Mapping[str, Any]:
-        """The number of pictures, and a hash of their names: another list would show others for the same seeds."""
-        names = "\n".join(path.name for path in self.pictures)
+        """The number of pictures, and a hash of their names below their common folder, which may move.
+
+        Another list would show other pictures for the same seeds.
+        """
+        folder = os.path.commonpath([path.absolute().parent for path in self.pictures])
+        names = "\n".join(path.absolute().relative_to(folder).as_posix() for path in self.pictures)
         return {"pictures": len(self.pictures), "names": hashlib.sha256(names.encode()).hexdigest()}

@@ -34,7 +34,8 @@ def guided(*, radius: int = 16, epsilon: float = 0.01, balance: float = 0.3, sub
         epsilon: variance of colour (0..1) in a window above which it has an edge.
         balance: 0..1: a class's support is divided by its share of the image to this power, because teachers miss rare
             classes more often than they invent them.
-        subsample: compute the filter's coefficients from every such pixel of each row and column.
+        subsample: 1, or 2 to compute the filter's coefficients from every second pixel of each row and column, which
+            moves edges without contrast by up to a pixel.
     """
     from clouds.refiners.guided import GuidedRefiner
 

@@ -139,6 +139,9 @@ def _check_needs(arm: ArmSpec, inputs: Inputs) -> None:
         raise ConfigError(f"{needs} a refiner; set refiner=NAME, or leave the arm out")
     if arm.base == "exact" and not inputs.exact:
         raise ConfigError(f"{needs} an exact label map for each image of {recipe.data.generated}; leave the arm out")
+    sampler = recipe.data.sampler
+    if arm.base in ("exact", "ceiling") and isinstance(sampler, dict) and sampler.get("index"):
+        raise ConfigError(f"{needs} other sources than data.sampler.index counts; leave the arm or the sampler out")
     if arm.base == "ceiling" and not inputs.ceiling:
         raise ConfigError(f"{needs} the target's own labels; give ceiling=SPEC, or leave the arm out")
 

@@ -169,6 +169,10 @@ def test_a_safety_checker_that_is_not_there_is_named(folder: Path) -> None:
 
 
 def test_sizes_that_cannot_be_drawn_are_refused(folder: Path) -> None:
+    generator = build(folder)
+    generator._pipeline().image_processor.register_to_config(vae_scale_factor=16)  # as that of FLUX
+    with pytest.raises(ConfigError, match=r"size \(24, 48\) .* multiples of 16"):
+        pictures(generator, request(1, size=(24, 48)))
     with pytest.raises(ConfigError, match=r"size \(33, 48\) \(height, width\) is not supported; .* multiples of 8"):
         pictures(build(folder), request(1, size=(33, 48)))
 

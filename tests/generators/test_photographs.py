@@ -40,6 +40,15 @@ def test_it_keeps_the_contract_of_generators(folder: Path) -> None:
     check_generator(Photographs(folder))
 
 
+def test_pictures_are_told_apart_by_their_folders_but_may_move_with_them(tmp_path: Path) -> None:
+    pixels = np.zeros((4, 4, 3), np.uint8)
+    for path in ("one/a/1.png", "one/b/2.png", "two/a/1.png", "two/b/2.png", "three/b/1.png", "three/a/2.png"):
+        write_png(tmp_path / path, pixels)
+    first, moved, other = (Photographs(f"{tmp_path / name}/*/*.png").describe() for name in ("one", "two", "three"))
+    assert first == moved
+    assert first != other
+
+
 def test_the_first_seeds_show_each_picture_once(folder: Path) -> None:
     shown = [int(np.median(made(folder, seed, (20, 20)).image[..., 2])) for seed in range(3)]
     assert shown == [0, 60, 120]

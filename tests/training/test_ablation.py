@@ -16,6 +16,7 @@ from clouds.training.ablation import COUNTS, ablate
 from clouds.training.recipe import Recipe
 from clouds.training.run_folder import read_recipe
 
+SAMPLER = {"name": "rare-classes", "index": ["index.json"]}
 OWN = "sure=teacher.confidence=0.5+optimizer.lr=2e-3"
 
 
@@ -165,6 +166,7 @@ def test_bad_arms_are_named_before_anything_is_trained(
     ("values", "arm", "message"),
     [
         ({"data.generated": ""}, "generated", "arm 'generated' needs generated images; set data.generated=FOLDER"),
+        ({"data.sampler": SAMPLER}, "ceiling", "arm 'ceiling' needs other sources than data.sampler.index counts"),
         ({"joint.batch_size": 3}, "source", "joint.batch_size is 3; an ablation needs an even number"),
         ({"data.source": []}, "source", "no source to train on; set data.source=folder:PATH"),
     ],
