@@ -74,14 +74,14 @@ def local(tensor: Tensor) -> Tensor:
 
 
 def whole_state(module: nn.Module) -> dict[str, Any]:
-    """`state_dict` with whole tensors."""
+    """`state_dict` with whole tensors, on the CPU: a card may not hold all of them."""
     state = module.state_dict()
     state.update({name: _whole(value) for name, value in state.items()})
     return state
 
 
 def whole_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """`state_dict` with whole moments."""
+    """`state_dict` with whole moments, on the CPU."""
     document = optimizer.state_dict()
     return document | {"state": _per_parameter(document["state"], lambda index, value: _whole(value))}
 
@@ -106,7 +106,7 @@ def _per_parameter(
 
 
 def _whole(value: Any) -> Any:
-    return value.full_tensor() if isinstance(value, DTensor) else value
+    return value.full_tensor().cpu() if isinstance(value, DTensor) else value
 
 
 def _as(like: Tensor, value: Any) -> Any:
