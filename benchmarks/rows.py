@@ -19,7 +19,10 @@ import torch
 
 RESULTS = Path(__file__).parent / "results"
 _MEASURED = ("p20", "p50", "p80", "repeats", "commit", "torch", "triton", "python", "driver", "threads", "seconds")
-_RESULTS = ("rate", "rate_unit", "share", "ceiling", "ceilings", "peak_memory_mb", "error", "classes", "label_free")
+_RESULTS = (
+    *("rate", "rate_unit", "share", "ceiling", "ceilings", "peak_memory_mb", "error", "classes", "label_free"),
+    *("alone_seconds", "cluster_seconds"),
+)
 Row = dict[str, Any]
 
 

@@ -71,9 +71,29 @@ def predict_table(rows: Iterable[Row]) -> str:
     header = ("device", "composition", "image", "dtype", "what", "median", "20 % .. 80 %", "peak memory")
     cells = [
         (one["device"], one["provider"], _size(one), one["dtype"], one["metric"], *_spread(one), _megabytes(one))
-        for one in rows
+        for one in latest(rows)
         if "images" in one  # of a stream of images
     ]
+    return markdown_table(header, cells)
+
+
+def cluster_table(rows: Iterable[Row]) -> str:
+    """Files that differ between one process and a cluster whose worker was killed."""
+    header = ("pictures", "size", "files", "workers killed", "files that differ", "seconds alone", "on the cluster")
+    cells = [
+        (
+            *(f"{one['images']:,}", _size(one), f"{one['files']:,}", f"{one['killed']}", f"{one['p50']:.0f}"),
+            *(f"{one[name]:,.0f}" for name in ("alone_seconds", "cluster_seconds")),
+        )
+        for one in latest(rows)
+    ]
+    return markdown_table(header, cells)
+
+
+def evaluation_table(rows: Iterable[Row]) -> str:
+    """The evaluation beside the model alone, and its parts."""
+    header = ("device", "composition", "image", "what", "median", "20 % .. 80 %")
+    cells = [(one["device"], one["provider"], _size(one), one["metric"], *_spread(one)) for one in latest(rows)]
     return markdown_table(header, cells)
 
 
@@ -220,6 +240,8 @@ TABLES: dict[str, Callable[[Iterable[Row]], str]] = {
     "kernels": kernels_table,
     "end_to_end": end_to_end_table,
     "predict": predict_table,
+    "cluster": cluster_table,
+    "evaluation": evaluation_table,
     "start": start_table,
     "graphs": graphs_table,
     "compiled": compiled_table,

@@ -6,6 +6,7 @@ import numpy as np
 
 import clouds
 from benchmarks import evaluation
+from benchmarks.table import evaluation_table
 
 SMALL = evaluation.Load(backbones=("tiny",), size=(64, 96), images=2, rounds=2)
 
@@ -17,6 +18,9 @@ def test_the_rows_of_a_backbone() -> None:
     assert set(rows) == {*runs, "evaluation beyond the model", "calibration, times the evaluation", *parts}
     assert all(one["provider"] == "tiny+mask2former" and one["repeats"] == 2 for one in rows.values())
     assert all(rows[metric]["p20"] > 0 for metric in (*runs, *parts))
+    lines = evaluation_table([*rows.values(), *rows.values()]).splitlines()
+    assert len(lines) == 2 + len(rows)  # each measurement once
+    assert lines[2].startswith("| cpu | tiny+mask2former | 64x96 | evaluation | ")
 
 
 def test_the_model_alone_makes_the_labels_that_are_evaluated(tmp_path: Path) -> None:

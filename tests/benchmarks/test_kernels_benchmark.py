@@ -204,7 +204,7 @@ def test_compiled_kernels_are_shown_before_and_after(tmp_path: Path) -> None:
 def test_an_unknown_table_is_refused() -> None:
     with pytest.raises(
         ValueError,
-        match="no table 'heads'; expected one of head, kernels, end_to_end, predict, start, graphs, compiled",
+        match="no table 'heads'; expected one of head, kernels, end_to_end, predict, cluster",
     ):
         table.filled("<!-- table: heads -->\n<!-- end -->")
 
