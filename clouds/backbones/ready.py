@@ -127,12 +127,18 @@ def as_backbone(
         unit_rms: scale each pixel's channels to a mean square of 1.
 
     Raises:
-        ConfigError: the module takes other channels than 3 or one image size only, or has no maps at these strides.
+        ConfigError: it is no module, takes other channels than 3 or one image size only, or has no maps at these
+            strides.
 
     >>> from torchvision.models import resnet18
     >>> list(as_backbone(resnet18()).features.values())[0]
     FeatureSpec(channels=64, stride=4)
     """
+    if not isinstance(module, nn.Module):
+        raise ConfigError(
+            f"as_backbone: expected a torch module, got a {type(module).__name__}; a name is an option of compose: "
+            'backbone="timm:NAME"'
+        )
     bare = copy.deepcopy(module).to("meta").eval()
     stages, smallest = find_levels(bare), find_smallest(bare)
     nodes = {str(stage.node): level for level, stage in stages.items() if not isinstance(stage.node, int)}

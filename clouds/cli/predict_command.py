@@ -76,6 +76,8 @@ def predict(
     sources = find_sources(images, max_pixels=options.max_pixels)
     checkpoint = _find_checkpoint(checkpoint, formats)
     if is_video(out):
+        if as_zip:
+            raise UsageError(f"--zip needs a folder of results, but --out {out} is a video; leave --zip out")
         return _predict_video(checkpoint, sources, out, options, engine, device, trust, as_json=as_json)
     done = _predict_folder(checkpoint, sources, out, options, engine, workers, device, trust)
     _write_outcome(done, out, formats, as_zip=as_zip, as_json=as_json)
@@ -202,12 +204,14 @@ def _made_with(checkpoint: Path, options: PredictOptions) -> dict[str, Any]:
 
 
 def _write_outcome(done: PredictedFolder, out: Path, formats: tuple[str, ...], *, as_zip: bool, as_json: bool) -> None:
-    """Write the zip file unless images failed, and print what was done."""
-    from clouds.inference.folder import write_zip
+    """Write the zip file, or remove an earlier one if images failed, and print what was done."""
+    from clouds.inference.folder import write_zip, zip_path
     from clouds.inference.formats import find_formats
 
     kinds = {kind: ending for one in find_formats(formats) for kind, ending in one.files.items()}
-    if as_zip and not done.failures:
+    if as_zip and done.failures:
+        zip_path(out).unlink(missing_ok=True)
+    elif as_zip:
         endings = find_formats(formats[:1])[0].files.values()
         write_zip(out, [out / f"{name}{ending}" for name in done.images for ending in endings])
     if as_json:

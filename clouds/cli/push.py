@@ -42,7 +42,9 @@ def push(
         picture: a picture for the card, such as an overlay of `clouds predict`.
         private: create the repository as a private one.
     """
+    from clouds.core.pipeline.checkpoint import read_checkpoint
     from clouds.core.pipeline.hub import find_checkpoint, push_checkpoint
+    from clouds.core.pipeline.model_card import load_call, own_modules
 
     folder = find_checkpoint(checkpoint)
     run = folder.resolve().parent
@@ -58,7 +60,9 @@ def push(
     if as_json:
         write_json({"pushed": pushed})
     else:
-        write(f'pushed: {pushed}\nuse it: clouds.load("{name}"), or clouds predict {name} IMAGES')
+        saved = read_checkpoint(folder)
+        command = "" if own_modules(saved) else f", or clouds predict {name} IMAGES"
+        write(f"pushed: {pushed}\nuse it: {load_call(name, saved)}{command}")
 
 
 @frozen(kw_only=True)

@@ -46,7 +46,7 @@ class PairDataset(Dataset):
         """Name the domain by the attribute `name` of the dataset, or by its class.
 
         Raises:
-            ConfigError: it has no length or no items by index, as an IterableDataset.
+            ConfigError: it has no length or no items by index, as an IterableDataset, or no item.
         """
         kind = type(pairs).__name__
         if not (hasattr(pairs, "__len__") and hasattr(pairs, "__getitem__")):
@@ -54,6 +54,8 @@ class PairDataset(Dataset):
                 f"evaluate: {kind} is no dataset; expected a SPEC, or a torch Dataset with a length whose items are "
                 "pairs (image, label map)"
             )
+        if not len(pairs):  # pyright: ignore[reportArgumentType]
+            raise ConfigError(f"evaluate: {kind} is empty; expected at least one pair (image, label map)")
         name = str(getattr(pairs, "name", kind))
         return cls(
             name=name,

@@ -144,9 +144,14 @@ def read_rows(folder: Path) -> dict[str, Row]:
     return rows
 
 
+def zip_path(folder: Path) -> Path:
+    """FOLDER.zip."""
+    return folder.with_name(f"{folder.name}.zip")
+
+
 def write_zip(folder: Path, files: Sequence[Path]) -> None:
     """Write FOLDER.zip atomically with the files at its top level."""
-    with atomic_file(folder.with_name(f"{folder.name}.zip")) as temporary, ZipFile(temporary, "w") as archive:
+    with atomic_file(zip_path(folder)) as temporary, ZipFile(temporary, "w") as archive:
         for file in files:
             archive.write(file, file.name)
 
@@ -194,8 +199,10 @@ class _Run:
         return Row.of(self.waiting.pop(found.name), tuple(files))
 
     def fail(self, found: Encoded) -> None:
-        """Note and report the error of an image."""
+        """Note and report the error of an image. Results of what it was before are removed."""
         del self.waiting[found.name]
+        for one in self.rows[found.name].files if found.name in self.rows else ():
+            target_in(self.folder, one.file).unlink(missing_ok=True)
         self.result.failures[found.name] = found.error
         self.report(found.error)
 

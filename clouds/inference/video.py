@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -20,6 +21,8 @@ from clouds.core.system.images import MAX_PIXELS
 ENDINGS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
 _CODEC, _PIXELS = "libx264", "yuv420p"  # what browsers and players show
 _QUARTER = 90  # degrees
+_SLACK = 2  # frames
+_CLOCK = re.compile(r"(\d+):(\d+):(\d+\.\d+)")
 
 
 def is_video(place: str | os.PathLike[str]) -> bool:
@@ -43,13 +46,38 @@ def read_frames(path: Path, *, max_pixels: int = MAX_PIXELS) -> Iterator[UInt8[n
                 f"{max_pixels}; if they are meant, allow for it: --max-pixels"
             )
         stream.thread_type = "AUTO"
-        count = 0
+        count, end = 0, 0.0
         with _decoding(av, path):
             for frame in container.decode(stream):
-                count += 1
+                count, end = count + 1, float((frame.time or 0) + (frame.duration or 0) * frame.time_base)
                 yield upright(frame)
         if not count:
             raise DataError(f"{path}: is a video without frames; expected at least one")
+        _check_whole(stream, path, count, end)
+
+
+def _check_whole(stream: Any, path: Path, count: int, end: float) -> None:
+    """Compare with the number of frames, or the duration, that the file states. Decoders may leave out `_SLACK` frames.
+
+    Args:
+        count: decoded frames.
+        end: of the last one, in seconds.
+    """
+    stated = _seconds(stream.metadata.get("DURATION", ""))  # of Matroska and WebM
+    if count + _SLACK < stream.frames:
+        broken = f"after {count} of {stream.frames} frames"
+    elif end + _SLACK / float(stream.average_rate or 25) < stated:
+        broken = f"after {end:.2f} of {stated:.2f} seconds"
+    else:
+        return
+    raise DataError(f"{path}: breaks off {broken}; the file may be truncated or damaged")
+
+
+def _seconds(clock: str) -> float:
+    """Seconds of "hours:minutes:seconds", 0 for another text."""
+    found = _CLOCK.fullmatch(clock)
+    hours, minutes, seconds = map(float, found.groups() if found else (0, 0, 0))
+    return 3600 * hours + 60 * minutes + seconds
 
 
 def frame_rate(path: Path) -> Fraction:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,24 @@ def require_provenance(path: Path, made_with: dict[str, Any], *, verb: str) -> N
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not the output of an earlier run ({error}); choose another folder") from error
     if there != made_with:
-        raise DataError(f"{path.parent} was {verb} with {there}, not with {made_with}; choose another folder")
+        raise DataError(f"{path.parent} was {verb} with {_different(there, made_with)}; choose another folder")
+
+
+def _different(there: Any, here: dict[str, Any]) -> str:
+    """What differs between two documents: "KEY A, not with B", nested keys with points."""
+    if not isinstance(there, dict):
+        return f"{there}, not with {here}"
+    before, now = (dict(_leaves(one)) for one in (there, here))
+    keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    return "; ".join(f"{key} {before.get(key)}, not with {now.get(key)}" for key in keys)
+
+
+def _leaves(document: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in document.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value
 
 
 def checkpoint_hashes(checkpoint: Path) -> dict[str, str]:

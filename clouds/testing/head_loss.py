@@ -147,7 +147,15 @@ def _check_parts(head: Head, output: HeadOutput, targets: Sequence[Targets]) -> 
     """Check that the losses of two parts, joined by `loss_counts`, are the loss of the whole batch.
 
     Training relies on it wherever it splits a batch: over processes, in gradient accumulation, by weights of images.
+    The second image has more certain predictions, so that the parts differ in their losses as well as in their counts.
     """
+    certain = torch.tensor([1.0, 4.0]).to(output.mask_logits)[:, None, None]
+    output = evolve(
+        output,
+        class_logits=output.class_logits * certain,
+        mask_logits=output.mask_logits * certain[..., None],
+        auxiliary=(),
+    )
     points = torch.rand(2, 50, 2, generator=torch.Generator().manual_seed(4))
     first, second = targets[0], evolve(targets[1], valid=targets[1].valid.clone())
     second.valid[:, second.valid.shape[1] // 3 :] = False  # parts of different weight, whatever the terms average over
@@ -157,10 +165,26 @@ def _check_parts(head: Head, output: HeadOutput, targets: Sequence[Targets]) -> 
         for index, target in enumerate((first, second))
     ]
     counts = [head.loss_counts([target]) for target in (first, second)]
+    together = head.loss_counts([first, second])
+    sums = {name: sum(count.get(name, 0.0) for count in counts) for name in {*counts[0], *counts[1]}}
+    require(
+        together == sums,
+        head,
+        "`loss_counts` of a batch must be the sums of its parts' counts",
+        got=f"{together} for the batch and {sums} for its parts",
+        remedy="count the items; do not divide by the number of images",
+    )
+    for part in parts:
+        require(
+            part.keys() == whole.keys(),
+            head,
+            "the loss of a part must have the terms of the whole batch",
+            got=f"{sorted(part)} for a part and {sorted(whole)} for the batch",
+            remedy="return every term for any number of images, 0 where nothing counts",
+        )
     for name, term in whole.items():
         weights = [count.get(name, 1.0) for count in counts]
-        terms = [part.get(name, torch.tensor(float("nan"))) for part in parts]
-        joined = sum(weight * float(one) for weight, one in zip(weights, terms, strict=True)) / sum(weights)
+        joined = sum(weight * float(part[name]) for weight, part in zip(weights, parts, strict=True)) / sum(weights)
         require(
             abs(joined - float(term)) <= BATCH_TOLERANCE * abs(float(term)),
             head,

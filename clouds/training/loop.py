@@ -111,7 +111,8 @@ def run_phase(run: Run, phase: Phase) -> None:
         restore_state(state, run.start, run.saved, folder=run.folder)
     else:
         if continuing and run.recipe.loop.evaluate_start:
-            _log(run, phase, 0, *_evaluate(run, phase, 0))
+            with _result_weights(run, state):
+                _log(run, phase, 0, *_evaluate(run, phase, 0))
         _save(run, state, phase)
     try:
         while state.step < run.recipe.config(phase).steps:

@@ -291,13 +291,18 @@ def changed(recipe: Recipe, overrides: Overrides) -> Recipe:
     Raises:
         ConfigError: a value is invalid, or its key is not in `CHANGEABLE`.
     """
-    fixed = [key for path, _ in _pathed(overrides) if (key := ".".join(path)) not in CHANGEABLE]
+    fixed = [key for key in keys_of(overrides) if key not in CHANGEABLE]
     if fixed:
         raise ConfigError(
             f"{', '.join(fixed)} cannot change when a run resumes, because past steps depend on it; settings that "
             f"can: {', '.join(CHANGEABLE)}"
         )
     return with_values(recipe, overrides)
+
+
+def keys_of(overrides: Overrides) -> list[str]:
+    """The full keys that overrides set, such as `model.head`."""
+    return [".".join(path) for path, _ in _pathed(overrides)]
 
 
 def with_values(recipe: Recipe, overrides: Overrides) -> Recipe:
@@ -349,12 +354,17 @@ def load_recipe(name: RecipeLike, overrides: Overrides = (), *, source: Sequence
 
 
 def _pathed(overrides: Overrides) -> list[tuple[list[str], Any]]:
-    """Override values with the full path of their key."""
+    """Override values with the full path of their key. A table of the recipe sets its keys, and leaves the others."""
     if isinstance(overrides, Mapping):
         found = [(key.split("."), value) for key, value in overrides.items()]
     else:
         found = [parse_assignment(text) for text in overrides]
-    return [(["model", *path] if path[0] in MODEL_KEYS else path, value) for path, value in found]
+    paths = [(["model", *path] if path[0] in MODEL_KEYS else path, value) for path, value in found]
+    return [
+        (path if key is None else [*path, key], one)
+        for path, value in paths
+        for key, one in (value.items() if len(path) == 1 and isinstance(value, Mapping) else [(None, value)])
+    ]
 
 
 def _title(name: RecipeLike) -> str:

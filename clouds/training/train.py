@@ -38,7 +38,17 @@ from clouds.training.instances import check_instances
 from clouds.training.interrupt import StopSignal
 from clouds.training.loop import Run, StepCallback, run_phase
 from clouds.training.optimizer import build_optimizer
-from clouds.training.recipe import DataConfig, Overrides, Phase, Recipe, RecipeLike, changed, load_recipe, with_values
+from clouds.training.recipe import (
+    DataConfig,
+    Overrides,
+    Phase,
+    Recipe,
+    RecipeLike,
+    changed,
+    keys_of,
+    load_recipe,
+    with_values,
+)
 from clouds.training.run_folder import LOG, RECIPE, START, read_recipe
 from clouds.training.sharding import require_shardable
 from clouds.training.tracking import JsonLines, Trackers, open_trackers
@@ -149,7 +159,16 @@ def _attach_trackers(run: Run, on_step: StepCallback | None, closing: ExitStack)
 
 def _settings(recipe: RecipeLike | Recipe, source: str | Sequence[str], generated: object, values: Overrides) -> Recipe:
     """The recipe with the caller's overrides and data."""
-    given = (source,) if isinstance(source, str) else tuple(source)
+    if of_model := [key for key in keys_of(values) if key.startswith("model.")]:
+        raise ConfigError(
+            f"set has {of_model[0]}, but the pipeline is composed already; give the option to clouds.compose"
+        )
+    given = (source,) if isinstance(source, str) else source
+    if not (isinstance(given, Sequence) and all(isinstance(one, str) for one in given)):
+        raise ConfigError(
+            f"source is a {type(source).__name__}; expected a SPEC such as 'folder:PATH', or a list of them"
+        )
+    given = tuple(given)
     recipe = with_values(recipe, values) if isinstance(recipe, Recipe) else load_recipe(recipe, values, source=given)
     specs = given or recipe.data.source
     if not specs:

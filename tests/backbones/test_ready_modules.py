@@ -64,6 +64,12 @@ def test_normalisation_is_imagenets_or_the_callers() -> None:
     assert clouds.as_backbone(net, mean=(0, 0, 0), std=(255, 255, 255)).std.flatten().tolist() == [255, 255, 255]
 
 
+@pytest.mark.usefixtures("unchecked_types")
+def test_a_name_is_no_module() -> None:
+    with pytest.raises(clouds.ConfigError, match=r'expected a torch module, got a str; .*backbone="timm:NAME"'):
+        clouds.as_backbone("resnet18")  # pyright: ignore[reportArgumentType]
+
+
 def test_channels_other_than_three_are_named() -> None:
     with pytest.raises(clouds.ConfigError, match=r"ResNet takes images of 4 channels; .* in_channels=3 \(timm: in_ch"):
         clouds.as_backbone(timm.create_model("resnet18", in_chans=4))

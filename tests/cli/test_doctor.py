@@ -14,6 +14,11 @@ from clouds.cli import doctor
 IMPORT = "import clouds\n"
 COMPONENT = "clouds.Component(name={name!r}, kind={kind!r}, factory={factory!r}, summary='s')"
 
+_SECRETS = (
+    *("wordless", "lovelace", "private", "MY_OWN_THING", "/ada", "PASSword", "ssWORD", "QUERYsecret", "JSONsecret"),
+    "hf_AbCdEfGhIjKlMnOpQr",
+)
+
 
 def hook(name: str, body: str) -> str:
     return f"@clouds.hookimpl\ndef {name}:\n    {body}\n"
@@ -116,14 +121,25 @@ class TestBundle:
         monkeypatch.setenv("CLOUDS_WEIGHTS", str(tmp_path / "ada" / "weights"))
         monkeypatch.setenv("HF_ENDPOINT", "https://ada:lovelace@hub.example/api")
         monkeypatch.setenv("MY_OWN_THING", "private")
+        secret = {
+            "TORCH_HOME": "https://me:my@PASSword@hub.local/x",
+            "CLOUDS_URL": "postgres://u:pa/ssWORD@host",
+            "CUDA_ADDRESS": "https://host/v1?api_key=QUERYsecret",
+            "RAY_RUNTIME_ENV": '{"env_vars": {"T": "JSONsecret"}}',
+            "OMP_NOTE": "hf_AbCdEfGhIjKlMnOpQr",
+        }
+        for name, value in secret.items():
+            monkeypatch.setenv(name, value)
         file = tmp_path / "report.json"
         outcome = run("doctor", "--bundle", file)
         assert "report.json; read it before you attach it" in outcome.out + outcome.err
         text = file.read_text(encoding="utf-8")
-        assert not [word for word in ("wordless", "lovelace", "private", "MY_OWN_THING", "/ada") if word in text]
+        assert not [word for word in _SECRETS if word in text]
         report = json.loads(text)
         assert report["settings"]["HF_TOKEN"] == "(set, not shown)"
         assert report["settings"]["HF_ENDPOINT"] == "https://hub.example/api"
         assert report["settings"]["CLOUDS_WEIGHTS"] == "~/weights"
+        assert report["settings"]["TORCH_HOME"] == "https://hub.local/x"
+        assert report["settings"]["CUDA_ADDRESS"] == "https://host/v1"
         assert report["distributions"]["attrs"]
         assert report["machine"]["clouds"] == report["distributions"]["clouds-dgss"]

@@ -246,6 +246,10 @@ def test_broken_pictures_are_named_and_the_rest_is_done(
         (pictures / f"{name}.png").unlink()
     assert call(*words).code == 0
     assert ZipFile(tmp_path / "out.zip").namelist() == ["a.png", "b.png"]
+    (pictures / "b.png").write_bytes(b"broken since")
+    assert call(*words).code == 1
+    assert results(out) == {"a.png"}
+    assert not (tmp_path / "out.zip").exists()
 
 
 def test_masks_of_an_image_in_windows(masks: Path, photos: Path, tmp_path: Path) -> None:
@@ -280,10 +284,11 @@ def test_what_is_refused_is_said_in_one_line(checkpoint: Path, photos: Path, tmp
 def test_predictions_of_two_kinds_are_never_mixed(checkpoint: Path, masks: Path, photos: Path, tmp_path: Path) -> None:
     pictures, out = photos / "images" / "val", tmp_path / "out"
     assert call("predict", checkpoint, pictures / "a.png", "--out", out).code == 0
+    _refused(call("predict", masks, pictures, "--out", out), f"{out} was predicted with checkpoint.", "choose another")
     _refused(
-        call("predict", masks, pictures, "--out", out), f"{out} was predicted with {{'checkpoint':", "choose another"
+        call("predict", checkpoint, pictures, "--out", out, "--short-side", 32),
+        "with short_side None, not with 32; choose",
     )
-    _refused(call("predict", checkpoint, pictures, "--out", out, "--short-side", 32), "'short_side': 32", "not with")
     (tmp_path / "other").mkdir()
     write_png(tmp_path / "other" / "a.png", np.zeros((8, 8, 3), np.uint8))
     _refused(call("predict", checkpoint, tmp_path / "other", "--out", out), "other/a.png would both be")

@@ -57,6 +57,21 @@ def test_frames_are_the_images(clip: Path) -> None:
         assert np.array_equal(frame, rng.integers(0, 256, (*SIZE, 3), np.uint8))
 
 
+@pytest.mark.parametrize("name", ["long.mkv", "long.avi"])
+def test_a_truncated_video_is_named_after_its_frames(tmp_path: Path, name: str) -> None:
+    """The first container states its duration, the second its number of frames."""
+    write_clip(tmp_path / name, 20)
+    assert len(list(read_frames(tmp_path / name))) == 20
+    content = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(content[: len(content) // 2])
+    found = read_frames(tmp_path / name)
+    assert all(next(found).shape == (*SIZE, 3) for _ in range(8))
+    with pytest.raises(
+        DataError, match=rf"{name}: (breaks off after .* of (20 frames|2.00 seconds)|cannot be read as)"
+    ):
+        list(found)
+
+
 def test_a_video_as_frames_that_are_continued(checkpoint: Path, clip: Path, tmp_path: Path) -> None:
     words = ("predict", checkpoint, clip, "--out", tmp_path / "out", "--format", "train-ids")
     assert call(*words) == Outcome(0, f"5 images predicted, 0 existed: train-ids in {tmp_path / 'out'}\n", "")

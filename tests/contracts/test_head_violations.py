@@ -178,6 +178,28 @@ class CountsPixels(CountsNothing):
         return {"mask": float(sum(target.valid.sum() for target in targets))}
 
 
+class CountsShares(CountsPixels):
+    """Counts that do not add up."""
+
+    def loss_counts(self, targets: Sequence[Targets]) -> dict[str, float]:
+        return {"mask": super().loss_counts(targets)["mask"] / len(targets)}
+
+
+class Squared(CountsPixels):
+    """The square of a mean is no mean."""
+
+    def loss(self, *args: Any, **options: Any) -> dict[str, Tensor]:
+        return {"mask": super().loss(*args, **options)["mask"].square()}
+
+
+class TermOfParts(CountsPixels):
+    """One term more for a single image."""
+
+    def loss(self, output: HeadOutput, targets: Sequence[Targets], **options: Any) -> dict[str, Tensor]:
+        terms = super().loss(output, targets, **options)
+        return terms if len(targets) > 1 else {**terms, "alone": terms["mask"]}
+
+
 class WrongAnswerSize(Good):
     def segment(self, output: HeadOutput, valid_size: Any, size: Any, *, scores: bool = False) -> Tensor:
         return super().segment(output, valid_size, valid_size, scores=scores)
@@ -248,6 +270,9 @@ def test_a_head_that_counts_what_it_averages_over_passes() -> None:
         (TargetsAtIgnored, r"targets at ignored pixels must not influence the loss"),
         (IgnoredIsBackground, r"predictions at ignored pixels must have no gradient"),
         (CountsNothing, r"loss term 'mask' of a batch must be .* weighted by `loss_counts`; got .* from the parts and"),
+        (CountsShares, r"`loss_counts` of a batch must be the sums of its parts' counts; got .*mask"),
+        (Squared, r"loss term 'mask' of a batch must be .* weighted by `loss_counts`; got .* from the parts and"),
+        (TermOfParts, r"the loss of a part must have the terms of the whole batch; got \['alone', 'mask'\]"),
         (WrongAnswerSize, r"segment from 50 x 70 to 33 x 141: labels must be .* \(33, 141\); got .* \(50, 70\)"),
         (WrongLabelType, r"segment .*: labels must be a torch.uint8 tensor .*; got torch.int64"),
         (VoidLabels, r"segment .*: labels must be train ids below 3; got 3"),

@@ -91,5 +91,7 @@ def test_what_is_no_dataset_is_named(pipeline: clouds.Pipeline) -> None:
         clouds.ConfigError, match="Stream is no dataset; expected a SPEC, or a torch Dataset with a len"
     ):
         clouds.evaluate(pipeline, [Stream()])
+    with pytest.raises(clouds.ConfigError, match="Streets is empty; expected at least one pair"):
+        clouds.evaluate(pipeline, [Streets([])])
     with pytest.raises(clouds.ConfigError, match=r"expected a list of dataset specs, got .*; write \[SPEC, \.\.\.\]"):
         clouds.evaluate(pipeline, Streets(random_pairs()))

@@ -85,6 +85,15 @@ def test_assignments_reach_every_depth() -> None:
     assert recipe.model["head"] == {"name": "linear", "width": 32}
 
 
+def test_a_table_sets_its_keys_and_leaves_the_others() -> None:
+    changed = load_recipe(
+        "folder", {"optimizer": {"lr": 0.5}, "warmup": {"steps": 7}, "model": {"refiner": "identity"}}
+    )
+    assert changed == load_recipe("folder", ["optimizer.lr=0.5", "warmup.steps=7", "refiner=identity"])
+    head = {"name": "linear", "width": 32}
+    assert load_recipe("folder", {"head": head}).model["head"] == head  # a part is one value
+
+
 def test_keys_of_the_model_may_stand_alone() -> None:
     short = load_recipe("folder", ["refiner=identity", "head.width=32", "dtype=bfloat16", "seed=4"])
     whole = ["model.refiner=identity", "model.head.width=32", "model.dtype=bfloat16", "seed=4"]

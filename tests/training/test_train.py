@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -75,6 +76,20 @@ def test_training_learns(source: str, tmp_path: Path) -> None:
 def test_without_a_source_there_is_nothing_to_train_on(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no source to train on; give source=SPEC"):
         train(compose(), recipe=RECIPE, out=tmp_path / "run")
+
+
+def test_the_parts_of_a_given_pipeline_are_no_settings(source: str, tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"set has model\.head, but the pipeline is composed already; .*clouds\.compo"
+    ):
+        train(compose(), source=source, recipe=RECIPE, out=tmp_path / "run", set={"head": "fpn"})
+
+
+@pytest.mark.usefixtures("unchecked_types")
+@pytest.mark.parametrize("source", [Path("photos"), 5, ["folder:a", Path("b")]])
+def test_a_source_is_a_spec(tmp_path: Path, source: Any) -> None:
+    with pytest.raises(ConfigError, match=r"source is a \w+; expected a SPEC such as 'folder:PATH', or a list of them"):
+        train(compose(), source=source, recipe=RECIPE, out=tmp_path / "run")
 
 
 def test_a_table_with_a_factor_per_source_takes_the_sources_of_the_call(source: str, tmp_path: Path) -> None:

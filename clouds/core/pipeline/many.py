@@ -33,7 +33,13 @@ def find_images(images: Images) -> Iterable[ImageLike]:
         return find_files(images)
     if isinstance(images, Image.Image) or (isinstance(images, (np.ndarray, Tensor)) and images.ndim == 3):
         raise DataError("images: expected several images, got one; pass [image], or call predict(image)")
-    return cast("Iterable[ImageLike]", images)
+    many = cast("Iterable[ImageLike]", images)
+    if not hasattr(many, "__iter__"):  # a torch Dataset would be indexed without end
+        raise DataError(
+            f"images: expected a folder, a glob pattern, a SPEC or images, got a {type(many).__name__}; for a torch "
+            "Dataset, pass an iterator of its images"
+        )
+    return many
 
 
 def find_files(place: str | os.PathLike[str]) -> list[Path]:

@@ -99,23 +99,40 @@ def _metadata(name: str, reports: Sequence[Scores]) -> str:
     return f"---\n{data.to_yaml()}\n---"
 
 
+def own_modules(checkpoint: Checkpoint) -> list[str]:
+    """The networks that were ready modules, which `clouds.load` needs again."""
+    return [part.kind.value for part in checkpoint.plan.parts.values() if part.ready and part.kind in NETWORKS]
+
+
+def load_call(name: str, checkpoint: Checkpoint) -> str:
+    """The call that loads the pipeline from the hub."""
+    own = ", ".join(f'"{kind}": {kind}' for kind in own_modules(checkpoint))
+    ready = f", ready={{{own}}}" if own else ""
+    trust = "" if checkpoint.published is None else ', trust=("backbone",)'
+    return f'clouds.load("{name}"{ready}{trust})'
+
+
 def _usage(name: str, checkpoint: Checkpoint) -> str:
     parts = [part for part in checkpoint.plan.parts.values() if part.distribution]
     needed = sorted({f"{part.distribution} {part.version}".strip() for part in parts})
-    options = "" if checkpoint.published is None else ', trust=("backbone",)'
+    own = own_modules(checkpoint)
     lines = [
         "## Use",
         "",
         "```python",
         "import clouds",
         "",
-        f'pipeline = clouds.load("{name}"{options})',
+        f"pipeline = {load_call(name, checkpoint)}",
         'pipeline.predict("street.jpg").overlay().save("overlay.png")',
         "```",
         "",
         f"It was saved with {', '.join(needed) or BUILT_IN}.",
     ]
-    if options:
+    if own:
+        lines.append(
+            f"Its {' and '.join(own)} is a module of the author's own: make it as the author did, and pass it."
+        )
+    if checkpoint.published is not None:
         lines.append("The weights of its frozen backbone are the published ones, and are downloaded from their source.")
     return "\n".join(lines)
 

@@ -30,7 +30,7 @@ from clouds.core.contract.records import HeadOutput
 from clouds.core.pipeline.prediction import require_pixels
 from clouds.core.pipeline.segmenter import Network, Segmenter
 from clouds.core.pipeline.text import build_classifier
-from clouds.core.system.errors import ConfigError
+from clouds.core.system.errors import ConfigError, DataError
 from clouds.core.system.files import cache_folder
 
 Images = Sequence[UInt8[Tensor, "3 _ _"]] | UInt8[Tensor, "b 3 _ _"]
@@ -162,7 +162,7 @@ class PipelineModule(nn.Module):
             rngs: for training, see `Head.forward_images`.
 
         Raises:
-            DataError: an image is no uint8 tensor of shape 3 x h x w.
+            DataError: an image is no uint8 tensor of shape 3 x h x w, or there is none.
         """
         classifier = self.classifier
         with self.autocast():
@@ -181,9 +181,16 @@ class PipelineModule(nn.Module):
         """Stack images to a float batch (0..255), padded at bottom and right with the mean, which normalises to 0.
 
         Raises:
-            DataError: an image is no uint8 tensor of shape 3 x h x w.
+            DataError: an image is no uint8 tensor of shape 3 x h x w, or there is none.
         """
+        if not len(images):
+            raise DataError("images: expected at least one image, got none")
         for index, image in enumerate(images):
+            if not isinstance(image, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise DataError(
+                    f"image {index}: expected a uint8 tensor of shape 3 x h x w, got a {type(image).__name__}; "
+                    "predict(image) takes files, pictures and arrays"
+                )
             require_pixels(image, name=f"image {index}")
         return self.segmenter.pad(list(images))
 

@@ -37,6 +37,9 @@ def naming(path: str | os.PathLike[str]) -> Generator[None]:
 def atomic_file(path: str | os.PathLike[str]) -> Generator[Path]:
     """Yield a temporary path beside `path`; it replaces `path` on success and is removed on an error.
 
+    Raises:
+        DataError: `path` is a folder, a device, or anything else that is no regular file.
+
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     with atomic_file(Path(folder) / "a.txt") as temporary:
@@ -45,6 +48,8 @@ def atomic_file(path: str | os.PathLike[str]) -> Generator[Path]:
     'whole'
     """
     target = Path(path)
+    if target.exists() and not target.is_file():
+        raise DataError(f"{target} is not a regular file, and cannot be replaced by one; choose another name")
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.stem}.{uuid.uuid4().hex[:8]}.tmp{target.suffix}")
     try:

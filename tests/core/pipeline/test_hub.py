@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torchvision
 from huggingface_hub import ModelCard, constants
 from local_hub import TOKEN, Hub, serving
 from PIL import Image
@@ -162,6 +163,15 @@ def test_the_card_of_an_untrained_pipeline_with_other_parts(hub: Hub) -> None:
     assert "| used for training only: not in this repository |" in card
     assert "## Results" not in card
     assert "## Training" not in card
+
+
+def test_the_card_of_a_ready_backbone_says_that_it_is_to_be_passed(hub: Hub) -> None:
+    module = torchvision.models.resnet18()
+    made = clouds.compose(backbone=clouds.as_backbone(module), head="linear", device="cpu")
+    made.push_to_hub("me/ready")
+    card = hub.repos["me/ready"][-1][1]["README.md"].decode()
+    assert 'clouds.load("me/ready", ready={"backbone": backbone})' in card
+    assert "Its backbone is a module of the author's own" in card
 
 
 def test_scores_of_reports_are_what_the_card_needs() -> None:

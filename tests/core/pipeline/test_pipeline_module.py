@@ -3,6 +3,7 @@
 import copy
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -45,6 +46,16 @@ def test_images_that_predict_refuses_are_refused(dtype: torch.dtype) -> None:
         pipeline(torch.stack(images))
     with pytest.raises(clouds.DataError, match=wanted):
         pipeline.predict(images[0])
+
+
+@pytest.mark.usefixtures("unchecked_types")
+@pytest.mark.filterwarnings("ignore:the head LinearHead has not been trained")
+def test_what_is_no_tensor_is_named() -> None:
+    pipeline = composed()
+    with pytest.raises(clouds.DataError, match=r"image 0: expected a uint8 tensor .*, got a ndarray; predict\(image\)"):
+        pipeline([np.zeros((32, 32, 3), np.uint8)])  # pyright: ignore[reportArgumentType]
+    with pytest.raises(clouds.DataError, match="images: expected at least one image, got none"):
+        pipeline([])
 
 
 def test_names_begin_with_the_part(tmp_path: Path) -> None:

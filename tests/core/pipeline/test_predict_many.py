@@ -28,6 +28,13 @@ def random_image(height: int, width: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 
 
+class Endless:
+    """Items by index without end, as a torch Dataset that leaves its length to the sampler."""
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return random_image(4, 4, index)
+
+
 def _composed(head: Any) -> clouds.Pipeline:
     made = clouds.compose(backbone=TINY, head=head, device="cpu")
     made.trained = True
@@ -266,6 +273,8 @@ def test_a_dataset_spec_stands_for_its_images(linear: clouds.Pipeline, tmp_path:
         (random_image(4, 4), {}, r"expected several images, got one; pass \[image\], or call predict\(image\)"),
         (torch.zeros(3, 4, 4, dtype=torch.uint8), {}, "expected several images, got one"),
         (Image.new("RGB", (4, 4)), {}, "expected several images, got one"),
+        (None, {}, "images: expected a folder, a glob pattern, a SPEC or images, got a NoneType"),
+        (Endless(), {}, "got a Endless; for a torch Dataset, pass an iterator of its images"),
     ],
 )
 def test_wrong_use_is_said_at_once(

@@ -41,6 +41,14 @@ def test_a_file_appears_when_it_is_complete(tmp_path: Path) -> None:
     assert files_below(tmp_path) == ["deep", "deep/a.png"]
 
 
+def test_only_regular_files_are_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for place in (tmp_path, tmp_path / "pipe"):
+        with pytest.raises(DataError, match=f"{place} is not a regular file"), atomic_file(place) as temporary:
+            temporary.write_text("never", encoding="utf-8")
+    assert (tmp_path / "pipe").is_fifo()
+
+
 def test_an_error_leaves_the_old_file(tmp_path: Path) -> None:
     write_text(tmp_path / "a.txt", "old")
     with pytest.raises(UnicodeEncodeError), atomic_file(tmp_path / "a.txt") as temporary:
