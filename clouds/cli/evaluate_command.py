@@ -39,6 +39,14 @@ def _check_benchmark(_: Any, name: str | None) -> None:
         _as_value_error(find_benchmark, name)
 
 
+def _check_report(_: Any, folder: Path | None) -> None:
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise ValueError("A file is no folder; give a new one, or that of an earlier report")
+
+
+ReportFolder = Annotated[Path | None, Parameter(validator=_check_report)]
+
+
 def _as_value_error(find: Any, name: str) -> None:
     try:
         find(name)
@@ -63,7 +71,7 @@ def evaluate(
     batch_size: BatchSize = 1,
     dataset_config: DatasetConfig = None,
     as_json: Annotated[Path | None, Parameter(name="--json")] = None,
-    report: Path | None = None,
+    report: ReportFolder = None,
     calibration: bool = False,
     against: Annotated[tuple[Path, ...], Parameter(consume_multiple=True, show_default=False)] = (),
     device: Device = "auto",
@@ -93,7 +101,6 @@ def evaluate(
     if not (data or benchmark):
         raise UsageError("evaluate needs datasets: --data KIND:PATH[:SPLIT] ..., or --benchmark NAME")
     names = tuple(PROTOCOLS) if protocol == (_ALL,) else tuple(dict.fromkeys(protocol)) or (None,)
-    _check_report(report)
     if against and (len(names) > 1 or calibration):
         raise UsageError("--against compares under one --protocol, and without --calibration; omit the others")
     views = {"classes": classes, "scales": scales, "flip": flip, "window": window, "batch_size": batch_size}
@@ -117,7 +124,7 @@ def evaluate_segments(
     batch_size: BatchSize = 1,
     dataset_config: DatasetConfig = None,
     as_json: Annotated[Path | None, Parameter(name="--json")] = None,
-    report: Path | None = None,
+    report: ReportFolder = None,
     device: Device = "auto",
     trust: Trust = (),
 ) -> None:
@@ -138,7 +145,6 @@ def evaluate_segments(
     from clouds.core.system.processes import join
     from clouds.evaluation.evaluate_segments import evaluate_segments, open_segment_datasets
 
-    _check_report(report)
     processes = join(device)
     checkpoint = find_checkpoint(checkpoint)
     datasets = open_segment_datasets(data, read_checkpoint(checkpoint).plan.labels, dataset_config)
@@ -208,12 +214,6 @@ def _compare(
     settings[0].check(datasets, label_spaces[names[0]])
     pipelines = {name: load(folder, device=device, trust=trust) for name, folder in folders.items()}
     return compare_on(settings[0], pipelines, datasets, progress=True)
-
-
-def _check_report(folder: Path | None) -> None:
-    """Refuse a file in the place of the report's folder, before anything is measured."""
-    if folder is not None and folder.exists() and not folder.is_dir():
-        raise UsageError(f"--report {folder} is a file; give a folder, new or of an earlier report")
 
 
 def _write_report(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -164,16 +164,6 @@ def _check_parts(head: Head, output: HeadOutput, targets: Sequence[Targets]) -> 
         head.loss(output.images([index]), [target], points=points[index : index + 1])
         for index, target in enumerate((first, second))
     ]
-    counts = [head.loss_counts([target]) for target in (first, second)]
-    together = head.loss_counts([first, second])
-    sums = {name: sum(count.get(name, 0.0) for count in counts) for name in {*counts[0], *counts[1]}}
-    require(
-        together == sums,
-        head,
-        "`loss_counts` of a batch must be the sums of its parts' counts",
-        got=f"{together} for the batch and {sums} for its parts",
-        remedy="count the items; do not divide by the number of images",
-    )
     for part in parts:
         require(
             part.keys() == whole.keys(),
@@ -182,6 +172,7 @@ def _check_parts(head: Head, output: HeadOutput, targets: Sequence[Targets]) -> 
             got=f"{sorted(part)} for a part and {sorted(whole)} for the batch",
             remedy="return every term for any number of images, 0 where nothing counts",
         )
+    counts = _part_counts(head, [first, second])
     for name, term in whole.items():
         weights = [count.get(name, 1.0) for count in counts]
         joined = sum(weight * float(part[name]) for weight, part in zip(weights, parts, strict=True)) / sum(weights)
@@ -192,3 +183,17 @@ def _check_parts(head: Head, output: HeadOutput, targets: Sequence[Targets]) -> 
             got=f"{joined:.7g} from the parts and {float(term):.7g} from the batch",
             remedy="return the number of items that the term averages over from `loss_counts`: pixels, masks, queries",
         )
+
+
+def _part_counts(head: Head, targets: Sequence[Targets]) -> list[Mapping[str, float]]:
+    """`loss_counts` of each image. Checks that they add up to those of the batch."""
+    counts, together = [head.loss_counts([target]) for target in targets], head.loss_counts(targets)
+    sums = {name: sum(count.get(name, 0.0) for count in counts) for name in {*counts[0], *counts[1]}}
+    require(
+        together == sums,
+        head,
+        "`loss_counts` of a batch must be the sums of its parts' counts",
+        got=f"{together} for the batch and {sums} for its parts",
+        remedy="count the items; do not divide by the number of images",
+    )
+    return counts

@@ -123,7 +123,7 @@ class TestBundle:
         monkeypatch.setenv("MY_OWN_THING", "private")
         secret = {
             "TORCH_HOME": "https://me:my@PASSword@hub.local/x",
-            "CLOUDS_URL": "postgres://u:pa/ssWORD@host",
+            "HF_URL": "postgres://u:pa/ssWORD@host",
             "CUDA_ADDRESS": "https://host/v1?api_key=QUERYsecret",
             "RAY_RUNTIME_ENV": '{"env_vars": {"T": "JSONsecret"}}',
             "OMP_NOTE": "hf_AbCdEfGhIjKlMnOpQr",

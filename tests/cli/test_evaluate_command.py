@@ -96,7 +96,11 @@ def test_faults_are_found_before_the_pipeline_is_built(
     assert_one_line(run("evaluate", checkpoint, *data, "--classes", "synthia-12"), "did you mean 'synthia-1")
     assert_one_line(run("evaluate", checkpoint, *data, "--benchmark", "gta-to-cbm"), "has its own datasets")
     page = photos / "images" / "val" / "a.png"
-    assert_one_line(run("evaluate", checkpoint, *data, "--report", page), f"--report {page} is a file; give", code=2)
+    assert_one_line(
+        run("evaluate", checkpoint, *data, "--report", page),
+        f'Invalid value "{page}" for --report. A file is no folder',
+        code=2,
+    )
     label = photos / "labels" / "val" / "b.png"
     Image.new("L", (25, 20)).save(label)
     outcome = run("evaluate", checkpoint, *data, "--protocol", "clouds-1024")
