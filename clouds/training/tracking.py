@@ -56,6 +56,7 @@ class JsonLines:
             warnings.warn(f"{path} has {there} bytes; the checkpoint says {size}: some lines are lost", stacklevel=2)
             size = path.read_bytes().rfind(b"\n") + 1
         self._stream.truncate(size)
+        self._stream.seek(size)  # `truncate` leaves the position at the former end, which a checkpoint would record
 
     def log(self, phase: str, step: int, numbers: Numbers, domains: Domains | None = None) -> None:
         """Write a line, with the scores by domain if there are any.

@@ -181,3 +181,16 @@ def test_a_log_that_is_a_link_out_of_its_folder_is_refused(tmp_path: Path) -> No
     with pytest.raises(DataError, match=r"log\.jsonl is, or lies behind, a link out of"):
         JsonLines(tmp_path / "run" / "log.jsonl")
     assert victim.read_text(encoding="utf-8") == "mine"
+
+
+def test_the_size_is_that_of_what_is_kept(tmp_path: Path) -> None:
+    """Also before the first line: a checkpoint of this moment records it."""
+    log = JsonLines(tmp_path / "log.jsonl")
+    log.log("warmup", 1, {"loss": 1.0})
+    kept = log.size()
+    log.log("warmup", 2, {"loss": 1.0})
+    log.close()
+    for size in (kept, 0):
+        again = JsonLines(tmp_path / "log.jsonl", size=size)
+        assert again.size() == size == (tmp_path / "log.jsonl").stat().st_size
+        again.close()
