@@ -108,6 +108,11 @@ def test_what_a_video_file_cannot_be(
     assert not (tmp_path / "seen.mp4").exists()
 
 
+def test_a_video_is_no_folder_to_zip(run: Run, checkpoint: Path, clip: Path, tmp_path: Path) -> None:
+    outcome = run("predict", checkpoint, clip, "--out", tmp_path / "seen.mp4", "--zip")
+    assert_one_line(outcome, "--zip needs a folder of results, but --out", "seen.mp4 is a video", code=2)
+
+
 def test_a_video_is_never_overwritten(run: Run, checkpoint: Path, clip: Path) -> None:
     outcome = run("predict", checkpoint, clip, "--out", clip)
     assert_one_line(outcome, f"{clip} is the video itself and would be overwritten; choose another --out")
