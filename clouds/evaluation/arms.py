@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 from attrs import Factory, field, frozen
 
-from clouds.core.system.config import to_json
+from clouds.core.system.config import flatten, to_json
 from clouds.core.system.errors import ConfigError
 from clouds.evaluation.scores import Evaluation, ScoredRun
 from clouds.evaluation.spread import Spread
@@ -137,17 +137,9 @@ def recipe_differences(arms: Sequence[Arm]) -> dict[str, list[list[Any]]]:
 
 def flat_recipes(runs: Sequence[ScoredRun]) -> list[Flat]:
     """Recipes by dotted keys. `head = "linear"` and `head = { name = "linear" }` are the same if both occur."""
-    flat = [dict(_flatten(run.recipe)) for run in runs]
+    flat = [dict(flatten(run.recipe)) for run in runs]
     tables = {key.removesuffix(".name") for one in flat for key in one if key.endswith(".name")}
     return [{f"{key}.name" if key in tables else key: value for key, value in one.items()} for one in flat]
-
-
-def _flatten(table: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for key, value in table.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _different(values: Iterable[Any]) -> list[Any]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from clouds.core.system.config import flatten
 from clouds.core.system.errors import DataError
 from clouds.core.system.files import write_text
 from clouds.core.weights.download import sha256_of
@@ -36,20 +36,12 @@ def require_provenance(path: Path, made_with: dict[str, Any], *, verb: str) -> N
 
 
 def _different(there: Any, here: dict[str, Any]) -> str:
-    """What differs between two documents: "KEY A, not with B", nested keys with points."""
+    """What differs between two documents: "KEY A, not with B", nested keys with dots."""
     if not isinstance(there, dict):
         return f"{there}, not with {here}"
-    before, now = (dict(_leaves(one)) for one in (there, here))
+    before, now = (dict(flatten(one)) for one in (there, here))
     keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     return "; ".join(f"{key} {before.get(key)}, not with {now.get(key)}" for key in keys)
-
-
-def _leaves(document: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in document.items():
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{above}{key}.")
-        else:
-            yield f"{above}{key}", value
 
 
 def checkpoint_hashes(checkpoint: Path) -> dict[str, str]:

@@ -149,13 +149,7 @@ def _check_parts(head: Head, output: HeadOutput, targets: Sequence[Targets]) -> 
     Training relies on it wherever it splits a batch: over processes, in gradient accumulation, by weights of images.
     The second image has more certain predictions, so that the parts differ in their losses as well as in their counts.
     """
-    certain = torch.tensor([1.0, 4.0]).to(output.mask_logits)[:, None, None]
-    output = evolve(
-        output,
-        class_logits=output.class_logits * certain,
-        mask_logits=output.mask_logits * certain[..., None],
-        auxiliary=(),
-    )
+    output = _second_more_certain(output)
     points = torch.rand(2, 50, 2, generator=torch.Generator().manual_seed(4))
     first, second = targets[0], evolve(targets[1], valid=targets[1].valid.clone())
     second.valid[:, second.valid.shape[1] // 3 :] = False  # parts of different weight, whatever the terms average over
@@ -197,3 +191,13 @@ def _part_counts(head: Head, targets: Sequence[Targets]) -> list[Mapping[str, fl
         remedy="count the items; do not divide by the number of images",
     )
     return counts
+
+
+def _second_more_certain(output: HeadOutput) -> HeadOutput:
+    certain = torch.tensor([1.0, 4.0]).to(output.mask_logits)[:, None, None]
+    return evolve(
+        output,
+        class_logits=output.class_logits * certain,
+        mask_logits=output.mask_logits * certain[..., None],
+        auxiliary=tuple(map(_second_more_certain, output.auxiliary)),
+    )
