@@ -12,7 +12,7 @@ from typing import final
 import kornia
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor
 
 from clouds.core.contract.interfaces import Refiner
@@ -68,24 +68,33 @@ def superpixels(image: UInt8[Tensor, "3 h w"], cell: int, compactness: float, ro
         compactness: a distance of one cell weighs as much as `compactness` x 100 units of Lab colour.
         rounds: k-means iterations.
     """
-    # Colour and position of each pixel "hw 5"
+    # Colour and position of each pixel "5 h w"
     height, width = image.shape[1:]
     rows, columns = max(1, round(height / cell)), max(1, round(width / cell))
     lab = kornia.color.rgb_to_lab(image[None].float() / 255)[0]
     y = (torch.arange(height, device=image.device) + 0.5) * (rows / height)
     x = (torch.arange(width, device=image.device) + 0.5) * (columns / width)
     position = torch.stack(torch.meshgrid(y, x, indexing="ij")) * (100 * compactness)
-    pixels = torch.cat((lab, position)).flatten(1).T
-    # The nine candidate regions of each pixel "hw 9"; it starts in its own cell
-    home_row, home_column = (axis.long() for axis in torch.meshgrid(y, x, indexing="ij"))
-    candidates = _neighbours(home_row.flatten(), home_column.flatten(), rows, columns)
-    regions = candidates[:, 4]
-    # k-means: region centres "r 5", squared distances "hw 9", nearest candidate "hw"
+    pixels = torch.cat((lab, position))
+    flat = pixels.flatten(1).T.contiguous()
+    # The nine candidate regions of each pixel "h w", as cells of its row "h" and column "w"; it starts in its own cell
+    numbers = torch.arange(rows * columns, device=image.device, dtype=torch.int32).view(rows, columns)
+    nearby = [
+        ((y.long() + dy).clamp(0, rows - 1), (x.long() + dx).clamp(0, columns - 1))
+        for dy in (-1, 0, 1)
+        for dx in (-1, 0, 1)
+    ]
+    candidates = [_spread(numbers, row, column) for row, column in nearby]
+    regions = candidates[4]
+    # k-means: region centres "5 rows columns", squared distances "h w", nearest candidate "h w"
     for _ in range(rounds):
-        centers = _means(pixels, regions, rows * columns)
-        distance = (pixels[:, None] - centers[candidates]).square().sum(-1)
-        regions = candidates.gather(1, distance.argmin(1, keepdim=True))[:, 0]
-    return regions.view(height, width).int()
+        centers = _means(flat, regions.flatten(), rows * columns).T.reshape(-1, rows, columns)
+        nearest = torch.full((height, width), torch.inf, device=image.device)
+        for candidate, (row, column) in zip(candidates, nearby, strict=True):
+            distance = (pixels - _spread(centers, row, column)).square().sum(0)
+            regions = torch.where(distance < nearest, candidate, regions)
+            nearest = torch.minimum(distance, nearest)
+    return regions
 
 
 def vote(label_map: UInt8[Tensor, "h w"], regions: Int[Tensor, "h w"], agreement: float) -> UInt8[Tensor, "h w"]:
@@ -109,14 +118,11 @@ def vote(label_map: UInt8[Tensor, "h w"], regions: Int[Tensor, "h w"], agreement
     return torch.where(agreed[flat], winner[flat], label_map)
 
 
-def _neighbours(row: Tensor, column: Tensor, rows: int, columns: int) -> Int[Tensor, "n 9"]:
-    """Numbers of the 3 x 3 cells around each pixel's own cell; at the border the nearest cells repeat."""
-    around = [
-        (row + dy).clamp(0, rows - 1) * columns + (column + dx).clamp(0, columns - 1)
-        for dy in (-1, 0, 1)
-        for dx in (-1, 0, 1)
-    ]
-    return torch.stack(around, dim=1)
+def _spread(
+    cells: Shaped[Tensor, "... r s"], row: Int[Tensor, " h"], column: Int[Tensor, " w"]
+) -> Shaped[Tensor, "... h w"]:
+    """The value of each pixel's cell. Columns are chosen first, while the rows are few."""
+    return cells.index_select(-1, column).index_select(-2, row)
 
 
 def _means(pixels: Float[Tensor, "n c"], regions: Int[Tensor, " n"], count: int) -> Float[Tensor, "r c"]:

@@ -1,3 +1,4 @@
+import kornia
 import numpy as np
 import pytest
 import torch
@@ -35,6 +36,33 @@ def test_every_pixel_has_a_region_near_it(height: int, width: int, cell: int) ->
     x = ((torch.arange(width) + 0.5) * (columns / width)).long()[None]
     assert ((regions // columns - y).abs() <= 1).all()
     assert ((regions % columns - x).abs() <= 1).all()
+
+
+@pytest.mark.parametrize(("height", "width", "cell"), [(12, 20, 4), (11, 17, 3), (5, 4, 9)])
+def test_a_pixel_takes_the_nearest_of_nine_centres(height: int, width: int, cell: int) -> None:
+    image, _ = random_case(height, width, 1)
+    rows, columns = max(1, round(height / cell)), max(1, round(width / cell))
+    lab = kornia.color.rgb_to_lab(image[None].double() / 255)[0]
+    spots = [(row, column) for row in range(height) for column in range(width)]
+    points = {
+        (row, column): torch.tensor(
+            [*lab[:, row, column], 30 * (row + 0.5) * rows / height, 30 * (column + 0.5) * columns / width]
+        )
+        for row, column in spots
+    }
+    home = {
+        (row, column): (int((row + 0.5) * rows / height), int((column + 0.5) * columns / width))
+        for row, column in spots
+    }
+    cells = {cell: [points[spot] for spot in spots if home[spot] == cell] for cell in home.values()}
+    centres = {cell: torch.stack(found).mean(0) for cell, found in cells.items()}
+    regions = superpixels(image, cell, 0.3, 1)
+    for spot in spots:
+        near = {
+            c: centre for c, centre in centres.items() if max(abs(c[0] - home[spot][0]), abs(c[1] - home[spot][1])) < 2
+        }
+        best = min(near, key=lambda c: (points[spot] - near[c]).square().sum().item())
+        assert regions[spot] == best[0] * columns + best[1]
 
 
 def test_regions_follow_an_edge_that_the_grid_does_not() -> None:

@@ -1,4 +1,4 @@
-"""Warning about dtypes that the CPU must emulate."""
+"""Dtypes that the CPU must emulate."""
 
 from __future__ import annotations
 
@@ -17,6 +17,19 @@ _INSTRUCTIONS = {
 }
 
 
+def missing_instructions(dtype: str | None) -> tuple[str, ...]:
+    """The x86 instruction sets of which this CPU needs one to be fast in a dtype; empty if it has one.
+
+    Also empty for float32, and for CPUs that are not x86 or not known.
+
+    Args:
+        dtype: name of the autocast type, or None for float32.
+    """
+    wanted = _INSTRUCTIONS.get(dtype or "", ())
+    flags = _facts().get("flags")
+    return wanted if flags is not None and set(flags.split()).isdisjoint(wanted) else ()
+
+
 def warn_of_slow_dtype(dtype: str | None, device: torch.device, *, remedy: str) -> None:
     """Warn if an x86 CPU lacks instructions for a dtype. Other CPUs are not checked.
 
@@ -28,15 +41,19 @@ def warn_of_slow_dtype(dtype: str | None, device: torch.device, *, remedy: str) 
     Warns:
         SlowDtypeWarning: names the CPU, the missing instructions, and the remedy.
     """
-    if device.type != "cpu" or dtype not in _INSTRUCTIONS or not _CPUINFO.is_file():
-        return
-    lines = (line.partition(":") for line in _CPUINFO.read_text(encoding="utf-8").splitlines())
-    facts = {name.strip(): value.strip() for name, _, value in lines}
-    wanted = _INSTRUCTIONS[dtype]
-    if "flags" in facts and not set(wanted) & set(facts["flags"].split()):
+    missing = missing_instructions(dtype) if device.type == "cpu" else ()
+    if missing:
         warnings.warn(
-            f"dtype {dtype} on a CPU ({facts.get('model name', 'of unknown name')}) that has none of "
-            f"{', '.join(wanted)}: it is emulated, and much slower than float32; {remedy}",
+            f"dtype {dtype} on a CPU ({_facts().get('model name', 'of unknown name')}) that has none of "
+            f"{', '.join(missing)}: it is emulated, and much slower than float32; {remedy}",
             SlowDtypeWarning,
             stacklevel=3,
         )
+
+
+def _facts() -> dict[str, str]:
+    """What the system says of its last processor, by name; empty where it says nothing."""
+    if not _CPUINFO.is_file():
+        return {}
+    lines = (line.partition(":") for line in _CPUINFO.read_text(encoding="utf-8").splitlines())
+    return {name.strip(): value.strip() for name, _, value in lines}

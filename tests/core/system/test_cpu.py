@@ -8,7 +8,7 @@ import torch
 
 import clouds
 from clouds.core.system import cpu
-from clouds.core.system.cpu import warn_of_slow_dtype
+from clouds.core.system.cpu import missing_instructions, warn_of_slow_dtype
 
 TINY = {"name": "tiny", "dims": [8, 16, 24, 32], "depths": [1, 1, 1, 1]}
 OLD = "processor\t: 0\nmodel name\t: Core 2\nflags\t\t: fpu avx avx2 avx512f\n\nprocessor\t: 1\nflags\t\t: fpu avx\n"
@@ -51,6 +51,14 @@ def test_nothing_is_said_otherwise(
         warn_of_slow_dtype("bfloat16", torch.device("meta"), remedy="")
         monkeypatch.setattr(cpu, "_CPUINFO", tmp_path / "no such file")
         warn_of_slow_dtype("bfloat16", HERE, remedy="")
+
+
+def test_missing_instructions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, tmp_path / "cpuinfo", OLD)
+    assert missing_instructions("bfloat16") == ("avx512_bf16", "amx_bf16", "avx_ne_convert")
+    assert missing_instructions("float32") == missing_instructions(None) == ()
+    pretend(monkeypatch, tmp_path / "cpuinfo", "flags: fpu amx_bf16\n")
+    assert missing_instructions("bfloat16") == ()
 
 
 def test_compose_and_load_say_so_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
