@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from attrs import evolve
 
 from clouds.core.contract.component import Kind
+from clouds.core.contract.label_table import label_entry
 from clouds.core.contract.named_options import asked_offer
 from clouds.core.contract.offers import OfferKind
-from clouds.core.contract.plan import Plan
+from clouds.core.contract.plan import Part, Plan, PlanError
 from clouds.core.contract.planner import make_plan
 from clouds.core.system.errors import ConfigError, did_you_mean
 from clouds.training.instances import check_instances
@@ -105,3 +106,35 @@ def model_arguments(recipe: Recipe, source: str, phase: Phase | None) -> dict[st
             raise ConfigError(f"recipe {source}: model.{key} is unknown{did_you_mean(key, MODEL_KEYS)}")
     needed = {key: value for key, value in recipe.model.items() if phase is None or key not in _UNUSED[phase]}
     return {"backbone": None, "head": None, **needed}
+
+
+def recorded(recipe: Recipe, plan: Plan, phase: Phase) -> Recipe:
+    """The recipe, with a model table that says what is trained.
+
+    A pipeline from code may have other parts than the recipe's table; then the table is made from its plan. A module
+    that the user built has its class as `ready` there, in place of a name and options.
+
+    Args:
+        recipe: the recipe.
+        plan: of the pipeline.
+        phase: the last phase of the run.
+    """
+    try:
+        asked = make_plan(**model_arguments(recipe, "", phase))
+    except PlanError:  # for example, a recipe without a head
+        asked = None
+    if asked is not None and _trained(asked, phase) == _trained(plan, phase):
+        return recipe
+    model: dict[str, Any] = {kind.value: _entry(part) for kind, part in plan.parts.items()}
+    model |= {"labels": label_entry(plan.labels), "pretrained": plan.pretrained, "device": plan.device}
+    return evolve(recipe, model=model if plan.dtype is None else model | {"dtype": plan.dtype})
+
+
+def _trained(plan: Plan, phase: Phase) -> object:
+    """What two plans have in common if they train the same."""
+    used = {kind: _entry(part) for kind, part in plan.parts.items() if kind.value not in _UNUSED[phase]}
+    return used, plan.labels, plan.dtype or "float32"
+
+
+def _entry(part: Part) -> dict[str, Any]:
+    return {"ready": part.ready} if part.ready else {"name": part.qualified_name, **part.options}

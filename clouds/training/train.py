@@ -51,6 +51,7 @@ from clouds.training.recipe import (
 )
 from clouds.training.run_folder import LOG, RECIPE, START, read_recipe
 from clouds.training.sharding import require_shardable
+from clouds.training.start import recorded
 from clouds.training.tracking import JsonLines, Trackers, open_trackers
 
 __all__ = ["StepCallback", "TrainingRun", "train"]
@@ -187,11 +188,12 @@ def _new_run(
 ) -> Run:
     """Start a run in its own folder."""
     run = _prepare_run(pipeline, recipe, folder, phases, processes, stop)
+    run.recipe = recorded(recipe, pipeline.plan, run.phases[-1])
     require_unused(folder)
     _lock_folder(folder, processes, closing)
     require_unused(folder)  # again, now that no other process can start a run here
     if processes.main:
-        _write_recipe(folder, recipe)
+        _write_recipe(folder, run.recipe)
         pipeline.save(folder / START)
     processes.wait()
     return run

@@ -10,6 +10,7 @@ from training_helpers import BASE, compose, write_source
 
 import clouds
 
+TINY, HEAD = {"name": "tiny", "dims": [8, 16, 24, 32], "depths": [1, 1, 1, 1]}, {"name": "linear", "width": 16}
 TABLE: dict[str, Any] = {
     "extends": "folder",
     "data": {"crop": [32, 64]},
@@ -53,3 +54,28 @@ def test_a_wrong_table_is_named(table: dict[str, Any], message: str, tmp_path: P
     with pytest.raises(clouds.ConfigError, match=message):
         clouds.train(compose(), source=write_source(tmp_path / "data"), recipe=table, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def written_model(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "recipe.json").read_text(encoding="utf-8"))["model"]
+
+
+def test_a_recipe_that_means_the_pipeline_is_written_as_it_is(tmp_path: Path) -> None:
+    recipe = clouds.load_recipe({**TABLE, "model": {"head": "linear", "generator": "procedural"}})
+    pipeline = clouds.compose(backbone=recipe.model["backbone"], head="linear", device="cpu")
+    clouds.train(pipeline, source=write_source(tmp_path / "data"), recipe=recipe, out=tmp_path / "run")
+    assert written_model(tmp_path / "run") == recipe.model
+
+
+def test_the_parts_of_another_pipeline_are_written_in_place_of_the_recipes(tmp_path: Path) -> None:
+    recipe = {**TABLE, "model": {"backbone": "clip-convnext-l", "head": "mask2former", "dtype": "float16"}}
+    pipeline = clouds.compose(backbone=TINY, head=HEAD, refiner="regions", device="cpu")
+    source = write_source(tmp_path / "data")
+    clouds.train(pipeline, source=source, recipe=recipe, out=tmp_path / "run")
+    model = written_model(tmp_path / "run")
+    assert clouds.compose(**model).plan == pipeline.plan
+    assert "dtype" not in model
+
+    built = clouds.compose(backbone=pipeline.backbone, head=HEAD, device="cpu")
+    clouds.train(built, source=source, recipe=recipe, out=tmp_path / "ready")
+    assert written_model(tmp_path / "ready")["backbone"] == {"ready": built.plan.parts["backbone"].ready}

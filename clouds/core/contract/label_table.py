@@ -83,3 +83,12 @@ def label_document(value: object) -> object:
     if not isinstance(value, (str, Path)) or Path(value).suffix != ".toml":
         return value
     return {"name": Path(value).stem, **read_toml(value)}
+
+
+def label_entry(space: LabelSpace) -> str | dict[str, Any]:
+    """What a recipe says of a label space: the name of a built-in one, or a table. `read_labels` reads both."""
+    if space.name in built_in_names() and LabelSpace.named(space.name) == space:
+        return space.name
+    return space.to_dict() | {
+        "things": [name for name, counted in zip(space.names, space.things, strict=True) if counted]
+    }

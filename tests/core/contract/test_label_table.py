@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from clouds import ConfigError, LabelSpace
-from clouds.core.contract.label_table import label_document, read_labels
+from clouds.core.contract.label_table import label_document, label_entry, read_labels
 from clouds.core.contract.labels import CITYSCAPES
 
 TOML = """
@@ -38,6 +38,8 @@ def test_every_form_gives_a_label_space(tmp_path: Path) -> None:
         == wanted
     )
     assert read_labels("cityscapes") is CITYSCAPES
+    assert read_labels(label_entry(wanted)) == wanted
+    assert label_entry(CITYSCAPES) == "cityscapes"
     assert read_labels(("a", "b")) == read_labels({"names": ["a", "b"]}) == LabelSpace.from_names(["a", "b"])
 
 
