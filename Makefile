@@ -5,6 +5,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 PLUGINS := $(wildcard plugins/*)
 TWO := -n 2 --dist loadfile  # processes; what is made for the tests of a file is made in one
+KEEP_MEMORY := glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=8589934592
 SLOW_PLUGINS := $(patsubst %/tests/,%,$(sort $(dir $(shell grep -l mark.slow plugins/*/tests/*.py))))
 
 .PHONY: demo test test-all test-oldest torture lint docs bench evidence clean
@@ -46,8 +47,9 @@ bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks
 
 # What photographs without labels gain, over three seeds: hours on two cores. Repeat an interrupted call to continue it.
+# Memory of a step is kept for the next: glibc would give it back, and every step would ask for it page by page.
 evidence: $(INSTALLED)
-	$(BIN)/python -m benchmarks.evidence --data $(or $(DATA),$(error give the folder with the data: make evidence DATA=DIR)) --out $(or $(OUT),build/evidence)
+	GLIBC_TUNABLES=$(KEEP_MEMORY) $(BIN)/python -m benchmarks.evidence --data $(or $(DATA),$(error give the folder with the data: make evidence DATA=DIR)) --out $(or $(OUT),build/evidence)
 
 clean:
 	rm -rf .venv .venv-oldest build dist demo torture .pytest_cache .ruff_cache .hypothesis .import_linter_cache
