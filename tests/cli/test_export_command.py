@@ -88,6 +88,8 @@ def test_the_documented_script_runs_the_file_without_clouds(tmp_path: Path) -> N
     file, picture, out = tmp_path / "street.onnx", tmp_path / "street.png", tmp_path / "labels.png"
     assert exported(checkpoint, "--out", file).startswith(f"labels of images of any size in {file}, 0.")
     assert not {one for one in operators(file) if one.startswith(("Loop", "Scan", "Sequence", "Optional"))}
+    assert [one.shape for one in session(file).get_inputs()] == [["batch", 3, "height", "width"]]
+    assert [one.shape for one in session(file).get_outputs()] == [["batch", "height", "width"]]
     require_agreement(pipeline, file)
     page = (ROOT / "docs" / "tutorials" / "export.md").read_text(encoding="utf-8")
     script = page.partition('```python title="run_onnx.py"\n')[2].partition("```")[0]

@@ -38,6 +38,7 @@ _NAMES: dict[ExportOutput, tuple[str, ...]] = {
 _NEEDED = ("onnx", "onnxruntime", "onnxscript")
 _OPSET = 20  # the first whose GridSample is that of torch in every mode
 _LEAST, _MOST, _BATCH = 33, 16384, 1024  # sides of dynamic images; one cell in res5 would be a constant of the graph
+_AXES = {0: "batch", 2: "height", 3: "width"}  # of `images`, where they are free
 _REFUSED = ("Loop", "Scan", "Sequence", "SplitToSequence", "ConcatFromSequence", "Optional")  # TensorRT has none
 _FILE_LIMIT = 2_000_000_000  # bytes of weights in one protobuf file, which ends at 2 GiB
 
@@ -139,10 +140,9 @@ def _require_size(pipeline: Pipeline, images: Tensor) -> None:
 
 
 def _trace(graph: Graph, images: Tensor, size: tuple[int, int] | None) -> torch.export.ExportedProgram:
-    dimensions = {0: torch.export.Dim("batch", min=1, max=_BATCH)}
+    dimensions = {0: torch.export.Dim(_AXES[0], min=1, max=_BATCH)}
     if size is None:
-        dimensions[2] = torch.export.Dim("height", min=_LEAST, max=_MOST)
-        dimensions[3] = torch.export.Dim("width", min=_LEAST, max=_MOST)
+        dimensions |= {axis: torch.export.Dim(_AXES[axis], min=_LEAST, max=_MOST) for axis in (2, 3)}
     # torch cannot prove that divisions such as (h + 31) // 32 fit together for all sizes, and defers its doubts
     program = torch.export.export(
         graph, (images,), dynamic_shapes=(dimensions,), strict=False, prefer_deferred_runtime_asserts_over_guards=True
@@ -168,7 +168,14 @@ def _write_onnx(
 
     with _quiet():
         made: Any = torch.onnx.export(
-            program, (), dynamo=True, opset_version=_OPSET, input_names=["images"], output_names=outputs, verbose=False
+            program,
+            (),
+            dynamo=True,
+            opset_version=_OPSET,
+            input_names=["images"],
+            output_names=outputs,
+            dynamic_shapes=(_AXES,),  # only names the axes of an exported program
+            verbose=False,
         )
     graphs = [made.model.graph, *made.model.functions.values()]
     found = {node.op_type for graph in graphs for node in graph.all_nodes() if node.op_type.startswith(_REFUSED)}
