@@ -223,7 +223,7 @@ def refinement_table(rows: Iterable[Row]) -> str:
 def _gained(after: Sequence[Row], before: Sequence[Row]) -> str:
     seeds = {one["seed"] for one in after}
     gain = _mean(after) - _mean([one for one in before if one["seed"] in seeds])
-    return f"{_mean(after):.1f}" if after is before else f"{_mean(after):.1f} ({gain:+.1f})"
+    return f"{_mean(after):.1f}" if after is before else f"{_mean(after):.1f} ({gain:+z.1f})"
 
 
 def _mean(rows: Sequence[Row]) -> float:

@@ -73,8 +73,8 @@ def _chart(result: DemoResult) -> object:
 
     (_, *domains), rows = result.by_arm()
     chart = Figure()
-    for color, (name, *values) in zip(html.SERIES, rows, strict=False):
-        chart.add_trace(Bar(name=name, x=domains, y=values, marker_color=color))
+    for index, (name, *values) in enumerate(rows):
+        chart.add_trace(Bar(name=name, x=domains, y=values, marker=html.bar_style(index)))
     return chart.update_layout(barmode="group", height=320, yaxis_title="mIoU in percent")
 
 

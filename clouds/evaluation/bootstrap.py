@@ -29,7 +29,7 @@ class Interval:
         return cls(*np.percentile(known, (2.5, 97.5)).tolist()) if known.size else None
 
     def __str__(self) -> str:
-        return f"{self.low:.1f} to {self.high:.1f}"
+        return f"{self.low:z.1f} to {self.high:z.1f}"
 
 
 def resampled_miou(runs: Sequence[Counts]) -> Float64[np.ndarray, " r"]:

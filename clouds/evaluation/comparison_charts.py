@@ -26,7 +26,7 @@ def domain_chart(arms: Sequence[Arm], domains: Sequence[str]) -> Any:
                 x=list(scores),
                 y=[None if one is None else one.mean for one in spreads],
                 error_y={"type": "data", "array": [one and one.deviation for one in spreads], "color": "#888888"},
-                marker={"color": _color(index), "cornerradius": 3},
+                marker=html.bar_style(index),
                 hovertemplate="%{x}: %{y:.1f} %<extra>%{fullData.name}</extra>",
             )
         )

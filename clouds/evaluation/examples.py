@@ -94,7 +94,7 @@ def most_changed(before: PerImage, after: PerImage, *, count: int = 2 * _PER_GRO
         if one is not None and one != two
     ]
     changes.sort(key=lambda change: (-abs(change[0]), change[1]))
-    return [(index, f"{change:+.1f} points") for change, index in changes[:count]]
+    return [(index, f"{change:+z.1f} points") for change, index in changes[:count]]
 
 
 def _shrink(pixels: UInt8[np.ndarray, "h w *c"], resample: Image.Resampling) -> UInt8[np.ndarray, "hs ws *c"]:

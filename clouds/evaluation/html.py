@@ -38,6 +38,9 @@ _NAMED = 5  # classes in the text of a label map
 _FULL_GAIN = 5  # percent of the strongest colour per point: 20 points have it
 # In this order distinguishable with common forms of colour blindness, and readable on light and dark pages.
 SERIES = ("#4c78a8", "#f58518", "#54a24b", "#e45756", "#72b7b2", "#b279a2", "#d4a72c", "#9d755d")
+_HATCHES = ("", "/", ".", "x")
+_DASHES = ("solid", "dash", "dot", "dashdot")
+_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star", "pentagon")
 _POLICY = "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
 
@@ -178,6 +181,22 @@ def folded(title: str, content: Fragment) -> Fragment:
     return Fragment(f"<details><summary>{escape(title)}</summary>{content.html}</details>", content.plotly)
 
 
+def bar_style(index: int) -> dict[str, Any]:
+    """Marker of a series of bars: a colour, hatched where the colours begin again, so that 32 series differ."""
+    again, place = divmod(index, len(SERIES))
+    return {"color": SERIES[place], "cornerradius": 3, "pattern": {"shape": _HATCHES[again % len(_HATCHES)]}}
+
+
+def line_style(index: int) -> dict[str, Any]:
+    """Marker and line of a series of points: 32 series differ, and the first 8 also without their colours."""
+    again, place = divmod(index, len(SERIES))
+    color, dash = SERIES[place], _DASHES[(place + again) % len(_DASHES)]
+    return {
+        "marker": {"color": color, "size": 8, "symbol": _SYMBOLS[place]},
+        "line": {"color": color, "dash": dash},
+    }
+
+
 def figure(plot: Any, *, name: str, alt: str) -> Fragment:
     """A plotly figure.
 
@@ -238,7 +257,7 @@ def number(value: Cell) -> str:
         return f"+{written}" if _share(value) > 0 else written.replace("-", "\N{MINUS SIGN}")
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return "–"
-    return f"{value:.1f}" if isinstance(value, float) else str(value)
+    return f"{value:z.1f}" if isinstance(value, float) else str(value)
 
 
 def _section(section: Section) -> str:

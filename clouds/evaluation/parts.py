@@ -16,8 +16,6 @@ from clouds.evaluation.pictures import CHANGES, ERRORS, change_pictures, error_p
 from clouds.evaluation.spread import Spread
 
 _MOST_FREQUENT = 10  # confusions in the list
-_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star", "pentagon")
-_DASHES = ("solid", "dash", "dot", "dashdot")
 
 
 def confusions(matrices: Mapping[str, Int[np.ndarray, "k k+1"]], names: Sequence[str]) -> html.Section:
@@ -197,7 +195,9 @@ def _accuracies(
     for index, (domain, found) in enumerate(domains.items()):
         values = [found[group].accuracy for group in groups]
         chart.add_trace(
-            Scatter(name=domain, x=list(groups), y=values, mode="lines+markers", connectgaps=True, **_style(index))
+            Scatter(
+                name=domain, x=list(groups), y=values, mode="lines+markers", connectgaps=True, **html.line_style(index)
+            )
         )
     chart.update_layout(height=320, showlegend=True, legend={"orientation": "h", "y": 1.15})
     chart.update_xaxes(title=first, type="category")
@@ -224,7 +224,7 @@ def _scatter(models: Mapping[str, Mapping[str, PerImage]], first: str, other: st
                 y=[score for _, _, score in known],
                 mode="markers",
                 hovertemplate="%{text}: %{x:.1f} to %{y:.1f} %<extra>%{fullData.name}</extra>",
-                **_style(index),
+                **html.line_style(index),
             )
         )
     _square(chart, f"{first}, mIoU in percent", f"{other}, mIoU in percent")
@@ -246,7 +246,7 @@ def _reliability(domains: Mapping[str, Calibration]) -> Any:
                 y=[bin.accuracy for bin in known],
                 mode="lines+markers",
                 hovertemplate="confidence %{x:.1f} %: %{y:.1f} % correct<extra>%{fullData.name}</extra>",
-                **_style(index),
+                **html.line_style(index),
             )
         )
     _square(chart, "mean confidence in percent", "correct pixels in percent")
@@ -286,13 +286,6 @@ def _diagonal(name: str) -> Any:
 
     line = {"color": "#888888", "dash": "dot", "width": 1}
     return Scatter(name=name, x=[0, 100], y=[0, 100], mode="lines", line=line, hoverinfo="skip")
-
-
-def _style(index: int) -> dict[str, Any]:
-    """Colour, symbol and dash of a series: two of them differ, also for those who do not see the colours."""
-    color = html.SERIES[index % len(html.SERIES)]
-    marker = {"color": color, "size": 8, "symbol": _SYMBOLS[index % len(_SYMBOLS)]}
-    return {"marker": marker, "line": {"color": color, "dash": _DASHES[index % len(_DASHES)]}}
 
 
 def _square(chart: Any, x: str, y: str) -> None:

@@ -124,8 +124,8 @@ def _spearman(pairs: Sequence[tuple[float, float]]) -> float | None:
 
 
 def _decimals(value: float | None) -> str | None:
-    return None if value is None else f"{value:.2f}"
+    return None if value is None else f"{value:z.2f}"
 
 
 def _between(interval: Interval) -> str:
-    return f"{interval.low:.2f} to {interval.high:.2f}"
+    return f"{interval.low:z.2f} to {interval.high:z.2f}"

@@ -303,7 +303,7 @@ class Report:
                     name=name,
                     x=classes,
                     y=[result.iou.get(label) for label in classes],
-                    marker={"color": html.SERIES[index % len(html.SERIES)], "cornerradius": 3},
+                    marker=html.bar_style(index),
                     hovertemplate="%{x}: %{y:.1f} %<extra>%{fullData.name}</extra>",
                 )
             )

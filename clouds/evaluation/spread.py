@@ -24,4 +24,4 @@ class Spread:
         return cls(fmean(known), stdev(known) if len(known) > 1 else None)
 
     def __str__(self) -> str:
-        return f"{self.mean:.1f}" if self.deviation is None else f"{self.mean:.1f} ± {self.deviation:.1f}"
+        return f"{self.mean:z.1f}" if self.deviation is None else f"{self.mean:z.1f} ± {self.deviation:.1f}"

@@ -39,4 +39,5 @@ def test_the_interval_is_the_central_95_percent() -> None:
     assert interval is not None
     assert (interval.low, interval.high) == pytest.approx((2.5, 97.5))
     assert str(interval) == "2.5 to 97.5"
+    assert str(Interval(-0.04, 0.7)) == "0.0 to 0.7"
     assert Interval.of(resampled_miou([{"day": np.zeros((2, 3, 4), np.int64)}])) is None

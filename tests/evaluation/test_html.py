@@ -1,6 +1,7 @@
 import base64
 import io
 import re
+from collections.abc import Callable
 from html.parser import HTMLParser
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 
 from clouds.core.contract.labels import CITYSCAPES
 from clouds.evaluation import html
+from clouds.evaluation.spread import Spread
 
 _VOID = {"meta", "img", "link", "br"}
 
@@ -117,10 +119,20 @@ def test_numbers_and_ranges_written_as_text_sort_as_numbers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "shown"), [(None, "–"), (float("nan"), "–"), (float("inf"), "–"), (3.14159, "3.1"), (7, "7"), ("x", "x")]
+    ("value", "shown"),
+    [
+        *[(None, "–"), (float("nan"), "–"), (float("inf"), "–"), (3.14159, "3.1"), (7, "7"), ("x", "x")],
+        *[(-0.04, "0.0"), (Spread(-0.04), "0.0"), (html.Gain(-0.04), "0.0"), (html.Gain(0.04), "+0.0")],
+    ],
 )
 def test_number(value: html.Cell, shown: str) -> None:
     assert html.number(value) == shown
+
+
+@pytest.mark.parametrize("style", [html.bar_style, html.line_style])
+def test_more_series_than_colours_differ(style: Callable[[int], dict[str, object]]) -> None:
+    styles = [style(index) for index in range(4 * len(html.SERIES))]
+    assert all(one not in styles[:index] for index, one in enumerate(styles))
 
 
 @given(label=arrays(np.uint8, (5, 7), elements=st.sampled_from([*range(19), 255])))
