@@ -147,9 +147,14 @@ def _check_parts(head: Head, output: HeadOutput, targets: Sequence[Targets]) -> 
     """Check that the losses of two parts, joined by `loss_counts`, are the loss of the whole batch.
 
     Training relies on it wherever it splits a batch: over processes, in gradient accumulation, by weights of images.
-    The second image has more certain predictions, so that the parts differ in their losses as well as in their counts.
+    The second image has other logits, so that the parts differ in their losses as well as in their counts: once larger
+    and once smaller ones, because the losses may be equal by chance with one of them.
     """
-    output = _second_more_certain(output)
+    for factor in (4.0, 0.25):
+        _check_two_parts(head, _second_scaled(output, factor), targets)
+
+
+def _check_two_parts(head: Head, output: HeadOutput, targets: Sequence[Targets]) -> None:
     points = torch.rand(2, 50, 2, generator=torch.Generator().manual_seed(4))
     first, second = targets[0], evolve(targets[1], valid=targets[1].valid.clone())
     second.valid[:, second.valid.shape[1] // 3 :] = False  # parts of different weight, whatever the terms average over
@@ -193,11 +198,11 @@ def _part_counts(head: Head, targets: Sequence[Targets]) -> list[Mapping[str, fl
     return counts
 
 
-def _second_more_certain(output: HeadOutput) -> HeadOutput:
-    certain = torch.tensor([1.0, 4.0]).to(output.mask_logits)[:, None, None]
+def _second_scaled(output: HeadOutput, factor: float) -> HeadOutput:
+    factors = torch.tensor([1.0, factor]).to(output.mask_logits)[:, None, None]
     return evolve(
         output,
-        class_logits=output.class_logits * certain,
-        mask_logits=output.mask_logits * certain[..., None],
-        auxiliary=tuple(map(_second_more_certain, output.auxiliary)),
+        class_logits=output.class_logits * factors,
+        mask_logits=output.mask_logits * factors[..., None],
+        auxiliary=tuple(_second_scaled(one, factor) for one in output.auxiliary),
     )
