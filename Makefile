@@ -46,7 +46,7 @@ docs: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks
 
-# What photographs without labels gain, over three seeds: three hours on two cores. Repeat an interrupted call to continue it.
+# What photographs without labels gain, over three seeds: about three hours on two cores. Repeat an interrupted call to continue it.
 # Memory of a step is kept for the next: glibc would give it back, and every step would ask for it page by page.
 evidence: $(INSTALLED)
 	GLIBC_TUNABLES=$(KEEP_MEMORY) $(BIN)/python -m benchmarks.evidence --data $(or $(DATA),$(error give the folder with the data: make evidence DATA=DIR)) --out $(or $(OUT),build/evidence)

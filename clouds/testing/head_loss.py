@@ -147,8 +147,8 @@ def _check_parts(head: Head, output: HeadOutput, targets: Sequence[Targets]) -> 
     """Check that the losses of two parts, joined by `loss_counts`, are the loss of the whole batch.
 
     Training relies on it wherever it splits a batch: over processes, in gradient accumulation, by weights of images.
-    The second image has other logits, so that the parts differ in their losses as well as in their counts: once larger
-    and once smaller ones, because the losses may be equal by chance with one of them.
+    The second image has larger logits in one comparison and smaller ones in another, so that the parts differ in their
+    losses as well as in their counts. In a single comparison, the losses may be equal by chance.
     """
     for factor in (4.0, 0.25):
         _check_two_parts(head, _second_scaled(output, factor), targets)

@@ -46,7 +46,7 @@ def test_pooling_is_the_mean_under_the_mask() -> None:
 def test_texts_are_embedded_one_by_one_and_order_matters() -> None:
     backbone = build_part("backbone", SMALL).double()
     both = backbone.embed_text(["a red car", "car red a"])
-    # Another batch size rounds sums of up to 128 terms otherwise; in float64, far from the 1e-3 that order makes.
+    # Another batch size adds up to 128 terms in another order: some hundred float64 roundings of values near 1.
     torch.testing.assert_close(both[:1], backbone.embed_text(["a red car"]), rtol=1e-12, atol=1e-12)
     assert not torch.allclose(both[0], both[1], atol=1e-3)
 

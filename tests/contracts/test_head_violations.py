@@ -282,6 +282,6 @@ def test_a_head_that_counts_what_it_averages_over_passes() -> None:
     ],
 )
 def test_each_clause_is_checked(head: type[Head], message: str) -> None:
-    torch.manual_seed(0)  # with weights drawn anew, losses of parts are equal by chance in 1 of 2,500 cases
+    torch.manual_seed(0)  # some weights give the parts of a batch equal losses by chance
     with pytest.raises(ContractError, match=message):
         check_head(head(), SPECS, labels=LABELS)
